@@ -1,0 +1,3 @@
+"""Pelican: Deliberate Practice Policy Optimization (DPPO) on Kubeflow."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,191 @@
+"""The typed configuration of a metaloop: one tree, one line per field with its unit.
+
+Imports neither torch nor kfp. Defaults follow the DPPO papers (arXiv 2511.16602, 2511.00108) where
+they publish a value, marked [P]; the others are Pelican's decisions, marked [D].
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+class Models(_Section):
+    """Checkpoints: Hugging Face folders, by path or URI."""
+
+    policy: str = Field(description="base policy")
+    teacher: str = Field(description="stronger model that answers the weak set")
+
+
+class Data(_Section):
+    """The pools, as prefixes that hold Parquet shards of samples."""
+
+    train: str = Field(description="embodied training pool")
+    replay: str = Field(description="general samples against forgetting")
+    evaluation: str = Field(description="embodied held-out set")
+    general: str = Field(description="general held-out suite")
+    horizon_s: tuple[float, ...] = Field(
+        (32.0, 64.0), min_length=1, description="longest clip per loop, the last repeats [P]"
+    )
+    samples_per_loop: int | None = Field(None, gt=0, description="fresh samples a loop; none: all")
+    max_pixels: int = Field(1_003_520, gt=0, description="an image above is scaled down")
+
+    def horizon(self, loop: int) -> float:
+        """Longest clip in seconds that loop `loop` (from 1) trains on."""
+        return self.horizon_s[min(loop, len(self.horizon_s)) - 1]
+
+
+class Sampling(_Section):
+    """How completions are drawn."""
+
+    temperature: float = Field(1.0, ge=0, description="0 is greedy")
+    top_p: float = Field(1.0, gt=0, le=1)
+    max_tokens: int = Field(1024, gt=0)
+
+
+class RolloutConfig(_Section):
+    """The rollout stage."""
+
+    engine: Literal["transformers", "vllm", "replay"] = "vllm"
+    samples: int = Field(8, gt=0, description="T of the buffer's rollouts [D]")
+    weak_samples: int = Field(4, gt=0, description="T of weak mining [P, model report]")
+    sampling: Sampling = Sampling()
+    shard_size: int = Field(512, gt=0, description="samples per shard, the unit of resuming")
+    batch_size: int = Field(64, gt=0, description="completions decoded together (transformers)")
+    workers: int = Field(1, gt=0, description="processes")
+
+
+class RewardConfig(_Section):
+    """R = format_weight * R_fmt + (1 - format_weight) * R_task."""
+
+    format_weight: float = Field(0.1, ge=0, le=1, description="lambda_f [D]")
+    success_threshold: float = Field(0.5, ge=0, le=1, description="R_task that counts as success [D]")
+    max_think_chars: int = Field(8192, gt=0, description="longer thinking loses the format reward")
+    flip: float = Field(0.0, ge=0, le=1, description="share of rewards flipped (ablation)")
+
+
+class FilterConfig(_Section):
+    """The difficulty-aware buffer."""
+
+    strategy: Literal["difficulty", "random"] = "difficulty"
+    intractable_share: float = Field(0.1, ge=0, lt=1, description="cap of SR = 0 in the buffer [D]")
+    buffer_size: int | None = Field(None, gt=0, description="samples kept; none: all that qualify")
+
+
+class StopConfig(_Section):
+    """When the RL phase ends: mean over tasks of TS_i >= threshold [P]."""
+
+    threshold: float = Field(0.7, ge=0, le=1, description="[P]")
+    delta: float = Field(1.0, gt=0, description="scale of the rate of change [D]")
+    ema: float = Field(0.5, gt=0, le=1, description="weight of the newest window [D]")
+    window: int = Field(10, gt=0, description="optimiser steps per window [D]")
+
+
+class RlConfig(_Section):
+    """GRPO."""
+
+    enabled: bool = True
+    group_size: int = Field(8, gt=1, description="G [D]")
+    prompts_per_step: int = Field(32, gt=0, description="groups of one optimiser step")
+    learning_rate: float = Field(1e-6, gt=0, description="[D]")
+    warmup_steps: int = Field(0, ge=0)
+    kl: float = Field(1e-2, ge=0, description="coefficient against the phase's start [D]")
+    clip_low: float = Field(0.2, gt=0, description="[D]")
+    clip_high: float = Field(0.28, gt=0, description="[D]")
+    max_grad_norm: float = Field(1.0, gt=0)
+    refill: int = Field(3, ge=0, description="times a step refills groups without variance [D]")
+    min_steps: int = Field(20, ge=0)
+    max_steps: int = Field(400, gt=0)
+    save_steps: int = Field(50, gt=0)
+    sampling: Sampling = Sampling()
+    stop: StopConfig = StopConfig()
+    processes: int = Field(1, gt=0)
+    threads: int = Field(1, gt=0, description="CPU threads per process")
+    seed: int = 0
+
+
+class DistillConfig(_Section):
+    """D_SFT = D_weak + D_assoc + D_gen [P]."""
+
+    tries: int = Field(4, gt=0, description="answers the teacher may give")
+    sampling: Sampling = Sampling(temperature=0.7)
+    ratio: tuple[float, float, float] = Field((1.0, 1.0, 1.0), description="weak : assoc : general [D]")
+    neighbours: int = Field(8, gt=0, description="related samples sought per weak sample")
+    max_rows: int | None = Field(None, gt=0, description="rows of D_SFT; none: what the ratio gives")
+    endpoint: str | None = Field(None, description="OpenAI-compatible base URL; none: in process")
+    only_replay: bool = Field(False, description="SFT on replay alone (control)")
+
+
+class SftConfig(_Section):
+    """Supervised fine-tuning on the assistant's tokens."""
+
+    enabled: bool = True
+    learning_rate: float = Field(2e-6, gt=0, description="full fine-tuning [D]")
+    warmup_share: float = Field(0.05, ge=0, lt=1)
+    batch_size: int = Field(32, gt=0)
+    epochs: float = Field(1.0, gt=0)
+    max_steps: int | None = Field(None, gt=0)
+    save_steps: int = Field(50, gt=0)
+    weight_decay: float = Field(0.0, ge=0)
+    max_grad_norm: float = Field(1.0, gt=0)
+    processes: int = Field(1, gt=0)
+    threads: int = Field(1, gt=0, description="CPU threads per process")
+    seed: int = 0
+
+
+class EvalConfig(_Section):
+    """Held-out evaluation and the gate."""
+
+    sampling: Sampling = Sampling(temperature=0.0)
+    bootstrap: int = Field(2000, gt=0, description="resamples of a confidence interval")
+    max_general_drop: float = Field(3.0, ge=0, description="points the general suite may lose")
+    max_embodied_drop: float = Field(3.0, ge=0, description="points a loop may lose before we stop")
+
+
+class ModelConfig(_Section):
+    """How the policy is loaded and what of it is trained."""
+
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    freeze_vision: bool = False
+    cache_vision: bool = Field(False, description="keep the frozen tower's features in memory")
+
+
+class Recipe(_Section):
+    """A complete metaloop."""
+
+    name: str = Field(pattern="^[a-z0-9][a-z0-9_]*$")
+    loops: int = Field(3, ge=1, le=10, description="K [P]")
+    seed: int = 0
+    models: Models
+    data: Data
+    model: ModelConfig = ModelConfig()
+    rollout: RolloutConfig = RolloutConfig()
+    reward: RewardConfig = RewardConfig()
+    filter: FilterConfig = FilterConfig()
+    rl: RlConfig = RlConfig()
+    distill: DistillConfig = DistillConfig()
+    sft: SftConfig = SftConfig()
+    eval: EvalConfig = EvalConfig()
+
+    @model_validator(mode="after")
+    def _some_phase(self) -> Recipe:
+        if not (self.rl.enabled or self.sft.enabled):
+            raise ValueError("neither rl.enabled nor sft.enabled: nothing would be trained")
+        return self
+
+    def digest(self) -> str:
+        """SHA-256 of the canonical JSON, shortened to 16 hex digits."""
+        return digest_of(self.model_dump(mode="json"))
+
+
+def digest_of(value: object) -> str:
+    """SHA-256 of the canonical JSON of `value`, shortened to 16 hex digits."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

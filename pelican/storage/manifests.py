@@ -1,0 +1,113 @@
+"""`manifest.json`: written last, so that a stage is either whole or not there.
+
+A stage whose manifest has the fingerprint of its recipe and inputs is done; that is how a run
+resumes on any launcher.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from pelican.recipe import digest_of
+from pelican.storage.objects import ObjectStore
+
+MANIFEST = "manifest.json"
+_PACKAGES = ("pelican-dppo", "torch", "transformers", "trl", "vllm", "polars", "pyarrow")
+
+
+class OutputFile(BaseModel):
+    """One committed file, by its key below the stage's prefix."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    path: str
+    size: int
+    sha256: str
+
+
+class Manifest(BaseModel):
+    """What a finished stage wrote and from what. Metrics are finite numbers."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    stage: str
+    run: str
+    loop: int
+    phase: str
+    fingerprint: str
+    recipe: str
+    inputs: dict[str, str]
+    outputs: list[OutputFile]
+    counts: dict[str, int] = {}
+    metrics: dict[str, float] = {}
+    notes: dict[str, Any] = {}
+    started: datetime
+    finished: datetime
+    versions: dict[str, str] = {}
+
+    @property
+    def seconds(self) -> float:
+        return (self.finished - self.started).total_seconds()
+
+    def digest(self) -> str:
+        """Identity of the content: what later stages name as their input."""
+        return digest_of(
+            [self.stage, self.fingerprint, [o.model_dump(mode="json") for o in self.outputs]]
+        )
+
+
+def fingerprint(stage: str, settings: object, inputs: dict[str, str]) -> str:
+    """Digest of what determines a stage's result. `inputs`: name -> digest."""
+    return digest_of([stage, settings, inputs])
+
+
+def read_manifest(store: ObjectStore, prefix: str) -> Manifest | None:
+    """The manifest below `prefix`, or None if the stage has not finished."""
+    try:
+        return Manifest.model_validate_json(store.read(f"{prefix}/{MANIFEST}"))
+    except KeyError:
+        return None
+
+
+def commit_manifest(store: ObjectStore, prefix: str, manifest: Manifest) -> None:
+    store.write(f"{prefix}/{MANIFEST}", manifest.model_dump_json(indent=1).encode())
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file, read in blocks."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def describe_outputs(store: ObjectStore, prefix: str) -> list[OutputFile]:
+    """Every file below `prefix` except the manifest and what begins with `work/`."""
+    outputs = []
+    for key in store.keys(prefix):
+        name = key.removeprefix(f"{prefix}/")
+        if name == MANIFEST or name.startswith("work/"):
+            continue
+        path = store.local(key)
+        outputs.append(OutputFile(path=name, size=path.stat().st_size, sha256=file_digest(path)))
+    return outputs
+
+
+def versions() -> dict[str, str]:
+    """Versions of the packages that a result depends on, those installed."""
+    found = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def now() -> datetime:
+    return datetime.now(UTC)

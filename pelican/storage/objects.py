@@ -1,0 +1,144 @@
+"""One interface to objects under a prefix; here the folder, S3 implements the same."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import uuid
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+from pelican.errors import UserInputError
+
+
+class ObjectStore(ABC):
+    """Objects by key; a key is a relative POSIX path without `..`."""
+
+    uri: str
+
+    @abstractmethod
+    def exists(self, key: str) -> bool: ...
+
+    @abstractmethod
+    def read(self, key: str) -> bytes:
+        """Raises KeyError if there is no such object."""
+
+    @abstractmethod
+    def write(self, key: str, data: bytes, *, if_absent: bool = False) -> bool:
+        """Atomically; False if `if_absent` and the object is there already."""
+
+    @abstractmethod
+    def keys(self, prefix: str = "") -> Iterator[str]:
+        """Keys below `prefix`, sorted, temporary ones left out."""
+
+    @abstractmethod
+    def delete(self, key: str) -> None: ...
+
+    @abstractmethod
+    def put(self, key: str, path: Path) -> None:
+        """Upload one file, atomically."""
+
+    @abstractmethod
+    def local(self, key: str) -> Path:
+        """A local path with the object's content, or of the folder below `key`; downloads if needed."""
+
+    @abstractmethod
+    def local_root(self, prefix: str) -> Path:
+        """A local folder that stands for `prefix`; what is written there can be `put` later."""
+
+    def put_tree(self, prefix: str, folder: Path) -> list[str]:
+        """Upload every file below `folder`; returns the keys."""
+        keys = []
+        for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+            key = f"{prefix}/{path.relative_to(folder).as_posix()}"
+            self.put(key, path)
+            keys.append(key)
+        return keys
+
+
+class FolderStore(ObjectStore):
+    """A folder of this machine. Writes go to a temporary name and are renamed."""
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = Path(root).absolute()
+        self.uri = str(self.root)
+
+    def _path(self, key: str) -> Path:
+        parts = PurePosixPath(key).parts
+        if key.startswith("/") or ".." in parts:
+            raise UserInputError(f"object key {key!r} leaves the store; use a relative path")
+        return self.root.joinpath(*parts)
+
+    def exists(self, key: str) -> bool:
+        return self._path(key).exists()
+
+    def read(self, key: str) -> bytes:
+        try:
+            return self._path(key).read_bytes()
+        except FileNotFoundError:
+            raise KeyError(key) from None
+
+    def write(self, key: str, data: bytes, *, if_absent: bool = False) -> bool:
+        path = self._path(key)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        try:
+            if not if_absent:
+                temporary.replace(path)
+                return True
+            os.link(temporary, path)  # fails if the name is taken: two writers can't both win
+        except FileExistsError:
+            return False
+        finally:
+            temporary.unlink(missing_ok=True)
+        return True
+
+    def keys(self, prefix: str = "") -> Iterator[str]:
+        base = self._path(prefix) if prefix else self.root
+        if base.is_file():
+            yield prefix
+            return
+        for path in sorted(base.rglob("*")):
+            if path.is_file() and not path.name.endswith(".tmp"):
+                yield path.relative_to(self.root).as_posix()
+
+    def delete(self, key: str) -> None:
+        path = self._path(key)
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+    def put(self, key: str, path: Path) -> None:
+        target = self._path(key)
+        if target == path.absolute():
+            return
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
+        shutil.copyfile(path, temporary)
+        temporary.replace(target)
+
+    def local(self, key: str) -> Path:
+        path = self._path(key)
+        if not path.exists():
+            raise KeyError(key)
+        return path
+
+    def local_root(self, prefix: str) -> Path:
+        path = self._path(prefix)
+        path.mkdir(parents=True, exist_ok=True)
+        return path
+
+
+def open_store(uri: str) -> ObjectStore:
+    """The store at `uri`: a folder's path or `file://` URI."""
+    if uri.startswith("file://"):
+        return FolderStore(uri.removeprefix("file://"))
+    if "://" in uri:
+        raise UserInputError(f"store {uri!r} has a scheme that is not supported; use a folder")
+    return FolderStore(uri)
