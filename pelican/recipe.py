@@ -153,6 +153,7 @@ class ModelConfig(_Section):
     """How the policy is loaded and what of it is trained."""
 
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    system_prompt: str | None = Field(None, description="put before every conversation")
     freeze_vision: bool = False
     cache_vision: bool = Field(False, description="keep the frozen tower's features in memory")
 

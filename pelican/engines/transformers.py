@@ -1,0 +1,194 @@
+"""Batched generation with transformers: one prefill per sample, shared by its rollouts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from pelican.engines.base import Engine, rollout_seed
+from pelican.engines.prompts import Encoded, PromptEncoder
+from pelican.engines.vision import FeatureBank, PixelSource
+from pelican.recipe import ModelConfig, Sampling
+from pelican.records import Rollout, Sample
+
+_COMPACT = 0.5  # finished rows leave the batch once less than this share is alive
+
+
+def load_model(model: ModelConfig, checkpoint: Path) -> tuple[Any, PromptEncoder]:
+    """The checkpoint's model and prompt encoder; a frozen tower is cached if the recipe says so."""
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    policy = AutoModelForImageTextToText.from_pretrained(
+        checkpoint, dtype=getattr(torch, model.dtype), use_safetensors=True
+    ).to(device)
+    processor = AutoProcessor.from_pretrained(checkpoint)
+    policy.eval()
+    return policy, prepare_model(model, policy, processor)
+
+
+def prepare_model(model: ModelConfig, policy: Any, processor: Any) -> PromptEncoder:
+    """Freeze and cache the vision tower as the recipe says; returns the prompt encoder."""
+    visual = policy.model.visual
+    if model.freeze_vision:
+        visual.requires_grad_(False)
+    if model.freeze_vision and model.cache_vision:
+        images: FeatureBank | PixelSource = FeatureBank(visual, processor.image_processor)
+    else:
+        images = PixelSource(processor.image_processor)
+    return PromptEncoder(processor, images, model.system_prompt)
+
+
+class TransformersEngine(Engine):
+    """Generation in this process. Samples of similar prompt length are decoded together."""
+
+    def __init__(self, policy: Any, encoder: PromptEncoder, batch_size: int) -> None:
+        self.policy = policy
+        self.encoder = encoder
+        self._batch_size = batch_size
+
+    @classmethod
+    def load(
+        cls, model: ModelConfig, checkpoint: Path, batch_size: int, threads: int
+    ) -> TransformersEngine:
+        if not torch.cuda.is_available():
+            torch.set_num_threads(threads)
+        return cls(*load_model(model, checkpoint), batch_size)
+
+    def generate(
+        self, samples: Sequence[Sample], sampling: Sampling, n: int, seed: int
+    ) -> Iterator[list[Rollout]]:
+        per_batch = max(1, self._batch_size // n)
+        window = 16 * per_batch  # lengths are sorted within a window, so results flow early
+        for start in range(0, len(samples), window):
+            chunk = samples[start : start + window]
+            prompts = [self.encoder.prompt(sample) for sample in chunk]
+            order = sorted(range(len(chunk)), key=lambda i: len(prompts[i].ids))
+            done: dict[int, list[Rollout]] = {}
+            for at in range(0, len(order), per_batch):
+                members = order[at : at + per_batch]
+                ids = self.complete(
+                    [prompts[i] for i in members],
+                    sampling,
+                    [[rollout_seed(seed, chunk[i].id, j) for j in range(n)] for i in members],
+                )
+                for i, completions in zip(members, ids, strict=True):
+                    done[i] = [
+                        self._rollout(chunk[i].id, j, rollout_seed(seed, chunk[i].id, j), tokens)
+                        for j, tokens in enumerate(completions)
+                    ]
+            for i in range(len(chunk)):
+                yield done[i]
+
+    def _rollout(self, sample_id: str, index: int, seed: int, ids: list[int]) -> Rollout:
+        stopped = bool(ids) and ids[-1] == self.encoder.eos_token_id
+        return Rollout(
+            sample_id=sample_id,
+            index=index,
+            seed=seed,
+            completion=self.encoder.decode(ids),
+            tokens=len(ids),
+            finish="stop" if stopped else "length",
+        )
+
+    @torch.no_grad()
+    def complete(
+        self, prompts: Sequence[Encoded], sampling: Sampling, seeds: Sequence[Sequence[int]]
+    ) -> list[list[list[int]]]:
+        """Completion ids, one list per prompt and seed; the end token is kept where it came."""
+        n = len(seeds[0])
+        model, device = self.policy, self.policy.device
+        ids, mask = self.encoder.pad([prompt.ids for prompt in prompts], "left")
+        types = self.encoder.token_types(ids)
+        images = {k: v.to(device) for k, v in self.encoder.image_inputs(prompts).items()}
+        ids, mask, types = ids.to(device), mask.to(device), types.to(device)
+        positions = _positions(model, ids, mask, types, images.get("image_grid_thw"))
+        output = model(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=positions,
+            logits_to_keep=1,
+            use_cache=True,
+            **images,
+        )
+        cache, logits = output.past_key_values, output.logits[:, -1]
+        if n > 1:
+            cache.batch_repeat_interleave(n)
+            logits, mask = logits.repeat_interleave(n, 0), mask.repeat_interleave(n, 0)
+            positions = positions.repeat_interleave(n, 1)
+        position = positions.amax((0, 2)) + 1
+        noise = _uniforms(seeds, sampling.max_tokens).to(device)
+        finished: list[list[int]] = [[] for _ in range(len(prompts) * n)]
+        alive = torch.arange(len(finished), device=device)
+        for step in range(sampling.max_tokens):
+            token = _sample(logits, sampling, noise[alive, step])
+            for row, value in zip(alive.tolist(), token.tolist(), strict=True):
+                if not finished[row] or finished[row][-1] != self.encoder.eos_token_id:
+                    finished[row].append(value)
+            going = torch.tensor(
+                [finished[row][-1] != self.encoder.eos_token_id for row in alive.tolist()],
+                device=device,
+            )
+            if not going.any() or step + 1 == sampling.max_tokens:
+                break
+            if going.float().mean() < _COMPACT:
+                keep = going.nonzero().squeeze(1)
+                alive, token, mask, position = alive[keep], token[keep], mask[keep], position[keep]
+                cache.batch_select_indices(keep)
+            mask = torch.cat([mask, mask.new_ones(len(alive), 1)], 1)
+            output = model(
+                input_ids=token.unsqueeze(1),
+                attention_mask=mask,
+                position_ids=position.view(1, -1, 1).expand(3, -1, -1),
+                past_key_values=cache,
+                use_cache=True,
+            )
+            cache, logits, position = output.past_key_values, output.logits[:, -1], position + 1
+        return [finished[i * n : (i + 1) * n] for i in range(len(prompts))]
+
+    def embed(self, samples: Sequence[Sample]) -> npt.NDArray[np.float32]:
+        images = self.encoder.images
+        if not isinstance(images, FeatureBank):
+            raise NotImplementedError("embeddings need model.cache_vision")
+        return np.stack([images.mean(sample.images).float().numpy() for sample in samples])
+
+
+def _positions(
+    model: Any, ids: Tensor, mask: Tensor, types: Tensor, grids: Tensor | None
+) -> Tensor:
+    """Rotary positions (temporal, height, width), shape [3, batch, length]."""
+    if grids is not None:
+        positions: Tensor = model.model.get_rope_index(
+            ids, mm_token_type_ids=types, image_grid_thw=grids, attention_mask=mask
+        )[0]
+        return positions
+    plain = (mask.cumsum(-1) - 1).clamp(min=0)
+    return plain.unsqueeze(0).expand(3, -1, -1)
+
+
+def _uniforms(seeds: Sequence[Sequence[int]], steps: int) -> Tensor:
+    """One row of uniform numbers per rollout, from its own seed: no batch changes them."""
+    flat = [seed for group in seeds for seed in group]
+    return torch.from_numpy(
+        np.stack([np.random.Generator(np.random.Philox(seed)).random(steps) for seed in flat])
+    )
+
+
+def _sample(logits: Tensor, sampling: Sampling, noise: Tensor) -> Tensor:
+    """Next token by inverting the cumulative distribution at `noise`; greedy at temperature 0."""
+    if sampling.temperature == 0:
+        return logits.argmax(-1)
+    probabilities = (logits.double() / sampling.temperature).softmax(-1)
+    if sampling.top_p < 1:
+        ranked, order = probabilities.sort(-1, descending=True)
+        outside = ranked.cumsum(-1) - ranked >= sampling.top_p
+        probabilities = probabilities.masked_fill(outside.gather(-1, order.argsort(-1)), 0)
+    cumulative = probabilities.cumsum(-1)
+    token = torch.searchsorted(cumulative, (noise * cumulative[:, -1]).unsqueeze(1), right=True)
+    return token.squeeze(1).clamp(max=logits.shape[-1] - 1)

@@ -1,0 +1,119 @@
+"""Images on their way into the model: preprocessed once, and encoded once if the tower is frozen.
+
+The processor's output of one image is `rows` of shape [t * h * w, width], with its grid (t, h, w).
+`FeatureBank` replaces the rows by a key of width 1 and the vision tower's forward by a look-up, so
+that everything between (batching, TRL's slicing, gradient accumulation) is unchanged.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+Grid = tuple[int, int, int]
+_PIXEL_CACHE = 256  # preprocessed images kept; rollouts of one group follow each other
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """One image, ready for a batch: its rows and its grid in patches."""
+
+    rows: Tensor
+    grid: Grid
+
+
+class PixelSource:
+    """Preprocesses images with the model's own processor; keeps a bounded number of them."""
+
+    def __init__(self, image_processor: Any) -> None:
+        self._processor = image_processor
+        self._cache: OrderedDict[bytes, Prepared] = OrderedDict()
+
+    def prepare(self, images: Sequence[bytes]) -> list[Prepared]:
+        return [self._one(image) for image in images]
+
+    def _one(self, image: bytes) -> Prepared:
+        key = hashlib.blake2b(image, digest_size=16).digest()
+        found = self._cache.get(key)
+        if found is None:
+            found = self._cache[key] = preprocess(self._processor, [image])[0]
+            if len(self._cache) > _PIXEL_CACHE:
+                self._cache.popitem(last=False)
+        else:
+            self._cache.move_to_end(key)
+        return found
+
+
+class FeatureBank:
+    """Features of a frozen vision tower, in memory: [h * w / 4, hidden] floats per image.
+
+    Installing it replaces `visual.forward`: a batch of keys becomes a batch of features.
+    """
+
+    def __init__(self, visual: nn.Module, image_processor: Any) -> None:
+        self._processor = image_processor
+        self._encode = visual.forward
+        self._merge = int(visual.spatial_merge_size) ** 2  # type: ignore[arg-type]
+        self._keys: dict[bytes, int] = {}
+        self._grids: list[Grid] = []
+        self._features: list[Tensor] = []
+        visual.forward = self._look_up
+        visual.requires_grad_(False)
+
+    def prepare(self, images: Sequence[bytes]) -> list[Prepared]:
+        digests = [hashlib.blake2b(image, digest_size=16).digest() for image in images]
+        new = {d: image for d, image in zip(digests, images, strict=True) if d not in self._keys}
+        if new:
+            self._add(new)
+        prepared = []
+        for digest in digests:
+            key = self._keys[digest]
+            grid = self._grids[key]
+            rows = torch.full((grid[0] * grid[1] * grid[2], 1), float(key))
+            prepared.append(Prepared(rows, grid))
+        return prepared
+
+    @torch.no_grad()
+    def _add(self, images: dict[bytes, bytes]) -> None:
+        prepared = preprocess(self._processor, list(images.values()))
+        rows = torch.cat([image.rows for image in prepared])
+        grids = torch.tensor([image.grid for image in prepared])
+        features = self._encode(rows, grid_thw=grids).pooler_output
+        sizes = [g[0] * g[1] * g[2] // self._merge for g in (image.grid for image in prepared)]
+        for digest, image, feature in zip(images, prepared, features.split(sizes), strict=True):
+            self._keys[digest] = len(self._features)
+            self._grids.append(image.grid)
+            self._features.append(feature.clone())
+
+    def _look_up(self, hidden_states: Tensor, grid_thw: Tensor, **_: Any) -> Any:
+        from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+        starts = grid_thw.prod(-1).cumsum(0) - grid_thw.prod(-1)
+        keys = hidden_states[starts.to(hidden_states.device), 0].long().tolist()
+        features = torch.cat([self._features[key] for key in keys])
+        return BaseModelOutputWithPooling(last_hidden_state=features, pooler_output=features)
+
+    def mean(self, images: Sequence[bytes]) -> Tensor:
+        """Mean feature over the tokens of all `images`, shape [hidden]."""
+        keys = [int(p.rows[0, 0]) for p in self.prepare(images)]
+        return torch.cat([self._features[key] for key in keys]).mean(0)
+
+
+ImageSource = PixelSource | FeatureBank
+
+
+def preprocess(image_processor: Any, images: Sequence[bytes]) -> list[Prepared]:
+    """Decode and preprocess encoded images."""
+    decoded = [Image.open(io.BytesIO(image)).convert("RGB") for image in images]
+    output = image_processor(images=decoded, return_tensors="pt")
+    grids = [tuple(grid) for grid in output["image_grid_thw"].tolist()]
+    rows = output["pixel_values"].split([t * h * w for t, h, w in grids])
+    return [Prepared(r, grid) for r, grid in zip(rows, grids, strict=True)]
