@@ -5,17 +5,19 @@ from __future__ import annotations
 import importlib
 import json
 import math
+import os
 import sys
 import time
 from collections import Counter
 from dataclasses import dataclass, field
-from pathlib import Path
+from datetime import timedelta
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from pelican.errors import UserInputError
-from pelican.recipe import Recipe
+from pelican.recipe import Recipe, digest_of
 from pelican.records import Phase
 from pelican.storage.manifests import (
     MANIFEST,
@@ -67,10 +69,16 @@ class StageSpec(BaseModel):
 
 @dataclass
 class StageContext:
-    """What a stage's `run(context)` works with."""
+    """What a stage's `run(context)` works with.
+
+    In a job of several processes every rank runs the stage on its share (`rank`, `world_size`);
+    counts are summed over the ranks, metrics and notes are rank 0's.
+    """
 
     spec: StageSpec
     store: ObjectStore
+    rank: int = 0
+    world_size: int = 1
     counts: Counter[str] = field(default_factory=Counter)
     metrics: dict[str, float] = field(default_factory=dict)
     notes: dict[str, Any] = field(default_factory=dict)
@@ -91,12 +99,23 @@ class StageContext:
         return path
 
     def progress(self, done: int, total: int, unit: str, **info: float) -> None:
-        """Report progress, at most twice a second; the launcher that follows the log shows it."""
+        """Report progress, at most twice a second; the launcher that follows the log shows it.
+
+        Each rank reports its share, which the launcher sums; training is reported by rank 0.
+        """
+        if self.rank and self.spec.stage.startswith("train"):
+            return
         if done < total and time.monotonic() - self._last_progress < 0.5:
             return
         self._last_progress = time.monotonic()
-        event = {"stage": self.spec.stage, "loop": self.spec.loop, "phase": self.spec.phase}
+        event: dict[str, object] = {
+            "stage": self.spec.stage,
+            "loop": self.spec.loop,
+            "phase": self.spec.phase,
+        }
         event |= {"done": done, "total": total, "unit": unit, **info}
+        if self.world_size > 1 and not self.spec.stage.startswith("train"):
+            event["rank"] = self.rank
         print(PROGRESS + json.dumps(event), file=sys.stdout, flush=True)
 
     def metric(self, name: str, value: float) -> None:
@@ -111,20 +130,41 @@ def resolve_input(store: ObjectStore, where: str) -> Path:
         return store.local(where)
     path = Path(where)
     if not path.exists():
-        raise UserInputError(f"input {where!r} is neither in {store.uri} nor a path; check the recipe")
+        raise UserInputError(
+            f"input {where!r} is neither in {store.uri} nor a path; check the recipe"
+        )
     return path
 
 
 def input_digest(store: ObjectStore, where: str) -> str:
-    """Digest of a stage's output (by its manifest) or of a plain file or folder (by content)."""
-    manifest = read_manifest(store, where) if not where.startswith("/") else None
-    if manifest is not None:
-        return manifest.digest()
-    path = resolve_input(store, where)
-    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
-    from pelican.recipe import digest_of
+    """Digest of a stage's output (by its manifest), or of a plain file or folder (by content).
 
-    return digest_of([[p.relative_to(path).as_posix(), file_digest(p)] for p in files])
+    `<prefix>/checkpoint`, a folder that a stage committed, has the digest that a plain copy of it
+    has, but is read from the stage's manifest instead of hashed again.
+    """
+    if not where.startswith("/"):
+        manifest = read_manifest(store, where)
+        if manifest is not None:
+            return manifest.digest()
+        for parent in [str(p) for p in PurePosixPath(where).parents][:-1]:
+            manifest = read_manifest(store, parent)
+            if manifest is not None:
+                below = where.removeprefix(f"{parent}/") + "/"
+                return digest_of(
+                    [
+                        [output.path.removeprefix(below), output.sha256]
+                        for output in sorted(manifest.outputs, key=lambda o: o.path)
+                        if output.path.startswith(below)
+                    ]
+                )
+        if where.startswith("runs/"):
+            raise UserInputError(
+                f"input {where!r} is of a stage that has not finished; run it first"
+            )
+    path = resolve_input(store, where)
+    files = [path] if path.is_file() else [p for p in path.rglob("*") if p.is_file()]
+    digests = {p.relative_to(path).as_posix(): file_digest(p) for p in files}
+    return digest_of([[name, digests[name]] for name in sorted(digests)])
 
 
 def stage_fingerprint(store: ObjectStore, spec: StageSpec) -> str:
@@ -136,9 +176,50 @@ def stage_fingerprint(store: ObjectStore, spec: StageSpec) -> str:
     return fingerprint(spec.stage, settings, inputs)
 
 
-def run_stage(spec: StageSpec) -> Manifest:
-    """Run one stage unless its manifest is there already. One process a call, or one per rank."""
-    store = open_store(spec.store)
+class _Ranks:
+    """The processes of one job; alone unless torchrun started several. Torch only if several."""
+
+    def __init__(self) -> None:
+        self.rank = int(os.environ.get("RANK", "0"))
+        self.size = int(os.environ.get("WORLD_SIZE", "1"))
+        if self.size > 1:
+            import torch
+            import torch.distributed as dist
+
+            if not dist.is_initialized():
+                backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+                # A rank that fails is seen by torchrun; a slow one may take hours.
+                dist.init_process_group(backend, timeout=timedelta(hours=24))
+
+    def from_main(self, value: Any) -> Any:
+        """The value that rank 0 gave."""
+        if self.size == 1:
+            return value
+        import torch.distributed as dist
+
+        values = [value]
+        dist.broadcast_object_list(values, src=0)
+        return values[0]
+
+    def all(self, value: Any) -> list[Any]:
+        """The values of all ranks; waits for the slowest."""
+        if self.size == 1:
+            return [value]
+        import torch.distributed as dist
+
+        values: list[Any] = [None] * self.size
+        dist.all_gather_object(values, value)
+        return values
+
+
+def finished_manifest(store: ObjectStore, spec: StageSpec) -> Manifest | None:
+    """The stage's manifest if it is of the same recipe and inputs: then nothing is left to do."""
+    done = read_manifest(store, spec.output)
+    return done if done is not None and done.fingerprint == stage_fingerprint(store, spec) else None
+
+
+def _begin(store: ObjectStore, spec: StageSpec) -> str | Manifest:
+    """Rank 0 clears what is of another recipe; gives the fingerprint, or the finished manifest."""
     identity = stage_fingerprint(store, spec)
     done = read_manifest(store, spec.output)
     if done is not None and done.fingerprint == identity:
@@ -146,31 +227,56 @@ def run_stage(spec: StageSpec) -> Manifest:
     if done is not None:
         store.delete(spec.output)  # of another recipe or other inputs
     mark = f"{spec.output}/work/fingerprint"
-    if store.exists(mark) and store.read(mark).decode() != identity:
+    if store.exists(spec.output) and not (
+        store.exists(mark) and store.read(mark).decode() == identity
+    ):
         store.delete(spec.output)  # half done, of another recipe
     store.write(mark, identity.encode())
-    context = StageContext(spec, store)
+    return identity
+
+
+def run_stage(spec: StageSpec) -> Manifest:
+    """Run one stage unless its manifest is there already; called once by every rank of the job."""
+    store = open_store(spec.store)
+    ranks = _Ranks()
+    begun: str | Manifest = ranks.from_main(_begin(store, spec) if ranks.rank == 0 else None)
+    if isinstance(begun, Manifest):
+        return begun
+    context = StageContext(spec, store, ranks.rank, ranks.size)
     started = now()
     module = importlib.import_module(f"pelican.stages.{spec.stage.replace('-', '_')}")
     module.run(context)
-    manifest = Manifest(
-        stage=spec.stage,
-        run=spec.run,
-        loop=spec.loop,
-        phase=spec.phase,
-        fingerprint=identity,
-        recipe=spec.recipe.digest(),
-        inputs=spec.inputs,
-        outputs=describe_outputs(store, spec.output),
-        counts=dict(context.counts),
-        metrics=context.metrics,
-        notes=context.notes,
-        started=started,
-        finished=now(),
-        versions=versions(),
-    )
-    commit_manifest(store, spec.output, manifest)
-    return manifest
+    counts: Counter[str] = Counter()
+    for share in ranks.all(dict(context.counts)):
+        counts.update(share)
+    if ranks.rank == 0:
+        manifest = Manifest(
+            stage=spec.stage,
+            run=spec.run,
+            loop=spec.loop,
+            phase=spec.phase,
+            fingerprint=begun,
+            recipe=spec.recipe.digest(),
+            inputs=spec.inputs,
+            outputs=describe_outputs(store, spec.output),
+            counts=dict(counts),
+            metrics=context.metrics,
+            notes=context.notes,
+            started=started,
+            finished=now(),
+            versions=versions(),
+        )
+        commit_manifest(store, spec.output, manifest)
+    committed: Manifest = ranks.from_main(manifest if ranks.rank == 0 else None)
+    return committed
 
 
-__all__ = ["MANIFEST", "STAGES", "StageContext", "StageName", "StageSpec", "run_stage"]
+__all__ = [
+    "MANIFEST",
+    "STAGES",
+    "StageContext",
+    "StageName",
+    "StageSpec",
+    "finished_manifest",
+    "run_stage",
+]
