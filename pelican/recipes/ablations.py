@@ -1,0 +1,62 @@
+"""Ablations: one idea switched off or changed. Each takes a recipe and returns another."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pelican.recipe import Recipe
+
+
+def change(recipe: Recipe, suffix: str, **sections: Any) -> Recipe:
+    """`recipe` with some fields changed, e.g. rl={"enabled": False}; validated again."""
+    tree = recipe.model_dump()
+    for name, value in sections.items():
+        tree[name] = {**tree[name], **value} if isinstance(value, dict) else value
+    return Recipe.model_validate(tree | {"name": f"{recipe.name}_{suffix}"})
+
+
+def random_sampling(recipe: Recipe) -> Recipe:
+    """Practice on random samples instead of those of the right difficulty."""
+    return change(recipe, "random_sampling", filter={"strategy": "random"})
+
+
+def rl_only(recipe: Recipe) -> Recipe:
+    """Only the RL phases."""
+    return change(recipe, "rl_only", sft={"enabled": False})
+
+
+def sft_only(recipe: Recipe) -> Recipe:
+    """Only the SFT phases."""
+    return change(recipe, "sft_only", rl={"enabled": False})
+
+
+def one_loop(recipe: Recipe) -> Recipe:
+    """One loop with the training steps of all of them."""
+    steps = {"max_steps": recipe.rl.max_steps * recipe.loops, "min_steps": recipe.rl.min_steps}
+    epochs = {"epochs": recipe.sft.epochs * recipe.loops}
+    return change(recipe, "one_loop", loops=1, rl=steps, sft=epochs)
+
+
+def threshold(recipe: Recipe, value: float) -> Recipe:
+    """Another stagnation threshold for the end of an RL phase; the paper sweeps 0.5 to 0.9."""
+    stop = {**recipe.rl.stop.model_dump(), "threshold": value}
+    return change(recipe, f"threshold_{_tag(value)}", rl={"stop": stop})
+
+
+def weak_teacher(recipe: Recipe) -> Recipe:
+    """The base policy as its own teacher: a teacher that knows no more than the pupil did."""
+    return change(recipe, "weak_teacher", models={"teacher": recipe.models.policy})
+
+
+def noisy_reward(recipe: Recipe, value: float) -> Recipe:
+    """A share of the rewards flipped; the paper takes 0.1, 0.25 and 0.5."""
+    return change(recipe, f"noisy_reward_{_tag(value)}", reward={"flip": value})
+
+
+def replay_only(recipe: Recipe) -> Recipe:
+    """SFT on general replay alone, no RL: the control that tells learning from more training."""
+    return change(recipe, "replay_only", rl={"enabled": False}, distill={"only_replay": True})
+
+
+def _tag(value: float) -> str:
+    return f"{value:g}".replace(".", "_")

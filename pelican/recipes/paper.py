@@ -1,0 +1,38 @@
+"""The papers' sizes (arXiv 2511.16602, 2511.00108): Qwen2.5-VL, teacher InternVL3.5-38B.
+
+What the papers publish (base, teacher, K = 3, horizons of 32 and 64 s, T, stagnation at 0.7) is the
+default of `pelican.recipe` or set here; batch sizes and processes are ours.
+"""
+
+from pelican.recipe import Data, ModelConfig, Models, Recipe, RlConfig, RolloutConfig, SftConfig
+
+TEACHER = "models/InternVL3_5-38B"
+DATA = Data(
+    train="data/train", replay="data/replay", evaluation="data/test", general="data/general"
+)
+
+
+def pelican_7b() -> Recipe:
+    """Qwen2.5-VL-7B-Instruct on one node of eight GPUs."""
+    return Recipe(
+        name="pelican_7b",
+        models=Models(policy="models/Qwen2.5-VL-7B-Instruct", teacher=TEACHER),
+        data=DATA,
+        model=ModelConfig(dtype="bfloat16"),
+        rollout=RolloutConfig(workers=8),
+        rl=RlConfig(processes=8, threads=8),
+        sft=SftConfig(processes=8, threads=8),
+    )
+
+
+def pelican_72b() -> Recipe:
+    """Qwen2.5-VL-72B-Instruct on eight nodes of eight GPUs."""
+    return Recipe(
+        name="pelican_72b",
+        models=Models(policy="models/Qwen2.5-VL-72B-Instruct", teacher=TEACHER),
+        data=DATA,
+        model=ModelConfig(dtype="bfloat16", freeze_vision=True),
+        rollout=RolloutConfig(workers=16),
+        rl=RlConfig(prompts_per_step=64, processes=64, threads=8),
+        sft=SftConfig(batch_size=64, processes=64, threads=8),
+    )

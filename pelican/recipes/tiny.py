@@ -1,0 +1,60 @@
+"""`tiny`: everything real but the size. A few million parameters, minutes on two cores."""
+
+from pelican.recipe import (
+    Data,
+    DistillConfig,
+    FilterConfig,
+    ModelConfig,
+    Models,
+    Recipe,
+    RlConfig,
+    RolloutConfig,
+    Sampling,
+    SftConfig,
+    StopConfig,
+)
+
+PROCESSES = 2
+
+
+def tiny() -> Recipe:
+    """Small Qwen2.5-VL on rendered robot scenes, both shipped with the repository."""
+    sampling = Sampling(temperature=0.8, max_tokens=64)
+    return Recipe(
+        name="tiny",
+        loops=3,
+        models=Models(policy="models/tiny-base", teacher="models/tiny-teacher"),
+        data=Data(
+            train="samples/train",
+            replay="samples/replay",
+            evaluation="samples/test",
+            general="samples/general",
+            horizon_s=(32.0, 64.0),
+            samples_per_loop=720,
+        ),
+        model=ModelConfig(dtype="float32", freeze_vision=True, cache_vision=True),
+        rollout=RolloutConfig(
+            engine="transformers",
+            samples=8,
+            weak_samples=4,
+            sampling=sampling,
+            shard_size=120,
+            batch_size=128,
+            workers=PROCESSES,
+        ),
+        filter=FilterConfig(),
+        rl=RlConfig(
+            group_size=8,
+            prompts_per_step=16,
+            learning_rate=3e-4,
+            kl=0.02,
+            min_steps=20,
+            max_steps=60,
+            save_steps=20,
+            sampling=sampling,
+            stop=StopConfig(window=5),
+            processes=PROCESSES,
+        ),
+        distill=DistillConfig(sampling=sampling),
+        sft=SftConfig(learning_rate=8e-4, batch_size=48, save_steps=50, processes=PROCESSES),
+    )

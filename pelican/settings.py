@@ -1,0 +1,39 @@
+"""Where things are on this machine: the repository, the store, the image, the launcher.
+
+Settings come from the environment, never from a recipe: a recipe means the same everywhere.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+IMAGE = "pelican-control:0.1.0"
+
+
+def home() -> Path:
+    """The repository's root: PELICAN_HOME, else where this package lies."""
+    return Path(os.environ.get("PELICAN_HOME") or Path(__file__).parent.parent).absolute()
+
+
+def store_uri(given: str | None = None) -> str:
+    """The store: `given`, else PELICAN_STORE, else `.pelican/store` below the repository."""
+    uri = given or os.environ.get("PELICAN_STORE") or str(home() / ".pelican" / "store")
+    return uri if "://" in uri else str(Path(uri).expanduser().absolute())
+
+
+def resolve(where: str) -> str:
+    """A path or URI of a recipe; relative paths are below the repository's root."""
+    if "://" in where or Path(where).is_absolute():
+        return where
+    return str(home() / where)
+
+
+def image() -> str:
+    """Base image of the pipeline's components: PELICAN_IMAGE when compiling."""
+    return os.environ.get("PELICAN_IMAGE") or IMAGE
+
+
+def launcher_name() -> str:
+    """Who runs the jobs: PELICAN_LAUNCHER."""
+    return os.environ.get("PELICAN_LAUNCHER") or "process"

@@ -1,0 +1,89 @@
+"""Recipes by name, their ablations, and overrides whose mistakes end in one sentence."""
+
+from __future__ import annotations
+
+import pytest
+
+from pelican.errors import UserInputError
+from pelican.recipe import Recipe
+from pelican.recipes import ABLATIONS, BASES, find_recipe
+from pelican.recipes.overrides import describe, fields
+
+
+@pytest.mark.parametrize("base", sorted(BASES))
+@pytest.mark.parametrize("ablation", [*sorted(ABLATIONS), "threshold(0.5)", "noisy_reward(0.25)"])
+def test_every_ablation_of_every_base_is_another_complete_recipe(base: str, ablation: str) -> None:
+    recipe = find_recipe(f"{base}+{ablation}")
+    assert recipe.digest() != find_recipe(base).digest()
+    assert Recipe.model_validate_json(recipe.model_dump_json()) == recipe
+
+
+def test_ablations_change_one_idea() -> None:
+    tiny, no_rl = find_recipe("tiny"), find_recipe("tiny+sft_only")
+    changed = {k for k, v in fields(no_rl).items() if v != fields(tiny)[k]}
+    assert changed == {"name", "rl.enabled"}
+
+
+def test_one_loop_trains_as_many_steps_as_all_loops() -> None:
+    tiny, one = find_recipe("tiny"), find_recipe("tiny+one_loop")
+    assert one.loops == 1
+    assert one.rl.max_steps == tiny.loops * tiny.rl.max_steps
+
+
+@pytest.mark.parametrize(
+    ("text", "field", "value"),
+    [
+        ("loops=2", "loops", 2),
+        ("rl.max_steps=50 loops=1", "rl.max_steps", 50),
+        ("data.horizon_s=8,16.5", "data.horizon_s", (8.0, 16.5)),
+        ("data.horizon_s=[8]", "data.horizon_s", (8.0,)),
+        ("data.samples_per_loop=none", "data.samples_per_loop", None),
+        ("rl.enabled=false", "rl.enabled", False),
+        ("rl.learning_rate=1e-5", "rl.learning_rate", 1e-5),
+        ("models.policy=/checkpoints/7b", "models.policy", "/checkpoints/7b"),
+        ("data.train='my data/train'", "data.train", "my data/train"),
+        ("distill.endpoint=http://teacher:8000/v1", "distill.endpoint", "http://teacher:8000/v1"),
+    ],
+)
+def test_overrides_are_typed(text: str, field: str, value: object) -> None:
+    assert fields(find_recipe("tiny", [text]))[field] == value
+
+
+@pytest.mark.parametrize(
+    ("address", "override", "words"),
+    [
+        ("tyni", "", ["'tyni'", "did you mean 'tiny'"]),
+        ("tiny+rlonly", "", ["'rlonly'", "did you mean 'rl_only'"]),
+        ("tiny+threshold", "", ["needs a number", "threshold(0.5)"]),
+        ("tiny+threshold(2)", "", ["outside 0 to 1"]),
+        ("tiny+rl_only(3)", "", ["takes no number"]),
+        ("tiny+rl_only+sft_only", "", ["nothing would be trained"]),
+        ("tiny", "rl.max_step=5", ["'rl.max_step'", "did you mean 'rl.max_steps'"]),
+        ("tiny", "lop=5", ["'lop'", "did you mean 'loops'"]),
+        ("tiny", "group_size=4", ["did you mean 'rl.group_size'"]),
+        ("tiny", "rl=4", ["rl is a section"]),
+        ("tiny", "rl.max_steps=many", ["rl.max_steps=many", "a whole number"]),
+        ("tiny", "loops=2.5", ["loops=2.5", "a whole number"]),
+        ("tiny", "loops=11", ["loops=11", "less than or equal to 10"]),
+        ("tiny", "rl.enabled=perhaps", ["rl.enabled=perhaps", "true or false"]),
+        ("tiny", "rollout.engine=vlm", ["rollout.engine=vlm", "'vllm'"]),
+        ("tiny", "data.train=3", ["data.train=3", "a text"]),
+        ("tiny", "data.horizon_s=8", ["data.horizon_s=8", "a list"]),
+        ("tiny", "distill.ratio=1,2", ["distill.ratio=1,2", "more values"]),
+        ("tiny", "rl.learning_rate=inf", ["rl.learning_rate=inf", "a finite number"]),
+        ("tiny", "loops", ["'loops'", "field=value"]),
+        ("tiny", "loops=2 loops=3", ["loops is set twice"]),
+        ("tiny", "models.policy='half", ["cannot be read"]),
+    ],
+)
+def test_a_mistake_ends_in_one_sentence(address: str, override: str, words: list[str]) -> None:
+    with pytest.raises(UserInputError) as caught:
+        find_recipe(address, [override])
+    message = str(caught.value)
+    assert "\n" not in message
+    for word in words:
+        assert word in message
+
+
+def test_fields_are_described() -> None:
+    assert "optimiser steps" in describe("rl.stop.window")
