@@ -1,1 +1,1 @@
-
+"""Held-out evaluation: results, metrics with intervals, forgetting, the gate between loops."""

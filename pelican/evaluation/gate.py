@@ -1,0 +1,108 @@
+"""The gate between loops: go on, or stop with reasons.
+
+A drop stops the metaloop if it is larger than the recipe allows *and* more than noise, that is, the
+whole paired 95 % interval lies below zero. Format and thinking are watched because RL can learn to
+answer without them (arXiv 2511.16602 saw a policy lose its chain of thought).
+"""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict
+
+from pelican.evaluation.metrics import Difference
+from pelican.evaluation.summary import Comparison, Summary
+from pelican.recipe import EvalConfig
+
+MAX_FORMAT_DROP = 5.0  # points of the format rate
+MIN_THINK_SHARE = 0.25  # of the base's mean thinking length
+
+
+class Check(BaseModel):
+    """One condition of the gate, with the numbers it was decided on."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    passed: bool
+    reason: str
+    numbers: dict[str, float] = {}
+
+
+class Gate(BaseModel):
+    """`gate.json`: the decision is to go on if every check passed."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    go_on: bool
+    checks: list[Check]
+
+    @property
+    def reasons(self) -> list[str]:
+        """Why the metaloop stops, or that nothing stands against going on."""
+        failed = [check.reason for check in self.checks if not check.passed]
+        return failed or [check.reason for check in self.checks]
+
+
+def decide(summary: Summary, config: EvalConfig) -> Gate:
+    """Decide from a summary that holds the comparisons `base` and `previous`, where there are any."""
+    base = summary.comparisons.get("base")
+    previous = summary.comparisons.get("previous")
+    checks = [
+        _drop(
+            "embodied",
+            previous.embodied if previous else None,
+            config.max_embodied_drop,
+            "previous",
+        ),
+        _drop("general", base.general if base else None, config.max_general_drop, "base"),
+        *_form(base or previous, "base" if base else "previous"),
+    ]
+    return Gate(go_on=all(check.passed for check in checks), checks=checks)
+
+
+def _drop(name: str, change: Difference | None, limit: float, against: str) -> Check:
+    if change is None:
+        return Check(
+            name=name, passed=True, reason=f"{name}: no {against} evaluation to compare with"
+        )
+    passed = not (change.delta < -limit and change.worse)
+    words = (
+        f"{change.delta:+.1f} points against {against} "
+        f"(95 % {change.low:+.1f} to {change.high:+.1f}, n = {change.n})"
+    )
+    limits = f"a loss of {limit:g} points beyond noise stops the metaloop"
+    return Check(
+        name=name,
+        passed=passed,
+        reason=f"{name}: {words}; {limits}",
+        numbers={
+            "delta": change.delta,
+            "low": change.low,
+            "high": change.high,
+            "n": change.n,
+            "limit": limit,
+        },
+    )
+
+
+def _form(against: Comparison | None, name: str) -> list[Check]:
+    if against is None:
+        return [Check(name="format", passed=True, reason="format: nothing to compare with")]
+    drop, share = against.format_drop, against.think_share
+    return [
+        Check(
+            name="format",
+            passed=drop <= MAX_FORMAT_DROP,
+            reason=f"format: {-drop:+.1f} points against {name}; may lose {MAX_FORMAT_DROP:g}",
+            numbers={"drop": drop, "limit": MAX_FORMAT_DROP},
+        ),
+        Check(
+            name="thinking",
+            passed=share >= MIN_THINK_SHARE,
+            reason=(
+                f"thinking: {share:.2f} times the length of {name}; "
+                f"less than {MIN_THINK_SHARE:g} is a lost chain of thought"
+            ),
+            numbers={"share": share, "limit": MIN_THINK_SHARE},
+        ),
+    ]
