@@ -1,0 +1,111 @@
+"""Encoded images: decoded once to prove that they can be, scaled down where they are large."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import math
+from pathlib import Path
+
+from PIL import Image
+
+from pelican.data.quarantine import RowError
+
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
+SAFE_PIXELS = 4096 * 4096  # about 50 MB decoded
+HUGE = 8  # times max_pixels
+
+
+def refused_above(max_pixels: int) -> int:
+    """Pixels above which an image is refused by its header, before it is decoded."""
+    return max(HUGE * max_pixels, SAFE_PIXELS)
+
+
+def checked_image(data: bytes, max_pixels: int) -> bytes:
+    """`data` as it is, or scaled down to `max_pixels`. Raises RowError if it can't be used."""
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            width, height = image.size
+            if width * height > refused_above(max_pixels):
+                raise RowError(
+                    "image_huge",
+                    f"an image of {width} x {height} pixels is above the"
+                    f" {refused_above(max_pixels)} that are decoded",
+                )
+            image.load()
+            if width * height <= max_pixels:
+                return data
+            return _scaled(image, max_pixels)
+    except RowError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise RowError("image_huge", f"an image is too large: {error}") from None
+    except Exception as error:  # a decoder raises whatever it likes on hostile bytes
+        reason = str(error).split(" <_io")[0].splitlines()
+        detail = reason[0] if reason else type(error).__name__
+        raise RowError("image_unreadable", f"an image can't be decoded ({detail})") from None
+
+
+def _scaled(image: Image.Image, max_pixels: int) -> bytes:
+    """At most `max_pixels`, same aspect; answers are relative to the frame, so they stay right."""
+    factor = math.sqrt(max_pixels / (image.width * image.height))
+    size = (max(1, int(image.width * factor)), max(1, int(image.height * factor)))
+    lossy = image.format == "JPEG"
+    smaller = image.convert("RGB").resize(size, Image.Resampling.LANCZOS)
+    out = io.BytesIO()
+    smaller.save(out, "JPEG", quality=95) if lossy else smaller.save(out, "PNG")
+    return out.getvalue()
+
+
+def image_bytes(image: object, folder: Path) -> bytes:
+    """The bytes of one entry of `images`: its own, or of the file at `path` below `folder`."""
+    if not isinstance(image, dict):
+        raise RowError("image_missing", "an image is null")
+    data, path = image.get("bytes"), image.get("path")
+    if isinstance(data, bytes) and data:
+        return data
+    if not path:
+        raise RowError("image_missing", "an image has neither bytes nor a path")
+    root = folder.resolve()
+    try:
+        target = (root / str(path)).resolve()  # follows links, so a link can't lead out either
+        if not target.is_relative_to(root):
+            raise RowError("image_path", f"image path {path!r} leaves the data folder")
+        if not target.is_file():
+            raise RowError("image_missing", f"image {path!r} is not a file")
+        return target.read_bytes()
+    except RowError:
+        raise
+    except (OSError, ValueError) as error:
+        detail = getattr(error, "strerror", None) or error
+        raise RowError("image_missing", f"image {path!r} can't be read ({detail})") from None
+
+
+def image_digest(data: bytes) -> bytes:
+    """What tells two encoded images apart."""
+    return hashlib.blake2b(data, digest_size=16).digest()
+
+
+class ImageChecker:
+    """Checks equal images that stand near each other once; they share one `bytes` object."""
+
+    REMEMBERED = 4096
+
+    def __init__(self, max_pixels: int) -> None:
+        self.max_pixels = max_pixels
+        self._seen: dict[bytes, bytes | RowError] = {}
+
+    def __call__(self, data: bytes) -> bytes:
+        """Raises RowError, for the same reason every time."""
+        key = image_digest(data)
+        if key not in self._seen:
+            if len(self._seen) >= self.REMEMBERED:
+                self._seen.clear()  # a pool may be larger than the memory
+            try:
+                self._seen[key] = checked_image(data, self.max_pixels)
+            except RowError as error:
+                self._seen[key] = error
+        found = self._seen[key]
+        if isinstance(found, RowError):
+            raise RowError(found.code, found.reason)
+        return found

@@ -1,0 +1,70 @@
+"""Rows that can't be used: kept by shard, row, code and reason, and counted; never an exception."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+# What may be wrong with a row, by the code under which it is counted.
+CODES: dict[str, str] = {
+    "text": "text that is not UTF-8",
+    "schema": "a field is missing or of the wrong type or value",
+    "answer": "the answer can't be read or lies outside its choices, frame or clip",
+    "not_finite": "a number is NaN or infinite",
+    "duplicate_id": "the id occurred before; the first row keeps it",
+    "clip_step": "a clip that is shorter than a frame step",
+    "image_missing": "an image has neither bytes nor a readable file",
+    "image_path": "an image's path leaves the data folder",
+    "image_unreadable": "an image can't be decoded to its end",
+    "image_huge": "an image is too large to be decoded safely",
+}
+
+
+class RowError(ValueError):
+    """One row is unusable; `code` is a key of CODES."""
+
+    def __init__(self, code: str, reason: str) -> None:
+        super().__init__(reason)
+        self.code = code
+        self.reason = reason
+
+
+@dataclass(frozen=True, slots=True)
+class QuarantineRow:
+    """One row that was left out. `row` counts from 0 within its shard."""
+
+    shard: str
+    row: int
+    id: str
+    code: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.shard}, row {self.row} ({self.id or 'no id'}): {self.reason}"
+
+
+@dataclass
+class Quarantine:
+    """The rows left out of a pool."""
+
+    rows: list[QuarantineRow] = field(default_factory=list)
+
+    def add(self, shard: str, row: int, id: str, error: RowError) -> None:
+        self.rows.append(QuarantineRow(shard, row, id, error.code, error.reason))
+
+    def extend(self, rows: Iterable[QuarantineRow]) -> None:
+        self.rows.extend(rows)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Rows by code, sorted by code."""
+        return dict(sorted(Counter(row.code for row in self.rows).items()))
+
+    def notes(self, limit: int = 200) -> list[dict[str, Any]]:
+        """The first `limit` rows for a manifest."""
+        return [asdict(row) for row in self.rows[:limit]]

@@ -1,0 +1,200 @@
+"""The rollout stage, with a deterministic engine: shards, seeds, resuming, ranks."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from pelican.data.tables import read_rows
+from pelican.engines.base import Engine, rollout_seed
+from pelican.errors import UserInputError
+from pelican.recipe import Data, Models, Recipe, RolloutConfig, Sampling
+from pelican.records import Phase, Rollout, Sample
+from pelican.stages import rollout
+from pelican.stages.base import StageContext, StageSpec, run_stage
+from pelican.storage.objects import open_store
+from tests.data.factory import clip, picture, sample, write_pool
+
+
+class Fake(Engine):
+    """Answers with its seed; counts what it was asked, and dies before a sample if told so."""
+
+    def __init__(self, dies_at: int | None = None) -> None:
+        self.asked: list[str] = []
+        self.dies_at = dies_at
+
+    def generate(
+        self, samples: Sequence[Sample], sampling: Sampling, n: int, seed: int
+    ) -> Iterator[list[Rollout]]:
+        for each in samples:
+            if self.dies_at is not None and len(self.asked) >= self.dies_at:
+                raise KeyboardInterrupt
+            self.asked.append(each.id)
+            seeds = [rollout_seed(seed, each.id, i) for i in range(n)]
+            yield [
+                Rollout(
+                    sample_id=each.id,
+                    index=i,
+                    seed=s,
+                    completion=f"answer {s}",
+                    tokens=i + 1,
+                    finish="length" if i == 2 else "stop",
+                )
+                for i, s in enumerate(seeds)
+            ]
+
+
+def use(monkeypatch: pytest.MonkeyPatch, engine: Fake) -> Fake:
+    monkeypatch.setattr(rollout, "open_engine", lambda *_: engine)
+    return engine
+
+
+@pytest.fixture
+def pool(tmp_path: Path) -> Path:
+    samples = [sample(i) for i in range(30)]
+    samples[4] = sample(4, images=(picture()[:90],))
+    return write_pool(tmp_path / "pool", [*samples, clip(90, [0, 50])], per_shard=12)
+
+
+def spec(
+    tmp_path: Path, pool: Path, phase: Phase = Phase.RL, run: str = "r", **data: int
+) -> StageSpec:
+    (tmp_path / "policy").mkdir(exist_ok=True)
+    (tmp_path / "policy" / "config.json").write_text("{}")
+    return StageSpec(
+        stage="rollout",
+        store=str(tmp_path / "store"),
+        run=run,
+        loop=1,
+        phase=phase,
+        output=f"runs/{run}/loop-1/rollout-{phase.value}",
+        inputs={"policy": str(tmp_path / "policy"), "pool": str(pool)},
+        recipe=Recipe(
+            name="test",
+            models=Models(policy="p", teacher="t"),
+            data=Data(train="a", replay="b", evaluation="c", general="d", **data),
+            rollout=RolloutConfig(samples=4, weak_samples=2, shard_size=8),
+        ),
+    )
+
+
+def folder(spec: StageSpec) -> Path:
+    return Path(spec.store) / spec.output
+
+
+def shards(spec: StageSpec) -> list[Path]:
+    return sorted(folder(spec).glob("rollouts-*.parquet"))
+
+
+def test_every_sample_of_the_loop_is_answered_t_times(
+    tmp_path: Path, pool: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use(monkeypatch, Fake())
+    job = spec(tmp_path, pool)
+    manifest = run_stage(job)
+    rows = list(read_rows(shards(job), Rollout))
+    assert [p.name for p in shards(job)] == [f"rollouts-{i:05d}.parquet" for i in range(4)]
+    assert len(rows) == 29 * 4 and "s00004" not in {r.sample_id for r in rows}
+    assert len({r.seed for r in rows}) == len(rows)
+    assert manifest.counts == {
+        "samples": 29,
+        "rollouts": 116,
+        "tokens": 29 * 10,
+        "truncated": 29,
+        "quarantined_image_unreadable": 1,
+    }
+    assert manifest.notes["quarantine"][0]["id"] == "s00004"
+    selection = pq.read_table(folder(job) / "selection.parquet").to_pylist()
+    assert len(selection) == 30 and selection[29]["shard"] == 3
+    assert "s00090" not in {row["sample_id"] for row in selection}  # beyond the horizon
+
+
+def test_weak_mining_takes_fewer_tries_of_more_samples_with_other_seeds(
+    tmp_path: Path, pool: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use(monkeypatch, Fake())
+    rl = spec(tmp_path, pool, samples_per_loop=6)
+    sft = spec(tmp_path, pool, Phase.SFT, samples_per_loop=6)
+    run_stage(rl), run_stage(sft)
+    one = {(r.sample_id, r.index): r.seed for r in read_rows(shards(rl), Rollout)}
+    two = {(r.sample_id, r.index): r.seed for r in read_rows(shards(sft), Rollout)}
+    assert {index for _, index in one} == {0, 1, 2, 3} and {i for _, i in two} == {0, 1}
+    assert not set(one.values()) & set(two.values())
+    first, both = {s for s, _ in one}, {s for s, _ in two}
+    assert first - {"s00004"} <= both and len(both) > len(first)
+
+
+@pytest.mark.parametrize("after", [0, 3, 8, 13, 28])
+def test_a_killed_stage_continues_at_the_next_shard_with_the_same_rows(
+    tmp_path: Path, pool: Path, monkeypatch: pytest.MonkeyPatch, after: int
+) -> None:
+    use(monkeypatch, Fake())
+    whole = spec(tmp_path, pool, run="whole")
+    expected = run_stage(whole)
+    job = spec(tmp_path, pool, run="killed")
+    use(monkeypatch, Fake(dies_at=after))
+    with pytest.raises(KeyboardInterrupt):
+        run_stage(job)
+    kept = {p: p.stat().st_mtime_ns for p in shards(job)}
+    assert len(kept) == max(0, (after + 1) // 8)  # the first shard lacks a bad sample
+    assert not (folder(job) / "manifest.json").exists()
+    again = use(monkeypatch, Fake())
+    manifest = run_stage(job)
+    assert {p: p.stat().st_mtime_ns for p in kept} == kept
+    assert len(again.asked) == 29 - sum(7 if "00000" in p.name else 8 for p in kept)
+    assert manifest.counts == expected.counts and manifest.notes == expected.notes
+    assert manifest.outputs == expected.outputs  # the same bytes in every file
+    quiet = use(monkeypatch, Fake())
+    assert run_stage(job) == manifest and not quiet.asked
+
+
+def test_a_shard_without_its_note_is_made_again(
+    tmp_path: Path, pool: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use(monkeypatch, Fake(dies_at=20))
+    job = spec(tmp_path, pool)
+    with pytest.raises(KeyboardInterrupt):
+        run_stage(job)
+    shards(job)[0].write_bytes(b"half")
+    (folder(job) / "work" / "shard-00000.json").unlink()
+    use(monkeypatch, Fake())
+    run_stage(job)
+    assert len(list(read_rows(shards(job), Rollout))) == 116
+
+
+def test_ranks_share_the_shards_and_count_what_they_did(
+    tmp_path: Path, pool: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use(monkeypatch, Fake())
+    alone, shared = spec(tmp_path, pool, run="alone"), spec(tmp_path, pool, run="shared")
+    expected = run_stage(alone)
+    contexts = [StageContext(shared, open_store(shared.store), rank, 3) for rank in (2, 0, 1)]
+    for context in contexts:
+        rollout.run(context)
+    assert sum((c.counts for c in contexts), start=type(contexts[0].counts)()) == expected.counts
+    for one, other in zip(shards(alone), shards(shared), strict=True):
+        assert one.read_bytes() == other.read_bytes()
+
+
+def test_progress_ends_at_the_total(
+    tmp_path: Path, pool: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    use(monkeypatch, Fake())
+    run_stage(spec(tmp_path, pool))
+    lines = [x for x in capsys.readouterr().out.splitlines() if x.startswith("::progress ")]
+    events = [json.loads(line.removeprefix("::progress ")) for line in lines]
+    assert events[-1]["done"] == events[-1]["total"] == 120
+    assert all(e["unit"] == "rollouts" and e["done"] < 120 for e in events[:-1])
+
+
+def test_a_pool_without_a_usable_sample_ends_before_an_engine_is_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rollout, "open_engine", lambda *_: pytest.fail("opened"))
+    pool = write_pool(tmp_path / "pool", [clip(1, [0, 50])])
+    with pytest.raises(UserInputError, match="no sample of split train within the horizon of 32 s"):
+        run_stage(spec(tmp_path, pool))
