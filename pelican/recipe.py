@@ -62,6 +62,24 @@ class RolloutConfig(_Section):
     workers: int = Field(1, gt=0, description="processes")
 
 
+class JudgeConfig(_Section):
+    """Who judges free text."""
+
+    endpoint: str = Field(description="OpenAI-compatible base URL, with /v1")
+    model: str
+    votes: int = Field(3, gt=0, description="replies whose majority decides; odd, so that none ties")
+    temperature: float = Field(0.7, ge=0)
+    timeout_s: float = Field(60.0, gt=0, description="of one reply")
+    workers: int = Field(8, gt=0, description="answers judged at a time")
+    in_training: bool = Field(False, description="also in the inner loop of RL, where it is slow")
+
+    @model_validator(mode="after")
+    def _odd(self) -> JudgeConfig:
+        if self.votes % 2 == 0:
+            raise ValueError(f"reward.judge.votes is {self.votes}; take an odd number")
+        return self
+
+
 class RewardConfig(_Section):
     """R = format_weight * R_fmt + (1 - format_weight) * R_task."""
 
@@ -69,6 +87,7 @@ class RewardConfig(_Section):
     success_threshold: float = Field(0.5, ge=0, le=1, description="R_task that counts as success [D]")
     max_think_chars: int = Field(8192, gt=0, description="longer thinking loses the format reward")
     flip: float = Field(0.0, ge=0, le=1, description="share of rewards flipped (ablation)")
+    judge: JudgeConfig | None = Field(None, description="of free text; none: such answers score 0")
 
 
 class FilterConfig(_Section):
