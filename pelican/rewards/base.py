@@ -1,0 +1,60 @@
+"""What scorers share: what is asked, the verdict, and how a completion is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Generic, Literal, TypeVar
+
+A = TypeVar("A")
+
+# (question, reference, answer) -> is the answer right?
+Judge = Callable[[str, str, str], bool]
+
+# The first words of `Score.reason`; a detail may follow after ": ".
+ReasonClass = Literal[
+    "wrong",
+    "no answer",
+    "several answers",
+    "unreadable",
+    "refused",
+    "no judge configured",
+    "flipped",
+]
+PARSE_FAILURES: tuple[ReasonClass, ...] = ("no answer", "several answers", "unreadable", "refused")
+
+
+@dataclass(frozen=True, slots=True)
+class Asked(Generic[A]):
+    """One answer to score: the reference, what was extracted, the question and the judge."""
+
+    answer: A
+    text: str
+    question: str = ""
+    judge: Judge | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """`value` in [0, 1], the answer as it was read, and why the value is 0 ("" if it is not)."""
+
+    value: float
+    answer: str
+    reason: str = ""
+
+
+class Unscorable(Exception):
+    """The completion holds no answer that can be scored; it scores 0 for this reason."""
+
+    def __init__(self, kind: ReasonClass, detail: str = "") -> None:
+        super().__init__(kind, detail)
+        self.reason = f"{kind}: {detail}" if detail else kind
+
+
+Scorer = Callable[[Asked[Any]], Verdict]
+Scorers = Mapping[str, Scorer]
+
+
+def reason_class(reason: str) -> str:
+    """The part of a reason that is counted: what stands before the colon."""
+    return reason.partition(":")[0]

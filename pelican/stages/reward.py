@@ -1,0 +1,110 @@
+"""Reward: every rollout gets its score; one Parquet shard of scores per shard of rollouts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import polars as pl
+
+from pelican.data.columns import pool_columns, questions
+from pelican.data.tables import read_rows, write_rows
+from pelican.errors import UserInputError
+from pelican.records import Phase, Rollout, Sample, Score
+from pelican.rewards import PARSE_FAILURES, Judge, judge_of, score
+from pelican.stages.base import StageContext
+
+
+def run(context: StageContext) -> None:
+    """Inputs rollouts and pool; writes `scores-*.parquet`. A shard that is there is not made again."""
+    if context.rank:
+        return  # one process scores 0.5 million samples in minutes
+    shards = sorted(context.input("rollouts").glob("rollouts-*.parquet"))
+    if not shards:
+        where = context.spec.inputs["rollouts"]
+        raise UserInputError(f"input {where!r} holds no rollouts-*.parquet; run the rollout stage")
+    pool = pool_columns(context.input("pool"))
+    judge = judge_of(context.recipe.reward, training=False)
+    written = []
+    for done, shard in enumerate(shards, 1):
+        name = shard.name.replace("rollouts-", "scores-", 1)
+        key = f"{context.spec.output}/{name}"
+        if not context.store.exists(key):
+            path = context.output(name)
+            write_rows(path, _scores(context, shard, pool, judge), Score)
+            context.store.put(key, path)
+        written.append(context.store.local(key))
+        context.progress(done, len(shards), "shards")
+    _measure(context, written, pool)
+
+
+def _scores(
+    context: StageContext, shard: Path, pool: pl.DataFrame, judge: Judge | None
+) -> Sequence[Score]:
+    """The scores of one shard of rollouts, in its order."""
+    rollouts = list(read_rows([shard], Rollout))
+    wanted = pl.Series("id", list({rollout.sample_id for rollout in rollouts}), dtype=pl.String)
+    samples: dict[str, Sample] = {
+        sample.id: sample for sample in questions(pool.join(wanted.to_frame(), on="id", how="semi"))
+    }
+    for rollout in rollouts:
+        if rollout.sample_id not in samples:
+            raise UserInputError(
+                f"{shard.name} answers sample {rollout.sample_id!r}, which is not in the pool"
+                f" {context.spec.inputs['pool']!r}; rollouts and pool are of different runs"
+            )
+    recipe = context.recipe
+    seed = flip_seed(recipe.seed, context.spec.loop, context.spec.phase)
+
+    def one(rollout: Rollout) -> Score:
+        sample = samples[rollout.sample_id]
+        return score(
+            sample, rollout.completion, recipe.reward, index=rollout.index, seed=seed, judge=judge
+        )
+
+    if judge is None or recipe.reward.judge is None:
+        return [one(rollout) for rollout in rollouts]
+    with ThreadPoolExecutor(recipe.reward.judge.workers) as threads:  # they wait for the endpoint
+        return list(threads.map(one, rollouts))
+
+
+def flip_seed(seed: int, loop: int, phase: Phase) -> int:
+    """Other rewards are flipped in every loop and phase: noise, not a wrong label for good."""
+    return 1000 * seed + 2 * loop + (phase is Phase.SFT)
+
+
+def _measure(context: StageContext, paths: Sequence[Path], pool: pl.DataFrame) -> None:
+    """Counts and metrics over all shards, also those of an earlier try."""
+    scores = pl.scan_parquet(list(paths))
+    families = pool.lazy().select(pl.col("id").alias("sample_id"), "family")
+    means = [pl.col(name).mean() for name in ("reward", "success", "format", "think_chars")]
+    overall = scores.select(pl.len(), pl.col("success").sum().alias("successes"), *means).collect()
+    reasons = (
+        scores.filter(pl.col("reason") != "")
+        .group_by(pl.col("reason").str.split(":").list.first())
+        .len()
+        .sort("reason")
+        .collect()
+    )
+    by_family = (
+        scores.join(families, on="sample_id")
+        .group_by("family")
+        .agg(*means)
+        .sort("family")
+        .collect()
+    )
+    row = overall.row(0, named=True)
+    context.counts.update(rollouts=row["len"], successes=row["successes"], parse_failures=0)
+    for reason, count in reasons.iter_rows():
+        context.counts[f"reason/{reason}"] += count
+        if reason in PARSE_FAILURES:
+            context.counts["parse_failures"] += count
+    if row["len"]:
+        context.metric("mean_reward", row["reward"])
+        context.metric("success_rate", row["success"])
+        context.metric("format_rate", row["format"])
+        context.metric("mean_think_chars", row["think_chars"])
+    for family in by_family.iter_rows(named=True):
+        context.metric(f"reward/{family['family']}", family["reward"])
+        context.metric(f"success_rate/{family['family']}", family["success"])
