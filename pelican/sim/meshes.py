@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 LINKS = tuple(f"link{i}" for i in range(8))
-FACES_PER_PART = 420
+FACES_PER_PART = 260
 _DARK = 0.5
 
 
