@@ -12,6 +12,7 @@ import os
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -175,6 +176,6 @@ def load_shard(path: str | Path) -> Shard:
     with np.load(npz, allow_pickle=False) as z:
         blob, offsets = z["blob"].tobytes(), z["offsets"].tolist()
         labels, grips = z["tokens"], z["gripper"]
-    frames = [blob[a:b] for a, b in zip(offsets[:-1], offsets[1:], strict=True)]
+    frames = [blob[a:b] for a, b in pairwise(offsets)]
     text = npz.with_suffix(".jsonl").read_text(encoding="utf-8")
     return Shard(frames, labels, grips, [json.loads(line) for line in text.splitlines()])

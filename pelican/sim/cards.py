@@ -40,9 +40,7 @@ def card(seed: int) -> tuple[bytes, list[QA]]:
     return buffer.getvalue(), qas
 
 
-def _qa(
-    dimension: str, template: str, question: str, gold: str, think: str, chance: float
-) -> QA:
+def _qa(dimension: str, template: str, question: str, gold: str, think: str, chance: float) -> QA:
     count = template in ("card_count", "card_sum")
     answer = {"kind": "count", "value": int(gold)} if count else {"kind": "text", "value": gold}
     return QA("general", dimension, template, question, answer, gold, think, chance, True)
@@ -98,12 +96,16 @@ def _shapes(draw: Any, rng: np.random.Generator) -> list[QA]:
     at = f"({int(spots[i][0] / 2.24)}, {int(spots[i][1] / 2.24)})"
     think = f"the {shapes[i]} is at {at}. it is {colours[i]}."
     ask = ("what is the colour of the {}?", "which colour does the {} have?")[int(rng.integers(2))]
-    out = [_qa("perception_grounding", "card_colour", ask.format(shapes[i]), colours[i], think, 1 / 7)]
+    out = [
+        _qa("perception_grounding", "card_colour", ask.format(shapes[i]), colours[i], think, 1 / 7)
+    ]
     j = int(rng.integers(count))
     at = f"({int(spots[j][0] / 2.24)}, {int(spots[j][1] / 2.24)})"
     think = f"{colours[j]} is at {at}. it is a {shapes[j]}."
     ask = ("which shape is {}?", "what is the {} shape?")[int(rng.integers(2))]
-    out.append(_qa("perception_grounding", "card_shape", ask.format(colours[j]), shapes[j], think, 1 / 6))
+    out.append(
+        _qa("perception_grounding", "card_shape", ask.format(colours[j]), shapes[j], think, 1 / 6)
+    )
     left = min(range(count), key=lambda k: spots[k][0])
     gap = sorted(p[0] for p in spots)
     if gap[1] - gap[0] > 25:
@@ -123,7 +125,16 @@ def _count(draw: Any, rng: np.random.Generator) -> list[QA]:
     xs = ", ".join(f"({int(x / 2.24)}, {int(y / 2.24)})" for x, y in sorted(spots[:n]))
     plural = {"cross": "crosses"}.get(a, a + "s")
     ask = ("how many {} are there?", "count the {}.")[int(rng.integers(2))]
-    return [_qa("quantitative_numerical", "card_count", ask.format(plural), str(n), f"{plural} at {xs}.", 0.2)]
+    return [
+        _qa(
+            "quantitative_numerical",
+            "card_count",
+            ask.format(plural),
+            str(n),
+            f"{plural} at {xs}.",
+            0.2,
+        )
+    ]
 
 
 def _digit(draw: Any, rng: np.random.Generator) -> list[QA]:
@@ -151,7 +162,9 @@ def _sum(draw: Any, rng: np.random.Generator) -> list[QA]:
     a, b = int(rng.integers(0, 10)), int(rng.integers(0, 10))
     minus = bool(rng.random() < 0.4) and a >= b
     sign = "-" if minus else "+"
-    _write(draw, f"{a} {sign} {b}", 112, 112 + rng.uniform(-30, 30), 68, COLOURS[int(rng.integers(7))])
+    _write(
+        draw, f"{a} {sign} {b}", 112, 112 + rng.uniform(-30, 30), 68, COLOURS[int(rng.integers(7))]
+    )
     gold = str(a - b if minus else a + b)
     ask = ("what is the result?", "how much is it?")[int(rng.integers(2))]
     return [_qa("decision_planning", "card_sum", ask, gold, f"{a} {sign} {b} = {gold}.", 0.1)]

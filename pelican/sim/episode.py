@@ -181,7 +181,8 @@ class _Take:
             return "home", None
         colour, kind = s.names[index]
         if draw < 0.8:
-            top = s.xyz(index) + [0, 0, HALF_HEIGHT[kind] + rng.uniform(0.03, 0.07)]
+            top = s.xyz(index)
+            top[2] += HALF_HEIGHT[kind] + rng.uniform(0.03, 0.07)
             if s.pose(top, 0.04) > 0.02:
                 raise Unusable
             return "over", f"{colour} {kind}"
@@ -239,7 +240,9 @@ class _Take:
         s, rng = self.stage, self.rng
         before = {t.name: t for t in s.things(None, False)}
         start = STEP_S * len(self.shots)
-        loose = [i for i in s.names if s.names[i] not in {s.names[b] for b in s._supports().values()}]
+        loose = [
+            i for i in s.names if s.names[i] not in {s.names[b] for b in s._supports().values()}
+        ]
         done = {e.object for e in self.events if e.outcome != "missed"}
         fresh = [i for i in loose if " ".join(s.names[i]) not in done] or loose
         index = int(rng.choice(fresh))
@@ -296,7 +299,11 @@ class _Take:
             raise Unusable
         if (outcome == "missed" and moved) or (outcome != "missed" and moved != [name]):
             raise Unusable
-        if kind == "place" and outcome in ("done", "wrong") and (tipped or inside != (goal == "tray")):
+        if (
+            kind == "place"
+            and outcome in ("done", "wrong")
+            and (tipped or inside != (goal == "tray"))
+        ):
             raise Unusable
         if outcome in ("dropped", "outside") and inside:
             raise Unusable
@@ -336,7 +343,8 @@ class _Take:
         target = (target[0] + rng.uniform(-0.008, 0.008), target[1] + rng.uniform(-0.01, 0.01))
         if outcome == "missed":
             for k in range(frames):
-                top = s.xyz(index) + [0, 0, HALF_HEIGHT[s.names[index][1]] + 0.02 + 0.06 * k]
+                top = s.xyz(index)
+                top[2] += HALF_HEIGHT[s.names[index][1]] + 0.02 + 0.06 * k
                 s.pose(top, 0.005)
                 self._snap()
             self._home()
@@ -390,7 +398,8 @@ class _Take:
         if outcome != "done":
             self._home()
             return f"missed-{side}"
-        end = near + [sign * ((0.06 if knock else 0.132) + 0.016), 0, 0]
+        end = near.copy()
+        end[0] += sign * ((0.06 if knock else 0.132) + 0.016)
         s.sweep(near, end, 70)
         s.settle(110)
         self._home()
