@@ -137,6 +137,9 @@ class DistillConfig(_Section):
     sampling: Sampling = Sampling(temperature=0.7)
     ratio: tuple[float, float, float] = Field((1.0, 1.0, 1.0), description="weak : assoc : general [D]")
     neighbours: int = Field(8, gt=0, description="related samples sought per weak sample")
+    embedding: Literal["text", "vision"] = Field(
+        "text", description="nearness: words of the question, or with the policy's image features"
+    )
     max_rows: int | None = Field(None, gt=0, description="rows of D_SFT; none: what the ratio gives")
     endpoint: str | None = Field(None, description="OpenAI-compatible base URL; none: in process")
     only_replay: bool = Field(False, description="SFT on replay alone (control)")
