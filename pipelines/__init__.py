@@ -1,0 +1,37 @@
+"""What depends on what. KFP only: no torch, no Kubernetes calls.
+
+A pipeline is built for a recipe: its loops and phases are the graph's, the rest travels as one
+parameter, so that the same graph runs another recipe of the same shape.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from pelican.recipe import Recipe
+from pelican.recipes import PIPELINES
+
+Pipeline = Any  # kfp's GraphComponent
+
+
+def build(name: str, recipe: Recipe) -> Pipeline:
+    """The pipeline `name` of PIPELINES for `recipe`."""
+    builder: Callable[[Recipe], Pipeline] = import_module(f"pipelines.{name}").build
+    return builder(recipe)
+
+
+def compile_pipeline(name: str, recipe: Recipe, path: Path) -> None:
+    """Write the pipeline's IR (YAML); the recipe is the parameter's default."""
+    from kfp import compiler
+
+    compiler.Compiler().compile(
+        build(name, recipe),
+        str(path),
+        pipeline_parameters={"recipe": recipe.model_dump_json()},
+    )
+
+
+__all__ = ["PIPELINES", "build", "compile_pipeline"]

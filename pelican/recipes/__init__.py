@@ -29,6 +29,13 @@ ABLATIONS_OF_A_NUMBER: dict[str, Callable[[Recipe, float], Recipe]] = {
     "threshold": ablations.threshold,
     "noisy_reward": ablations.noisy_reward,
 }
+# The pipelines by name; some are the metaloop of a recipe that an ablation changed.
+PIPELINES: dict[str, Callable[[Recipe], Recipe]] = {
+    "metaloop": lambda recipe: recipe,
+    "evaluate": lambda recipe: recipe,
+    "rl_only": lambda recipe: ablations.rl_only(recipe) if recipe.sft.enabled else recipe,
+    "sft_only": lambda recipe: ablations.sft_only(recipe) if recipe.rl.enabled else recipe,
+}
 _PART = re.compile(r"([a-z0-9_]+)(?:\(([^()]*)\))?")
 
 
@@ -44,6 +51,13 @@ def find_recipe(address: str, overrides: Sequence[str] = ()) -> Recipe:
         except ValidationError as error:
             raise UserInputError(f"{address}: {sentence(error, {})}") from None
     return apply_overrides(recipe, parse_overrides(overrides))
+
+
+def for_pipeline(pipeline: str, recipe: Recipe) -> Recipe:
+    """The recipe that `pipeline` runs: `rl_only` is the metaloop without SFT, and so on."""
+    if pipeline not in PIPELINES:
+        raise UserInputError(f"there is no pipeline {pipeline!r}{nearest(pipeline, PIPELINES)}")
+    return PIPELINES[pipeline](recipe)
 
 
 def _ablated(recipe: Recipe, part: str) -> Recipe:
@@ -68,4 +82,11 @@ def _ablated(recipe: Recipe, part: str) -> Recipe:
     raise UserInputError(f"there is no ablation {name!r}{nearest(name, known)}")
 
 
-__all__ = ["ABLATIONS", "ABLATIONS_OF_A_NUMBER", "BASES", "find_recipe"]
+__all__ = [
+    "ABLATIONS",
+    "ABLATIONS_OF_A_NUMBER",
+    "BASES",
+    "PIPELINES",
+    "find_recipe",
+    "for_pipeline",
+]

@@ -1,0 +1,27 @@
+"""Held-out scores of a policy, and whether to go on."""
+
+from typing import NamedTuple
+
+from kfp import dsl
+
+from pelican.settings import image
+
+
+@dsl.component(base_image=image(), install_kfp_package=False)
+def evaluate(
+    store: str,
+    run: str,
+    loop: int,
+    phase: str,
+    policy: str,
+    base: str = "",
+    previous: str = "",
+) -> NamedTuple(
+    "Outputs", [("scores", str), ("embodied", float), ("general", float), ("go_on", int)]
+):
+    """Held-out scores of a policy, and whether to go on."""
+    from pelican.launch import step
+
+    done = step("eval", store, run, loop, phase, policy=policy, base=base, previous=previous)
+    embodied, general = done.metric("embodied"), done.metric("general")
+    return done.output, embodied, general, int(done.metric("go_on") >= 0.5)

@@ -1,0 +1,5 @@
+"""`python -m pelican`."""
+
+from pelican.cli import main
+
+main()

@@ -1,0 +1,161 @@
+"""What a pipeline component calls: parameters become a job, a launcher runs it, results come back."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import time
+from dataclasses import dataclass
+from types import FrameType
+
+from pelican import settings
+from pelican.errors import PelicanError, UserInputError
+from pelican.launch.base import Job, Launcher, StageError
+from pelican.launch.process import ProcessLauncher
+from pelican.records import Phase
+from pelican.runs import FAILURE, read_recipe, run_prefix, stage_prefix
+from pelican.stages.base import StageName, StageSpec, finished_manifest
+from pelican.storage.manifests import Manifest
+from pelican.storage.objects import ObjectStore, open_store
+from pelican.telemetry.events import Event, emit
+
+# What a stage reads from the recipe's pools and models, beside what other stages hand to it.
+DATA: dict[StageName, dict[str, str]] = {
+    "rollout": {"pool": "data.train"},
+    "reward": {"pool": "data.train"},
+    "filter": {"pool": "data.train"},
+    "train-rl": {"pool": "data.train"},
+    "distill": {"pool": "data.train", "replay": "data.replay", "teacher": "models.teacher"},
+    "train-sft": {"pool": "data.train", "replay": "data.replay"},
+    "eval": {"evaluation": "data.evaluation", "general": "data.general"},
+}
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What a component hands on: the stage's prefix and a few of its numbers."""
+
+    output: str
+    manifest: Manifest
+
+    @property
+    def checkpoint(self) -> str:
+        return f"{self.output}/checkpoint"
+
+    def count(self, name: str) -> int:
+        return self.manifest.counts.get(name, 0)
+
+    def metric(self, name: str, default: float | None = None) -> float:
+        """A finite number. Raises StageError if the stage did not record it and none is given."""
+        value = self.manifest.metrics.get(name, default)
+        if value is None:
+            raise StageError(f"{self.output} records no {name!r}")
+        return float(value)
+
+
+def step(
+    stage: StageName, store: str, run: str, loop: int, phase: str, **inputs: str
+) -> StepResult:
+    """Run one stage of a run, or find it done. Ends the process with one sentence on failure.
+
+    `inputs`: name -> prefix of the stage that wrote it, or a checkpoint; an empty one is left out.
+    """
+    objects = open_store(store)
+    try:
+        spec = make_spec(objects, stage, run, loop, phase, inputs)
+        return StepResult(spec.output, _run(objects, spec))
+    except PelicanError as error:
+        _note_failure(objects, run, stage, loop, phase, error)
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        raise SystemExit(error.exit_code) from None
+
+
+def make_spec(
+    store: ObjectStore, stage: StageName, run: str, loop: int, phase: str, inputs: dict[str, str]
+) -> StageSpec:
+    """The stage's specification from the run's recipe."""
+    recipe = read_recipe(store, run)
+    if recipe is None:
+        raise UserInputError(f"run {run!r} has no recipe in {store.uri}; its preflight did not run")
+    named = {name: where for name, where in inputs.items() if where}
+    for name, field in DATA[stage].items():
+        section, leaf = field.split(".")
+        named[name] = settings.resolve(getattr(getattr(recipe, section), leaf))
+    if stage == "distill" and (recipe.distill.endpoint or recipe.distill.only_replay):
+        del named["teacher"]
+    return StageSpec(
+        stage=stage,
+        store=store.uri,
+        run=run,
+        loop=loop,
+        phase=Phase(phase),
+        output=stage_prefix(run, loop, stage, phase),
+        inputs=named,
+        recipe=recipe,
+    )
+
+
+def make_job(spec: StageSpec) -> Job:
+    """How many processes, and threads each, the recipe gives to a stage."""
+    recipe = spec.recipe
+    processes, threads = {
+        "train-rl": (recipe.rl.processes, recipe.rl.threads),
+        "train-sft": (recipe.sft.processes, recipe.sft.threads),
+        "rollout": (recipe.rollout.workers, 1),
+        "eval": (recipe.rollout.workers, 1),
+    }.get(spec.stage, (1, recipe.rollout.workers))
+    return Job(spec, processes, threads)
+
+
+def make_launcher() -> Launcher:
+    """The launcher that PELICAN_LAUNCHER names."""
+    name = settings.launcher_name()
+    if name == "process":
+        return ProcessLauncher()
+    raise UserInputError(f"PELICAN_LAUNCHER={name!r} is not known; there is 'process'")
+
+
+def _run(store: ObjectStore, spec: StageSpec) -> Manifest:
+    what: Event = {"stage": spec.stage, "loop": spec.loop, "phase": spec.phase.value}
+    done = finished_manifest(store, spec)
+    if done is not None:
+        emit("event", {"event": "reused", **what, **_numbers(done)})
+        return done
+    launcher = make_launcher()
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        launcher.cancel()
+        raise SystemExit(128 + number)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop)
+    emit("event", {"event": "start", **what})
+    started = time.monotonic()
+    result = launcher.run(make_job(spec), lambda event: emit("progress", event))
+    seconds = round(time.monotonic() - started, 1)
+    numbers = _numbers(result.manifest) | {"seconds": seconds, "attempts": result.attempts}
+    emit("event", {"event": "done", **what, **numbers})
+    return result.manifest
+
+
+def _numbers(manifest: Manifest) -> Event:
+    return {
+        "seconds": round(manifest.seconds, 1),
+        "counts": manifest.counts,
+        "metrics": manifest.metrics,
+    }
+
+
+def _note_failure(
+    store: ObjectStore, run: str, stage: str, loop: int, phase: str, error: PelicanError
+) -> None:
+    failure: Event = {
+        "stage": stage,
+        "loop": loop,
+        "phase": phase,
+        "kind": type(error).__name__,
+        "message": str(error),
+    }
+    emit("event", {"event": "failed", **failure})
+    store.write(f"{run_prefix(run)}/{FAILURE}", json.dumps(failure, indent=1).encode())

@@ -1,0 +1,216 @@
+"""The cheap checks before a GPU is asked for: recipe, checkpoints, pools, packages, disk space."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import shutil
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from pelican import settings
+from pelican.errors import UserInputError
+from pelican.recipe import Recipe
+from pelican.recipes.overrides import fields, sentence
+from pelican.runs import FAILURE, RECIPE, SUMMARY, read_json, run_prefix
+from pelican.storage.objects import ObjectStore, open_store
+from pelican.telemetry.events import emit
+
+DECODED_BYTES = 1 << 31  # above, images are checked where they are read: rollout and eval
+POOLS = ("train", "replay", "evaluation", "general")
+
+
+def preflight(store: str, run: str, recipe: str) -> Recipe:
+    """Check `recipe` (JSON) and claim the run for it. Raises UserInputError with one sentence."""
+    objects = open_store(store)
+    parsed = parse_recipe(recipe)
+    claim(objects, run, parsed)
+    check_packages(parsed)
+    for name, where in needed_models(parsed).items():
+        check_checkpoint(name, settings.resolve(where))
+    pools = {
+        name: Path(settings.resolve(getattr(parsed.data, name))) for name in needed_pools(parsed)
+    }
+    reports = {name: check_data(name, folder, parsed) for name, folder in pools.items()}
+    check_leaks(pools)
+    objects.write(f"{run_prefix(run)}/preflight.json", json.dumps(reports, indent=1).encode())
+    check_space(objects, parsed)
+    return parsed
+
+
+def parse_recipe(text: str) -> Recipe:
+    try:
+        return Recipe.model_validate_json(text)
+    except ValidationError as error:
+        raise UserInputError(f"recipe: {sentence(error, {})}") from None
+
+
+def claim(store: ObjectStore, run: str, recipe: Recipe) -> None:
+    """Write the run's recipe, or check that it is the one it was started with."""
+    key = f"{run_prefix(run)}/{RECIPE}"
+    data = recipe.model_dump_json(indent=1).encode()
+    if not store.write(key, data, if_absent=True):
+        check_same_recipe(run, Recipe.model_validate(read_json(store, key)), recipe)
+    for name in (FAILURE, SUMMARY):  # of an earlier attempt
+        store.delete(f"{run_prefix(run)}/{name}")
+
+
+def check_same_recipe(run: str, before: Recipe, now: Recipe) -> None:
+    """A run has one recipe; raises UserInputError naming the fields that differ."""
+    old, new = fields(before), fields(now)
+    different = [name for name in new if new[name] != old.get(name)]
+    if not different:
+        return
+    changes = ", ".join(f"{name} ({old.get(name)!r}, now {new[name]!r})" for name in different[:3])
+    more = f" and {len(different) - 3} more" if len(different) > 3 else ""
+    raise UserInputError(
+        f"run {run!r} was started with another recipe: {changes}{more}; choose another run name"
+    )
+
+
+def needed_models(recipe: Recipe) -> dict[str, str]:
+    """The checkpoints that this recipe reads."""
+    models = {"models.policy": recipe.models.policy}
+    distill = recipe.distill
+    if recipe.sft.enabled and not distill.endpoint and not distill.only_replay:
+        models["models.teacher"] = recipe.models.teacher
+    return models
+
+
+def needed_pools(recipe: Recipe) -> tuple[str, ...]:
+    return POOLS if recipe.sft.enabled else tuple(p for p in POOLS if p != "replay")
+
+
+def check_checkpoint(name: str, where: str) -> None:
+    """A Hugging Face folder: configuration, tokenizer, processor, whole safetensors files."""
+    folder = Path(where)
+    if not folder.is_dir():
+        raise UserInputError(f"{name}: there is no checkpoint at {where}")
+    for wanted in (
+        "config.json",
+        "tokenizer.json|vocab.json",
+        "preprocessor_config.json|processor_config.json",
+    ):
+        if not any((folder / file).is_file() for file in wanted.split("|")):
+            choices = " or ".join(wanted.split("|"))
+            raise UserInputError(f"{name}: the checkpoint {where} lacks {choices}")
+    try:
+        json.loads((folder / "config.json").read_bytes())
+    except ValueError:
+        raise UserInputError(f"{name}: {folder / 'config.json'} is not JSON") from None
+    weights = sorted(folder.glob("*.safetensors"))
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        named = {folder / file for file in json.loads(index.read_bytes())["weight_map"].values()}
+        missing = sorted(path.name for path in named if not path.is_file())
+        if missing:
+            raise UserInputError(f"{name}: the checkpoint {where} lacks {missing[0]}")
+    if not weights:
+        raise UserInputError(f"{name}: the checkpoint {where} has no .safetensors file")
+    for path in weights:
+        check_safetensors(name, path)
+
+
+def check_safetensors(name: str, path: Path) -> None:
+    """The header is read and its longest offset compared with the file's size; no tensor is."""
+    size = path.stat().st_size
+    try:
+        with path.open("rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            if length > size - 8:
+                raise ValueError
+            header = json.loads(file.read(length))
+        end = max(
+            (t["data_offsets"][1] for k, t in header.items() if k != "__metadata__"), default=0
+        )
+    except (struct.error, ValueError, KeyError, TypeError):
+        raise UserInputError(f"{name}: {path} is not a whole safetensors file") from None
+    if 8 + length + end != size:
+        raise UserInputError(
+            f"{name}: {path} has {size} bytes but its header tells of {8 + length + end}; "
+            "copy it again"
+        )
+
+
+def check_data(name: str, folder: Path, recipe: Recipe) -> dict[str, Any]:
+    """A pool of samples: usable rows in readable shards. Returns what it holds and quarantines."""
+    if not folder.exists():
+        raise UserInputError(f"data.{name}: there is no pool at {folder}")
+    from pelican.data.pool import check_pool
+
+    try:
+        report = check_pool(
+            folder,
+            max_pixels=recipe.data.max_pixels,
+            horizon_s=max(recipe.data.horizon_s),
+            images=_size(folder) <= DECODED_BYTES,
+        )
+    except UserInputError as error:
+        raise UserInputError(f"data.{name}: {error}") from None
+    return report.summary()
+
+
+def check_leaks(pools: Mapping[str, Path]) -> None:
+    """No scene and no image may be both trained on and held out."""
+    from pelican.data.pool import check_splits
+
+    if sum(_size(folder) for folder in pools.values()) <= DECODED_BYTES:
+        check_splits(pools)
+
+
+def _size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*.parquet"))
+
+
+def check_packages(recipe: Recipe) -> None:
+    """What the stages import is installed where the stages run, which locally is here."""
+    if settings.launcher_name() != "process":
+        return
+    wanted = {"torch": "train", "transformers": "train", "trl": "train"}
+    if recipe.rollout.engine == "vllm":
+        wanted["vllm"] = "gpu"
+    for package, extra in wanted.items():
+        if importlib.util.find_spec(package) is None:
+            raise UserInputError(
+                f"{package} is not installed; `uv pip install -e '.[{extra}]'` brings it"
+            )
+
+
+def check_space(store: ObjectStore, recipe: Recipe) -> None:
+    """Room for the checkpoints: two phases a loop, each with the trainer's state (4 x) on its way."""
+    folder = Path(settings.resolve(recipe.models.policy))
+    weights = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    phases = recipe.loops * (recipe.rl.enabled + recipe.sft.enabled)
+    needed = weights * (phases + 4) + (1 << 28)
+    if "://" in store.uri:
+        return
+    free = shutil.disk_usage(store.local_root("runs")).free
+    if free < needed:
+        raise UserInputError(
+            f"the store {store.uri} has {free / 1e9:.1f} GB free, but this run may need "
+            f"{needed / 1e9:.1f} GB"
+        )
+
+
+def run_preflight(store: str, run: str, recipe: str) -> str:
+    """What the component calls; returns where the base policy lies. Ends the process on failure."""
+    import sys
+
+    from pelican.errors import PelicanError
+
+    try:
+        parsed = preflight(store, run, recipe)
+    except PelicanError as error:
+        failure = {"stage": "preflight", "loop": 0, "phase": "base"}
+        failure |= {"kind": type(error).__name__, "message": str(error)}
+        emit("event", {"event": "failed", **failure})
+        key = f"{run_prefix(run)}/{FAILURE}"
+        open_store(store).write(key, json.dumps(failure, indent=1).encode())
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        raise SystemExit(error.exit_code) from None
+    emit("event", {"event": "checked", "stage": "preflight", "loop": 0, "phase": "base"})
+    return settings.resolve(parsed.models.policy)

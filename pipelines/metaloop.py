@@ -1,0 +1,77 @@
+"""Deliberate Practice Policy Optimization: K metaloops, each an RL phase, then an SFT phase.
+
+    policy_k ──rollout──reward──filter──► practice buffer ──train-rl──► policy_k+½
+    policy_k+½ ──rollout──reward──filter──► weak set ──distill──► D_SFT ──train-sft──► policy_k+1
+    policy_k+1 ──eval──► go on?
+
+RL refines what the policy can nearly do and so reveals what it can't; the teacher's answers to that
+expand it. Pipelines have no recursion at run time, so the graph recurses when it is built: loop k
+holds loop k + 1, which runs if the evaluation of loop k says "go on".
+"""
+
+from typing import Any
+
+from kfp import dsl
+
+from pelican.recipe import Recipe
+from pelican.records import Phase
+from pipelines.parts import Prefix, Stages, Task, checked, named, summarised
+
+
+def build(config: Recipe, name: str = "metaloop") -> Any:
+    """The graph for a recipe: as many loops as it has, and the phases that it enables."""
+    first_loop = _loop(1, config)
+
+    @dsl.pipeline(name=name.replace("_", "-"), description=__doc__)
+    def metaloop(store: str, run: str, recipe: str) -> None:
+        with summarised(store, run, name):
+            policy = checked(store, run, recipe)
+            scores = Stages(store, run, 0, Phase.BASE).evaluate(policy).outputs["scores"]
+            loop = first_loop(store=store, run=run, policy=policy, base=scores, previous=scores)
+            named(loop, f"loop 1 of {config.loops}")
+
+    return metaloop
+
+
+def _loop(k: int, config: Recipe) -> Any:
+    """Loop k of K as a pipeline: policy_k -> policy_k+1 -> loop k + 1."""
+    next_loop = _loop(k + 1, config) if k < config.loops else None
+
+    @dsl.pipeline(name=f"loop-{k}-of-{config.loops}")
+    def loop(store: str, run: str, policy: str, base: str, previous: str) -> None:
+        if config.rl.enabled:
+            stages = Stages(store, run, k, Phase.RL)
+            policy = reveal_and_refine(stages, policy)
+            score = stages.evaluate(policy, base, previous)
+        if config.sft.enabled:
+            stages = Stages(store, run, k, Phase.SFT)
+            policy = expand(stages, policy)
+            score = stages.evaluate(policy, base, previous)
+        if next_loop is not None:
+            go_on(score, next_loop, k, config, store=store, run=run, policy=policy, base=base)
+
+    return loop
+
+
+def reveal_and_refine(stages: Stages, policy: Prefix) -> Prefix:
+    """The RL phase: practise what succeeds sometimes, until practice no longer helps."""
+    rollouts = stages.rollout(policy)
+    scores = stages.reward(rollouts)
+    buffer = stages.filter(scores, policy)
+    return stages.train_rl(policy, buffer)
+
+
+def expand(stages: Stages, policy: Prefix) -> Prefix:
+    """The SFT phase: learn from a teacher what never succeeds."""
+    rollouts = stages.rollout(policy)
+    scores = stages.reward(rollouts)
+    weak = stages.filter(scores, policy)
+    mixture = stages.distill(policy, weak)
+    return stages.train_sft(policy, mixture)
+
+
+def go_on(score: Task, next_loop: Any, k: int, config: Recipe, **inputs: Prefix) -> None:
+    """Loop k + 1, if loop k kept what was learnt before."""
+    with dsl.If(score.outputs["go_on"] == 1, name=f"go on to loop {k + 1}?"):
+        loop = next_loop(**inputs, previous=score.outputs["scores"])
+        named(loop, f"loop {k + 1} of {config.loops}")

@@ -1,0 +1,83 @@
+"""The stages as tasks of a graph, shared by all pipelines: named for a person, never cached."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+from kfp import dsl
+
+import components.preflight
+import components.summary
+from components.distill import distill
+from components.evaluate import evaluate
+from components.filter import difficulty_filter
+from components.reward import reward
+from components.rollout import rollout
+from components.train_rl import train_rl
+from components.train_sft import train_sft
+from pelican.records import Phase
+
+Task = Any  # kfp's PipelineTask
+Prefix = Any  # a prefix of the store: a text, or the output of a task
+PHASES = {Phase.BASE: "base", Phase.RL: "RL", Phase.SFT: "SFT"}
+
+
+def named(task: Task, name: str) -> Task:
+    """`task` under a name for a person, its cache off."""
+    return task.set_display_name(name).set_caching_options(False)
+
+
+def checked(store: Prefix, run: Prefix, recipe: Prefix) -> Prefix:
+    """The base policy, once recipe, data and checkpoints have been checked."""
+    task = components.preflight.preflight(store=store, run=run, recipe=recipe)
+    return named(task, "preflight").output
+
+
+def summarised(store: Prefix, run: Prefix, pipeline: str) -> AbstractContextManager[Any]:
+    """Whatever happens inside, the summary and the report are written at the end."""
+    task = components.summary.summary(store=store, run=run, pipeline=pipeline)
+    handler: AbstractContextManager[Any] = dsl.ExitHandler(named(task, "summary"), name=pipeline)
+    return handler
+
+
+@dataclass(frozen=True)
+class Stages:
+    """The stages of one phase of one loop of one run."""
+
+    store: Prefix
+    run: Prefix
+    loop: int
+    phase: Phase
+
+    def rollout(self, policy: Prefix) -> Prefix:
+        return self._run(rollout, policy=policy).outputs["rollouts"]
+
+    def reward(self, rollouts: Prefix) -> Prefix:
+        return self._run(reward, rollouts=rollouts).outputs["scores"]
+
+    def filter(self, scores: Prefix, policy: Prefix) -> Prefix:
+        task = self._run(difficulty_filter, name="filter", scores=scores, policy=policy)
+        return task.outputs["practice"]
+
+    def train_rl(self, policy: Prefix, buffer: Prefix) -> Prefix:
+        return self._run(train_rl, policy=policy, buffer=buffer).outputs["policy"]
+
+    def distill(self, policy: Prefix, weak: Prefix) -> Prefix:
+        return self._run(distill, policy=policy, weak=weak).outputs["mixture"]
+
+    def train_sft(self, policy: Prefix, mixture: Prefix) -> Prefix:
+        return self._run(train_sft, policy=policy, mixture=mixture).outputs["policy"]
+
+    def evaluate(self, policy: Prefix, base: Prefix = "", previous: Prefix = "") -> Task:
+        """Outputs: `scores` (a prefix), `embodied`, `general`, `go_on` (1 or 0)."""
+        return self._run(evaluate, name="eval", policy=policy, base=base, previous=previous)
+
+    def _run(self, component: Any, *, name: str = "", **inputs: Prefix) -> Task:
+        task = component(
+            store=self.store, run=self.run, loop=self.loop, phase=self.phase.value, **inputs
+        )
+        name = name or component.name
+        where = f"loop {self.loop}, {PHASES[self.phase]}" if self.loop else "base"
+        return named(task, f"{name}, {where}")
