@@ -41,7 +41,7 @@ SECTIONS: dict[StageName, tuple[str, ...]] = {
     "reward": ("seed", "reward"),
     "filter": ("seed", "filter"),
     "train-rl": ("seed", "model", "rl", "reward"),
-    "distill": ("seed", "model", "distill", "reward"),
+    "distill": ("seed", "model", "distill", "reward", "rollout", "data"),
     "train-sft": ("seed", "model", "sft"),
     "eval": ("seed", "model", "eval", "rollout", "reward"),
 }
