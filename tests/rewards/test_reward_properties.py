@@ -56,12 +56,69 @@ RIGHT = {
 }
 kinds = st.sampled_from(sorted(ANSWERS))
 pieces = st.sampled_from(
-    "<think> </think> <answer> </answer> \\boxed{ } ( ) [ ] , ; > -> - . : 1 23 4.5 -6 1e9 .5 0:08 A B Z"
-    " a) yes no cup bowl red cm m in ft ' \" min s three one The answer is ** $ { \n \ud800 \x00 ٣ ½ ²".split(" ")
+    [
+        "<think>",
+        "</think>",
+        "<answer>",
+        "</answer>",
+        "\\boxed{",
+        "}",
+        "(",
+        ")",
+        "[",
+        "]",
+        ",",
+        ";",
+        ">",
+        "->",
+        "-",
+        ".",
+        ":",
+        "1",
+        "23",
+        "4.5",
+        "-6",
+        "1e9",
+        ".5",
+        "0:08",
+        "A",
+        "B",
+        "Z",
+        "a)",
+        "yes",
+        "no",
+        "cup",
+        "bowl",
+        "red",
+        "cm",
+        "m",
+        "in",
+        "ft",
+        "'",
+        '"',
+        "min",
+        "s",
+        "three",
+        "one",
+        "The",
+        "answer",
+        "is",
+        "**",
+        "$",
+        "{",
+        "\n",
+        "�",
+        "\x00",
+        "٣",
+        "½",
+        "²",
+    ]
 )
-texts = st.text(max_size=80) | st.lists(pieces, max_size=25).map(" ".join) | st.lists(
-    pieces, max_size=25
-).map("".join)
+texts = (
+    st.text(max_size=80)
+    | st.lists(pieces, max_size=25).map(" ".join)
+    | st.lists(pieces, max_size=25).map("".join)
+)
 
 
 @settings(max_examples=1500, deadline=None)
@@ -78,12 +135,21 @@ def test_any_completion_gets_a_score_in_bounds(kind: str, text: str, tagged: boo
 @pytest.mark.parametrize("kind", sorted(ANSWERS))
 def test_a_number_without_end_is_no_exception(kind: str, digits: int) -> None:
     n = "9" * digits
-    for text in (n, f"({n}, {n})", f"[1, 1, {n}, {n}]", f"1 to {n} s", f"{n}:59 - {n}:59", f"1e{n}"):
+    for text in (
+        n,
+        f"({n}, {n})",
+        f"[1, 1, {n}, {n}]",
+        f"1 to {n} s",
+        f"{n}:59 - {n}:59",
+        f"1e{n}",
+    ):
         assert graded(ANSWERS[kind], text).task <= 0.5
 
 
 @pytest.mark.parametrize("kind", sorted(ANSWERS))
-@pytest.mark.parametrize("unit", ["(", "1,", "a ", "<answer>", "\\boxed{", "1. ", "- ", "{", "0:", "A) "])
+@pytest.mark.parametrize(
+    "unit", ["(", "1,", "a ", "<answer>", "\\boxed{", "1. ", "- ", "{", "0:", "A) "]
+)
 def test_long_and_nested_text_is_read_in_linear_time(kind: str, unit: str) -> None:
     text = unit * (7900 // len(unit))
     began = time.perf_counter()
@@ -129,7 +195,9 @@ def test_repeating_a_sure_point_gains_nothing(times: int) -> None:
 
 @given(
     st.lists(st.sampled_from("ABCD"), min_size=2, unique=True),
-    st.sampled_from([" ", ", ", " or ", " and ", "/", ";", "\n", " then ", ") ", ". ", " | ", " is not "]),
+    st.sampled_from(
+        [" ", ", ", " or ", " and ", "/", ";", "\n", " then ", ") ", ". ", " | ", " is not "]
+    ),
     st.booleans(),
 )
 def test_several_letters_never_pay(letters: list[str], separator: str, lower: bool) -> None:
@@ -142,7 +210,9 @@ def test_several_options_never_pay(options: list[str], separator: str, n: int) -
     assert graded(ANSWERS["choice"], separator.join(options[:n])).task == 0
 
 
-@given(st.lists(st.integers(0, 12), min_size=2, unique=True), st.sampled_from([" ", ", ", " or ", "-"]))
+@given(
+    st.lists(st.integers(0, 12), min_size=2, unique=True), st.sampled_from([" ", ", ", " or ", "-"])
+)
 def test_several_numbers_never_pay(numbers: list[int], separator: str) -> None:
     text = separator.join(map(str, numbers))
     assert graded(ANSWERS["count"], text).task == 0
@@ -172,7 +242,9 @@ def test_the_true_span_beats_any_other(a: float, b: float) -> None:
 
 
 def test_a_family_without_a_reward_for_the_kind_says_so() -> None:
-    with pytest.raises(UserInputError, match="family success has no reward .* 'steps'.*success.py"):
+    with pytest.raises(
+        UserInputError, match=r"family success has no reward .* 'steps'.*success.py"
+    ):
         graded(ANSWERS["steps"], "pick", Family.SUCCESS)
 
 
@@ -185,7 +257,7 @@ def test_a_mask_that_cannot_be_decoded_names_the_sample() -> None:
     from pelican.records import Mask
 
     broken = PointsAnswer(mask=Mask(size=(4, 4), counts="ü"))
-    with pytest.raises(UserInputError, match="s00001.*mask of 4 x 4"):
+    with pytest.raises(UserInputError, match=r"s00001.*mask of 4 x 4"):
         graded(broken, "(1, 1)")
 
 
