@@ -1,6 +1,7 @@
 """Questions about clips: what happened, when, in which order, and whether it was what was asked."""
 
 import math
+from typing import Any
 
 from pelican.sim.ask import Asker, at, spot
 from pelican.sim.records import Event, Thing
@@ -9,9 +10,14 @@ _ENDS = {
     "place": "it was put down",
     "push": "it was pushed",
     "knocked": "it was knocked over",
-    "dropped": "it was dropped",
     "still": "it did not move",
 }
+
+
+# Right options that are easy to come by are kept less often, so that none is the one to guess.
+KEEP_CAUSE = {"it was put down": 0.3, "it did not move": 0.35, "it was pushed": 0.5}
+KEEP_TRAY: dict[str, float] = {}
+KEEP_MOVE = {"done": 0.35, "wrong object": 0.35}
 
 
 def _moves(ask: Asker) -> list[Event]:
@@ -37,7 +43,7 @@ def temporal(ask: Asker) -> None:
     if len(moves) >= 2 and len(once) == len(moves):
         items = [e.object for e in moves]
         text = ask.say("in which order were the objects moved?", "list the moved objects in order.")
-        answer = {"kind": "order", "items": items}
+        answer: dict[str, Any] = {"kind": "order", "items": items}
         ask.put("temporal", seq, "order", text, answer, "; ".join(items), told, 0.0)
         for word, e in (("first", moves[0]), ("last", moves[-1])):
             text = ask.say("which object was moved {}?", "what did the arm move {}?").format(word)
@@ -56,7 +62,7 @@ def temporal(ask: Asker) -> None:
         )
         answer = {"kind": "interval", "start": e.t_start, "end": e.t_end}
         think = f"{e.object} leaves {at(e.source)} at {e.t_start:.0f} s and is at {at(e.target)} at {e.t_end:.0f} s."
-        chance = 0.4 if len(ask.episode.frames) <= 4 else 0.2
+        chance = 0.5 if len(ask.episode.frames) <= 4 else 0.25
         ask.put(
             "temporal",
             seq,
@@ -85,30 +91,33 @@ def _held(ask: Asker) -> None:
 
 
 def _cause(ask: Asker) -> None:
-    """What happened to an object; dropped and put down look alike and are never both offered."""
+    """What happened to an object, one of each fate at most once moved."""
     e = ask.episode
-    moved = {v.object: v for v in _once(ask)}
-    names = [v.object for v in e.events]
-    if not names:
+    once = {v.object: v for v in _once(ask)}
+    touched = {v.object for v in _moves(ask)}
+    fates: dict[str, list[str]] = {}
+    for t in e.last:
+        event = once.get(t.name)
+        if event is None:
+            if t.name not in touched:
+                fates.setdefault("still", []).append(t.name)
+        elif t.fallen and event.kind == "push":
+            fates.setdefault("knocked", []).append(t.name)
+        elif not t.fallen and event.outcome != "dropped":
+            fates.setdefault(event.kind, []).append(t.name)
+    if not fates:
         return
-    name = names[int(ask.rng.integers(len(names)))]
-    if name not in moved and any(v.object == name for v in _moves(ask)):
-        return
+    rare = [f for f in ("knocked", "push") if f in fates]
+    right = rare[0] if rare else ask.say(*sorted(fates))
+    name = ask.say(*fates[right])
     before, after = _named(e.first, name), _named(e.last, name)
-    if name not in moved:
-        right = "still"
-    elif after.fallen:
-        right = "knocked" if moved[name].kind == "push" else "dropped"
-    else:
-        right = moved[name].kind
-    if right != "dropped" and name in moved and moved[name].outcome == "dropped":
-        return
-    offered = ["place", "push", "still", "knocked" if right != "dropped" else "dropped"]
     text = ask.say("what happened to the {}?", "how did the {} end?").format(name)
     lies = " it lies." if after.fallen else " it stands."
-    think = f"{name} from {at(before.centre)} to {at(after.centre)}.{lies if name in moved else ''}"
-    options = [_ENDS[o] for o in offered]
-    ask.choice("temporal", "physical_causal", "cause", text, options, _ENDS[right], think)
+    think = f"{name} from {at(before.centre)} to {at(after.centre)}.{lies if name in once else ''}"
+    options = list(_ENDS.values())
+    ask.choice(
+        "temporal", "physical_causal", "cause", text, options, _ENDS[right], think, KEEP_CAUSE
+    )
 
 
 def _named(state: list[Thing], name: str) -> Thing:
@@ -125,40 +134,70 @@ def success(ask: Asker) -> None:
     e = ask.episode
     if not e.events:
         return
-    asked = e.events[int(ask.rng.integers(len(e.events)))].asked
-    before, after = _named(e.first, asked), _named(e.last, asked)
     went = [t.name for t in e.last if _shift(ask, t.name) > 3]
-    entered = [t for t in e.last if t.in_tray and not _named(e.first, t.name).in_tray]
-    where = f"{asked} from {at(before.centre)} to {at(after.centre)}."
-    others = [t for t in entered if t.name != asked]
-    act = "scene_action_understanding"
-    if e.tray_side is not None and not before.in_tray:
-        options = ["done", "it is outside the tray", "wrong object", "it was not moved"]
-        right = 0 if after.in_tray else 1 if asked in went else 2 if others else 3
-        think = f"the tray is on the {e.tray_side}. {where}"
-        if right == 2:
-            think += f" {others[0].name} is in the tray."
-        text = ask.say("task: put the {} in the tray. result?", "was the {} put in the tray?")
-        ask.choice("success", act, "task_tray", text.format(asked), options, options[right], think)
-        if len(entered) == 1:
-            text = ask.say("which object ended in the tray?", "what was put in the tray?")
-            ask.text(
-                "success",
-                act,
-                "entered",
-                text,
-                entered[0].name,
-                f"the tray is on the {e.tray_side}. {spot(entered[0])}",
-            )
-    else:
-        options = ["done", "it fell over", "wrong object", "nothing moved"]
-        right = 1 if after.fallen else 0 if asked in went else 2 if went else 3
-        text = ask.say("task: move the {}. result?", "did the arm move the {} well?")
-        dimension = "physical_causal" if right in (1, 3) and ask.rng.random() < 0.5 else act
-        ask.choice(
-            "success", dimension, "task_move", text.format(asked), options, options[right], where
-        )
+    if e.tray_side is not None:
+        _task_tray(ask, went)
+    if e.tray_side is None or ask.rng.random() < 0.4:
+        _task_move(ask, went)
     _changes(ask, went)
+
+
+def _task_tray(ask: Asker, went: list[str]) -> None:
+    e = ask.episode
+    options = ["done", "it is outside the tray", "wrong object", "it was not moved"]
+    entered = [t for t in e.last if t.in_tray and not _named(e.first, t.name).in_tray]
+    results: dict[int, list[Thing]] = {}
+    for t in e.last:
+        if not _named(e.first, t.name).in_tray:
+            others = any(o is not t for o in entered)
+            right = 0 if t.in_tray else 1 if t.name in went else 2 if others else 3
+            results.setdefault(right, []).append(t)
+    if not results:
+        return
+    right = sorted(results)[int(ask.rng.integers(len(results)))]
+    after = ask.pick(results[right])
+    tray = f"the tray is on the {e.tray_side}."
+    before = _named(e.first, after.name)
+    think = f"{tray} {after.name} from {at(before.centre)} to {at(after.centre)}."
+    if right == 2:
+        think += f" {entered[0].name} is in the tray."
+    text = ask.say("task: put the {} in the tray. result?", "was the {} put in the tray?")
+    act = "scene_action_understanding"
+    text = text.format(after.name)
+    ask.choice("success", act, "task_tray", text, options, options[right], think, KEEP_TRAY)
+    if len(entered) == 1:
+        text = ask.say("which object ended in the tray?", "what was put in the tray?")
+        ask.text("success", act, "entered", text, entered[0].name, f"{tray} {spot(entered[0])}")
+
+
+def _task_move(ask: Asker, went: list[str]) -> None:
+    e = ask.episode
+    options = ["done", "it fell over", "wrong object", "nothing moved"]
+    fell = [t for t in e.last if t.fallen and t.name in went]
+    if fell:
+        right, after = 1, ask.pick(fell)
+    elif not went:
+        right, after = 3, ask.pick(e.last)
+    else:
+        stayed = [t for t in e.last if t.name not in went]
+        right = 2 if stayed and ask.rng.random() < 0.5 else 0
+        after = ask.pick(stayed if right else [t for t in e.last if t.name in went])
+    before = _named(e.first, after.name)
+    think = f"{after.name} from {at(before.centre)} to {at(after.centre)}."
+    if right == 2:
+        think += f" {went[0]} moved."
+    text = ask.say("task: move the {}. result?", "did the arm move the {} well?")
+    dimension = "physical_causal" if right in (1, 3) else "scene_action_understanding"
+    ask.choice(
+        "success",
+        dimension,
+        "task_move",
+        text.format(after.name),
+        options,
+        options[right],
+        think,
+        KEEP_MOVE,
+    )
 
 
 def _changes(ask: Asker, went: list[str]) -> None:
@@ -177,7 +216,7 @@ def _changes(ask: Asker, went: list[str]) -> None:
         )
     text = ask.say("how many objects changed place?", "how many objects did the arm move?")
     names = " ".join(f"{n} {i + 1}." for i, n in enumerate(went)) or "there is none."
-    ask.count("counting", many, "count_moved", text, len(went), names, 0.5)
+    ask.count("counting", many, "count_moved", text, len(went), names, 0.5 if ask.small else 0.3)
     once = [n for n in went if any(v.object == n for v in e.events)]
     if once:
         name = once[int(ask.rng.integers(len(once)))]
@@ -189,4 +228,4 @@ def _changes(ask: Asker, went: list[str]) -> None:
         answer = {"kind": "distance", "value": float(gap), "unit": "cm"}
         think = f"{name} from {at(a.centre)} to {at(b.centre)}."
         dim = "quantitative_numerical"
-        ask.put("counting", dim, "travel", text, answer, f"{gap} cm", think, 0.35)
+        ask.put("counting", dim, "travel", text, answer, f"{gap} cm", think, 0.45)

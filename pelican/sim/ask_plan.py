@@ -201,4 +201,4 @@ def _after(ask: Asker) -> None:
         names = " ".join(f"{r.name} {i + 1}." for i, r in enumerate([*inside, t]))
         dim = "quantitative_numerical"
         value = str(len(inside) + 1)
-        ask.text("prediction", dim, "then_count", text, value, names, 0.45)
+        ask.text("prediction", dim, "then_count", text, value, names, 0.36)

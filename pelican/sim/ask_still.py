@@ -39,7 +39,7 @@ def _box(ask: Asker, t: Thing) -> None:
     gold = "[" + ", ".join(map(str, t.box)) + "]"
     text = ask.say("give the box of the {}.", "draw a box around the {}.").format(t.name)
     answer = {"kind": "box", "box": list(t.box), "scale": 100}
-    ask.put("affordance", "perception_grounding", "box_object", text, answer, gold, spot(t), 0.05)
+    ask.put("affordance", "perception_grounding", "box_object", text, answer, gold, spot(t), 0.07)
 
 
 def _free_spot(ask: Asker, t: Thing) -> None:
@@ -162,21 +162,27 @@ def counting(ask: Asker) -> None:
     num = "quantitative_numerical"
     ordered = sorted(things, key=lambda t: t.centre)
     text = ask.say("how many objects are on the table?", "count the objects on the table.")
-    ask.count("counting", num, "count_all", text, len(things), tally(ordered), 0.25)
+    ask.count(
+        "counting", num, "count_all", text, len(things), tally(ordered), 0.36 if ask.small else 0.17
+    )
     present = sorted({t.colour for t in things})
-    colour = present[int(ask.rng.integers(len(present)))]
+    colour = _rather_many(ask, present, [t.colour for t in things])
     if ask.rng.random() < 0.15:
         colour = COLOURS[int(ask.rng.integers(len(COLOURS)))]
     found = [t for t in ordered if t.colour == colour]
     text = ask.say("how many {} objects are there?", "count the {} things.").format(colour)
-    ask.count("counting", num, "count_colour", text, len(found), tally(found), 0.6)
+    ask.count(
+        "counting", num, "count_colour", text, len(found), tally(found), 0.71 if ask.small else 0.53
+    )
     kinds = sorted({t.kind for t in things})
-    kind = kinds[int(ask.rng.integers(len(kinds)))]
+    kind = _rather_many(ask, kinds, [t.kind for t in things])
     if ask.rng.random() < 0.15:
         kind = KINDS[int(ask.rng.integers(len(KINDS)))]
     found = [t for t in ordered if t.kind == kind]
     text = ask.say("how many {} are there?", "count the {}.").format(PLURAL[kind])
-    ask.count("counting", num, "count_kind", text, len(found), tally(found), 0.55)
+    ask.count(
+        "counting", num, "count_kind", text, len(found), tally(found), 0.65 if ask.small else 0.46
+    )
     if e.tray_side is not None:
         found = [t for t in ordered if t.in_tray]
         text = ask.say("how many objects are in the tray?", "count what is in the tray.")
@@ -186,6 +192,12 @@ def counting(ask: Asker) -> None:
         )
     if len(things) >= 2:
         _pairs(ask, things, ordered)
+
+
+def _rather_many(ask: Asker, words: list[str], values: list[str]) -> str:
+    """A word, weighted by the square of its frequency, so that 1 is not the answer to guess."""
+    weights = np.array([values.count(w) ** 2 for w in words], float)
+    return words[int(ask.rng.choice(len(words), p=weights / weights.sum()))]
 
 
 def _pairs(ask: Asker, things: list[Thing], ordered: list[Thing]) -> None:
@@ -199,7 +211,7 @@ def _pairs(ask: Asker, things: list[Thing], ordered: list[Thing]) -> None:
         think = f"{spot(t)} {spot(o)}"
         dimension = "quantitative_numerical" if ask.rng.random() < 0.5 else "spatial_geometric"
         text = text.format(t.name, o.name)
-        ask.put("counting", dimension, "distance", text, answer, f"{gap} cm", think, 0.35)
+        ask.put("counting", dimension, "distance", text, answer, f"{gap} cm", think, 0.44)
     t = ask.pick(things)
     side, sign = (("left", -1), ("right", 1))[int(ask.rng.integers(2))]
     gaps = [(o, sign * (o.centre[0] - t.centre[0])) for o in ordered if o is not t]
@@ -208,7 +220,7 @@ def _pairs(ask: Asker, things: list[Thing], ordered: list[Thing]) -> None:
         text = ask.say("how many objects are {} of the {}?", "count what is {} of the {}.")
         text = text.format(side, t.name)
         think = f"{spot(t)} {tally(found)}"
-        ask.count("counting", "spatial_geometric", "count_side", text, len(found), think, 0.3)
+        ask.count("counting", "spatial_geometric", "count_side", text, len(found), think, 0.33)
     t = ask.pick(things)
     key = ask.say("colour", "shape")
     found = [

@@ -227,16 +227,25 @@ class _Take:
         """One event; a draw that goes astray is undone and drawn anew."""
         data, count = self.stage.world.data, len(self.shots)
         state = data.qpos.copy(), data.qvel.copy()
-        for _ in range(15):
-            try:
-                return self._act(frames)
+        share = np.array([0.5, 0.5]) if self.stage.tray_x is None else np.array([0.7, 0.3])
+        kind = str(self.rng.choice(["place", "push"], p=share))
+        bad = ["wrong", "missed", "missed", "dropped"] if kind == "place" else ["missed"]
+        bad += ["outside"] if self.stage.tray_x is not None and kind == "place" else []
+        outcome = "done"
+        if self.rng.random() < self.config.failures * (1 if kind == "place" else 0.4):
+            outcome = str(self.rng.choice(bad))
+        for attempt in range(24):
+            try:  # the drawn kind first, so that hard ones are not drawn away; then any
+                if attempt == 16:
+                    kind, outcome = "place", "done"
+                return self._act(frames, kind, outcome)
             except Unusable:
                 del self.shots[count:]
                 self.stage.held = None
                 data.qpos[:], data.qvel[:] = state
         raise Unusable
 
-    def _act(self, frames: int) -> None:
+    def _act(self, frames: int, kind: str, outcome: str) -> None:
         s, rng = self.stage, self.rng
         before = {t.name: t for t in s.things(None, False)}
         start = STEP_S * len(self.shots)
@@ -249,23 +258,27 @@ class _Take:
         name = " ".join(s.names[index])
         outside = [i for i in loose if not before[" ".join(s.names[i])].in_tray]
         goal = "table"
-        if s.tray_x is not None and outside and self._free_spots(True) and rng.random() < 0.75:
+        tray = kind == "place" and s.tray_x is not None
+        if tray and outside and self._free_spots(True) and rng.random() < 0.85:
             goal, index = "tray", int(rng.choice([i for i in fresh if i in outside] or outside))
-            name = " ".join(s.names[index])
+        name = " ".join(s.names[index])
+        if kind == "push" and rng.random() < 0.7:
+            tall = [i for i in fresh if s.names[i][1] in ("bottle", "can")]
+            if tall:
+                index = int(rng.choice(tall))
+                name = " ".join(s.names[index])
         asked = name
-        outcome = "done"
-        if rng.random() < self.config.failures:
-            options = ["dropped", "wrong", "missed"] + (["outside"] if goal == "tray" else [])
-            outcome = str(rng.choice(options))
+        if outcome == "outside" and goal != "tray":
+            raise Unusable
         if outcome == "wrong":
             others = [i for i in s.names if i != index]
+            if goal == "tray":
+                others = [i for i in others if i in outside]
             if not others:
                 raise Unusable
             asked = " ".join(s.names[int(rng.choice(others))])
-        kind = "place"
-        tall = s.names[index][1] in ("bottle", "can")
-        if goal == "table" and outcome != "wrong" and before[name].on is None:
-            kind = "push" if rng.random() < (0.6 if tall else 0.35) else "place"
+        if kind == "push" and before[name].on is not None:
+            raise Unusable
         if kind == "push":
             outcome = self._push(index, frames, outcome)
             goal = "right" if outcome.endswith("right") else "left"
@@ -398,9 +411,9 @@ class _Take:
         if outcome != "done":
             self._home()
             return f"missed-{side}"
-        end = near.copy()
-        end[0] += sign * ((0.06 if knock else 0.132) + 0.016)
-        s.sweep(near, end, 70)
+        stop = near.copy()
+        stop[0] += sign * ((0.06 if knock else 0.132) + 0.016)
+        s.sweep(near, stop, 70)
         s.settle(110)
         self._home()
         return f"done-{side}"

@@ -7,7 +7,7 @@ import os
 import tempfile
 import xml.etree.ElementTree as ET
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,7 +47,7 @@ def panda() -> dict[str, Mesh]:
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         parts = _build_panda()
-        arrays = {f"{k}/v": m.vertices for k, m in parts.items()}
+        arrays: dict[str, NDArray[Any]] = {f"{k}/v": m.vertices for k, m in parts.items()}
         arrays |= {f"{k}/f": m.faces for k, m in parts.items()}
         partial = path.with_suffix(f".{os.getpid()}.npz")
         np.savez(partial, **arrays)  # type: ignore[arg-type]
