@@ -47,7 +47,8 @@ def sample(number: int, **changes: Any) -> Sample:
 def clip(number: int, times_s: Sequence[float], **changes: Any) -> Sample:
     """Sample `number` as a clip with a frame at each time."""
     frames = tuple(picture(1000 * number + i) for i in range(len(times_s)))
-    return sample(number, media_kind="clip", images=frames, times_s=tuple(times_s), **changes)
+    whole = {"media_kind": "clip", "images": frames, "times_s": tuple(times_s), **changes}
+    return sample(number, **whole)
 
 
 def general(number: int, **changes: Any) -> Sample:

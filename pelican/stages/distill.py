@@ -1,0 +1,226 @@
+"""Distill: the teacher answers the weak set, its relatives and replay; our reward verifies."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import pyarrow as pa
+from pydantic import BaseModel
+
+from pelican.data.pool import Entry, PoolIndex, read_index
+from pelican.data.quarantine import Quarantine
+from pelican.data.tables import open_parquet, write_table
+from pelican.distillation.mixture import (
+    MIXTURE,
+    ORIGINS,
+    TEACHER,
+    MixtureRow,
+    PoolName,
+    Request,
+    TeacherRow,
+    mix,
+    plan,
+)
+from pelican.distillation.retrieval import Embedder, TextEmbedder, VisionEmbedder, associate
+from pelican.distillation.teacher import EndpointTeacher, EngineTeacher, Teacher
+from pelican.distillation.verify import verify
+from pelican.engines import open_engine
+from pelican.errors import UserInputError
+from pelican.recipe import digest_of
+from pelican.records import Sample
+from pelican.rewards import judge_of
+from pelican.stages.base import StageContext
+
+PART = 128  # samples that the teacher answers between two points of resuming
+Row = TypeVar("Row", bound=BaseModel)
+
+
+def run(context: StageContext) -> None:
+    """Inputs weak, pool, replay, teacher, policy; writes `teacher.parquet`, `mixture.parquet`.
+
+    Every rank answers the parts of its turn; rank 0 joins them and makes the mixture.
+    """
+    spec, config = context.spec, context.recipe.distill
+    salt = f"distill:{context.recipe.seed}:{spec.loop}"
+    indexes: dict[PoolName, PoolIndex] = {
+        "pool": read_index(context.input("pool")),
+        "replay": read_index(context.input("replay")),
+    }
+    weak = _weak_entries(context, indexes["pool"])
+    candidates = indexes["pool"].within(context.recipe.data.horizon(spec.loop))
+    related = []
+    if weak and not config.only_replay:
+        embedder = _embedder(context, indexes["pool"])
+        related = associate(weak, candidates, embedder, config.neighbours, salt)
+    requests = plan(weak, related, indexes["replay"].entries, config, salt)
+    parts = [requests[i : i + PART] for i in range(0, len(requests), PART)]
+    _answer_parts(context, indexes, parts)
+    if context.rank != 0:
+        return
+    answered = _join_parts(context, len(parts))
+    rows = mix(answered, config, context.recipe.models.teacher, salt)
+    if not rows:
+        raise UserInputError(
+            f"the teacher {context.recipe.models.teacher!r} gave no answer that the reward accepts"
+            f" in {len(answered)} samples; check models.teacher, distill.tries and the replay pool"
+        )
+    _write(context, "teacher.parquet", answered, TEACHER)
+    _write(context, "mixture.parquet", rows, MIXTURE)
+    _report(context, answered, rows, len(requests))
+    if not weak:
+        context.notes["empty_weak_set"] = "nothing is weak: the mixture is replay alone"
+
+
+def _weak_entries(context: StageContext, pool: PoolIndex) -> list[Entry]:
+    """The rows of the pool that filter found weak."""
+    file = open_parquet(context.input("weak") / "weak.parquet")
+    ids = set(file.read(columns=["sample_id"]).column("sample_id").to_pylist())
+    weak = [entry for entry in pool.entries if entry.id in ids]
+    if len(weak) < len(ids):
+        missing = sorted(ids - {entry.id for entry in weak})
+        raise UserInputError(
+            f"{len(missing)} weak samples are not in pool {pool.folder} (first {missing[0]!r});"
+            " give distill the pool that was rolled out"
+        )
+    return weak
+
+
+def _embedder(context: StageContext, pool: PoolIndex) -> Embedder:
+    recipe = context.recipe
+    if recipe.distill.embedding == "text":
+        return TextEmbedder()
+    engine = open_engine(recipe.rollout, recipe.model, context.input("policy"))
+    return VisionEmbedder(pool, engine, recipe.data.max_pixels)
+
+
+def _open_teacher(context: StageContext) -> Teacher:
+    recipe = context.recipe
+    if recipe.distill.endpoint:
+        return EndpointTeacher(
+            recipe.distill.endpoint,
+            recipe.models.teacher,
+            system_prompt=recipe.model.system_prompt,
+        )
+    return EngineTeacher(open_engine(recipe.rollout, recipe.model, context.input("teacher")))
+
+
+def _part_key(context: StageContext, number: int) -> str:
+    return f"{context.spec.output}/work/teacher-{number:05d}.parquet"
+
+
+def _answer_parts(
+    context: StageContext,
+    indexes: dict[PoolName, PoolIndex],
+    parts: Sequence[Sequence[Request]],
+) -> None:
+    """This rank's parts, but those that are there from before."""
+    mine = range(context.rank, len(parts), context.world_size)
+    total = sum(len(parts[number]) for number in mine)
+    teacher: Teacher | None = None
+    done, answered, began = 0, 0, time.monotonic()
+    for number in mine:
+        if not context.store.exists(_part_key(context, number)):
+            teacher = teacher or _open_teacher(context)
+            rows: list[TeacherRow] = []
+            for row in _answers(context, indexes, parts[number], teacher):
+                rows.append(row)
+                answered += 1
+                rate = answered / max(1e-9, time.monotonic() - began)
+                context.progress(min(done + len(rows), total - 1), total, "samples", rate=rate)
+            path = context.output(f"work/{Path(_part_key(context, number)).name}")
+            write_table(path, _table(rows, TEACHER))
+            context.store.put(_part_key(context, number), path)
+        done += len(parts[number])
+        context.progress(done, total, "samples")
+
+
+def _answers(
+    context: StageContext,
+    indexes: dict[PoolName, PoolIndex],
+    requests: Sequence[Request],
+    teacher: Teacher,
+) -> Iterator[TeacherRow]:
+    """The verified answers of one part; a sample whose image can't be read is left out."""
+    recipe = context.recipe
+    samples: dict[tuple[PoolName, str], Sample] = {}
+    for name, index in indexes.items():
+        wanted = [request.entry for request in requests if request.pool == name]
+        loaded = index.load(wanted, max_pixels=recipe.data.max_pixels, quarantine=Quarantine())
+        samples |= {(name, sample.id): sample for sample in loaded}
+    asked = [request for request in requests if (request.pool, request.entry.id) in samples]
+    questions = [samples[request.pool, request.entry.id] for request in asked]
+    config = recipe.distill
+    seed = int(digest_of([recipe.seed, context.spec.loop, "distill"]), 16) >> 1
+    judge = judge_of(recipe.reward, training=False)
+    replies = teacher.answer(questions, config.sampling, config.tries, seed)
+    for request, sample, tries in zip(asked, questions, replies, strict=True):
+        best = verify(sample, tries, recipe.reward, judge)
+        yield TeacherRow(
+            sample_id=sample.id,
+            origin=request.origin,
+            pool=request.pool,
+            family=sample.family,
+            dimension=sample.dimension,
+            source=sample.source,
+            answer_text=best.text,
+            accepted=best.accepted,
+            reason=best.reason,
+            score=best.score,
+            tries=best.tries,
+            accepted_tries=best.accepted_tries,
+            tokens=best.tokens,
+            weak_id=request.weak_id,
+            similarity=request.similarity,
+        )
+
+
+def _join_parts(context: StageContext, parts: int) -> list[TeacherRow]:
+    """The rows of all ranks, in the order of the plan."""
+    rows: list[TeacherRow] = []
+    for number in range(parts):
+        key = _part_key(context, number)
+        while not context.store.exists(key):
+            time.sleep(0.5)  # another rank is at it; if it fails, its launcher ends us too
+        for values in open_parquet(context.store.local(key)).read().to_pylist():
+            rows.append(TeacherRow.model_validate(values))
+    return rows
+
+
+def _table(rows: Sequence[Row], schema: pa.Schema) -> pa.Table:
+    return pa.Table.from_pylist([row.model_dump(mode="json") for row in rows], schema=schema)
+
+
+def _write(context: StageContext, name: str, rows: Sequence[Row], schema: pa.Schema) -> None:
+    path = context.output(name)
+    write_table(path, _table(rows, schema))
+    context.store.put(f"{context.spec.output}/{name}", path)
+
+
+def _report(
+    context: StageContext,
+    answered: Sequence[TeacherRow],
+    rows: Sequence[MixtureRow],
+    requested: int,
+) -> None:
+    """Counts by origin, what the teacher failed at, and its acceptance per family."""
+    counts = context.counts
+    for origin in ORIGINS:
+        of = [row for row in answered if row.origin == origin]
+        counts[f"asked_{origin}"] = len(of)
+        counts[f"accepted_{origin}"] = sum(row.accepted for row in of)
+        counts[f"rows_{origin}"] = sum(row.origin == origin for row in rows)
+        if of:
+            context.metric(f"acceptance_of/{origin}", counts[f"accepted_{origin}"] / len(of))
+    counts["rows"] = len(rows)
+    counts["teacher_failed"] = sum(not row.accepted for row in answered)
+    counts["teacher_tokens"] = sum(row.tokens for row in answered)
+    counts["quarantined"] = requested - len(answered)
+    for family in sorted({row.family for row in answered}):
+        tried = [row for row in answered if row.family == family]
+        accepted = sum(row.accepted for row in tried)
+        counts[f"asked/{family.value}"] = len(tried)
+        counts[f"accepted/{family.value}"] = accepted
+        context.metric(f"acceptance/{family.value}", accepted / len(tried))
