@@ -31,7 +31,7 @@ from pelican.evaluation.results import (
 from pelican.evaluation.summary import Summary, summarise
 from pelican.recipe import Recipe
 from pelican.records import Sample
-from pelican.rewards import score
+from pelican.rewards import judge_of, score
 from pelican.stages.base import StageContext
 
 SHARD = 256  # samples, the unit of resuming
@@ -118,9 +118,10 @@ def _rows(
 ) -> Iterator[ResultRow]:
     # Flipped rewards are an ablation of training; held-out answers are always scored honestly.
     honest = recipe.reward.model_copy(update={"flip": 0.0})
+    judge = judge_of(honest, training=False)
     groups = engine.generate(samples, recipe.eval.sampling, 1, recipe.seed)
     for sample, (rollout,) in zip(samples, groups, strict=True):
-        scored = score(sample, rollout.completion, honest, index=0, seed=recipe.seed, judge=None)
+        scored = score(sample, rollout.completion, honest, judge=judge)
         yield result_row(sample, suite, rollout, scored)
 
 
@@ -150,7 +151,7 @@ def _merge(parts: list[Path]) -> pl.DataFrame:
 def _conclude(context: StageContext, frame: pl.DataFrame) -> None:
     """Write the summary and the gate, and name the numbers of the manifest."""
     recipe = context.recipe
-    earlier = {
+    earlier: dict[str, tuple[str, pl.DataFrame]] = {
         name: (context.spec.inputs[name], read_results(context.input(name)))
         for name in ("base", "previous")
         if name in context.spec.inputs

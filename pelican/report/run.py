@@ -1,0 +1,184 @@
+"""What a run has written so far, read for people: whole, unfinished or failed alike."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+from pydantic import ValidationError
+
+from pelican.errors import UserInputError
+from pelican.evaluation.results import read_results
+from pelican.evaluation.summary import Comparison, Summary, compare
+from pelican.storage.manifests import Manifest, read_manifest
+from pelican.storage.objects import ObjectStore
+
+_PHASES = {"base": 0, "rl": 1, "sft": 2}
+_ORDER = ("rollout", "reward", "filter", "distill", "train", "eval")
+RESAMPLES = 2000
+
+
+@dataclass(frozen=True, eq=False)
+class StageRun:
+    """One stage of a run; `manifest` is None while it is not finished."""
+
+    prefix: str
+    loop: int
+    name: str
+    phase: str
+    manifest: Manifest | None
+
+    @property
+    def order(self) -> tuple[int, int, int]:
+        """Where the stage stands in the metaloop."""
+        kind = self.name.split("-")[0]
+        place = _ORDER.index(kind) if kind in _ORDER else len(_ORDER)
+        return (self.loop, _PHASES.get(self.phase, 0), place)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One finished eval stage."""
+
+    loop: int
+    phase: str
+    prefix: str
+    summary: Summary
+    path: Path
+
+    @cached_property
+    def results(self) -> pl.DataFrame:
+        return read_results(self.path)
+
+    @property
+    def label(self) -> str:
+        return "base" if self.phase == "base" else f"loop {self.loop} {self.phase.upper()}"
+
+
+@dataclass
+class Run:
+    """The files of one run. Everything is optional: a missing file is a missing section."""
+
+    store: ObjectStore
+    name: str
+    stages: list[StageRun] = field(default_factory=list)
+
+    @property
+    def prefix(self) -> str:
+        return f"runs/{self.name}"
+
+    @cached_property
+    def recipe(self) -> dict[str, Any]:
+        found = self.json("recipe.json")
+        return found if isinstance(found, dict) else {}
+
+    @cached_property
+    def seed(self) -> int:
+        return int(self.recipe.get("seed", 0))
+
+    @cached_property
+    def evaluations(self) -> list[Evaluation]:
+        """The finished evaluations, base first, in the order of training."""
+        found = []
+        for stage in self.finished("eval"):
+            summary = self.json(f"{stage.prefix}/summary.json", below_run=False)
+            if summary is None or not self.store.exists(f"{stage.prefix}/results.parquet"):
+                continue
+            try:
+                parsed = Summary.model_validate(summary)
+            except ValidationError:
+                continue
+            path = self.store.local(f"{stage.prefix}/results.parquet")
+            found.append(Evaluation(stage.loop, stage.phase, stage.prefix, parsed, path))
+        return found
+
+    @property
+    def base(self) -> Evaluation | None:
+        """The evaluation of the policy before loop 1."""
+        return next((e for e in self.evaluations if e.phase == "base"), None)
+
+    @property
+    def final(self) -> Evaluation | None:
+        """The last evaluation after training, or None if nothing was trained yet."""
+        trained = [e for e in self.evaluations if e.phase != "base"]
+        return trained[-1] if trained else None
+
+    def steps(self) -> list[tuple[Evaluation, Evaluation]]:
+        """Each evaluation with the one before it."""
+        return list(zip(self.evaluations, self.evaluations[1:], strict=False))
+
+    def compared(self, before: Evaluation, after: Evaluation) -> Comparison:
+        """Paired differences of two evaluations of this run."""
+        return compare(
+            before.results,
+            after.results,
+            to=before.prefix,
+            resamples=RESAMPLES,
+            seed=self.seed,
+        )
+
+    def finished(self, name: str) -> list[StageRun]:
+        """The finished stages of one name, in order."""
+        return [stage for stage in self.stages if stage.name == name and stage.manifest]
+
+    def tables(
+        self, stage: str, file: str, columns: Iterable[str] = ()
+    ) -> dict[StageRun, pl.DataFrame]:
+        """A Parquet file of every finished stage of one name that has it, with these columns."""
+        found: dict[StageRun, pl.DataFrame] = {}
+        for one in self.finished(stage):
+            frame = self.table(f"{one.prefix}/{file}")
+            if frame is not None and set(columns) <= set(frame.columns):
+                found[one] = frame
+        return found
+
+    def table(self, key: str) -> pl.DataFrame | None:
+        """A Parquet file of the store, or None if it is absent or can't be read."""
+        if not self.store.exists(key):
+            return None
+        try:
+            return pl.read_parquet(self.store.local(key))
+        except (pl.exceptions.PolarsError, OSError):
+            return None
+
+    def json(self, key: str, *, below_run: bool = True) -> Any:
+        """A JSON object of the store, or None if it is absent or can't be read."""
+        try:
+            return json.loads(self.store.read(f"{self.prefix}/{key}" if below_run else key))
+        except (KeyError, ValueError):
+            return None
+
+
+def open_run(store: ObjectStore, name: str) -> Run:
+    """The run `name`; an error that lists the runs there are if it has no file."""
+    prefix = f"runs/{name}"
+    keys = list(store.keys(prefix)) if store.exists(prefix) else []
+    if not keys:
+        known = sorted({key.split("/")[1] for key in store.keys("runs")})
+        there = f"there are {', '.join(known)}" if known else "there are none"
+        raise UserInputError(f"no run {name!r} in {store.uri}; {there}")
+    places = sorted({"/".join(key.split("/")[:4]) for key in keys if key.count("/") >= 4})
+    stages = [stage for place in places if (stage := _stage(store, place)) is not None]
+    return Run(store, name, sorted(stages, key=lambda stage: stage.order))
+
+
+def _stage(store: ObjectStore, prefix: str) -> StageRun | None:
+    """A stage by its prefix `runs/<run>/loop-<k>/<stage>-<phase>`."""
+    loop, place = prefix.split("/")[2:4]
+    name, _, phase = place.rpartition("-")
+    if not loop.startswith("loop-") or not loop[5:].isdigit() or phase not in _PHASES:
+        return None
+    try:
+        manifest = read_manifest(store, prefix)
+    except ValidationError:
+        manifest = None
+    if manifest is not None:
+        name = manifest.stage
+    elif name == "train":  # train-rl and train-sft own `train-<phase>`
+        name = f"train-{phase}"
+    return StageRun(prefix, int(loop[5:]), name, phase, manifest)
