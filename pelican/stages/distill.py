@@ -50,17 +50,22 @@ def run(context: StageContext) -> None:
         "replay": read_index(context.input("replay")),
     }
     weak = _weak_entries(context, indexes["pool"])
-    candidates = indexes["pool"].within(context.recipe.data.horizon(spec.loop))
+    horizon_s = context.recipe.data.horizon(spec.loop)
     related = []
     if weak and not config.only_replay:
         embedder = _embedder(context, indexes["pool"])
-        related = associate(weak, candidates, embedder, config.neighbours, salt)
-    requests = plan(weak, related, indexes["replay"].entries, config, salt)
-    parts = [requests[i : i + PART] for i in range(0, len(requests), PART)]
+        related = associate(
+            weak, indexes["pool"].within(horizon_s), embedder, config.neighbours, salt
+        )
+    replay = indexes["replay"].within(horizon_s)
+    requests = plan(weak, related, replay, config, salt)
+    # Asked in the order of the pools, so that each part reads a few row groups only.
+    asked = sorted(requests, key=lambda r: (r.pool, r.entry.shard, r.entry.row))
+    parts = [asked[i : i + PART] for i in range(0, len(asked), PART)]
     _answer_parts(context, indexes, parts)
     if context.rank != 0:
         return
-    answered = _join_parts(context, len(parts))
+    answered = _join_parts(context, len(parts), requests)
     rows = mix(answered, config, context.recipe.models.teacher, salt)
     if not rows:
         raise UserInputError(
@@ -151,6 +156,8 @@ def _answers(
         loaded = index.load(wanted, max_pixels=recipe.data.max_pixels, quarantine=Quarantine())
         samples |= {(name, sample.id): sample for sample in loaded}
     asked = [request for request in requests if (request.pool, request.entry.id) in samples]
+    if not asked:
+        return
     questions = [samples[request.pool, request.entry.id] for request in asked]
     config = recipe.distill
     seed = int(digest_of([recipe.seed, context.spec.loop, "distill"]), 16) >> 1
@@ -177,8 +184,9 @@ def _answers(
         )
 
 
-def _join_parts(context: StageContext, parts: int) -> list[TeacherRow]:
-    """The rows of all ranks, in the order of the plan."""
+def _join_parts(context: StageContext, parts: int, requests: Sequence[Request]) -> list[TeacherRow]:
+    """The rows of all ranks, in the order of the plan: of the related rows the nearest first."""
+    place = {(request.pool, request.entry.id): i for i, request in enumerate(requests)}
     rows: list[TeacherRow] = []
     for number in range(parts):
         key = _part_key(context, number)
@@ -186,7 +194,7 @@ def _join_parts(context: StageContext, parts: int) -> list[TeacherRow]:
             time.sleep(0.5)  # another rank is at it; if it fails, its launcher ends us too
         for values in open_parquet(context.store.local(key)).read().to_pylist():
             rows.append(TeacherRow.model_validate(values))
-    return rows
+    return sorted(rows, key=lambda row: place[row.pool, row.sample_id])
 
 
 def _table(rows: Sequence[Row], schema: pa.Schema) -> pa.Table:

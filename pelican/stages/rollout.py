@@ -57,7 +57,8 @@ def run(context: StageContext) -> None:
                 index.load(shards[number], max_pixels=recipe.data.max_pixels, quarantine=quarantine)
             )
             seed = phase_seed(recipe.seed, spec.loop, spec.phase)
-            for group in engine.generate(samples, recipe.rollout.sampling, tries, seed):
+            groups = engine.generate(samples, recipe.rollout.sampling, tries, seed)
+            for group in groups if samples else ():
                 rows += group
                 generated += len(group)
                 rate = generated / max(1e-9, time.monotonic() - began)
