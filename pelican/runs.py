@@ -239,7 +239,7 @@ def finish(store: ObjectStore, run: str, pipeline: str, succeeded: bool) -> dict
         except Exception as error:  # the summary must be written whatever the page lacks
             report_error = f"{type(error).__name__}: {error}"
     tree = show(store, run)
-    complete = succeeded and bool(tree["scores"])
+    complete = succeeded and _ran_to_its_end(tree, read_recipe(store, run), pipeline)
     tree |= {"state": "complete" if complete else "failed", "finished": now().isoformat()}
     tree |= {"pipeline": pipeline, "report_error": report_error}
     if complete:
@@ -247,6 +247,19 @@ def finish(store: ObjectStore, run: str, pipeline: str, succeeded: bool) -> dict
         tree["failure"] = None
     store.write(f"{prefix}/{SUMMARY}", json.dumps(tree, indent=1, allow_nan=False).encode())
     return summary_metrics(tree)
+
+
+def _ran_to_its_end(tree: dict[str, Any], recipe: Recipe | None, pipeline: str) -> bool:
+    """Whether the last evaluation is that of the last loop, or its gate said stop."""
+    if recipe is None or not tree["scores"]:
+        return False
+    last = tree["scores"][-1]
+    if pipeline == "evaluate":
+        return True
+    final_phase = Phase.SFT if recipe.sft.enabled else Phase.RL
+    if last["loop"] == 0 or last["phase"] != final_phase.value:
+        return False
+    return last["loop"] == recipe.loops or not last.get("go_on", True)
 
 
 def summary_metrics(tree: dict[str, Any]) -> dict[str, float]:

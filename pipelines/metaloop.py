@@ -15,7 +15,7 @@ from kfp import dsl
 
 from pelican.recipe import Recipe
 from pelican.records import Phase
-from pipelines.parts import Prefix, Stages, Task, checked, named, summarised
+from pipelines.parts import Prefix, Stages, checked, named, summarised
 
 
 def build(config: Recipe, name: str = "metaloop") -> Any:
@@ -26,7 +26,7 @@ def build(config: Recipe, name: str = "metaloop") -> Any:
     def metaloop(store: str, run: str, recipe: str) -> None:
         with summarised(store, run, name):
             policy = checked(store, run, recipe)
-            scores = Stages(store, run, 0, Phase.BASE).evaluate(policy).outputs["scores"]
+            scores = Stages(store, run, 0, Phase.BASE).evaluate(policy).prefix
             loop = first_loop(store=store, run=run, policy=policy, base=scores, previous=scores)
             named(loop, f"loop 1 of {config.loops}")
 
@@ -39,16 +39,21 @@ def _loop(k: int, config: Recipe) -> Any:
 
     @dsl.pipeline(name=f"loop-{k}-of-{config.loops}")
     def loop(store: str, run: str, policy: str, base: str, previous: str) -> None:
+        scores = None
         if config.rl.enabled:
             stages = Stages(store, run, k, Phase.RL)
             policy = reveal_and_refine(stages, policy)
-            score = stages.evaluate(policy, base, previous)
+            scores = stages.evaluate(policy, base, previous)
         if config.sft.enabled:
-            stages = Stages(store, run, k, Phase.SFT)
+            stages = Stages(store, run, k, Phase.SFT, after=scores)
             policy = expand(stages, policy)
-            score = stages.evaluate(policy, base, previous)
-        if next_loop is not None:
-            go_on(score, next_loop, k, config, store=store, run=run, policy=policy, base=base)
+            scores = stages.evaluate(policy, base, previous)
+        if next_loop is not None and scores is not None:
+            with dsl.If(scores.go_on, name=f"go on to loop {k + 1}?"):
+                deeper = next_loop(
+                    store=store, run=run, policy=policy, base=base, previous=scores.prefix
+                )
+                named(deeper, f"loop {k + 1} of {config.loops}")
 
     return loop
 
@@ -68,10 +73,3 @@ def expand(stages: Stages, policy: Prefix) -> Prefix:
     weak = stages.filter(scores, policy)
     mixture = stages.distill(policy, weak)
     return stages.train_sft(policy, mixture)
-
-
-def go_on(score: Task, next_loop: Any, k: int, config: Recipe, **inputs: Prefix) -> None:
-    """Loop k + 1, if loop k kept what was learnt before."""
-    with dsl.If(score.outputs["go_on"] == 1, name=f"go on to loop {k + 1}?"):
-        loop = next_loop(**inputs, previous=score.outputs["scores"])
-        named(loop, f"loop {k + 1} of {config.loops}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from kfp import dsl
 
@@ -42,17 +42,27 @@ def summarised(store: Prefix, run: Prefix, pipeline: str) -> AbstractContextMana
     return handler
 
 
+class Scores(NamedTuple):
+    """What an evaluation hands on: its prefix, and the condition that the metaloop goes on."""
+
+    task: Task
+    prefix: Prefix
+    go_on: Any
+
+
 @dataclass(frozen=True)
 class Stages:
-    """The stages of one phase of one loop of one run."""
+    """The stages of one phase of one loop of one run; they start after an evaluation, if given."""
 
     store: Prefix
     run: Prefix
     loop: int
     phase: Phase
+    after: Scores | None = None
 
     def rollout(self, policy: Prefix) -> Prefix:
-        return self._run(rollout, policy=policy).outputs["rollouts"]
+        task = self._run(rollout, policy=policy)
+        return (task.after(self.after.task) if self.after else task).outputs["rollouts"]
 
     def reward(self, rollouts: Prefix) -> Prefix:
         return self._run(reward, rollouts=rollouts).outputs["scores"]
@@ -70,9 +80,9 @@ class Stages:
     def train_sft(self, policy: Prefix, mixture: Prefix) -> Prefix:
         return self._run(train_sft, policy=policy, mixture=mixture).outputs["policy"]
 
-    def evaluate(self, policy: Prefix, base: Prefix = "", previous: Prefix = "") -> Task:
-        """Outputs: `scores` (a prefix), `embodied`, `general`, `go_on` (1 or 0)."""
-        return self._run(evaluate, name="eval", policy=policy, base=base, previous=previous)
+    def evaluate(self, policy: Prefix, base: Prefix = "", previous: Prefix = "") -> Scores:
+        task = self._run(evaluate, name="eval", policy=policy, base=base, previous=previous)
+        return Scores(task, task.outputs["scores"], task.outputs["Output"] == 1)
 
     def _run(self, component: Any, *, name: str = "", **inputs: Prefix) -> Task:
         task = component(

@@ -17,9 +17,12 @@ def evaluate(
     base: str = "",
     previous: str = "",
 ) -> NamedTuple(
-    "Outputs", [("scores", str), ("embodied", float), ("general", float), ("go_on", int)]
+    "Outputs", [("scores", str), ("embodied", float), ("general", float), ("Output", int)]
 ):
-    """Held-out scores of a policy, and whether to go on."""
+    """Held-out scores of a policy, and whether to go on: 1 or 0.
+
+    That output has no name of its own because conditions of kfp.local find no other.
+    """
     from pelican.launch import step
 
     done = step("eval", store, run, loop, phase, policy=policy, base=base, previous=previous)

@@ -19,4 +19,4 @@ def reward(
     from pelican.launch import step
 
     done = step("reward", store, run, loop, phase, rollouts=rollouts)
-    return done.output, done.metric("reward", 0.0)
+    return done.output, done.metric("mean_reward", 0.0)

@@ -1,0 +1,1 @@
+"""What the command line does; `pelican.cli` only reads the arguments."""

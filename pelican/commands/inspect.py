@@ -1,0 +1,157 @@
+"""`pelican runs`, `show`, `compare`, `recipe`: what lies in the store, as text or JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from pelican import settings
+from pelican.commands.tables import rows_table, score_table
+from pelican.recipes import ABLATIONS, ABLATIONS_OF_A_NUMBER, BASES, PIPELINES, find_recipe
+from pelican.recipes.overrides import describe, fields
+from pelican.runs import list_runs, manifests, require_run, scores, show, stage_prefix, state
+from pelican.storage.objects import ObjectStore, open_store
+from pelican.telemetry.progress import seconds, where
+
+
+def print_runs(uri: str | None) -> None:
+    store = open_store(settings.store_uri(uri))
+    found = list_runs(store)
+    if not found:
+        print(f"no runs in {store.uri}; `make submit PIPELINE=metaloop` starts one")
+        return
+    rows = []
+    for run in found:
+        done = manifests(store, run.run)
+        entries = scores(store, run.run)
+        first, last = (entries[0], entries[-1]) if entries else ({}, {})
+        rows.append(
+            [
+                run.run,
+                run.pipeline,
+                state(store, run.run),
+                f"{run.submitted.astimezone():%Y-%m-%d %H:%M}",
+                seconds(sum(m.seconds for m in done)),
+                _arrow(first.get("embodied"), last.get("embodied")),
+                _arrow(first.get("general"), last.get("general")),
+            ]
+        )
+    rows_table(["run", "pipeline", "state", "submitted", "stages", "embodied", "general"], rows)
+
+
+def _arrow(first: float | None, last: float | None) -> str:
+    if first is None or last is None:
+        return "-"
+    return f"{first:.1f} -> {last:.1f}"
+
+
+def print_run(run: str, as_json: bool, uri: str | None) -> None:
+    store = open_store(settings.store_uri(uri))
+    tree = show(store, run)
+    if as_json:
+        print(json.dumps(tree, indent=1, allow_nan=False))
+        return
+    print(f"run     {run}, {tree['state']}, pipeline {tree['pipeline']}, recipe {tree['recipe']}")
+    if tree["scores"]:
+        score_table(tree)
+    for entry in tree["scores"]:
+        if not entry.get("go_on", True):
+            print(f"stopped after {where(entry)}: {'; '.join(entry['reasons'])}")
+    print("ledger")
+    for row in tree["counts"]:
+        numbers = ", ".join(f"{k} {v}" for k, v in row.items() if k not in ("loop", "phase"))
+        print(f"  {where(row):<10} {numbers}")
+    print("durations")
+    for row in tree["durations"]:
+        print(f"  {where(row):<10} {row['stage']:<10} {seconds(row['seconds']):>12}")
+    if tree["failure"]:
+        print(f"failed  {tree['failure']['stage']}: {tree['failure']['message']}")
+    print(f"policy  {tree['policy'] or '-'}")
+    print(f"report  {tree['report'] or 'not written'}")
+
+
+def print_comparison(runs: Sequence[str], uri: str | None) -> None:
+    store = open_store(settings.store_uri(uri))
+    for run in runs:
+        require_run(store, run)
+    entries = {run: scores(store, run) for run in runs}
+    rows = []
+    for run in runs:
+        first, last = (entries[run][0], entries[run][-1]) if entries[run] else ({}, {})
+        delta = _paired(store, runs[0], entries[runs[0]], run, entries[run])
+        rows.append(
+            [
+                run,
+                where(last) if last else "-",
+                _arrow(first.get("embodied"), last.get("embodied")),
+                _arrow(first.get("general"), last.get("general")),
+                delta if run != runs[0] else "",
+            ]
+        )
+    rows_table(["run", "last", "embodied", "general", f"paired with {runs[0]}"], rows)
+    names = sorted({family for run in runs for e in entries[run][-1:] for family in e["families"]})
+    if names:
+        table = [[name, *(_family(entries[run][-1:], name) for run in runs)] for name in names]
+        rows_table(["family", *runs], table)
+
+
+def _family(last: list[dict[str, Any]], name: str) -> str:
+    value = last[0]["families"].get(name) if last else None
+    return f"{value['score']:.1f}" if value else "-"
+
+
+def _paired(
+    store: ObjectStore,
+    first: str,
+    first_entries: list[dict[str, Any]],
+    run: str,
+    entries: list[dict[str, Any]],
+) -> str:
+    """Embodied difference of the last evaluations on the same questions, with its interval."""
+    if first == run or not first_entries or not entries:
+        return ""
+    from pelican.evaluation.results import read_results
+    from pelican.evaluation.summary import compare
+
+    def results(name: str, entry: dict[str, Any]) -> Any:
+        prefix = stage_prefix(name, entry["loop"], "eval", entry["phase"])
+        return read_results(store.local(prefix))
+
+    change = compare(results(first, first_entries[-1]), results(run, entries[-1])).embodied
+    if change is None:
+        return "no common questions"
+    return f"{change.delta:+.1f} ({change.low:+.1f} to {change.high:+.1f})"
+
+
+def print_recipes() -> None:
+    def about(function: Any) -> str:
+        return str(function.__doc__).strip().splitlines()[0]
+
+    rows = [["recipe", name, about(function)] for name, function in BASES.items()]
+    rows += [["ablation", f"+{name}", about(function)] for name, function in ABLATIONS.items()]
+    rows += [
+        ["ablation", f"+{name}(x)", about(function)]
+        for name, function in ABLATIONS_OF_A_NUMBER.items()
+    ]
+    rows += [["pipeline", name, ""] for name in PIPELINES]
+    rows_table(["", "name", ""], rows)
+
+
+def print_recipe(name: str, overrides: Sequence[str], as_json: bool) -> None:
+    recipe = find_recipe(name, overrides)
+    if as_json:
+        print(recipe.model_dump_json(indent=1))
+        return
+    for field, value in fields(recipe).items():
+        about = describe(field)
+        print(f"{field:<26} {_text(value):<26} {about}".rstrip())
+    print(f"{'(digest)':<26} {recipe.digest()}")
+
+
+def _text(value: object) -> str:
+    if isinstance(value, tuple):
+        return ",".join(_text(item) for item in value)
+    if isinstance(value, bool) or value is None:
+        return str(value).lower()
+    return f"{value:g}" if isinstance(value, float) else str(value)

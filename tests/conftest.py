@@ -1,0 +1,101 @@
+"""A made world: small pools, checkpoints that look like checkpoints, a store, made stages."""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pelican.recipe import Recipe
+from pelican.recipes import find_recipe
+from pelican.records import Split
+from pelican.storage.objects import FolderStore
+
+FAKES = Path(__file__).parent / "fakes"
+ROOT = Path(__file__).parent.parent
+
+
+def write_checkpoint(folder: Path) -> Path:
+    """A folder with what preflight looks for; the weights are one small tensor."""
+    folder.mkdir(parents=True)
+    for name in ("config.json", "tokenizer.json", "preprocessor_config.json"):
+        (folder / name).write_text("{}")
+    header = {"weight": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}
+    text = json.dumps(header).encode()
+    (folder / "model.safetensors").write_bytes(struct.pack("<Q", len(text)) + text + bytes(8))
+    return folder
+
+
+@dataclass
+class World:
+    """A store, models and pools below one folder, and the command line with made stages."""
+
+    root: Path
+    env: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def store(self) -> FolderStore:
+        return FolderStore(self.root / "store")
+
+    @property
+    def overrides(self) -> list[str]:
+        """Overrides that make `tiny` read this world."""
+        models = [f"models.{name}={self.root}/{name}" for name in ("policy", "teacher")]
+        return models + [f"data.{name}={self.root}/{name}" for name in _POOLS]
+
+    def recipe(self, *more: str) -> Recipe:
+        return find_recipe("tiny", [*self.overrides, "rollout.workers=1 rl.processes=1", *more])
+
+    def environment(self, **wishes: dict[str, Any]) -> dict[str, str]:
+        """Of a process with made stages; `wishes`: stage -> what shall go wrong."""
+        path = os.pathsep.join([str(FAKES), str(ROOT)])
+        found = {**os.environ, "PYTHONPATH": path, "PELICAN_STORE": str(self.root / "store")}
+        found["PELICAN_FAKE"] = json.dumps({k.replace("_", "-"): v for k, v in wishes.items()})
+        return {**found, **self.env}
+
+    def command(self, *arguments: str) -> list[str]:
+        return [sys.executable, "-m", "pelican", *arguments]
+
+    def submit(
+        self, *arguments: str, overrides: str = "", **wishes: dict[str, Any]
+    ) -> subprocess.CompletedProcess[str]:
+        """`pelican submit` of the small recipe, to its end."""
+        return subprocess.run(
+            self.submit_command(*arguments, overrides=overrides),
+            env=self.environment(**wishes),
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+
+    def submit_command(self, *arguments: str, overrides: str = "") -> list[str]:
+        small = "rollout.workers=1 rl.processes=1 sft.processes=1 loops=2"
+        sets = [*self.overrides, *f"{small} {overrides}".split()]
+        # The last of two equal fields wins here, for the tests' sake.
+        merged = {text.partition("=")[0]: text for text in sets}
+        return self.command("submit", "--set", " ".join(merged.values()), *arguments)
+
+
+_POOLS = ("train", "replay", "evaluation", "general")
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    """Pools of a few samples and two checkpoints."""
+    from tests.data.factory import general, sample, write_pool
+
+    for name in ("policy", "teacher"):
+        write_checkpoint(tmp_path / name)
+    write_pool(tmp_path / "train", [sample(i) for i in range(12)])
+    write_pool(tmp_path / "replay", [general(i) for i in range(100, 106)])
+    held = [sample(i, split=Split.TEST) for i in range(200, 206)]
+    write_pool(tmp_path / "evaluation", held)
+    write_pool(tmp_path / "general", [general(i, split=Split.TEST) for i in range(300, 306)])
+    return World(tmp_path)

@@ -1,0 +1,111 @@
+"""Made stages, for processes that tests start with this folder on PYTHONPATH.
+
+Everything around a stage is real (pipeline, components, launcher, manifests); only what the stage
+computes is made up. PELICAN_FAKE says what shall go wrong: {"train-rl": {"do": "crash"}}, by stage
+or by `loop-1/train-rl-rl`; with "once": a file, only if that file is not there yet.
+"""
+
+import importlib.abc
+import importlib.machinery
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+STAGES = {"rollout", "reward", "filter", "train_rl", "distill", "train_sft", "eval"}
+COUNTS = {
+    "rollout": {"rollouts": 80, "tokens": 800},
+    "filter": {"samples": 10, "buffer": 6, "mastered": 2, "weak": 2},
+    "distill": {"rows": 6},
+    "train-rl": {"steps": 4},
+    "train-sft": {"steps": 4},
+}
+
+
+def run(context):
+    """The stage: some progress, a file or a checkpoint, counts; a score that rises by phase."""
+    spec = context.spec
+    for name in spec.inputs:
+        context.input(name)
+    for done in range(3):
+        context.progress(done, 3, "things")
+    _go_wrong(context)
+    if spec.stage.startswith("train-"):
+        context.output("checkpoint/model.safetensors").write_text(f"{spec.loop} {spec.phase}")
+    elif context.rank == 0:
+        context.output("rows.txt").write_text(f"{spec.stage} {spec.loop} {spec.phase}")
+    context.counts.update(COUNTS.get(spec.stage, {"rows": 1}))
+    context.counts["ranks"] += 1
+    if spec.stage == "eval" and context.rank == 0:
+        _evaluate(context)
+
+
+def _evaluate(context):
+    loop, phase = context.spec.loop, context.spec.phase.value
+    score = 40.0 + 4 * max(0, 2 * loop - 1) + (4 if phase == "sft" else 0) if loop else 40.0
+
+    def estimate(value):
+        return {"score": value, "low": value - 2, "high": value + 2, "n": 60, "chance": 20.0}
+
+    summary = {"embodied": estimate(score), "general": estimate(60.0)}
+    summary["families"] = {"counting": estimate(score)}
+    summary["dimensions"] = {"spatial_geometric": estimate(score)}
+    context.output("summary.json").write_text(json.dumps(summary))
+    stop = _wish(context).get("do") == "stop"
+    for name, value in (("embodied", score), ("general", 60.0), ("go_on", float(not stop))):
+        context.metric(name, value)
+
+
+def _wish(context):
+    wishes = json.loads(os.environ.get("PELICAN_FAKE", "{}"))
+    output = context.spec.output.partition("/loop-")[2]
+    wish = wishes.get(context.spec.stage) or wishes.get(f"loop-{output}") or {}
+    if wish.get("rank", context.rank) != context.rank:
+        return {}
+    once = wish.get("once")
+    if once and Path(once).exists():
+        return {}
+    return wish
+
+
+def _go_wrong(context):
+    from pelican.errors import InfrastructureError, ResourceError, UserInputError
+
+    wish = _wish(context)
+    if wish.get("once"):
+        Path(wish["once"]).touch()
+    match wish.get("do"):
+        case "user":
+            raise UserInputError("the made input is wrong")
+        case "infrastructure":
+            raise InfrastructureError("the made store is away")
+        case "resource":
+            raise ResourceError("the made memory is full")
+        case "memory":
+            raise MemoryError("made")
+        case "crash":
+            raise KeyError("a made bug")
+        case "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        case "sleep":
+            context.output("work/pid").write_text(str(os.getpid()))
+            time.sleep(wish["seconds"])
+
+
+class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    def find_spec(self, name, path, target=None):
+        package, _, stage = name.rpartition(".")
+        if package == "pelican.stages" and stage in STAGES:
+            return importlib.machinery.ModuleSpec(name, self)
+        return None
+
+    def create_module(self, spec):
+        return None
+
+    def exec_module(self, module):
+        module.run = run
+
+
+sys.meta_path.insert(0, _Finder())

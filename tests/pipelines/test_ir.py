@@ -1,0 +1,114 @@
+"""The graph as Kubeflow gets it: golden files, names, and what must never be cached."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from kfp import compiler
+
+from pelican.recipes import PIPELINES, find_recipe, for_pipeline
+from pipelines import build, compile_pipeline
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+def compiled(name: str, path: Path, *overrides: str) -> dict[str, Any]:
+    recipe = for_pipeline(name, find_recipe("tiny", overrides))
+    compiler.Compiler().compile(build(name, recipe), str(path))
+    return yaml.safe_load(path.read_text())
+
+
+def tasks(tree: dict[str, Any]) -> list[dict[str, Any]]:
+    dags = [tree["root"], *tree["components"].values()]
+    return [task for dag in dags if "dag" in dag for task in dag["dag"]["tasks"].values()]
+
+
+def written_out(tree: dict[str, Any]) -> dict[str, Any]:
+    """The graph with every component and executor in place of its name.
+
+    kfp numbers the components of nested pipelines differently at each compilation.
+    """
+    executors = tree["deploymentSpec"]["executors"]
+
+    def component(found: dict[str, Any]) -> dict[str, Any]:
+        found = dict(found)
+        if "executorLabel" in found:
+            found["executor"] = executors[found.pop("executorLabel")]
+        if "dag" in found:
+            dag = dict(found["dag"])
+            dag["tasks"] = {
+                name: {**task, "componentRef": component(by_name(task))}
+                for name, task in dag["tasks"].items()
+            }
+            found["dag"] = dag
+        return found
+
+    def by_name(task: dict[str, Any]) -> dict[str, Any]:
+        return tree["components"][task["componentRef"]["name"]]
+
+    return {"root": component(tree["root"]), "pipeline": tree["pipelineInfo"]}
+
+
+def names(tree: dict[str, Any]) -> list[str]:
+    return [task["taskInfo"]["name"] for task in tasks(tree)]
+
+
+@pytest.mark.parametrize("name", sorted(PIPELINES))
+def test_the_graph_of_three_loops_is_the_golden_one(name: str, tmp_path: Path) -> None:
+    """After a wanted change: PELICAN_GOLDEN=write pytest tests/pipelines, and read the diff."""
+    found = tmp_path / f"{name}.yaml"
+    compiled(name, found, "loops=3")
+    golden = GOLDEN / found.name
+    if os.environ.get("PELICAN_GOLDEN") == "write":
+        GOLDEN.mkdir(exist_ok=True)
+        golden.write_text(found.read_text())
+    expected = yaml.safe_load(golden.read_text())
+    assert written_out(yaml.safe_load(found.read_text())) == written_out(expected)
+
+
+def test_no_task_is_cached(tmp_path: Path) -> None:
+    for task in tasks(compiled("metaloop", tmp_path / "ir.yaml")):
+        assert not task.get("cachingOptions", {}).get("enableCache", False), task["taskInfo"]
+
+
+def test_each_loop_runs_both_phases_in_order(tmp_path: Path) -> None:
+    found = names(compiled("metaloop", tmp_path / "ir.yaml", "loops=2"))
+    for loop in (1, 2):
+        for phase, stages in (
+            ("RL", ("rollout", "reward", "filter", "train-rl", "eval")),
+            ("SFT", ("rollout", "reward", "filter", "distill", "train-sft", "eval")),
+        ):
+            for stage in stages:
+                assert f"{stage}, loop {loop}, {phase}" in found
+    assert "loop 3 of 3" not in found
+    assert {"preflight", "summary", "eval, base", "go on to loop 2?"} <= set(found)
+
+
+@pytest.mark.parametrize(
+    ("name", "absent"), [("rl_only", "SFT"), ("sft_only", "RL"), ("evaluate", "loop")]
+)
+def test_a_part_of_the_metaloop_leaves_the_rest_out(name: str, absent: str, tmp_path: Path) -> None:
+    assert not [task for task in names(compiled(name, tmp_path / "ir.yaml")) if absent in task]
+
+
+def test_ten_loops_compile_below_the_limit_of_a_workflow(tmp_path: Path) -> None:
+    path = tmp_path / "ir.yaml"
+    compiled("metaloop", path, "loops=10")
+    assert path.stat().st_size < 1_000_000
+
+
+def test_a_compiled_pipeline_carries_its_recipe(tmp_path: Path) -> None:
+    path = tmp_path / "ir.yaml"
+    compile_pipeline("metaloop", find_recipe("tiny"), path)
+    parameters = yaml.safe_load(path.read_text())["root"]["inputDefinitions"]["parameters"]
+    assert '"name":"tiny"' in parameters["recipe"]["defaultValue"]
+
+
+def test_steps_install_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "ir.yaml"
+    compiled("metaloop", path)
+    assert "pip install" not in path.read_text()
