@@ -97,7 +97,10 @@ def _embedder(context: StageContext, pool: PoolIndex) -> Embedder:
     recipe = context.recipe
     if recipe.distill.embedding == "text":
         return TextEmbedder()
-    engine = open_engine(recipe.rollout, recipe.model, context.input("policy"))
+    # Only the transformers engine gives features, and only of a tower that it keeps them of.
+    config = recipe.rollout.model_copy(update={"engine": "transformers"})
+    model = recipe.model.model_copy(update={"freeze_vision": True, "cache_vision": True})
+    engine = open_engine(config, model, context.input("policy"))
     return VisionEmbedder(pool, engine, recipe.data.max_pixels)
 
 
