@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -120,7 +120,10 @@ def normalise(text: str) -> str:
 _LONE_LETTER = re.compile(r"[(\[]?\s*([A-Za-z])\s*[)\]]?\s*[.:,]?")
 _LABEL = re.compile(r"(?<![\w'’])[(\[]?([a-z])[)\].:](?!\w)")
 _MENTION = re.compile(r"(?<![\w'’])[(\[]?([A-Z])[)\]]?(?![\w'’])")
-_PROSE = re.compile(r"\s+(?!(?:or|and|then|is|not|nor|but|also|plus|vs|versus|to)\b)[a-z]{2}")
+_PROSE = re.compile(
+    r"\s+(?!(?:or|and|then|is|not|nor|but|also|plus|vs|versus|to|maybe|perhaps|possibly|either|if)\b)[a-z]{2}"
+)
+_LONE = re.compile(r"(?<![\w'’])([a-z])(?![\w'’])")
 _YES_NO = re.compile(r"\b(yes|no)\b", re.IGNORECASE)
 
 
@@ -138,18 +141,11 @@ def parse_choice(text: str, options: Sequence[str]) -> str:
         return chr(ord("A") + hits[0])
     letters = set()
     spans = []
-    for mention in _MENTION.finditer(text):
-        # "A cup" and "I think" are English, "A or B" is hedging.
-        if mention[1] in "AI" and mention[0] == mention[1] and _PROSE.match(text, mention.end()):
-            continue
-        if ord(mention[1]) - ord("A") < len(options):
-            letters.add(mention[1])
+    for mention in _mentions(text):
+        letter = mention[1].upper()
+        if ord(letter) - ord("A") < len(options):
+            letters.add(letter)
             spans.append(mention.span())
-    if _LABEL.match(text):  # "b) red"
-        for label in _LABEL.finditer(text):
-            if ord(label[1]) - ord("a") < len(options):
-                letters.add(label[1].upper())
-                spans.append(label.span())
     if not letters:
         raise Unscorable("unreadable", "no option is named")
     rest = text
@@ -159,6 +155,25 @@ def parse_choice(text: str, options: Sequence[str]) -> str:
     if len(named) > 1:
         raise Unscorable("several answers", ", ".join(sorted(named)))
     return letters.pop()
+
+
+def _mentions(text: str) -> Iterator[re.Match[str]]:
+    """Letters that may name an option: capitals, and in "b) red" small ones.
+
+    "A" and "I" before a word are English where a sentence begins ("B. A cup is there"); at the
+    start of the text, before another letter, they are taken for hedging ("A maybe B").
+    """
+    small = _LABEL.match(text) is not None
+    found = [*_MENTION.finditer(text), *(_LONE.finditer(text) if small else ())]
+    for mention in found:
+        bare = mention[0] == mention[1] and mention[1] in "AIai"
+        if bare and _PROSE.match(text, mention.end()):
+            before = text[: mention.start()].rstrip()
+            if mention[1].islower() or before.endswith((".", "!", "?")):
+                continue
+            if len(found) == 1:
+                continue
+        yield mention
 
 
 def _options_in(text: str, options: Sequence[str]) -> set[str]:
@@ -222,8 +237,9 @@ _NUMBER = re.compile(rf"(?<![\w.])([-+]?(?:{_DIGITS})(?:e[-+]?[0-9]{{1,3}})?)", 
 
 def parse_count(text: str) -> float:
     """The one number of the text, in digits or as a word up to seventy."""
+    text = text.casefold()  # not lower(): the pattern takes "sİx" for "six", and lower() does not
     found = {_number(token) for token in _NUMBER.findall(text)}
-    found |= {float(_WORDS[word.lower()]) for word in _NUMBER_WORD.findall(text)}
+    found |= {float(_WORDS[word]) for word in _NUMBER_WORD.findall(text)}
     if not found:
         raise Unscorable("unreadable", "no number")
     if len(found) > 1:
@@ -288,12 +304,13 @@ def parse_length(text: str, unit: str) -> float:
 
     "5 ft 3 in" is a sum; "30 cm (0.3 m)" is one length.
     """
+    text = text.casefold()
     if not any(c.isdigit() for c in text):
-        text = _NUMBER_WORD.sub(lambda match: str(_WORDS[match[1].lower()]), text)
+        text = _NUMBER_WORD.sub(lambda match: str(_WORDS[match[1]]), text)
     found: list[float] = []
     last_end, last_unit = -1, 0.0
     for match in _LENGTH.finditer(text):
-        name = next((group for group in match.groups()[1:] if group), "").lower()
+        name = next((group for group in match.groups()[1:] if group), "")
         if not name and _NOT_A_LENGTH.match(text, match.end()):
             raise Unscorable("unreadable", "not a length")
         factor = _UNIT_WORDS[name or unit]

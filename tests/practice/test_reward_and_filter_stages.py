@@ -13,6 +13,7 @@ from pelican.errors import UserInputError
 from pelican.practice.ledger import ledger_rows
 from pelican.recipe import Data, FilterConfig, JudgeConfig, Models, Recipe, RewardConfig
 from pelican.records import CountAnswer, Family, OpenAnswer, Phase, Rollout, Sample, Score
+from pelican.rewards import score
 from pelican.stages import reward
 from pelican.stages.base import StageSpec, input_digest, run_stage
 from pelican.storage.manifests import Manifest
@@ -136,14 +137,14 @@ def test_reward_resumes_after_the_last_whole_shard(
     tmp_path: Path, inputs: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = run_reward(tmp_path / "whole", inputs)
-    real, calls = reward.score, 0
+    calls = 0
 
     def dies(*args: object, **named: object) -> Score:
         nonlocal calls
         calls += 1
         if calls == 60:
             raise KeyboardInterrupt
-        return real(*args, **named)  # type: ignore[arg-type]
+        return score(*args, **named)  # type: ignore[arg-type]
 
     monkeypatch.setattr(reward, "score", dies)
     with pytest.raises(KeyboardInterrupt):

@@ -15,7 +15,7 @@ rates = st.floats(0, 1)
 
 
 def tracker(**changes: float) -> StagnationTracker:
-    return StagnationTracker(StopConfig(**changes), min_steps=20, max_steps=400)  # type: ignore[arg-type]
+    return StagnationTracker(StopConfig(**changes), min_steps=20, max_steps=400)
 
 
 def test_a_worked_example() -> None:

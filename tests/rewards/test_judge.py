@@ -54,7 +54,7 @@ class Endpoint:
 
 @pytest.fixture
 def endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[Endpoint]:
-    monkeypatch.setattr(_chat.retry, "sleep", lambda _: None)  # type: ignore[attr-defined]
+    monkeypatch.setattr(_chat.retry, "sleep", lambda _: None)
     made = Endpoint()
     yield made
     made.server.shutdown()

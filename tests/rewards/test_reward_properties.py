@@ -196,7 +196,23 @@ def test_repeating_a_sure_point_gains_nothing(times: int) -> None:
 @given(
     st.lists(st.sampled_from("ABCD"), min_size=2, unique=True),
     st.sampled_from(
-        [" ", ", ", " or ", " and ", "/", ";", "\n", " then ", ") ", ". ", " | ", " is not "]
+        [
+            " ",
+            ", ",
+            " or ",
+            " and ",
+            "/",
+            ";",
+            "\n",
+            " then ",
+            ") ",
+            ". ",
+            " | ",
+            " is not ",
+            " maybe ",
+            "-",
+            "+",
+        ]
     ),
     st.booleans(),
 )
