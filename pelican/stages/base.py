@@ -43,7 +43,7 @@ SECTIONS: dict[StageName, tuple[str, ...]] = {
     "train-rl": ("seed", "model", "rl", "reward"),
     "distill": ("seed", "model", "distill", "reward", "rollout", "data"),
     "train-sft": ("seed", "model", "sft"),
-    "eval": ("seed", "model", "eval", "rollout", "reward"),
+    "eval": ("seed", "model", "eval", "rollout", "reward", "data"),
 }
 PROGRESS = "::progress "
 
