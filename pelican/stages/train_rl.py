@@ -1,0 +1,118 @@
+"""train-rl: GRPO on the buffer until the success rates stagnate."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import polars as pl
+import torch
+
+from pelican.data.pool import load_pool
+from pelican.recipe import Recipe
+from pelican.records import Sample, Score
+from pelican.stages.base import StageContext
+
+
+def run(context: StageContext) -> None:
+    """Inputs: policy, buffer (a filter's output), pool. Writes `checkpoint/` and the curves."""
+    ids = pl.read_parquet(context.input("buffer") / "buffer.parquet")["sample_id"].to_list()
+    if not ids:
+        _keep_policy(context, "the buffer is empty: nothing is neither mastered nor intractable")
+        return
+    pool = load_pool(
+        context.input("pool"), max_pixels=context.recipe.data.max_pixels, ids=set(ids)
+    )
+    _train(context, pool.samples)
+
+
+def _keep_policy(context: StageContext, why: str) -> None:
+    """No training: the policy goes on as it is."""
+    import shutil
+
+    context.notes["skipped"] = why
+    if context.rank == 0:
+        shutil.copytree(context.input("policy"), context.output("checkpoint"), dirs_exist_ok=True)
+
+
+def _train(context: StageContext, samples: list[Sample]) -> None:
+    from datasets import Dataset
+
+    from pelican.engines.transformers import TransformersEngine, load_model
+    from pelican.rewards.score import score
+    from pelican.training.arguments import grpo_arguments
+    from pelican.training.checkpoints import Losses, last_checkpoint, save_policy
+    from pelican.training.curve import RlCurve
+    from pelican.training.grpo import DeliberateGrpoTrainer
+
+    recipe, config = context.recipe, context.recipe.rl
+    if not torch.cuda.is_available():
+        torch.set_num_threads(config.threads)
+    policy, encoder = load_model(recipe.model, context.input("policy"))
+    policy.config._name_or_path = str(context.input("policy"))  # where TRL loads the reference
+
+    def scorer(sample: Sample, completion: str, index: int) -> Score:
+        return score(sample, completion, recipe.reward, index=index, seed=recipe.seed)
+
+    def report(step: int, reward: float) -> None:
+        context.progress(step, config.max_steps, "steps", reward=round(reward, 4))
+
+    curve = RlCurve(config, _gather, report)
+    losses = Losses(lambda *_: None)
+    work = context.output("work/trainer")
+    trainer = DeliberateGrpoTrainer(
+        model=policy,
+        args=grpo_arguments(recipe, work, context.world_size, seed_of(recipe, context.spec.loop)),
+        train_dataset=Dataset.from_dict(
+            {"prompt": [""] * len(samples), "sample": list(range(len(samples)))}
+        ),
+        processing_class=encoder.processor,
+        callbacks=[curve, losses],
+        engine=TransformersEngine(policy, encoder, batch_size=1),
+        samples=samples,
+        config=config,
+        scorer=scorer,
+        on_step=curve.add,
+    )
+    checkpoint = last_checkpoint(work)
+    if checkpoint is not None:
+        curve.load(checkpoint)
+        losses.restore(checkpoint)
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    if context.rank == 0:
+        curve.write(context.output("curve.parquet"), context.output("stagnation.parquet"))
+        pl.DataFrame(losses.rows).write_parquet(context.output("optimiser.parquet"))
+        save_policy(policy, encoder.processor, context.output("checkpoint"))
+        context.counts.update({**curve.totals, "samples": len(samples)})
+        context.counts["steps"] = trainer.state.global_step
+        _metrics(context, curve.rows)
+        context.notes["stopped"] = curve.stop_reason or "max_steps"
+        if curve.stagnation:
+            context.metric("stagnation", curve.stagnation[-1]["mean_ts"])
+
+
+def seed_of(recipe: Recipe, loop: int) -> int:
+    """Another order of the samples in every loop."""
+    return 1000 * recipe.seed + 10 * loop + recipe.rl.seed
+
+
+def _metrics(context: StageContext, rows: list[dict[str, Any]]) -> None:
+    """Mean reward and format over the first and the last ten steps."""
+    last = max(row["step"] for row in rows)
+    for name, kept in (
+        ("first", [r for r in rows if r["step"] <= 10]),
+        ("last", [r for r in rows if r["step"] > last - 10]),
+    ):
+        groups = sum(r["groups"] for r in kept)
+        for key in ("reward", "success_rate", "format", "think_chars"):
+            context.metric(f"{key}/{name}", sum(r[key] * r["groups"] for r in kept) / groups)
+
+
+def _gather(value: Any) -> list[Any]:
+    import torch.distributed as dist
+
+    if not dist.is_initialized():
+        return [value]
+    values: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    return values
+

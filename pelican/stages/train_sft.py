@@ -1,0 +1,92 @@
+"""train-sft: supervised fine-tuning on the mixture that distillation verified."""
+
+from __future__ import annotations
+
+import math
+import shutil
+
+
+import polars as pl
+import torch
+
+from pelican.data.pool import load_pool
+from pelican.recipe import Recipe
+from pelican.stages.base import StageContext
+
+
+def run(context: StageContext) -> None:
+    """Inputs: policy, mixture (distill's output), pool, replay. Writes `checkpoint/`."""
+    mixture = pl.read_parquet(context.input("mixture") / "mixture.parquet")
+    context.counts["rows"] = len(mixture) if context.rank == 0 else 0
+    if mixture.is_empty():
+        context.notes["skipped"] = "the mixture is empty: the teacher's answers were all refused"
+        if context.rank == 0:
+            shutil.copytree(
+                context.input("policy"), context.output("checkpoint"), dirs_exist_ok=True
+            )
+        return
+    _train(context, mixture)
+
+
+def _train(context: StageContext, mixture: pl.DataFrame) -> None:
+    from pelican.engines.transformers import load_model
+    from pelican.training.arguments import sft_arguments
+    from pelican.training.checkpoints import Losses, last_checkpoint, save_policy
+    from pelican.training.sft import Demonstration, DemonstrationTrainer
+
+    recipe, config = context.recipe, context.recipe.sft
+    if not torch.cuda.is_available():
+        torch.set_num_threads(config.threads)
+    samples = {}
+    for name in mixture["pool"].unique():
+        ids = set(mixture.filter(pl.col("pool") == name)["sample_id"])
+        pool = load_pool(context.input(name), max_pixels=recipe.data.max_pixels, ids=ids)
+        samples |= {(name, sample.id): sample for sample in pool.samples}
+    rows = [
+        Demonstration(samples[pool, sample_id], completion)
+        for pool, sample_id, completion in mixture.select(
+            "pool", "sample_id", "completion"
+        ).iter_rows()
+    ]
+    policy, encoder = load_model(recipe.model, context.input("policy"))
+    losses = Losses(lambda step, total: context.progress(step, total, "steps"))
+    work = context.output("work/trainer")
+    steps = sft_steps(recipe, len(rows))
+    trainer = DemonstrationTrainer(
+        model=policy,
+        args=sft_arguments(recipe, work, context.world_size, _seed(recipe, context.spec.loop), steps),
+        processing_class=encoder.processor,
+        callbacks=[losses],
+        encoder=encoder,
+        rows=rows,
+    )
+    checkpoint = last_checkpoint(work)
+    if checkpoint is not None:
+        losses.restore(checkpoint)
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    if context.rank == 0:
+        pl.DataFrame(losses.rows).write_parquet(context.output("curve.parquet"))
+        save_policy(policy, encoder.processor, context.output("checkpoint"))
+        context.counts["steps"] = trainer.state.global_step
+        context.counts["tokens_trained"] = _tokens(rows, encoder, config.batch_size, steps)
+        if losses.rows:
+            context.metric("loss", losses.rows[-1]["loss"])
+
+
+def sft_steps(recipe: Recipe, rows: int) -> int:
+    """Optimiser steps of an SFT phase with `rows` rows."""
+    steps = math.ceil(recipe.sft.epochs * rows / recipe.sft.batch_size)
+    return min(steps, recipe.sft.max_steps) if recipe.sft.max_steps else steps
+
+
+def _tokens(rows: list, encoder: object, batch: int, steps: int) -> int:  # type: ignore[type-arg]
+    """Tokens learnt: mean completion length times the rows seen."""
+    lengths = [len(encoder.completion(row.completion)) for row in rows]  # type: ignore[attr-defined]
+    return round(sum(lengths) / len(lengths) * batch * steps)
+
+
+def _seed(recipe: Recipe, loop: int) -> int:
+    return 1000 * recipe.seed + 10 * loop + recipe.sft.seed
+
+
+

@@ -1,0 +1,92 @@
+"""From the recipe to the arguments of TRL's trainers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from trl import GRPOConfig, SFTConfig
+
+from pelican.errors import UserInputError
+from pelican.recipe import Recipe
+
+
+def _common(recipe: Recipe, output: Path, seed: int) -> dict[str, Any]:
+    cuda = torch.cuda.is_available()
+    return {
+        "output_dir": str(output),
+        "seed": seed,
+        "data_seed": seed,
+        "bf16": recipe.model.dtype == "bfloat16" and cuda,
+        "use_cpu": not cuda,
+        "gradient_checkpointing": recipe.model.gradient_checkpointing,
+        "report_to": "none",
+        "disable_tqdm": True,
+        "log_level": "error",
+        "logging_steps": 5,
+        "save_strategy": "steps",
+        "save_total_limit": 1,
+        "remove_unused_columns": False,
+        "ddp_find_unused_parameters": False,
+        "dataloader_num_workers": 0,
+        "dataloader_pin_memory": cuda,
+        "average_tokens_across_devices": True,
+    }
+
+
+def per_process(total: int, processes: int, name: str) -> int:
+    """`total` split evenly over the processes, or a sentence that says it can't be."""
+    if total % processes:
+        raise UserInputError(
+            f"{name} = {total} does not divide by {processes} processes; choose a multiple"
+        )
+    return total // processes
+
+
+def grpo_arguments(recipe: Recipe, output: Path, processes: int, seed: int) -> GRPOConfig:
+    """One generation batch is one optimiser step: on-policy."""
+    rl = recipe.rl
+    prompts = per_process(rl.prompts_per_step, processes, "rl.prompts_per_step")
+    return GRPOConfig(
+        **_common(recipe, output, seed),
+        per_device_train_batch_size=prompts * rl.group_size,
+        gradient_accumulation_steps=1,
+        num_generations=rl.group_size,
+        max_completion_length=rl.sampling.max_tokens,
+        temperature=rl.sampling.temperature or 1.0,
+        learning_rate=rl.learning_rate,
+        lr_scheduler_type="constant_with_warmup",
+        warmup_steps=rl.warmup_steps,
+        max_steps=rl.max_steps,
+        save_steps=rl.save_steps,
+        beta=rl.kl,
+        epsilon=rl.clip_low,
+        epsilon_high=rl.clip_high,
+        max_grad_norm=rl.max_grad_norm,
+        loss_type="grpo",
+        num_iterations=1,
+    )
+
+
+def sft_arguments(
+    recipe: Recipe, output: Path, processes: int, seed: int, steps: int
+) -> SFTConfig:
+    """`steps` optimiser steps; the rate rises, then falls along a cosine."""
+    sft = recipe.sft
+    return SFTConfig(
+        **_common(recipe, output, seed),
+        per_device_train_batch_size=per_process(sft.batch_size, processes, "sft.batch_size"),
+        gradient_accumulation_steps=1,
+        learning_rate=sft.learning_rate,
+        lr_scheduler_type="cosine",
+        warmup_steps=int(sft.warmup_share * steps),
+        max_steps=steps,
+        save_steps=sft.save_steps,
+        weight_decay=sft.weight_decay,
+        max_grad_norm=sft.max_grad_norm,
+        max_length=None,
+        packing=False,
+        train_sampling_strategy="group_by_length",
+        dataset_kwargs={"skip_prepare_dataset": True},
+    )

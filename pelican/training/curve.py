@@ -1,0 +1,113 @@
+"""The training curve of an RL phase, and its stop: what every step saw, per family."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+from transformers import TrainerCallback
+
+from pelican.practice.stagnation import StagnationTracker
+from pelican.recipe import RlConfig
+from pelican.training.grpo import StepRecord
+
+STATE = "curve.json"
+Gather = Callable[[Any], list[Any]]
+
+
+class RlCurve(TrainerCallback):  # type: ignore[misc]
+    """Collects the steps of all ranks, updates stagnation per window, and stops the trainer.
+
+    Every rank keeps the same state, so that all stop at the same step. Rewards are those of all
+    groups drawn, also of those dropped for want of variance: the others would look harder.
+    """
+
+    def __init__(self, config: RlConfig, gather: Gather, report: Callable[[int, float], None]) -> None:
+        self.rows: list[dict[str, Any]] = []
+        self.stagnation: list[dict[str, Any]] = []
+        self.totals: dict[str, int] = defaultdict(int)
+        self.stop_reason = ""
+        self._tracker = StagnationTracker.of(config)
+        self._window: dict[str, list[float]] = defaultdict(list)
+        self._config, self._gather, self._report = config, gather, report
+
+    def add(self, record: StepRecord) -> None:
+        """One rank's step; called by every rank at the same step."""
+        mine = [
+            {
+                "family": group.sample.family.value,
+                "reward": float(group.rewards.mean()),
+                "success_rate": sum(s.success for s in group.scores) / len(group.scores),
+                "format": sum(s.format for s in group.scores) / len(group.scores),
+                "think_chars": sum(s.think_chars for s in group.scores) / len(group.scores),
+                "tokens": sum(len(ids) for ids in group.completions),
+                "completions": len(group.completions),
+                "variance": group.has_variance,
+            }
+            for group in record.drawn
+        ]
+        groups = [group for share in self._gather(mine) for group in share]
+        by_family: dict[str, list[dict[str, Any]]] = defaultdict(list)
+        for group in groups:
+            by_family[group["family"]].append(group)
+            self._window[group["family"]].append(group["success_rate"])
+        step = record.step + 1
+        for family, members in sorted(by_family.items()):
+            row: dict[str, Any] = {"step": step, "family": family, "groups": len(members)}
+            for key in ("reward", "success_rate", "format", "think_chars"):
+                row[key] = sum(m[key] for m in members) / len(members)
+            row["tokens"] = sum(m["tokens"] for m in members)
+            self.rows.append(row)
+        self.totals["groups_drawn"] += len(groups)
+        self.totals["groups_without_variance"] += sum(not g["variance"] for g in groups)
+        self.totals["completions"] += sum(g["completions"] for g in groups)
+        self.totals["tokens_generated"] += sum(g["tokens"] for g in groups)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Close a window every `stop.window` steps; stop where the tracker says so."""
+        step = state.global_step
+        recent = [row["reward"] for row in self.rows if row["step"] == step]
+        self._report(step, sum(recent) / len(recent) if recent else 0.0)
+        if step % self._config.stop.window == 0 and self._window:
+            rates = {family: sum(v) / len(v) for family, v in self._window.items()}
+            now = self._tracker.update(rates)
+            self.stagnation += [
+                {"step": step, "family": f, "ts": ts, "mean_ts": now.mean}
+                for f, ts in now.tasks.items()
+            ]
+            self._window.clear()
+        reason = self._tracker.stop_reason(step)
+        if reason:
+            self.stop_reason = reason
+            control.should_training_stop = True
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Keep the state beside the trainer's checkpoint."""
+        if state.is_world_process_zero:
+            folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+            saved = {
+                "rows": self.rows,
+                "stagnation": self.stagnation,
+                "totals": self.totals,
+                "tracker": self._tracker.state_dict(),
+                "window": self._window,
+            }
+            (folder / STATE).write_text(json.dumps(saved))
+
+    def load(self, checkpoint: Path) -> None:
+        """Go on from what `on_save` kept."""
+        saved = json.loads((checkpoint / STATE).read_text())
+        self.rows, self.stagnation = saved["rows"], saved["stagnation"]
+        self.totals.update(saved["totals"])
+        self._tracker.load_state_dict(saved["tracker"])
+        self._window.update(saved["window"])
+
+    def write(self, curve: Path, stagnation: Path) -> None:
+        """Both tables as Parquet."""
+        pl.DataFrame(self.rows).write_parquet(curve)
+        schema = {"step": pl.Int64, "family": pl.String, "ts": pl.Float64, "mean_ts": pl.Float64}
+        pl.DataFrame(self.stagnation, schema=schema).write_parquet(stagnation)

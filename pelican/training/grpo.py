@@ -1,0 +1,235 @@
+"""GRPO on the buffer: TRL's GRPOTrainer with Pelican's rollouts, rewards, refill and stop rule.
+
+TRL keeps the optimiser, the clipped loss, the KL term and checkpointing. This module replaces how a
+batch is made: groups whose rewards are all equal give no gradient, so they are dropped and refilled
+(dppo.md, "Success rate, difficulty, sampling").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from trl import GRPOTrainer
+
+from pelican.engines.base import rollout_seed
+from pelican.engines.prompts import Encoded
+from pelican.engines.transformers import TransformersEngine
+from pelican.recipe import RlConfig
+from pelican.records import Sample, Score
+
+Scorer = Callable[[Sample, str, int], Score]
+_EPSILON = 1e-4
+_CHUNK = 32  # rows whose log-probabilities are computed together
+
+
+@dataclass
+class Group:
+    """The G completions of one prompt with their scores."""
+
+    sample: Sample
+    prompt: Encoded
+    completions: list[list[int]]
+    scores: list[Score]
+
+    @property
+    def rewards(self) -> np.ndarray[Any, np.dtype[np.float64]]:
+        return np.array([score.reward for score in self.scores])
+
+    @property
+    def has_variance(self) -> bool:
+        return bool(self.rewards.std() > _EPSILON)
+
+    def advantages(self) -> list[float]:
+        """A_i = (R_i - mean) / (std + eps)."""
+        rewards = self.rewards
+        advantages: list[float] = ((rewards - rewards.mean()) / (rewards.std() + _EPSILON)).tolist()
+        return advantages
+
+
+@dataclass
+class StepRecord:
+    """What one rank's optimiser step saw: the groups trained on, and all that were rolled out."""
+
+    step: int
+    trained: list[Group]
+    drawn: list[Group]
+
+
+class DeliberateGrpoTrainer(GRPOTrainer):  # type: ignore[misc]
+    """GRPOTrainer whose batches are full of groups with variance.
+
+    `samples` is the buffer; the train data set holds indices into it. `on_step` is called with
+    every rank's groups after they were rolled out.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        engine: TransformersEngine,
+        samples: Sequence[Sample],
+        config: RlConfig,
+        scorer: Scorer,
+        on_step: Callable[[StepRecord], None],
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, reward_funcs=_unused_reward, **kwargs)
+        self._engine = engine
+        self._samples = samples
+        self._config = config
+        self._scorer = scorer
+        self._on_step = on_step
+        if self.ref_model is not None and engine.policy.model.visual.forward.__name__ == "_look_up":
+            # The frozen tower is the same in both: share its features instead of computing twice.
+            self.ref_model.model.visual = engine.policy.model.visual
+        if self.ref_model is not None:
+            self.ref_model.eval()
+
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        wanted = [row["sample"] for row in inputs[:: self._config.group_size]]
+        record = self._collect(wanted)
+        self._on_step(record)
+        return self._batch(record.trained)
+
+    def _collect(self, wanted: list[int]) -> StepRecord:
+        """As many groups as `wanted`, those without variance replaced while refills last."""
+        kept: list[Group] = []
+        flat: list[Group] = []
+        drawn: list[Group] = []
+        refills = self._refills()
+        for attempt in range(1 + self._config.refill):
+            missing = len(wanted) - len(kept)
+            indices = wanted if attempt == 0 else [next(refills) for _ in range(missing)]
+            groups = self._roll_out(indices, attempt)
+            drawn += groups
+            kept += [group for group in groups if group.has_variance]
+            flat = [group for group in groups if not group.has_variance]
+            if len(kept) >= len(wanted):
+                break
+        # Refills ran out: the rest is flat, which adds its KL term and no advantage.
+        return StepRecord(self.state.global_step, (kept + flat)[: len(wanted)], drawn)
+
+    def _refills(self) -> Iterator[int]:
+        """Other samples of the buffer, in an order of this step and rank."""
+        seed = (self._config.seed, self.state.global_step, self.accelerator.process_index)
+        while True:
+            yield from np.random.default_rng(seed).permutation(len(self._samples)).tolist()
+
+    def _roll_out(self, indices: list[int], attempt: int) -> list[Group]:
+        config, step = self._config, self.state.global_step
+        samples = [self._samples[i] for i in indices]
+        prompts = [self._engine.encoder.prompt(sample) for sample in samples]
+        base = rollout_seed(config.seed, f"{step}/{attempt}", self.accelerator.process_index)
+        seeds = [
+            [rollout_seed(base, f"{i}/{s.id}", j) for j in range(config.group_size)]
+            for i, s in enumerate(samples)
+        ]
+        training = self.model.training
+        self.model.eval()
+        completions = self._engine.complete(prompts, config.sampling, seeds)
+        self.model.train(training)
+        return [
+            Group(
+                sample,
+                prompt,
+                ids,
+                [
+                    self._scorer(sample, self._engine.encoder.decode(tokens), j)
+                    for j, tokens in enumerate(ids)
+                ],
+            )
+            for sample, prompt, ids in zip(samples, prompts, completions, strict=True)
+        ]
+
+    def _batch(self, groups: list[Group]) -> dict[str, Any]:
+        """The tensors that TRL's loss reads; one row per completion."""
+        device = self.accelerator.device
+        encoder = self._engine.encoder
+        rows = [(group, ids) for group in groups for ids in group.completions]
+        prompts = [group.prompt for group, _ in rows]
+        prompt_ids, prompt_mask = encoder.pad([prompt.ids for prompt in prompts], "left")
+        completion_ids, completion_mask = encoder.pad([ids for _, ids in rows], "right")
+        advantages = [a for group in groups for a in group.advantages()]
+        # A sampled image token would be taken for an image: only the prompt's are.
+        types = torch.cat(
+            [encoder.token_types(prompt_ids), torch.zeros_like(completion_ids, dtype=torch.int32)], 1
+        )
+        batch: dict[str, Any] = {
+            "prompt_ids": prompt_ids.to(device),
+            "prompt_mask": prompt_mask.to(device),
+            "completion_ids": completion_ids.to(device),
+            "completion_mask": completion_mask.to(device),
+            "advantages": torch.tensor(advantages, dtype=torch.float32, device=device),
+            "num_items_in_batch": self.accelerator.gather(completion_mask.sum().to(device)).sum(),
+            "mm_token_type_ids": types.to(device),
+            "num_images": [len(prompt.images) for prompt in prompts],
+        }
+        batch |= {k: v.to(device) for k, v in encoder.image_inputs(prompts).items()}
+        if self.ref_model is not None:
+            batch["ref_per_token_logps"] = self._reference_logps(batch)
+        return batch
+
+    def _get_per_token_logps_and_entropies(
+        self, model: Any, input_ids: Tensor, attention_mask: Tensor, logits_to_keep: int, **kwargs: Any
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """TRL's, on rows sorted by length: padding that a whole chunk shares is not computed.
+
+        Log-probabilities do not depend on left padding, so the result is the same.
+        """
+        num_images: list[int] = kwargs["num_images"]
+        rows = split_rows(kwargs.get("pixel_values"), kwargs.get("image_grid_thw"), num_images)
+        lengths = attention_mask.sum(1)
+        order = lengths.argsort()
+        parts: list[tuple[Tensor, Tensor | None, Tensor | None]] = []
+        for chunk in order.chunk(max(1, len(order) // _CHUNK)):
+            start = int(attention_mask[chunk].argmax(1).min())  # first column that any row uses
+            chosen = [rows[i] for i in chunk.tolist() if rows[i] is not None]
+            part = dict(kwargs, num_images=[num_images[i] for i in chunk.tolist()])
+            part |= {"batch_size": len(chunk), "mm_token_type_ids": kwargs["mm_token_type_ids"][chunk, start:]}
+            part["pixel_values"] = torch.cat([pixels for pixels, _ in chosen]) if chosen else None
+            part["image_grid_thw"] = torch.cat([grid for _, grid in chosen]) if chosen else None
+            parts.append(
+                super()._get_per_token_logps_and_entropies(
+                    model, input_ids[chunk, start:], attention_mask[chunk, start:], logits_to_keep, **part
+                )
+            )
+        back = order.argsort()
+        logps = torch.cat([part[0] for part in parts])[back]
+        entropies = [part[1] for part in parts if part[1] is not None]
+        return logps, torch.cat(entropies)[back] if entropies else None, None
+
+    @torch.no_grad()
+    def _reference_logps(self, batch: dict[str, Any]) -> Tensor:
+        logps, _, _ = self._get_per_token_logps_and_entropies(
+            self.ref_model,
+            torch.cat([batch["prompt_ids"], batch["completion_ids"]], 1),
+            torch.cat([batch["prompt_mask"], batch["completion_mask"]], 1),
+            batch["completion_ids"].size(1),
+            pixel_values=batch.get("pixel_values"),
+            image_grid_thw=batch.get("image_grid_thw"),
+            num_images=batch["num_images"],
+            mm_token_type_ids=batch["mm_token_type_ids"],
+        )
+        return logps
+
+
+def split_rows(
+    pixel_values: Tensor | None, grids: Tensor | None, num_images: Sequence[int]
+) -> list[tuple[Tensor, Tensor] | None]:
+    """`pixel_values` and `image_grid_thw` per sample; None where a sample has no image."""
+    if pixel_values is None or grids is None:
+        return [None] * len(num_images)
+    per_sample = grids.split(list(num_images))
+    pixels = pixel_values.split([int(grid.prod(-1).sum()) for grid in per_sample])
+    return [
+        (p, grid) if n else None for p, grid, n in zip(pixels, per_sample, num_images, strict=True)
+    ]
+
+
+def _unused_reward(**_: Any) -> list[float]:
+    """TRL wants a reward function; ours scores whole groups in `_roll_out`."""
+    raise AssertionError("Pelican scores completions itself")

@@ -1,0 +1,76 @@
+"""Supervised fine-tuning on verified completions: TRL's SFTTrainer with Pelican's prompts.
+
+The loss is on the assistant's tokens alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from datasets import Dataset
+from torch import Tensor
+from trl import SFTTrainer
+
+from pelican.engines.prompts import PromptEncoder
+from pelican.records import Sample
+
+_IGNORED = -100
+
+
+@dataclass(frozen=True)
+class Demonstration:
+    """A sample with the completion to learn."""
+
+    sample: Sample
+    completion: str
+
+
+class Collator:
+    """Row numbers of the data set to a batch; images are prepared as rows are needed."""
+
+    def __init__(self, encoder: PromptEncoder, rows: Sequence[Demonstration]) -> None:
+        self._encoder = encoder
+        self._rows = rows
+
+    def __call__(self, features: list[dict[str, Any]]) -> dict[str, Tensor]:
+        rows = [self._rows[feature["row"]] for feature in features]
+        return collate(self._encoder, rows)
+
+
+def collate(encoder: PromptEncoder, rows: Sequence[Demonstration]) -> dict[str, Tensor]:
+    """Input ids, labels (prompt and padding ignored) and images, right-padded."""
+    prompts = [encoder.prompt(row.sample) for row in rows]
+    completions = [encoder.completion(row.completion) for row in rows]
+    ids, mask = encoder.pad(
+        [p.ids + c for p, c in zip(prompts, completions, strict=True)], "right"
+    )
+    labels = torch.full_like(ids, _IGNORED)
+    for i, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
+        start = len(prompt.ids)
+        labels[i, start : start + len(completion)] = torch.tensor(completion)
+    return {
+        "input_ids": ids,
+        "attention_mask": mask,
+        "labels": labels,
+        "mm_token_type_ids": encoder.token_types(ids),
+        **encoder.image_inputs(prompts),
+    }
+
+
+class DemonstrationTrainer(SFTTrainer):  # type: ignore[misc]
+    """SFTTrainer on demonstrations; rows of similar length share a batch."""
+
+    def __init__(
+        self, *args: Any, encoder: PromptEncoder, rows: Sequence[Demonstration], **kwargs: Any
+    ) -> None:
+        lengths = [len(encoder.prompt(r.sample).ids) + len(r.completion) // 2 for r in rows]
+        # TRL checks for columns of text although the rows are encoded by our collator.
+        data = Dataset.from_dict(
+            {"row": list(range(len(rows))), "length": lengths, "input_ids": [[0]] * len(rows)}
+        )
+        super().__init__(
+            *args, train_dataset=data, data_collator=Collator(encoder, rows), **kwargs
+        )
