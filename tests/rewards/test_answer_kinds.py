@@ -97,6 +97,7 @@ CASES: list[Case] = [
         ("2-3", 0, "several answers"),
         ("1 2 3 4 5", 0, "several answers"),
         ("many", 0, "unreadable"),
+        ("sİx", 0, "unreadable"),  # the dotted capital matches i without case
     ),
     *cases(
         DISTANCE,
@@ -123,6 +124,8 @@ CASES: list[Case] = [
         ("30 kg", 0, "unreadable"),
         ("30 degrees", 0, "unreadable"),
         ("near", 0, "unreadable"),
+        ("mİllimetres sİx", 0, "unreadable"),
+        ("30 mİllimetres", 1, ""),  # no unit that we know: the asked one
     ),
     *cases(
         CHOICE,
