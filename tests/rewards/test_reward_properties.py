@@ -310,4 +310,4 @@ def test_scoring_is_fast_enough_for_a_training_step(kind: str) -> None:
     began = time.perf_counter()
     for _ in range(2000):
         score(sample, completion, CONFIG)
-    assert 2000 / (time.perf_counter() - began) > 2000  # measured: 25,000 and more
+    assert 2000 / (time.perf_counter() - began) > 2000  # measured: 20,000 and more
