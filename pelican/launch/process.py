@@ -138,13 +138,13 @@ class _Gang:
         """Read what was printed, for at most `timeout` seconds; False once all have ended."""
         for key, _ in self._selector.select(timeout):
             self._read(key.data)
-        for rank in self._ranks:
-            if rank.process.poll() not in (None, 0) and self.failure is None:
+        codes = [rank.process.poll() for rank in self._ranks]
+        for rank, code in zip(self._ranks, codes, strict=True):
+            if code not in (None, 0):
                 self.failure = rank
-        if self.failure is not None:
-            self.end()
-            return False
-        return any(rank.process.poll() is None for rank in self._ranks)
+                self.end()
+                return False
+        return None in codes
 
     def end(self) -> None:
         """End every process and what it started; then read the last lines."""

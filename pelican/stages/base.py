@@ -191,6 +191,13 @@ class _Ranks:
                 # A rank that fails is seen by torchrun; a slow one may take hours.
                 dist.init_process_group(backend, timeout=timedelta(hours=24))
 
+    def leave(self) -> None:
+        """End the group, so that torch does not complain about it at exit."""
+        if self.size > 1:
+            import torch.distributed as dist
+
+            dist.destroy_process_group()
+
     def from_main(self, value: Any) -> Any:
         """The value that rank 0 gave."""
         if self.size == 1:
@@ -241,6 +248,7 @@ def run_stage(spec: StageSpec) -> Manifest:
     ranks = _Ranks()
     begun: str | Manifest = ranks.from_main(_begin(store, spec) if ranks.rank == 0 else None)
     if isinstance(begun, Manifest):
+        ranks.leave()
         return begun
     context = StageContext(spec, store, ranks.rank, ranks.size)
     started = now()
@@ -268,6 +276,7 @@ def run_stage(spec: StageSpec) -> Manifest:
         )
         commit_manifest(store, spec.output, manifest)
     committed: Manifest = ranks.from_main(manifest if ranks.rank == 0 else None)
+    ranks.leave()
     return committed
 
 
