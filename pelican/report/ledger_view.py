@@ -64,6 +64,7 @@ class Attempt:
     completion: str
     success: bool
     reason: str = ""
+    order: tuple[int, int] = (0, 0)
 
 
 @dataclass
@@ -75,7 +76,6 @@ class Case:
     dimension: str
     timeline: list[Moment]
     outcome: str = ""
-    teacher: list[Attempt] = field(default_factory=list)
     attempts: list[Attempt] = field(default_factory=list)
     question: str = ""
     answer: str = ""
@@ -123,7 +123,7 @@ def view_ledger(run: Run, limit: int = 150) -> LedgerView:
     for case in cases:
         verdicts = taught.get(case.id, {})
         case.outcome = outcome_of(case.timeline, {loop: a.success for loop, a in verdicts.items()})
-        case.teacher = [attempt for _, attempt in sorted(verdicts.items())]
+        case.attempts = list(verdicts.values())
     by_family: dict[str, dict[str, int]] = defaultdict(lambda: dict.fromkeys(OUTCOMES, 0))
     for case in cases:
         by_family[case.family][case.outcome] += 1
@@ -163,6 +163,8 @@ def _teacher(run: Run) -> dict[str, dict[int, Attempt]]:
     """The teacher's last word per sample and loop; an accepted answer beats refused ones."""
     found: dict[str, dict[int, Attempt]] = defaultdict(dict)
     for stage, frame in run.tables("distill", "teacher.parquet", ["sample_id", "accepted"]).items():
+        if "origin" in frame.columns:  # related and general rows are answered too
+            frame = frame.filter(origin="weak")
         for row in frame.iter_rows(named=True):
             known = found[row["sample_id"]].get(stage.loop)
             if known and known.success:
@@ -174,6 +176,7 @@ def _teacher(run: Run) -> dict[str, dict[int, Attempt]]:
                 str(row.get("answer_text") or ""),
                 bool(row["accepted"]),
                 str(row.get("reason") or ""),
+                (stage.loop, 2),
             )
     return found
 
@@ -211,8 +214,13 @@ def _add_attempts(run: Run, cases: Sequence[Case]) -> None:
         rows = rows.filter(pl.col("index") < SHOWN_ROLLOUTS).sort("sample_id", "index")
         for row in rows.iter_rows(named=True):
             moment = Moment(stage.loop, stage.phase, 0, 0)
-            attempt = Attempt(moment.words, row["completion"], row["success"], row["reason"])
-            known[row["sample_id"]].attempts.append(attempt)
+            known[row["sample_id"]].attempts.append(
+                Attempt(
+                    moment.words, row["completion"], row["success"], row["reason"], moment.order
+                )
+            )
+    for case in cases:  # the same words twice at one moment say nothing new
+        case.attempts = sorted(dict.fromkeys(case.attempts), key=lambda attempt: attempt.order)
 
 
 def _rows_of(run: Run, prefix: str, name: str, ids: Iterable[str]) -> pl.DataFrame | None:
@@ -240,10 +248,14 @@ def _add_samples(run: Run, cases: Sequence[Case]) -> None:
             continue
         case.question, case.answer = sample.question, answer_words(sample.answer)
         if spent < PICTURE_BUDGET:
-            policy = next((a.completion for a in reversed(case.attempts) if not a.success), "")
-            teacher = case.teacher[-1].completion if case.teacher else ""
+            policy, teacher = _last(case, 0, 1), _last(case, 2)
             case.images = pictures(sample, policy, teacher)
             spent += sum(len(image) for image in case.images)
+
+
+def _last(case: Case, *places: int) -> str:
+    """The last completion of the policy (places 0 and 1 of a loop) or of the teacher (2)."""
+    return next((a.completion for a in reversed(case.attempts) if a.order[1] in places), "")
 
 
 def _interleaved(cases: Sequence[Case]) -> list[Case]:

@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +14,21 @@ import polars as pl
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from pelican.data.quarantine import CODES
 from pelican.evaluation.metrics import Difference, Estimate
 from pelican.evaluation.summary import Comparison
 from pelican.records import EMBODIED_FAMILIES, Dimension
-from pelican.report import figures
-from pelican.report.figures import Panel, Point, Series
+from pelican.report import charts, figures
+from pelican.report.charts import Panel, Series
+from pelican.report.comparison import phase_totals, seconds, tokens
+from pelican.report.figures import Point
 from pelican.report.ledger_view import OUTCOMES, view_forgotten, view_ledger
 from pelican.report.run import Evaluation, Run, StageRun, open_run
-from pelican.report.scores import phase_totals, seconds, tokens
-from pelican.report.svg import colour, shade
+from pelican.report.svg import NARROW, WIDE, colour, shade
+from pelican.runs import FAILURE, RUN
 from pelican.storage.objects import ObjectStore
 
+PREFLIGHT = "preflight.json"
 MINUS = "\N{MINUS SIGN}"
 FAMILIES = {
     "affordance": "Affordance",
@@ -64,7 +69,8 @@ class Figure:
     id: str
     title: str
     note: str
-    svg: Markup
+    wide: Markup
+    narrow: Markup
     legend: Sequence[Legend] = ()
 
 
@@ -161,26 +167,31 @@ def dimension(name: str) -> str:
 def _state(run: Run) -> dict[str, str]:
     """How far the run came, in one word and a sentence."""
     open_stages = [stage for stage in run.stages if stage.manifest is None]
-    last = run.final
-    loops = int(run.recipe.get("loops", 0))
-    failure = run.json("failure.json") or run.json("error.json")
-    if isinstance(failure, dict):
-        words = str(failure.get("message") or failure.get("error") or "see the log")
-        return {"word": "failed", "words": words}
-    gate = run.json(f"{last.prefix}/gate.json", below_run=False) if last else None
-    stopped = isinstance(gate, dict) and not gate.get("go_on", True)
-    if stopped and not open_stages:
-        return {"word": "stopped by the gate", "words": "The last evaluation's gate said no."}
-    phase = "sft" if run.recipe.get("sft", {}).get("enabled", True) else "rl"
-    complete = last is not None and last.loop >= loops > 0 and last.phase == phase
-    if complete and not open_stages:
+    last = run.evaluations[-1] if run.evaluations else None
+    if last and not open_stages and _is_last(run, last):
         return {"word": "finished", "words": ""}
+    gate = run.json(f"{last.prefix}/gate.json", below_run=False) if last else None
+    if isinstance(gate, dict) and not gate.get("go_on", True) and not open_stages:
+        return {"word": "stopped", "words": f"The gate of {last.label if last else ''} said no."}
+    failure = run.json(FAILURE)
+    if isinstance(failure, dict):
+        where = f"{failure.get('stage', 'a stage')}, loop {failure.get('loop', '?')}"
+        return {"word": "failed", "words": f"{where}: {failure.get('message', 'see the log')}"}
     if open_stages:
-        where = open_stages[-1]
-        words = f"The last stage without a result is {where.name} of loop {where.loop}."
-    else:
-        words = "More stages are to come."
-    return {"word": "unfinished", "words": words}
+        where = f"{open_stages[-1].name} of loop {open_stages[-1].loop}"
+        return {"word": "unfinished", "words": f"The last stage without a result is {where}."}
+    return {"word": "unfinished", "words": "More stages are to come."}
+
+
+def _is_last(run: Run, evaluation: Evaluation) -> bool:
+    """Whether the pipeline of this run ends with this evaluation."""
+    submission = run.json(RUN)
+    pipeline = submission.get("pipeline") if isinstance(submission, dict) else None
+    if pipeline == "evaluate":
+        return True
+    sft = run.recipe.get("sft", {}).get("enabled", True) and pipeline != "rl_only"
+    loops = int(run.recipe.get("loops", 0))
+    return evaluation.loop == loops > 0 and evaluation.phase == ("sft" if sft else "rl")
 
 
 def verdict(run: Run, change: Comparison | None) -> str:
@@ -315,6 +326,8 @@ def _acceptance(run: Run) -> list[dict[str, Any]]:
     where = _families_of(run)
     counts: dict[str, dict[int, list[int]]] = {}
     for stage, frame in run.tables("distill", "teacher.parquet", ["sample_id", "accepted"]).items():
+        if "origin" in frame.columns:
+            frame = frame.filter(origin="weak")
         if "family" not in frame.columns:
             names = [where.get(i, "unknown") for i in frame["sample_id"].to_list()]
             frame = frame.with_columns(family=pl.Series(names, dtype=pl.String))
@@ -351,17 +364,21 @@ def _gates(run: Run) -> list[dict[str, Any]]:
     return found
 
 
-def _quarantine(run: Run) -> dict[str, Any]:
-    """Rows that the readers left out, and how many for which reason."""
-    found = run.json("quarantine.json")
-    rows = found.get("rows", []) if isinstance(found, dict) else found or []
-    rows = [
-        {key: str(row.get(key, "")) for key in ("shard", "row", "id", "code", "reason")}
-        for row in rows
-        if isinstance(row, dict)
+def _quarantine(run: Run) -> list[dict[str, Any]]:
+    """Per pool with rows that preflight left out: how many for which reason, and the first."""
+    found = run.json(PREFLIGHT)
+    pools = found if isinstance(found, dict) else {}
+    return [
+        {
+            "pool": name,
+            "samples": pool.get("samples", 0),
+            "reasons": [(CODES.get(code, code), n) for code, n in pool["quarantined"].items()],
+            "total": sum(pool["quarantined"].values()),
+            "rows": pool.get("quarantine", []),
+        }
+        for name, pool in pools.items()
+        if isinstance(pool, dict) and pool.get("quarantined")
     ]
-    reasons = Counter(row["code"] or row["reason"] or "unknown" for row in rows)
-    return {"rows": rows[:200], "total": len(rows), "reasons": reasons.most_common()}
 
 
 # --- figures ----------------------------------------------------------------------------------
@@ -372,9 +389,16 @@ def _drawn(made: Iterable[Figure | None]) -> list[Figure]:
 
 
 def _figure(
-    id: str, title: str, note: str, svg: Markup | None, legend: Sequence[Legend] = ()
+    id: str,
+    title: str,
+    note: str,
+    draw: Callable[[float], Markup | None],
+    legend: Sequence[Legend] = (),
 ) -> Figure | None:
-    return None if svg is None else Figure(id, title, note, svg, legend)
+    wide, narrow = draw(WIDE), draw(NARROW)
+    if wide is None or narrow is None:
+        return None
+    return Figure(id, title, note, wide, narrow, legend)
 
 
 def _score_figures(run: Run) -> list[Figure | None]:
@@ -387,7 +411,7 @@ def _score_figures(run: Run) -> list[Figure | None]:
             "Score of every stage of every loop",
             "Held-out questions, 0 to 100. Whiskers are 95 % intervals over scenes; they overstate"
             " the doubt about a difference, which the paired table below shows.",
-            figures.stage_scores(points),
+            partial(figures.stage_scores, points),
             [
                 Legend("base", colour("base"), "dot"),
                 Legend("after RL", colour("rl"), "dot"),
@@ -426,21 +450,22 @@ def _capability_figures(base: Evaluation | None, final: Evaluation | None) -> li
             "families",
             "Six task families",
             "Base and final score; the embodied score is the mean of these six.",
-            figures.before_after(rows("families", family), "Scores by task family"),
+            partial(figures.before_after, rows("families", family), "Scores by task family"),
             with_chance,
         ),
         _figure(
             "dimensions",
             "Nine capability dimensions",
             "Each question carries one dimension.",
-            figures.before_after(rows("dimensions", dimension), "Scores by dimension"),
+            partial(figures.before_after, rows("dimensions", dimension), "Scores by dimension"),
             with_chance,
         ),
         _figure(
             "radar",
             "The shape of the nine dimensions",
             "0 in the middle, 100 at the rim.",
-            figures.radar(
+            partial(
+                figures.radar,
                 [dimension(d.value) for d in Dimension],
                 [score(base, d) for d in Dimension],
                 [score(final, d) for d in Dimension],
@@ -475,7 +500,7 @@ def _practice_figures(run: Run) -> list[Figure | None]:
             "Per-sample success rates",
             "Share of the practised samples at each success rate, later loops darker. Training"
             " moves mass from left to right.",
-            figures.success_distribution(panels),
+            partial(charts.success_distribution, panels),
             [Legend(f"loop {k}", shade(i, len(loops))) for i, k in enumerate(loops)],
         ),
         _figure(
@@ -483,7 +508,7 @@ def _practice_figures(run: Run) -> list[Figure | None]:
             "The ledger, loop by loop",
             "Mastered: every rollout succeeds. Practice: some do, so RL can learn. Intractable:"
             " none does; after RL these are the weak set that goes to the teacher.",
-            figures.stacks(rows, "Samples by difficulty and loop", "samples"),
+            partial(charts.stacks, rows, "Samples by difficulty and loop", "samples"),
             [Legend(name, colour(c)) for name, c in states],
         ),
     ]
@@ -524,7 +549,7 @@ def _rl_figures(run: Run) -> list[Figure | None]:
             "Stagnation",
             "TS of each family and their mean (heavy). RL stops where the mean reaches the"
             " threshold, after its least number of steps.",
-            figures.curves(ts_panels, "Stagnation during RL", "optimiser step"),
+            partial(charts.curves, ts_panels, "Stagnation during RL", "optimiser step"),
             [*legend, Legend("mean", colour("ink"), "line")],
         )
     ]
@@ -535,7 +560,9 @@ def _rl_figures(run: Run) -> list[Figure | None]:
             if column in frame.columns
         ]
         found.append(
-            _figure(column, title, note, figures.curves(panels, title, "optimiser step"), legend)
+            _figure(
+                column, title, note, partial(charts.curves, panels, title, "optimiser step"), legend
+            )
         )
     return found
 
@@ -575,14 +602,14 @@ def _sft_figures(run: Run) -> list[Figure | None]:
             "What SFT trained on",
             "Rows by origin: weak samples that the teacher solved, related samples, general"
             " replay against forgetting.",
-            figures.stacks(rows, "Rows of the SFT mixture by origin", "rows"),
+            partial(charts.stacks, rows, "Rows of the SFT mixture by origin", "rows"),
             [Legend(words, colour(f"o-{o}")) for o, words in _ORIGINS.items()],
         ),
         _figure(
             "sft-loss",
             "SFT loss",
             "Mean cross-entropy of the assistant's tokens, nats a token.",
-            figures.curves(panels, "SFT loss", "optimiser step"),
+            partial(charts.curves, panels, "SFT loss", "optimiser step"),
         ),
     ]
 
@@ -608,6 +635,6 @@ def _cost_figure(run: Run) -> Figure | None:
         "durations",
         "Where the time went",
         "Wall clock of the finished stages.",
-        figures.stacks(rows, "Duration of the stages by loop", unit),
+        partial(charts.stacks, rows, "Duration of the stages by loop", unit),
         [Legend(name, colour(f"k-{name}")) for name in kinds],
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -12,9 +11,9 @@ from typing import Any
 import polars as pl
 from pydantic import ValidationError
 
-from pelican.errors import UserInputError
 from pelican.evaluation.results import read_results
 from pelican.evaluation.summary import Comparison, Summary, compare
+from pelican.runs import read_json, require_run, run_prefix
 from pelican.storage.manifests import Manifest, read_manifest
 from pelican.storage.objects import ObjectStore
 
@@ -70,7 +69,7 @@ class Run:
 
     @property
     def prefix(self) -> str:
-        return f"runs/{self.name}"
+        return run_prefix(self.name)
 
     @cached_property
     def recipe(self) -> dict[str, Any]:
@@ -149,19 +148,15 @@ class Run:
     def json(self, key: str, *, below_run: bool = True) -> Any:
         """A JSON object of the store, or None if it is absent or can't be read."""
         try:
-            return json.loads(self.store.read(f"{self.prefix}/{key}" if below_run else key))
-        except (KeyError, ValueError):
+            return read_json(self.store, f"{self.prefix}/{key}" if below_run else key)
+        except ValueError:
             return None
 
 
 def open_run(store: ObjectStore, name: str) -> Run:
-    """The run `name`; an error that lists the runs there are if it has no file."""
-    prefix = f"runs/{name}"
-    keys = list(store.keys(prefix)) if store.exists(prefix) else []
-    if not keys:
-        known = sorted({key.split("/")[1] for key in store.keys("runs")})
-        there = f"there are {', '.join(known)}" if known else "there are none"
-        raise UserInputError(f"no run {name!r} in {store.uri}; {there}")
+    """The run `name`. Raises UserInputError if there is none."""
+    require_run(store, name)
+    keys = store.keys(run_prefix(name))
     places = sorted({"/".join(key.split("/")[:4]) for key in keys if key.count("/") >= 4})
     stages = [stage for place in places if (stage := _stage(store, place)) is not None]
     return Run(store, name, sorted(stages, key=lambda stage: stage.order))
@@ -179,6 +174,6 @@ def _stage(store: ObjectStore, prefix: str) -> StageRun | None:
         manifest = None
     if manifest is not None:
         name = manifest.stage
-    elif name == "train":  # train-rl and train-sft own `train-<phase>`
+    elif name == "train":
         name = f"train-{phase}"
     return StageRun(prefix, int(loop[5:]), name, phase, manifest)

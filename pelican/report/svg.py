@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from markupsafe import Markup, escape
 
 Scale = Callable[[float], float]
+WIDE, NARROW = 760.0, 372.0  # of a page, of a phone
 
 
 def linear(domain: tuple[float, float], pixels: tuple[float, float]) -> Scale:
@@ -131,3 +132,18 @@ def shade(index: int, of: int) -> str:
     """Style of one loop among several: later is darker (lighter on a dark page)."""
     share = 100 if of <= 1 else round(25 + 75 * index / (of - 1))
     return f"--c:color-mix(in oklab,var(--late) {share}%,var(--early))"
+
+
+def y_grid(
+    figure: Svg,
+    y: Scale,
+    values: Sequence[float],
+    left: float,
+    right: float,
+    words: Callable[[float], str] | None = number,
+) -> None:
+    """Horizontal lines with their labels to the left; without labels if `words` is None."""
+    for value in values:
+        figure.line(left, y(value), right, y(value))
+        if words is not None:
+            figure.text(left - 6, y(value) + 4, words(value), "tick", "end")

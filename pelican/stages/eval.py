@@ -1,24 +1,17 @@
-"""Stage eval: greedy completions on the held-out suites, scores with intervals, the gate.
-
-Inputs: `policy` (checkpoint), `evaluation` and `general` (pools), optional `base` and `previous`
-(earlier eval stages). Ranks take turns at shards of 256 samples; a shard that is on disk is done,
-whichever rank wrote it, so a killed evaluation goes on where it was.
-"""
+"""Eval: greedy completions on the held-out suites, scores with intervals, the gate."""
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice
-from pathlib import Path
 
 import polars as pl
 
-from pelican.data.tables import open_parquet, read_samples, shard_paths
+from pelican.data.pool import Entry, PoolIndex, read_index
+from pelican.data.quarantine import Quarantine
 from pelican.engines import Engine, open_engine
-from pelican.errors import InfrastructureError, UserInputError
+from pelican.errors import UserInputError
 from pelican.evaluation.gate import decide
 from pelican.evaluation.results import (
     RESULTS,
@@ -29,128 +22,114 @@ from pelican.evaluation.results import (
     write_results,
 )
 from pelican.evaluation.summary import Summary, summarise
-from pelican.recipe import Recipe
 from pelican.records import Sample
-from pelican.rewards import judge_of, score
+from pelican.rewards import Judge, judge_of, score
 from pelican.stages.base import StageContext
 
-SHARD = 256  # samples, the unit of resuming
-WAIT_S = 24 * 3600.0  # for the shards of other ranks; torchrun ends all if one of them dies
+PART = 256  # samples between two points of resuming
 SUITES: dict[str, Suite] = {"evaluation": "embodied", "general": "general"}
 
 
 @dataclass(frozen=True)
-class _Shard:
-    """Up to 256 samples of one suite; `index` counts over both suites."""
+class _Part:
+    """Up to 256 samples of one suite; `number` counts over both suites."""
 
-    index: int
+    number: int
     suite: Suite
-    pool: Path
-    start: int
-    size: int
+    pool: PoolIndex
+    entries: tuple[Entry, ...]
 
 
 def run(context: StageContext) -> None:
-    """Answer the shards of this rank; rank 0 waits for the others, merges, scores and decides."""
-    shards = _shards(context)
-    mine = shards[context.rank :: context.world_size]
-    missing = [shard for shard in mine if _part(context, shard) is None]
-    if missing:
-        _answer(context, missing, done=sum(s.size for s in mine) - sum(s.size for s in missing))
-    if context.rank:
-        return
-    frame = _merge([_wait_for(context, shard) for shard in shards])
-    frame.write_parquet(context.output("results.parquet"), compression="zstd")
-    _conclude(context, frame)
+    """Inputs policy, evaluation, general; optional base and previous, earlier eval stages.
+
+    Every rank answers the parts of its turn; rank 0 joins them, and writes `results.parquet`,
+    `summary.json` and `gate.json`. A part that is there already is not made again.
+    """
+    parts = _parts(context)
+    _answer_parts(context, parts[context.rank :: context.world_size])
+    if context.rank == 0:
+        frame = _join_parts(context, parts)
+        _conclude(context, frame, sum(len(part.entries) for part in parts))
 
 
-def _shards(context: StageContext) -> list[_Shard]:
-    shards: list[_Shard] = []
+def _parts(context: StageContext) -> list[_Part]:
+    parts: list[_Part] = []
     for name, suite in SUITES.items():
-        pool = context.input(name)
-        total = sum(open_parquet(path).metadata.num_rows for path in shard_paths(pool))
-        if not total:
-            raise UserInputError(f"{name} set {pool} is empty; check the recipe's data section")
-        for start in range(0, total, SHARD):
-            size = min(SHARD, total - start)
-            shards.append(_Shard(len(shards), suite, pool, start, size))
-    return shards
+        pool = read_index(context.input(name))
+        if context.rank == 0:
+            context.counts["quarantined"] += len(pool.quarantine)
+        for start in range(0, len(pool.entries), PART):
+            entries = pool.entries[start : start + PART]
+            parts.append(_Part(len(parts), suite, pool, entries))
+    return parts
 
 
-def _part(context: StageContext, shard: _Shard) -> Path | None:
-    """The finished file of a shard, if any rank has written it."""
-    found = sorted(context.output("work/parts").parent.glob(f"part-*-{shard.index:05d}.parquet"))
-    return found[0] if found else None
+def _part_key(context: StageContext, part: _Part) -> str:
+    return f"{context.spec.output}/work/part-{part.number:05d}.parquet"
 
 
-def _answer(context: StageContext, shards: list[_Shard], done: int) -> None:
-    threads = int(os.environ.get("OMP_NUM_THREADS", "1"))
+def _answer_parts(context: StageContext, parts: list[_Part]) -> None:
+    """This rank's parts, but those that are there from before."""
     recipe = context.recipe
-    engine = open_engine(recipe.rollout, recipe.model, context.input("policy"), threads)
-    total = done + sum(shard.size for shard in shards)
-    for shard, samples in _load(shards):
-        rows: list[ResultRow] = []
-        for row in _rows(engine, samples, shard.suite, recipe):
-            rows.append(row)
-            context.progress(done + len(rows), total, "samples")
-        done += len(rows)
-        name = f"work/part-{context.rank:03d}-{shard.index:05d}.parquet"
-        write_results(context.output(name), rows)
-
-
-def _load(shards: list[_Shard]) -> Iterator[tuple[_Shard, list[Sample]]]:
-    """The samples of each shard; every pool is read once, one shard in memory at a time."""
-    for suite in SUITES.values():
-        wanted = [shard for shard in shards if shard.suite == suite]
-        if not wanted:
-            continue
-        samples, position = read_samples(wanted[0].pool), 0
-        for shard in wanted:
-            chosen = list(
-                islice(samples, shard.start - position, shard.start - position + shard.size)
-            )
-            position = shard.start + shard.size
-            yield shard, chosen
+    total = sum(len(part.entries) for part in parts)
+    engine: Engine | None = None
+    judge = judge_of(recipe.reward, training=False)
+    done, answered, began = 0, 0, time.monotonic()
+    for part in parts:
+        key = _part_key(context, part)
+        if not context.store.exists(key):
+            engine = engine or open_engine(recipe.rollout, recipe.model, context.input("policy"))
+            rows: list[ResultRow] = []
+            for row in _rows(context, engine, judge, part):
+                rows.append(row)
+                answered += 1
+                rate = answered / max(1e-9, time.monotonic() - began)
+                context.progress(min(done + len(rows), total - 1), total, "samples", rate=rate)
+            path = context.output(key.removeprefix(f"{context.spec.output}/"))
+            write_results(path, rows)
+            context.store.put(key, path)
+        done += len(part.entries)
+        context.progress(done, total, "samples")
 
 
 def _rows(
-    engine: Engine, samples: list[Sample], suite: Suite, recipe: Recipe
+    context: StageContext, engine: Engine, judge: Judge | None, part: _Part
 ) -> Iterator[ResultRow]:
-    # Flipped rewards are an ablation of training; held-out answers are always scored honestly.
+    """The scored answers of one part; a sample whose image can't be read is left out."""
+    recipe = context.recipe
+    loaded = part.pool.load(
+        part.entries, max_pixels=recipe.data.max_pixels, quarantine=Quarantine()
+    )
+    samples: list[Sample] = list(loaded)
+    if not samples:
+        return
+    # Flipped rewards are an ablation of training; held-out answers are always scored as they are.
     honest = recipe.reward.model_copy(update={"flip": 0.0})
-    judge = judge_of(honest, training=False)
     groups = engine.generate(samples, recipe.eval.sampling, 1, recipe.seed)
     for sample, (rollout,) in zip(samples, groups, strict=True):
-        scored = score(sample, rollout.completion, honest, judge=judge)
-        yield result_row(sample, suite, rollout, scored)
+        scored = score(sample, rollout.completion, honest, seed=recipe.seed, judge=judge)
+        yield result_row(sample, part.suite, rollout, scored)
 
 
-def _wait_for(context: StageContext, shard: _Shard) -> Path:
-    deadline = time.monotonic() + WAIT_S
-    while (path := _part(context, shard)) is None:
-        if time.monotonic() > deadline:
-            raise InfrastructureError(
-                f"evaluation shard {shard.index} of {context.spec.output} was not written"
-                f" within {WAIT_S / 3600:g} h; run the stage again"
+def _join_parts(context: StageContext, parts: list[_Part]) -> pl.DataFrame:
+    frames: list[pl.DataFrame] = []
+    for part in parts:
+        key = _part_key(context, part)
+        while not context.store.exists(key):
+            time.sleep(0.5)  # another rank is at it; if it fails, its launcher ends us too
+        frames.append(pl.read_parquet(context.store.local(key)))
+    return pl.concat(frames).select(RESULTS.names).sort("suite", "sample_id")
+
+
+def _conclude(context: StageContext, frame: pl.DataFrame, expected: int) -> None:
+    """Write results, summary and gate, and name the numbers of the manifest."""
+    recipe, output = context.recipe, context.spec.output
+    for suite in SUITES.values():
+        if frame.filter(suite=suite).is_empty():
+            raise UserInputError(
+                f"no image of the {suite} suite can be read; check the data section"
             )
-        time.sleep(0.2)
-    return path
-
-
-def _merge(parts: list[Path]) -> pl.DataFrame:
-    frame = pl.concat([pl.read_parquet(path) for path in parts]).select(RESULTS.names)
-    frame = frame.sort("suite", "sample_id")
-    twice = frame.filter(pl.struct("suite", "sample_id").is_duplicated())
-    if len(twice):
-        raise UserInputError(
-            f"held-out sample {twice['sample_id'][0]!r} occurs more than once; ids must be unique"
-        )
-    return frame
-
-
-def _conclude(context: StageContext, frame: pl.DataFrame) -> None:
-    """Write the summary and the gate, and name the numbers of the manifest."""
-    recipe = context.recipe
     earlier: dict[str, tuple[str, pl.DataFrame]] = {
         name: (context.spec.inputs[name], read_results(context.input(name)))
         for name in ("base", "previous")
@@ -158,9 +137,13 @@ def _conclude(context: StageContext, frame: pl.DataFrame) -> None:
     }
     summary = summarise(frame, earlier, resamples=recipe.eval.bootstrap, seed=recipe.seed)
     gate = decide(summary, recipe.eval)
-    context.output("summary.json").write_text(summary.model_dump_json(indent=1))
-    context.output("gate.json").write_text(gate.model_dump_json(indent=1))
+    path = context.output("results.parquet")
+    frame.write_parquet(path, compression="zstd")
+    context.store.put(f"{output}/results.parquet", path)
+    context.store.write(f"{output}/summary.json", summary.model_dump_json(indent=1).encode())
+    context.store.write(f"{output}/gate.json", gate.model_dump_json(indent=1).encode())
     context.counts["samples"] = len(frame)
+    context.counts["quarantined"] += expected - len(frame)
     context.counts["tokens"] = int(frame["tokens"].sum())
     context.notes["gate"] = gate.reasons
     for name, value in manifest_metrics(summary).items():

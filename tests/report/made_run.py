@@ -64,7 +64,20 @@ class MadeRun:
             "rl": {"enabled": True, "stop": {"threshold": 0.7}},
             "sft": {"enabled": True},
         }
-        self.store.write(f"runs/{NAME}/recipe.json", json.dumps(recipe).encode())
+        submission = {"run": NAME, "pipeline": "metaloop", "address": "tiny", "overrides": []}
+        submission |= {"recipe": "r", "submitted": self.clock.isoformat()}
+        row = {"shard": "a.parquet", "row": 3, "id": "bad-1", "code": "image_huge"}
+        row["reason"] = "an image of 90000 x 90000 pixels"
+        preflight = {
+            "train": {"samples": train, "quarantined": {"image_huge": 1}, "quarantine": [row]},
+            "general": {"samples": held_out, "quarantined": {}, "quarantine": []},
+        }
+        for name, value in (
+            ("recipe", recipe),
+            ("run", submission),
+            ("preflight", preflight),
+        ):
+            self.store.write(f"runs/{NAME}/{name}.json", json.dumps(value).encode())
 
     def write(self, until: str = "") -> FolderStore:
         """All stages up to the one whose folder `until` names, which stays unfinished."""
@@ -89,7 +102,7 @@ class MadeRun:
                 yield loop, f"filter-{phase}", "filter"
                 if phase == "sft":
                     yield loop, "distill-sft", "distill"
-                yield loop, f"train-{phase}", f"train-{phase}"
+                yield loop, f"train-{phase}-{phase}", f"train-{phase}"
                 yield loop, f"eval-{phase}", "eval"
 
     def _samples(
@@ -277,6 +290,8 @@ class MadeRun:
         teacher = [
             {
                 "sample_id": s.id,
+                "origin": "weak",
+                "family": s.family.value,
                 "answer_text": f"<think>Teacher looks.</think><answer>B {loop}</answer>",
                 "accepted": index % 3 != 0,
                 "reason": "" if index % 3 else "wrong",
@@ -284,8 +299,13 @@ class MadeRun:
             }
             for index, s in enumerate(self.weak)
         ]
+        teacher += [
+            {**row, "sample_id": f"r-{i}", "origin": "assoc"} for i, row in enumerate(teacher)
+        ]
         schema = {
             "sample_id": pl.String,
+            "origin": pl.String,
+            "family": pl.String,
             "answer_text": pl.String,
             "accepted": pl.Boolean,
             "reason": pl.String,
@@ -294,7 +314,7 @@ class MadeRun:
         pl.DataFrame(teacher, schema=schema).write_parquet(self._at(prefix, "teacher.parquet"))
         origins = [o for o, n in (("weak", 30), ("assoc", 28), ("general", 29)) for _ in range(n)]
         pl.DataFrame({"origin": origins}).write_parquet(self._at(prefix, "mixture.parquet"))
-        return {"weak": 30, "tokens": 900}, {}, {"pool": str(self.pool)}
+        return {"rows_weak": 30, "teacher_tokens": 900}, {}, {"pool": str(self.pool)}
 
     def _train_rl(self, prefix, loop, phase):
         steps = range(1, 61)
@@ -318,9 +338,9 @@ class MadeRun:
             for f, ts in zip(EMBODIED_FAMILIES, values, strict=True):
                 rows.append({"step": t, "family": f.value, "ts": ts, "mean_ts": sum(values) / 6})
         pl.DataFrame(rows).write_parquet(self._at(prefix, "stagnation.parquet"))
-        return {"steps": 60, "tokens": 90_000}, {}, {}
+        return {"steps": 60, "tokens_generated": 90_000}, {}, {}
 
     def _train_sft(self, prefix, loop, phase):
         losses = [{"step": t, "loss": 1.2 / (1 + t / 30)} for t in range(5, 200, 5)]
         pl.DataFrame(losses).write_parquet(self._at(prefix, "curve.parquet"))
-        return {"steps": 200, "tokens": 70_000}, {}, {}
+        return {"steps": 200, "tokens_trained": 70_000}, {}, {}

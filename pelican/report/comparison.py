@@ -1,4 +1,4 @@
-"""The scores of a run as plain data, and runs side by side. Imports no torch."""
+"""What phases gained together, what a run cost, and runs side by side. Imports no torch."""
 
 from __future__ import annotations
 
@@ -7,68 +7,10 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from pelican.evaluation.metrics import Difference, Estimate, total_difference
+from pelican.evaluation.metrics import Difference, total_difference
 from pelican.evaluation.summary import compare
 from pelican.report.run import RESAMPLES, Evaluation, Run, open_run
 from pelican.storage.objects import ObjectStore
-
-
-def scores(store: ObjectStore, run: str) -> list[dict[str, Any]]:
-    """One dictionary for every evaluation of a run, base first; scores in points of 100.
-
-    `gain` is the paired difference from the evaluation before, `since_base` that from the base,
-    each {delta, low, high, n} for `embodied` and `general`.
-    """
-    return run_scores(open_run(store, run))
-
-
-def run_scores(run: Run) -> list[dict[str, Any]]:
-    """`scores` of an opened run."""
-    rows: list[dict[str, Any]] = []
-    before: Evaluation | None = None
-    for evaluation in run.evaluations:
-        rows.append(
-            _scores_of(evaluation)
-            | {
-                "gain": _change(run, before, evaluation),
-                "since_base": _change(run, run.base, evaluation),
-            }
-        )
-        before = evaluation
-    return rows
-
-
-def _scores_of(evaluation: Evaluation) -> dict[str, Any]:
-    summary = evaluation.summary
-    row: dict[str, Any] = {"loop": evaluation.loop, "phase": evaluation.phase}
-    for name, number in (("embodied", summary.embodied), ("general", summary.general)):
-        row[name] = number and number.score
-        row[f"{name}_ci"] = number and [number.low, number.high]
-        row[f"{name}_chance"] = number and number.chance
-        row[f"{name}_n"] = number.n if number else 0
-    row["chance"] = row["embodied_chance"]
-    row |= _flat("families", summary.families) | _flat("dimensions", summary.dimensions)
-    row["format_rate"] = summary.format_rate
-    row["mean_tokens"] = summary.mean_tokens
-    return row
-
-
-def _flat(name: str, groups: dict[str, Estimate]) -> dict[str, Any]:
-    return {
-        name: {key: number.score for key, number in groups.items()},
-        f"{name}_ci": {key: [number.low, number.high] for key, number in groups.items()},
-        f"{name}_chance": {key: number.chance for key, number in groups.items()},
-    }
-
-
-def _change(run: Run, before: Evaluation | None, after: Evaluation) -> dict[str, Any] | None:
-    if before is None or before is after:
-        return None
-    change = run.compared(before, after)
-    return {
-        "embodied": change.embodied and change.embodied.model_dump(),
-        "general": change.general and change.general.model_dump(),
-    }
 
 
 def phase_totals(run: Run) -> dict[str, Difference]:
@@ -160,14 +102,17 @@ def _row(run: Run, first: Evaluation | None) -> RunRow:
 
 
 def tokens(run: Run, kind: Literal["generated", "trained"]) -> int:
-    """Tokens of all stages but eval: `<kind>_tokens` of their counts, else `tokens` of the stage."""
+    """Tokens that rollouts, the teacher and RL generated, or that RL and SFT trained on."""
     total = 0
     for stage in run.stages:
-        if stage.manifest is None or stage.name == "eval":
-            continue
-        counts = stage.manifest.counts
-        own = "trained" if stage.name.startswith("train") else "generated"
-        total += counts.get(f"{kind}_tokens", counts.get("tokens", 0) if kind == own else 0)
+        counts = stage.manifest.counts if stage.manifest else {}
+        drawn = counts.get("tokens_generated", 0)
+        if kind == "trained":
+            total += counts.get("tokens_trained", drawn)  # RL trains on what it draws
+        elif stage.name == "rollout":
+            total += counts.get("tokens", 0)
+        else:
+            total += drawn + counts.get("teacher_tokens", 0)
     return total
 
 

@@ -1,0 +1,228 @@
+"""The eval stage with an engine that knows the answers: files, numbers, resuming, ranks."""
+
+import json
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import polars as pl
+import pytest
+from PIL import Image
+
+from pelican.data.tables import write_samples
+from pelican.engines import Engine
+from pelican.errors import UserInputError
+from pelican.evaluation.gate import Gate
+from pelican.evaluation.results import RESULTS, read_results
+from pelican.evaluation.summary import Summary
+from pelican.recipe import Data, EvalConfig, Models, Recipe, RewardConfig, Sampling
+from pelican.records import (
+    ChoiceAnswer,
+    Dimension,
+    Family,
+    Phase,
+    Rollout,
+    Sample,
+    Split,
+    Turn,
+)
+from pelican.stages import eval as stage
+from pelican.stages.base import StageContext, StageSpec, run_stage
+from pelican.storage.manifests import Manifest
+from pelican.storage.objects import FolderStore
+
+FAMILIES = (Family.SUCCESS, Family.TEMPORAL)
+
+
+class Answers(Engine):
+    """Answers each sample right unless its id is in `wrong`; may die after some answers."""
+
+    def __init__(self, wrong: Sequence[str] = (), dies_at: int | None = None) -> None:
+        self.wrong, self.dies_at, self.asked = set(wrong), dies_at, []
+        self.opened = 0
+
+    def generate(
+        self, samples: Sequence[Sample], sampling: Sampling, n: int, seed: int
+    ) -> Iterator[list[Rollout]]:
+        assert (sampling.temperature, n) == (0.0, 1)
+        for sample in samples:
+            if self.dies_at is not None and len(self.asked) >= self.dies_at:
+                raise KeyboardInterrupt
+            self.asked.append(sample.id)
+            letter = "A" if sample.id in self.wrong else sample.answer.answer
+            text = f"<think>look</think><answer>{letter}</answer>"
+            yield [
+                Rollout(
+                    sample_id=sample.id,
+                    index=0,
+                    seed=seed,
+                    completion=text,
+                    tokens=7,
+                    finish="stop",
+                )
+            ]
+
+
+def samples(name: str, count: int, family: Family | None = None) -> list[Sample]:
+    import io
+
+    out = io.BytesIO()
+    Image.new("RGB", (8, 8), "red").save(out, "PNG")
+    return [
+        Sample(
+            id=f"{name}-{index:03d}",
+            media_kind="image",
+            images=(out.getvalue(),),
+            times_s=(0.0,),
+            turns=(Turn(role="user", text="Which?\nA. one\nB. two\nC. three\nD. four"),),
+            family=family or FAMILIES[index % 2],
+            dimension=Dimension.DECISION_PLANNING,
+            answer=ChoiceAnswer(options=("one", "two", "three", "four"), answer="BCD"[index % 3]),
+            source="made",
+            scene=f"{name}-{index // 2}",
+            split=Split.TEST,
+            chance=0.25,
+        )
+        for index in range(count)
+    ]
+
+
+@pytest.fixture
+def pools(tmp_path: Path) -> dict[str, str]:
+    write_samples(tmp_path / "held" / "a.parquet", samples("e", 10))
+    write_samples(tmp_path / "general" / "a.parquet", samples("g", 4, Family.GENERAL))
+    (tmp_path / "policy").mkdir()
+    return {name: str(tmp_path / name) for name in ("held", "general", "policy")}
+
+
+def spec(tmp_path: Path, pools: dict[str, str], name: str = "base", **inputs: str) -> StageSpec:
+    recipe = Recipe(
+        name="made",
+        models=Models(policy=pools["policy"], teacher=pools["policy"]),
+        data=Data(train="", replay="", evaluation=pools["held"], general=pools["general"]),
+        eval=EvalConfig(bootstrap=100),
+        reward=RewardConfig(flip=1.0),  # an ablation of training, which eval must not follow
+    )
+    return StageSpec(
+        stage="eval",
+        store=str(tmp_path / "store"),
+        run="made",
+        loop=0 if name == "base" else 1,
+        phase=Phase(name),
+        output=f"runs/made/loop-{0 if name == 'base' else 1}/eval-{name}",
+        inputs={
+            "policy": pools["policy"],
+            "evaluation": pools["held"],
+            "general": pools["general"],
+            **inputs,
+        },
+        recipe=recipe,
+    )
+
+
+def evaluate(
+    monkeypatch: pytest.MonkeyPatch, spec: StageSpec, engine: Answers
+) -> tuple[Manifest, Path]:
+    def opened(*_: object) -> Answers:
+        engine.opened += 1
+        return engine
+
+    monkeypatch.setattr(stage, "open_engine", opened)
+    return run_stage(spec), Path(spec.store) / spec.output
+
+
+def test_every_held_out_sample_is_answered_and_scored(tmp_path, pools, monkeypatch):
+    engine = Answers(wrong=["e-000", "e-001", "g-000"])
+    manifest, folder = evaluate(monkeypatch, spec(tmp_path, pools), engine)
+    results = read_results(folder)
+    assert results.columns == RESULTS.names
+    assert len(results) == 14 and results["sample_id"].n_unique() == 14
+    assert manifest.metrics["embodied"] == pytest.approx(80.0)
+    assert manifest.metrics["general"] == pytest.approx(75.0)
+    assert manifest.metrics["embodied_chance"] == pytest.approx(25.0)
+    assert manifest.metrics["family/success"] == pytest.approx(80.0)
+    assert manifest.metrics["format_rate"] == 1.0 and manifest.metrics["mean_tokens"] == 7.0
+    assert manifest.metrics["go_on"] == 1.0
+    assert manifest.counts == {"samples": 14, "quarantined": 0, "tokens": 98}
+    assert {o.path for o in manifest.outputs} == {"results.parquet", "summary.json", "gate.json"}
+    assert Gate.model_validate_json((folder / "gate.json").read_text()).go_on
+
+
+def test_a_worse_policy_is_compared_and_stopped(tmp_path, pools, monkeypatch):
+    evaluate(monkeypatch, spec(tmp_path, pools), Answers())
+    base = "runs/made/loop-0/eval-base"
+    engine = Answers(wrong=[f"e-{i:03d}" for i in range(8)])
+    after = spec(tmp_path, pools, "sft", base=base, previous=base)
+    manifest, folder = evaluate(monkeypatch, after, engine)
+    assert manifest.metrics["go_on"] == 0.0
+    assert any("embodied" in reason for reason in manifest.notes["gate"])
+    summary = Summary.model_validate_json((folder / "summary.json").read_text())
+    comparison = summary.comparisons["previous"]
+    assert comparison.to == base
+    assert comparison.embodied.delta == pytest.approx(-80.0) and comparison.embodied.worse
+    assert comparison.embodied_flips.lost == 8
+    assert comparison.general.delta == 0.0
+
+
+def test_a_killed_evaluation_goes_on_at_the_next_part(tmp_path, pools, monkeypatch):
+    monkeypatch.setattr(stage, "PART", 4)
+    killed = Answers(dies_at=9)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(monkeypatch, spec(tmp_path, pools), killed)
+    assert not (tmp_path / "store/runs/made/loop-0/eval-base/manifest.json").exists()
+    again = Answers()
+    _, folder = evaluate(monkeypatch, spec(tmp_path, pools), again)
+    assert again.asked == [f"e-{i:03d}" for i in (8, 9)] + [f"g-{i:03d}" for i in range(4)]
+    assert read_results(folder)["sample_id"].n_unique() == 14
+
+
+def test_what_is_finished_opens_no_engine(tmp_path, pools, monkeypatch):
+    evaluate(monkeypatch, spec(tmp_path, pools), Answers())
+    idle = Answers()
+    evaluate(monkeypatch, spec(tmp_path, pools), idle)
+    assert idle.opened == 0
+
+
+def test_two_ranks_share_the_parts_and_rank_0_joins_them(tmp_path, pools, monkeypatch):
+    monkeypatch.setattr(stage, "PART", 3)
+    engine = Answers()
+    monkeypatch.setattr(stage, "open_engine", lambda *_: engine)
+    made = spec(tmp_path, pools)
+    store = FolderStore(made.store)
+    contexts = [StageContext(made, store, rank=rank, world_size=2) for rank in (0, 1)]
+    threads = [threading.Thread(target=stage.run, args=(context,)) for context in contexts]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=30)
+    assert sorted(engine.asked) == sorted(set(engine.asked)) and len(engine.asked) == 14
+    assert len(read_results(Path(made.store) / made.output)) == 14
+    assert not contexts[1].metrics and contexts[0].metrics["embodied"] == pytest.approx(100.0)
+
+
+def test_an_unreadable_picture_is_left_out_and_counted(tmp_path, pools, monkeypatch):
+    broken = samples("e", 10)
+    broken[3] = broken[3].model_copy(update={"images": (b"no image",)})
+    write_samples(Path(pools["held"]) / "a.parquet", broken)
+    manifest, folder = evaluate(monkeypatch, spec(tmp_path, pools), Answers())
+    assert manifest.counts["quarantined"] == 1
+    assert "e-003" not in read_results(folder)["sample_id"].to_list()
+
+
+def test_an_empty_suite_is_an_error_not_a_missing_score(tmp_path, pools, monkeypatch):
+    write_samples(Path(pools["general"]) / "a.parquet", [])
+    with pytest.raises(UserInputError, match="no usable sample"):
+        evaluate(monkeypatch, spec(tmp_path, pools), Answers())
+
+
+def test_results_of_an_older_version_are_refused_by_name(tmp_path):
+    pl.DataFrame({"sample_id": ["a"]}).write_parquet(tmp_path / "results.parquet")
+    with pytest.raises(UserInputError, match="lacks the columns suite"):
+        read_results(tmp_path)
+
+
+def test_the_summary_is_plain_json(tmp_path, pools, monkeypatch):
+    _, folder = evaluate(monkeypatch, spec(tmp_path, pools), Answers())
+    tree = json.loads((folder / "summary.json").read_text())
+    assert tree["horizons"]["image"]["n"] == 10
+    assert set(tree["embodied"]) == {"score", "low", "high", "n", "scenes", "chance"}
