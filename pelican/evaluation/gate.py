@@ -93,7 +93,7 @@ def _form(against: Comparison | None, name: str) -> list[Check]:
         Check(
             name="format",
             passed=drop <= MAX_FORMAT_DROP,
-            reason=f"format: {-drop:+.1f} points against {name}; may lose {MAX_FORMAT_DROP:g}",
+            reason=f"format: {round(-drop, 1) + 0.0:+.1f} points against {name}; may lose {MAX_FORMAT_DROP:g}",
             numbers={"drop": drop, "limit": MAX_FORMAT_DROP},
         ),
         Check(

@@ -170,9 +170,9 @@ def _state(run: Run) -> dict[str, str]:
     last = run.evaluations[-1] if run.evaluations else None
     if last and not open_stages and _is_last(run, last):
         return {"word": "finished", "words": ""}
-    gate = run.json(f"{last.prefix}/gate.json", below_run=False) if last else None
-    if isinstance(gate, dict) and not gate.get("go_on", True) and not open_stages:
-        return {"word": "stopped", "words": f"The gate of {last.label if last else ''} said no."}
+    decided = last is not None and last.phase == _last_phase(run) and not open_stages
+    if last and decided and any(not entry["gate"]["go_on"] for entry in _gates(run)[-1:]):
+        return {"word": "stopped", "words": f"The gate of {last.label} said no."}
     failure = run.json(FAILURE)
     if isinstance(failure, dict):
         where = f"{failure.get('stage', 'a stage')}, loop {failure.get('loop', '?')}"
@@ -185,13 +185,21 @@ def _state(run: Run) -> dict[str, str]:
 
 def _is_last(run: Run, evaluation: Evaluation) -> bool:
     """Whether the pipeline of this run ends with this evaluation."""
-    submission = run.json(RUN)
-    pipeline = submission.get("pipeline") if isinstance(submission, dict) else None
-    if pipeline == "evaluate":
+    if _pipeline(run) == "evaluate":
         return True
-    sft = run.recipe.get("sft", {}).get("enabled", True) and pipeline != "rl_only"
     loops = int(run.recipe.get("loops", 0))
-    return evaluation.loop == loops > 0 and evaluation.phase == ("sft" if sft else "rl")
+    return evaluation.loop == loops > 0 and evaluation.phase == _last_phase(run)
+
+
+def _pipeline(run: Run) -> str:
+    submission = run.json(RUN)
+    return str(submission.get("pipeline", "")) if isinstance(submission, dict) else ""
+
+
+def _last_phase(run: Run) -> str:
+    """The phase that ends a loop, whose evaluation decides whether there is another."""
+    sft = run.recipe.get("sft", {}).get("enabled", True) and _pipeline(run) != "rl_only"
+    return "sft" if sft else "rl"
 
 
 def verdict(run: Run, change: Comparison | None) -> str:
@@ -356,10 +364,11 @@ def _families_of(run: Run) -> dict[str, str]:
 
 
 def _gates(run: Run) -> list[dict[str, Any]]:
+    """The decisions at the end of each loop."""
     found = []
     for evaluation in run.evaluations:
         gate = run.json(f"{evaluation.prefix}/gate.json", below_run=False)
-        if isinstance(gate, dict) and evaluation.phase != "base":
+        if isinstance(gate, dict) and evaluation.phase == _last_phase(run):
             found.append({"label": evaluation.label, "gate": gate})
     return found
 
@@ -430,10 +439,8 @@ def _short(evaluation: Evaluation) -> str:
 
 
 def _capability_figures(base: Evaluation | None, final: Evaluation | None) -> list[Figure | None]:
-    legend = [
-        Legend("base", colour("base"), "ring"),
-        Legend(final.label if final else "final", colour("final"), "dot"),
-    ]
+    legend = [Legend("base", colour("base"), "ring")] if base else []
+    legend += [Legend(final.label, colour("final"), "dot")] if final else []
     with_chance = [*legend, Legend("chance", colour("muted"), "tick")]
 
     def rows(field: str, words: Callable[[str], str]) -> Any:

@@ -156,6 +156,17 @@ def test_a_failed_run_says_why(tmp_path):
     assert "train-rl, loop 1: memory &lt;ran&gt; out" in html
 
 
+def test_a_run_that_the_gate_stopped_says_so(tmp_path):
+    made = MadeRun(tmp_path, train=40)
+    made.write(until="loop-2/rollout-rl")
+    made.store.delete(f"runs/{NAME}/loop-2")
+    key = f"runs/{NAME}/loop-1/eval-sft/gate.json"
+    gate = json.loads(made.store.read(key)) | {"go_on": False}
+    made.store.write(key, json.dumps(gate).encode())
+    html = build_report(made.store, NAME).read_text()
+    assert 'class="state stopped"' in html and "The gate of loop 1 SFT said no." in html
+
+
 def test_a_run_that_failed_once_and_then_finished_is_finished(whole):
     made, _ = whole
     key = f"runs/{NAME}/failure.json"
