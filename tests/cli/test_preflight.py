@@ -1,0 +1,107 @@
+"""Before any training starts: bad input ends in one sentence, a run keeps its recipe."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+
+import pytest
+
+from pelican.commands.submit import choose_run, new_run_name
+from pelican.errors import UserInputError
+from pelican.preflight import preflight
+from pelican.runs import Submission, check_run_name, expected_stages
+from pelican.storage.manifests import now
+from tests.conftest import World
+
+
+def check(world: World, run: str = "test", *overrides: str) -> None:
+    preflight(world.store.uri, run, world.recipe(*overrides).model_dump_json())
+
+
+def test_a_sound_world_passes_and_the_recipe_is_kept(world: World) -> None:
+    check(world)
+    check(world)  # again, as when a run continues
+    stored = json.loads(world.store.read("runs/test/recipe.json"))
+    assert stored == world.recipe().model_dump(mode="json")
+    pools = json.loads(world.store.read("runs/test/preflight.json"))
+    assert pools["train"]["samples"] == 12
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        ("rm {0}/policy/config.json", "models.policy: the checkpoint .* lacks config.json"),
+        ("echo x > {0}/policy/config.json", "config.json is not JSON"),
+        ("rm {0}/policy/tokenizer.json", "lacks tokenizer.json or vocab.json"),
+        ("rm {0}/policy/model.safetensors", "has no .safetensors file"),
+        ("rm -r {0}/teacher", "models.teacher: there is no checkpoint"),
+        ("truncate -s -4 {0}/policy/model.safetensors", "copy it again"),
+        ("truncate -s 4 {0}/policy/model.safetensors", "not a whole safetensors file"),
+        ("rm -r {0}/train", "data.train: there is no pool"),
+        ("rm {0}/general/*", "data.general"),
+        ("truncate -s 100 {0}/train/*.parquet", "data.train"),
+        ("cp {0}/train/* {0}/evaluation/x.parquet", "keep each"),
+    ],
+)
+def test_bad_input_ends_in_one_sentence(world: World, spoil: str, words: str) -> None:
+    subprocess.run(spoil.format(world.root), shell=True, check=True)
+    with pytest.raises(UserInputError, match=words) as caught:
+        check(world)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_teacher_that_is_not_asked_need_not_be_there(world: World) -> None:
+    subprocess.run(["rm", "-r", str(world.root / "teacher")], check=True)
+    check(world, "served", "distill.endpoint=http://teacher:8000/v1")
+
+
+def test_a_run_keeps_its_recipe(world: World) -> None:
+    check(world)
+    with pytest.raises(UserInputError, match=r"rl.kl \(0.02, now 0.5\); choose another run name"):
+        check(world, "test", "rl.kl=0.5")
+
+
+def submission(world: World, run: str, pipeline: str = "metaloop") -> Submission:
+    return Submission(
+        run=run,
+        pipeline=pipeline,
+        address="tiny",
+        overrides=[],
+        recipe=world.recipe().digest(),
+        submitted=now(),
+    )
+
+
+def test_the_unfinished_run_of_the_same_recipe_and_pipeline_continues(world: World) -> None:
+    asked, recipe = submission(world, "-"), world.recipe()
+    assert choose_run(world.store, asked, recipe, None) == new_run_name(world.store, recipe)
+    made = submission(world, "cut-off").model_dump_json().encode()
+    world.store.write("runs/cut-off/run.json", made)
+    assert choose_run(world.store, asked, recipe, None) == "cut-off"
+    assert choose_run(world.store, submission(world, "-", "evaluate"), recipe, None) != "cut-off"
+    world.store.write("runs/cut-off/summary.json", b'{"state": "complete"}')
+    assert choose_run(world.store, asked, recipe, None) != "cut-off"
+
+
+def test_a_run_of_another_pipeline_is_refused(world: World) -> None:
+    made = submission(world, "mine").model_dump_json().encode()
+    world.store.write("runs/mine/run.json", made)
+    with pytest.raises(UserInputError, match="of pipeline 'metaloop', not 'evaluate'"):
+        choose_run(world.store, submission(world, "-", "evaluate"), world.recipe(), "mine")
+
+
+def test_two_runs_of_a_recipe_on_one_day_have_two_names(world: World) -> None:
+    first = new_run_name(world.store, world.recipe())
+    world.store.write(f"runs/{first}/run.json", b"{}")
+    assert new_run_name(world.store, world.recipe()) == check_run_name(f"{first}-2")
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "override", "stages"),
+    [("metaloop", "", 34), ("metaloop", "sft.enabled=false", 16), ("evaluate", "", 1)],
+)
+def test_the_stages_of_a_run_are_known_before(
+    world: World, pipeline: str, override: str, stages: int
+) -> None:
+    assert expected_stages(world.recipe(override), pipeline) == stages
