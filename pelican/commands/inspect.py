@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pelican import settings
 from pelican.commands.tables import rows_table, score_table
 from pelican.recipes import ABLATIONS, ABLATIONS_OF_A_NUMBER, BASES, PIPELINES, find_recipe
 from pelican.recipes.overrides import describe, fields
-from pelican.runs import list_runs, manifests, require_run, scores, show, stage_prefix, state
-from pelican.storage.objects import ObjectStore, open_store
+from pelican.runs import list_runs, manifests, require_run, scores, show, state
+from pelican.storage.objects import open_store
 from pelican.telemetry.progress import seconds, where
+
+if TYPE_CHECKING:
+    from pelican.evaluation.metrics import Difference
 
 
 def print_runs(uri: str | None) -> None:
@@ -72,55 +75,57 @@ def print_run(run: str, as_json: bool, uri: str | None) -> None:
 
 
 def print_comparison(runs: Sequence[str], uri: str | None) -> None:
+    """Final scores, what each gained on its base, and the difference to the first run, paired."""
+    from pelican.report import compare_runs
+
     store = open_store(settings.store_uri(uri))
     for run in runs:
         require_run(store, run)
-    entries = {run: scores(store, run) for run in runs}
-    rows = []
-    for run in runs:
-        first, last = (entries[run][0], entries[run][-1]) if entries[run] else ({}, {})
-        delta = _paired(store, runs[0], entries[runs[0]], run, entries[run])
-        rows.append(
+    table = compare_runs(store, runs)
+    columns = ["run", "recipe", "loops", "embodied", "gain (95 %)", "general", "gain (95 %)"]
+    columns += [f"against {runs[0]}", "tokens generated", "trained", "stages"]
+    rows_table(
+        columns,
+        [
             [
-                run,
-                where(last) if last else "-",
-                _arrow(first.get("embodied"), last.get("embodied")),
-                _arrow(first.get("general"), last.get("general")),
-                delta if run != runs[0] else "",
+                row.run,
+                row.recipe,
+                str(row.loops),
+                _number(row.final),
+                _change(row.gain),
+                _number(row.general),
+                _change(row.general_gain),
+                _change(row.against_first),
+                f"{row.generated_tokens:,}",
+                f"{row.trained_tokens:,}",
+                seconds(row.seconds),
             ]
+            for row in table.rows
+        ],
+    )
+    families = sorted({name for row in table.rows for name in row.families})
+    if families:
+        rows_table(
+            ["family", *runs],
+            [[name, *(_number(row.families.get(name)) for row in table.rows)] for name in families],
         )
-    rows_table(["run", "last", "embodied", "general", f"paired with {runs[0]}"], rows)
-    names = sorted({family for run in runs for e in entries[run][-1:] for family in e["families"]})
-    if names:
-        table = [[name, *(_family(entries[run][-1:], name) for run in runs)] for name in names]
-        rows_table(["family", *runs], table)
+    if table.recipe_differences:
+        rows_table(
+            ["recipe field", *runs],
+            [
+                [field, *(_text(values[run]) for run in runs)]
+                for field, values in table.recipe_differences.items()
+            ],
+        )
 
 
-def _family(last: list[dict[str, Any]], name: str) -> str:
-    value = last[0]["families"].get(name) if last else None
-    return f"{value['score']:.1f}" if value else "-"
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f}"
 
 
-def _paired(
-    store: ObjectStore,
-    first: str,
-    first_entries: list[dict[str, Any]],
-    run: str,
-    entries: list[dict[str, Any]],
-) -> str:
-    """Embodied difference of the last evaluations on the same questions, with its interval."""
-    if first == run or not first_entries or not entries:
-        return ""
-    from pelican.evaluation.results import read_results
-    from pelican.evaluation.summary import compare
-
-    def results(name: str, entry: dict[str, Any]) -> Any:
-        prefix = stage_prefix(name, entry["loop"], "eval", entry["phase"])
-        return read_results(store.local(prefix))
-
-    change = compare(results(first, first_entries[-1]), results(run, entries[-1])).embodied
+def _change(change: Difference | None) -> str:
     if change is None:
-        return "no common questions"
+        return "-"
     return f"{change.delta:+.1f} ({change.low:+.1f} to {change.high:+.1f})"
 
 
@@ -150,7 +155,7 @@ def print_recipe(name: str, overrides: Sequence[str], as_json: bool) -> None:
 
 
 def _text(value: object) -> str:
-    if isinstance(value, tuple):
+    if isinstance(value, tuple | list):
         return ",".join(_text(item) for item in value)
     if isinstance(value, bool) or value is None:
         return str(value).lower()

@@ -1,0 +1,95 @@
+"""`pelican show`, `compare`, `runs` on a made run, and what the summary says of it."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from pelican import runs
+from pelican.commands.inspect import print_comparison, print_run
+from pelican.storage.objects import FolderStore
+from tests.report.made_run import NAME, MadeRun
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> FolderStore:
+    made = MadeRun(tmp_path_factory.mktemp("made"), loops=2, train=24, held_out=12)
+    store = made.write()
+    tree = json.loads(store.read(f"runs/{NAME}/recipe.json"))
+    from pelican.recipes import find_recipe
+
+    data = tree["data"]["train"]
+    recipe = find_recipe("tiny", [f"loops=2 data.train={data}"])
+    store.write(f"runs/{NAME}/recipe.json", recipe.model_dump_json().encode())
+    return store
+
+
+def test_show_gives_scores_counts_and_durations_as_json(
+    store: FolderStore, capsys: pytest.CaptureFixture[str]
+) -> None:
+    print_run(NAME, True, store.uri)
+    tree = json.loads(capsys.readouterr().out)
+    assert [(e["loop"], e["phase"]) for e in tree["scores"]] == [
+        (0, "base"),
+        (1, "rl"),
+        (1, "sft"),
+        (2, "rl"),
+        (2, "sft"),
+    ]
+    for entry in tree["scores"]:
+        assert 0 <= entry["embodied_chance"] <= 100
+        assert len(entry["families"]) == 6
+        assert all("chance" in family for family in entry["families"].values())
+        assert entry["dimensions"]
+    assert [(c["loop"], c["phase"]) for c in tree["counts"]] == [
+        (1, "rl"),
+        (1, "sft"),
+        (2, "rl"),
+        (2, "sft"),
+    ]
+    assert len(tree["durations"]) == runs.expected_stages(
+        runs.read_recipe(store, NAME),  # type: ignore[arg-type]
+        "metaloop",
+    )
+    assert tree["policy"] == f"runs/{NAME}/loop-2/train-sft-sft/checkpoint"
+
+
+def test_show_and_compare_print_tables(
+    store: FolderStore, capsys: pytest.CaptureFixture[str]
+) -> None:
+    print_run(NAME, False, store.uri)
+    print_comparison([NAME, NAME], store.uri)
+    out = capsys.readouterr().out
+    assert "loop 2, after SFT" in out
+    assert "chance" in out
+    assert "affordance" in out
+
+
+def test_the_summary_is_finite_and_the_run_complete(store: FolderStore) -> None:
+    metrics = runs.finish(store, NAME, "metaloop", succeeded=True)
+    assert metrics["complete"] == 1.0
+    assert {"embodied", "general", "embodied gain", "general gain"} <= set(metrics)
+    assert all(math.isfinite(value) for value in metrics.values())
+    tree = json.loads(store.read(f"runs/{NAME}/summary.json"))
+    assert tree["report_error"] is None
+    assert Path(tree["report"]).is_file()
+
+
+def test_a_failure_is_not_hidden_by_the_summary(store: FolderStore) -> None:
+    metrics = runs.finish(store, NAME, "metaloop", succeeded=False)
+    assert metrics["complete"] == 0.0
+    assert runs.state(store, NAME) != "complete"
+
+
+def test_a_run_that_lacks_its_last_loop_is_not_complete(tmp_path: Path) -> None:
+    made = MadeRun(tmp_path, loops=2, train=12, held_out=12)
+    store = made.write(until="loop-2/train-sft-sft")
+    recipe = json.loads(store.read(f"runs/{NAME}/recipe.json"))
+    from pelican.recipes import find_recipe
+
+    full = find_recipe("tiny", [f"loops=2 data.train={recipe['data']['train']}"])
+    store.write(f"runs/{NAME}/recipe.json", full.model_dump_json().encode())
+    assert runs.finish(store, NAME, "metaloop", succeeded=True)["complete"] == 0.0
