@@ -49,6 +49,7 @@ class PromptEncoder:
         self._merge = processor.image_processor.merge_size**2
         self.image_token: str = processor.image_token
         self.image_token_id: int = processor.image_token_id
+        self.media_token_ids = [processor.image_token_id, processor.video_token_id]
         self.pad_token_id: int = self.tokenizer.pad_token_id
         self.eos_token_id: int = self.tokenizer.eos_token_id
 

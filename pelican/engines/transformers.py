@@ -127,6 +127,8 @@ class TransformersEngine(Engine):
         finished: list[list[int]] = [[] for _ in range(len(prompts) * n)]
         alive = torch.arange(len(finished), device=device)
         for step in range(sampling.max_tokens):
+            # A sampled image token would be taken for an image when the policy is trained.
+            logits[:, self.encoder.media_token_ids] = -torch.inf
             token = _sample(logits, sampling, noise[alive, step])
             for row, value in zip(alive.tolist(), token.tolist(), strict=True):
                 if not finished[row] or finished[row][-1] != self.encoder.eos_token_id:

@@ -62,6 +62,8 @@ class RlCurve(TrainerCallback):  # type: ignore[misc]
                 row[key] = sum(m[key] for m in members) / len(members)
             row["tokens"] = sum(m["tokens"] for m in members)
             self.rows.append(row)
+        trained = [len(ids) for group in record.trained for ids in group.completions]
+        self.totals["tokens_trained"] += sum(self._gather(sum(trained)))
         self.totals["groups_drawn"] += len(groups)
         self.totals["groups_without_variance"] += sum(not g["variance"] for g in groups)
         self.totals["completions"] += sum(g["completions"] for g in groups)

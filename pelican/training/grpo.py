@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from transformers import PrinterCallback
 from trl import GRPOTrainer
 
 from pelican.engines.base import rollout_seed
@@ -78,6 +79,7 @@ class DeliberateGrpoTrainer(GRPOTrainer):  # type: ignore[misc]
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, reward_funcs=_unused_reward, **kwargs)
+        self.remove_callback(PrinterCallback)  # what it logs is in the curve
         self._engine = engine
         self._samples = samples
         self._config = config

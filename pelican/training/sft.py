@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from datasets import Dataset
 from torch import Tensor
+from transformers import PrinterCallback
 from trl import SFTTrainer
 
 from pelican.engines.prompts import PromptEncoder
@@ -74,3 +75,4 @@ class DemonstrationTrainer(SFTTrainer):  # type: ignore[misc]
         super().__init__(
             *args, train_dataset=data, data_collator=Collator(encoder, rows), **kwargs
         )
+        self.remove_callback(PrinterCallback)  # what it logs is in the curve

@@ -1,7 +1,6 @@
 """Stages 2 and 3 of `make base-model`: the language model learns to look, think and answer.
 
-First with the tower in training (`Lookup.joint`), then with its features computed once
-(`Lookup.frozen`). Batches hold rows of one number of frames and of like length.
+First with the tower in training, then with its features computed once (`Lookup.freeze`). Batches hold rows of one number of frames and of like length.
 """
 
 from __future__ import annotations
@@ -14,13 +13,14 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
 from pelican.sim.questions import questions
 from pelican.sim.records import QA
-from pelican.twin.corpus import Corpus
+from pelican.twin.corpus import Corpus, Scene
 from pelican.twin.optimizer import Optimizer
 from pelican.twin.tower import encode
 
@@ -38,6 +38,7 @@ class Row:
     family: str
     template: str
     narrow: bool
+    small: bool
 
 
 def prompt_text(question: str, times_s: tuple[float, ...], tokens: int) -> str:
@@ -55,25 +56,32 @@ def completion_text(qa: QA) -> str:
 def make_rows(corpus: Corpus, tokenizer: Any, seed: int, scenes: range) -> list[Row]:
     """All questions of `scenes`, tokenised."""
     rng = np.random.default_rng(seed)
-    found: list[tuple[int, tuple[float, ...], QA]] = []
+    found: list[tuple[Scene, QA]] = []
     for index in scenes:
         scene = corpus.scenes[index]
         qas = scene.card or questions(scene.episode, rng)  # type: ignore[arg-type]
-        found += [(scene.first, scene.times_s, qa) for qa in qas]
-    prompts = tokenizer([prompt_text(qa.question, times, 16) for _, times, qa in found])["input_ids"]
-    completions = tokenizer([completion_text(qa) for _, _, qa in found])["input_ids"]
+        found += [(scene, qa) for qa in qas]
+    prompts = tokenizer([prompt_text(qa.question, s.times_s, 16) for s, qa in found])["input_ids"]
+    completions = tokenizer([completion_text(qa) for _, qa in found])["input_ids"]
     return [
         Row(
-            first,
-            len(times),
+            scene.first,
+            len(scene.times_s),
             np.array(prompt, np.uint16),
             np.array(completion, np.uint16),
             qa.family,
             qa.template,
             qa.narrow,
+            is_small(scene),
         )
-        for (first, times, qa), prompt, completion in zip(found, prompts, completions, strict=True)
+        for (scene, qa), prompt, completion in zip(found, prompts, completions, strict=True)
     ]
+
+
+def is_small(scene: Scene) -> bool:
+    """At most 4 objects, 4 frames and 2 events: the scenes that the base is trained on."""
+    e = scene.episode
+    return e is None or (len(e.first) <= 4 and len(scene.times_s) <= 4 and len(e.events) <= 2)
 
 
 class Mixture:
@@ -127,13 +135,16 @@ class Lookup:
 
     @torch.no_grad()
     def freeze(self) -> None:
-        """Compute the features of all frames once."""
-        parts = [
-            encode(self._visual, self._corpus.images(list(range(i, min(i + 256, n))), self._processor))
-            for n in [len(self._corpus.pixels)]
-            for i in range(0, n, 256)
-        ]
-        self._cache = torch.cat(parts)
+        """Compute the features of all frames once; under torchrun every process takes its share."""
+        rank, size = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+        count = len(self._corpus.pixels)
+        cache = torch.zeros(count, 16, self._visual.config.out_hidden_size)
+        for start in range(256 * rank, count, 256 * size):
+            rows = list(range(start, min(start + 256, count)))
+            cache[rows] = encode(self._visual, self._corpus.images(rows, self._processor))
+        if size > 1:
+            dist.all_reduce(cache)
+        self._cache = cache
         self._visual.requires_grad_(False)
 
     def __call__(self, frames: list[int]) -> Tensor:

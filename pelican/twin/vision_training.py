@@ -21,11 +21,13 @@ def train_tower(
     head = DenseHead(visual.config.out_hidden_size)
     named = [*visual.named_parameters(), *((f"head.{n}", p) for n, p in head.named_parameters())]
     optimizer = Optimizer(named, lr, steps)
-    held_out = len(corpus.pixels) // 20
-    trained = len(corpus.pixels) - held_out
+    frames = [s.first + k for s in corpus.scenes if s.episode for k in range(len(s.times_s))]
+    order = np.random.default_rng(0).permutation(frames)
+    held_out = len(order) // 20
+    trained = len(order) - held_out
     start = time.time()
     for step in range(steps):
-        rows = rng.integers(trained, size=batch)
+        rows = order[rng.integers(trained, size=batch)]
         loss, report = _loss(visual, head, processor, corpus, rows)
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
@@ -35,7 +37,7 @@ def train_tower(
     with torch.no_grad():
         reports = [
             _loss(visual, head, processor, corpus, rows)[1]
-            for rows in np.array_split(np.arange(trained, trained + held_out), held_out // 100 + 1)
+            for rows in np.array_split(order[trained:], held_out // 100 + 1)
         ]
     return {key: float(np.mean([report[key] for report in reports])) for key in reports[0]}
 

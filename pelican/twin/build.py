@@ -1,0 +1,164 @@
+"""`make base-model`: trains the small base and its teacher from nothing.
+
+    python -m torch.distributed.run --standalone --nproc-per-node 2 -m pelican.twin.build
+
+1. corpus   render scenes (seeds apart from those of every sample set)
+2. tower    the vision tower learns what is where, on all scenes
+3. joint    tower and language model learn together, on narrow stills and general cards
+4. base     the language model alone, on the narrow distribution: few objects, short clips
+5. teacher  goes on from the base, on the wide distribution
+
+Each step leaves a checkpoint and is skipped where that is there.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from safetensors.torch import load_model, save_model
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+from pelican.sim.build import render_corpus
+from pelican.sim.questions import questions
+from pelican.training.checkpoints import save_policy
+from pelican.twin.architecture import make_model, make_processor, train_tokenizer
+from pelican.twin.corpus import Corpus, load_corpus
+from pelican.twin.language_training import (
+    Lookup,
+    Mixture,
+    Row,
+    completion_text,
+    make_rows,
+    prompt_text,
+    train_language,
+)
+from pelican.twin.vision_training import train_tower
+
+VOCABULARY = 640
+CORPUS_SEED = 1000
+SCENES = {"n_stills": 20_000, "n_clips": 5_000, "n_general": 4_000}
+HARD_SHARE = 0.15  # of the hard question types on small scenes, in the base's data
+
+
+def base_weight(row: Row) -> float:
+    """The narrow distribution: easy questions on small scenes, and few of the hard ones."""
+    if row.family == "general" or row.narrow:
+        return 1.0
+    return HARD_SHARE if row.small else 0.0
+
+
+def stills_weight(row: Row) -> float:
+    """The narrow distribution's stills."""
+    return base_weight(row) if row.frames == 1 else 0.0
+
+
+def teacher_weight(row: Row) -> float:
+    """Everything; the easy questions on small scenes less, they are known."""
+    return 0.4 if row.narrow else 1.0
+
+
+def main() -> None:
+    """Runs the steps that are not done."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--work", type=Path, default=Path(".pelican/base-model"))
+    parser.add_argument("--models", type=Path, default=Path("models"))
+    parser.add_argument("--tower-steps", type=int, default=800)
+    parser.add_argument("--joint-steps", type=int, default=400)
+    parser.add_argument("--base-steps", type=int, default=1200)
+    parser.add_argument("--teacher-steps", type=int, default=3000)
+    parser.add_argument("--batch", type=int, default=64, help="rows per process")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    rank = 0
+    if dist.is_torchelastic_launched():
+        dist.init_process_group("gloo")
+        rank = dist.get_rank()
+    folder = options.work / "corpus"
+    if rank == 0:
+        render_corpus(folder, **SCENES, seed=CORPUS_SEED)
+    if dist.is_initialized():
+        dist.barrier()
+    corpus = load_corpus(folder)
+    model, processor = _start(corpus, options.work / "start", rank)
+    _tower(model, processor, corpus, options, rank)
+    share = range(rank, len(corpus.scenes), dist.get_world_size() if dist.is_initialized() else 1)
+    rows = make_rows(corpus, processor.tokenizer, seed=rank, scenes=share)
+    lookup = Lookup(corpus, model.model.visual, processor.image_processor)
+
+    def learn(name: str, weight: Callable[[Row], float], steps: int, lr: float, out: Path) -> None:
+        nonlocal model
+        if (out / "model.safetensors").exists():
+            load_model(model, out / "model.safetensors")
+            return
+
+        def save(step: int) -> None:
+            if rank == 0:
+                save_policy(model, processor, out if step == steps else out.with_name(f"{out.name}-part"))
+
+        mixture = Mixture(rows, weight, seed=rank)
+        train_language(
+            model,
+            lookup,
+            mixture,
+            steps=steps,
+            batch=options.batch,
+            lr=lr,
+            save=save,
+            save_every=400,
+            name=name,
+        )
+
+    learn("joint", stills_weight, options.joint_steps, 2e-3, options.work / "joint")
+    lookup.freeze()
+    learn("base", base_weight, options.base_steps, 2e-3, options.models / "tiny-base")
+    learn("teacher", teacher_weight, options.teacher_steps, 2e-3, options.models / "tiny-teacher")
+
+
+def _start(corpus: Corpus, folder: Path, rank: int) -> tuple[Any, Any]:
+    """The untrained model, with a tokenizer of the corpus's own words; the same in every process."""
+    if rank == 0 and not (folder / "config.json").exists():
+        import numpy as np
+
+        rng = np.random.default_rng(0)
+        texts: list[str] = []
+        for scene in islice(corpus.scenes, 0, None, 8):
+            for qa in scene.card or questions(scene.episode, rng):  # type: ignore[arg-type]
+                texts += [prompt_text(qa.question, scene.times_s, 0), completion_text(qa)]
+        tokenizer = train_tokenizer(texts, VOCABULARY)
+        save_policy(make_model(tokenizer), make_processor(tokenizer), folder)
+    if dist.is_initialized():
+        dist.barrier()
+    model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32)
+    return model, AutoProcessor.from_pretrained(folder)
+
+
+def _tower(model: Any, processor: Any, corpus: Corpus, options: Any, rank: int) -> None:
+    """Train the vision tower, or load it."""
+    path = options.work / "tower.safetensors"
+    visual = model.model.visual
+    if not path.exists():
+        report = train_tower(
+            visual,
+            processor.image_processor,
+            corpus,
+            steps=options.tower_steps,
+            batch=48,
+            lr=3e-3,
+            seed=rank,
+        )
+        if rank == 0:
+            print(report)
+            save_model(visual, path)
+    else:
+        load_model(visual, path)
+
+
+if __name__ == "__main__":
+    main()
