@@ -35,7 +35,7 @@ $(BIN)/python: | $(UV)
 
 # The locks have hashes and no addresses; the package itself is installed editable, from here.
 $(MADE)/installed: requirements/dev.txt pyproject.toml | $(BIN)/python
-	$(UV) pip install --python $(BIN)/python --require-hashes -r requirements/dev.txt
+	$(UV) pip install --python $(BIN)/python --compile-bytecode --require-hashes -r requirements/dev.txt
 	$(UV) pip install --python $(BIN)/python --no-deps --no-build-isolation -e .
 	@mkdir -p $(MADE) && touch $@
 

@@ -176,6 +176,8 @@ class ModelConfig(_Section):
 
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     system_prompt: str | None = Field(None, description="put before every conversation")
+    max_images: int = Field(64, gt=0, description="of one conversation, for vLLM")
+    gradient_checkpointing: bool = True
     freeze_vision: bool = False
     cache_vision: bool = Field(False, description="keep the frozen tower's features in memory")
 
