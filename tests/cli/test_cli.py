@@ -111,7 +111,8 @@ def test_kill_9_of_the_command_leaves_no_process_and_the_same_command_resumes(
         assert time.monotonic() < deadline and command.poll() is None
         time.sleep(0.1)
     stage = int(mark.read_text())
-    before = {m.stage: m for m in runs.manifests(world.store, "killed")}
+    before = runs.manifests(world.store, "killed")
+    assert [m.stage for m in before] == ["eval", "rollout", "reward", "filter"]
     os.kill(command.pid, signal.SIGKILL)
     command.wait()
     deadline = time.monotonic() + 30
@@ -122,8 +123,7 @@ def test_kill_9_of_the_command_leaves_no_process_and_the_same_command_resumes(
     assert done.returncode == 0, done.stdout + done.stderr
     assert "rollout    done before" in done.stdout
     assert "loop 1, after SFT" in done.stdout
-    after = {m.stage: m for m in runs.manifests(world.store, "killed") if m.phase != "sft"}
-    assert {stage: after[stage] for stage in before} == before
+    assert runs.manifests(world.store, "killed")[:4] == before
     tree = show(world, "killed")
     assert tree["state"] == "complete"
     entries = [(e["loop"], e["phase"], e["embodied"]) for e in tree["scores"]]
