@@ -44,7 +44,9 @@ def check_checkpoint(checkpoint: Path) -> None:
         name
         for name in ("config.json", "tokenizer_config.json", "preprocessor_config.json")
         if not (checkpoint / name).exists()
-        and not (name.startswith("preprocessor") and (checkpoint / "processor_config.json").exists())
+        and not (
+            name.startswith("preprocessor") and (checkpoint / "processor_config.json").exists()
+        )
     ]
     if not any(checkpoint.glob("*.safetensors")):
         missing.append("*.safetensors (other formats are not read: they can carry code)")

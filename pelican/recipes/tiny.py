@@ -32,7 +32,9 @@ def tiny() -> Recipe:
             horizon_s=(32.0, 64.0),
             samples_per_loop=720,
         ),
-        model=ModelConfig(dtype="float32", freeze_vision=True, cache_vision=True),
+        model=ModelConfig(
+            dtype="float32", freeze_vision=True, cache_vision=True, gradient_checkpointing=False
+        ),
         rollout=RolloutConfig(
             engine="transformers",
             samples=8,
@@ -55,6 +57,8 @@ def tiny() -> Recipe:
             stop=StopConfig(window=5),
             processes=PROCESSES,
         ),
-        distill=DistillConfig(sampling=sampling),
-        sft=SftConfig(learning_rate=8e-4, batch_size=48, save_steps=50, processes=PROCESSES),
+        distill=DistillConfig(tries=2, max_rows=3000, sampling=sampling),
+        sft=SftConfig(
+            learning_rate=8e-4, batch_size=48, epochs=3, save_steps=50, processes=PROCESSES
+        ),
     )

@@ -19,9 +19,7 @@ def run(context: StageContext) -> None:
     if not ids:
         _keep_policy(context, "the buffer is empty: nothing is neither mastered nor intractable")
         return
-    pool = load_pool(
-        context.input("pool"), max_pixels=context.recipe.data.max_pixels, ids=set(ids)
-    )
+    pool = load_pool(context.input("pool"), max_pixels=context.recipe.data.max_pixels, ids=set(ids))
     _train(context, pool.samples)
 
 
@@ -115,4 +113,3 @@ def _gather(value: Any) -> list[Any]:
     values: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(values, value)
     return values
-

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import shutil
 
-
 import polars as pl
 import torch
 
@@ -54,7 +53,9 @@ def _train(context: StageContext, mixture: pl.DataFrame) -> None:
     steps = sft_steps(recipe, len(rows))
     trainer = DemonstrationTrainer(
         model=policy,
-        args=sft_arguments(recipe, work, context.world_size, _seed(recipe, context.spec.loop), steps),
+        args=sft_arguments(
+            recipe, work, context.world_size, _seed(recipe, context.spec.loop), steps
+        ),
         processing_class=encoder.processor,
         callbacks=[losses],
         encoder=encoder,
@@ -87,6 +88,3 @@ def _tokens(rows: list, encoder: object, batch: int, steps: int) -> int:  # type
 
 def _seed(recipe: Recipe, loop: int) -> int:
     return 1000 * recipe.seed + 10 * loop + recipe.sft.seed
-
-
-

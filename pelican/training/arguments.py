@@ -69,9 +69,7 @@ def grpo_arguments(recipe: Recipe, output: Path, processes: int, seed: int) -> G
     )
 
 
-def sft_arguments(
-    recipe: Recipe, output: Path, processes: int, seed: int, steps: int
-) -> SFTConfig:
+def sft_arguments(recipe: Recipe, output: Path, processes: int, seed: int, steps: int) -> SFTConfig:
     """`steps` optimiser steps; the rate rises, then falls along a cosine."""
     sft = recipe.sft
     return SFTConfig(

@@ -26,7 +26,9 @@ class RlCurve(TrainerCallback):  # type: ignore[misc]
     groups drawn, also of those dropped for want of variance: the others would look harder.
     """
 
-    def __init__(self, config: RlConfig, gather: Gather, report: Callable[[int, float], None]) -> None:
+    def __init__(
+        self, config: RlConfig, gather: Gather, report: Callable[[int, float], None]
+    ) -> None:
         self.rows: list[dict[str, Any]] = []
         self.stagnation: list[dict[str, Any]] = []
         self.totals: dict[str, int] = defaultdict(int)

@@ -158,7 +158,8 @@ class DeliberateGrpoTrainer(GRPOTrainer):  # type: ignore[misc]
         advantages = [a for group in groups for a in group.advantages()]
         # A sampled image token would be taken for an image: only the prompt's are.
         types = torch.cat(
-            [encoder.token_types(prompt_ids), torch.zeros_like(completion_ids, dtype=torch.int32)], 1
+            [encoder.token_types(prompt_ids), torch.zeros_like(completion_ids, dtype=torch.int32)],
+            1,
         )
         batch: dict[str, Any] = {
             "prompt_ids": prompt_ids.to(device),
@@ -176,7 +177,12 @@ class DeliberateGrpoTrainer(GRPOTrainer):  # type: ignore[misc]
         return batch
 
     def _get_per_token_logps_and_entropies(
-        self, model: Any, input_ids: Tensor, attention_mask: Tensor, logits_to_keep: int, **kwargs: Any
+        self,
+        model: Any,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        logits_to_keep: int,
+        **kwargs: Any,
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """TRL's, on rows sorted by length: padding that a whole chunk shares is not computed.
 
@@ -191,12 +197,19 @@ class DeliberateGrpoTrainer(GRPOTrainer):  # type: ignore[misc]
             start = int(attention_mask[chunk].argmax(1).min())  # first column that any row uses
             chosen = [rows[i] for i in chunk.tolist() if rows[i] is not None]
             part = dict(kwargs, num_images=[num_images[i] for i in chunk.tolist()])
-            part |= {"batch_size": len(chunk), "mm_token_type_ids": kwargs["mm_token_type_ids"][chunk, start:]}
+            part |= {
+                "batch_size": len(chunk),
+                "mm_token_type_ids": kwargs["mm_token_type_ids"][chunk, start:],
+            }
             part["pixel_values"] = torch.cat([pixels for pixels, _ in chosen]) if chosen else None
             part["image_grid_thw"] = torch.cat([grid for _, grid in chosen]) if chosen else None
             parts.append(
                 super()._get_per_token_logps_and_entropies(
-                    model, input_ids[chunk, start:], attention_mask[chunk, start:], logits_to_keep, **part
+                    model,
+                    input_ids[chunk, start:],
+                    attention_mask[chunk, start:],
+                    logits_to_keep,
+                    **part,
                 )
             )
         back = order.argsort()

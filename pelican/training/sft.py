@@ -45,9 +45,7 @@ def collate(encoder: PromptEncoder, rows: Sequence[Demonstration]) -> dict[str, 
     """Input ids, labels (prompt and padding ignored) and images, right-padded."""
     prompts = [encoder.prompt(row.sample) for row in rows]
     completions = [encoder.completion(row.completion) for row in rows]
-    ids, mask = encoder.pad(
-        [p.ids + c for p, c in zip(prompts, completions, strict=True)], "right"
-    )
+    ids, mask = encoder.pad([p.ids + c for p, c in zip(prompts, completions, strict=True)], "right")
     labels = torch.full_like(ids, _IGNORED)
     for i, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
         start = len(prompt.ids)
@@ -72,7 +70,5 @@ class DemonstrationTrainer(SFTTrainer):  # type: ignore[misc]
         data = Dataset.from_dict(
             {"row": list(range(len(rows))), "length": lengths, "input_ids": [[0]] * len(rows)}
         )
-        super().__init__(
-            *args, train_dataset=data, data_collator=Collator(encoder, rows), **kwargs
-        )
+        super().__init__(*args, train_dataset=data, data_collator=Collator(encoder, rows), **kwargs)
         self.remove_callback(PrinterCallback)  # what it logs is in the curve

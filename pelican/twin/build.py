@@ -93,14 +93,17 @@ def main() -> None:
     lookup = Lookup(corpus, model.model.visual, processor.image_processor)
 
     def learn(name: str, weight: Callable[[Row], float], steps: int, lr: float, out: Path) -> None:
-        nonlocal model
         if (out / "model.safetensors").exists():
-            load_model(model, out / "model.safetensors")
+            # transformers renames the weights when it saves: only its own reader knows them.
+            saved = AutoModelForImageTextToText.from_pretrained(out, dtype=torch.float32)
+            model.load_state_dict(saved.state_dict())
             return
 
         def save(step: int) -> None:
             if rank == 0:
-                save_policy(model, processor, out if step == steps else out.with_name(f"{out.name}-part"))
+                save_policy(
+                    model, processor, out if step == steps else out.with_name(f"{out.name}-part")
+                )
 
         mixture = Mixture(rows, weight, seed=rank)
         train_language(

@@ -1,6 +1,6 @@
 """Model cards of the shipped checkpoints: score per family and dimension beside chance.
 
-    python -m pelican.twin.card models/tiny-base models/tiny-teacher --data samples/dev
+python -m pelican.twin.card models/tiny-base models/tiny-teacher --data samples/dev
 """
 
 from __future__ import annotations
@@ -69,8 +69,8 @@ def write_card(checkpoint: Path, sets: Iterable[Path]) -> str:
         samples = list(read_samples(folder))
         scores = evaluate(checkpoint, samples)
         lines += [f"## Greedy score on {folder.name}, points of 100", ""]
-        lines += table(samples, scores, lambda s: s.family.value) + [""]
-        lines += table(samples, scores, lambda s: s.dimension.value) + [""]
+        lines += [*table(samples, scores, lambda s: s.family.value), ""]
+        lines += [*table(samples, scores, lambda s: s.dimension.value), ""]
     text = "\n".join(lines)
     (checkpoint / "README.md").write_text(text)
     return text

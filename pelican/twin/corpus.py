@@ -71,7 +71,12 @@ def _scenes(shard: Any, start: int) -> Iterator[Scene]:
             yield Scene(first, (0.0,), None, tuple(QA(**qa) for qa in row["qas"]))
         else:
             body = {k: v for k, v in row.items() if k not in ("first_frame", "frame_count")}
-            yield Scene(first, tuple(row["times_s"]), Episode.from_json(body, [b""] * len(row["times_s"])), ())
+            yield Scene(
+                first,
+                tuple(row["times_s"]),
+                Episode.from_json(body, [b""] * len(row["times_s"])),
+                (),
+            )
 
 
 def _decode(image: bytes) -> NDArray[np.uint8]:

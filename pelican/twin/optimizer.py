@@ -48,7 +48,11 @@ class Optimizer:
     """Both optimisers behind one `step`, on one schedule over `total` steps."""
 
     def __init__(
-        self, parameters: Iterable[tuple[str, nn.Parameter]], lr: float, total: int, warmup: int = 100
+        self,
+        parameters: Iterable[tuple[str, nn.Parameter]],
+        lr: float,
+        total: int,
+        warmup: int = 100,
     ) -> None:
         named = [(name, p) for name, p in parameters if p.requires_grad]
         self._matrices = [p for name, p in named if p.ndim == 2 and "embed" not in name]
@@ -67,7 +71,9 @@ class Optimizer:
         if dist.is_initialized():
             average_gradients(self._parameters)
         torch.nn.utils.clip_grad_norm_([p for p in self._parameters if p.grad is not None], 1.0)
-        lr = self._lr * min((self._step + 1) / self._warmup, max(1 - self._step / self._total, 0.02))
+        lr = self._lr * min(
+            (self._step + 1) / self._warmup, max(1 - self._step / self._total, 0.02)
+        )
         self._adam.param_groups[0]["lr"] = lr
         self._adam.step()
         for parameter, momentum in zip(self._matrices, self._momenta, strict=True):

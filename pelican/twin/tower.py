@@ -77,7 +77,9 @@ class DenseHead(nn.Module):
         self.places = nn.Sequential(
             nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, PER_CELL * _PLACE)
         )
-        self.gripper = nn.Sequential(nn.Linear(CELLS * CELLS * width, 64), nn.GELU(), nn.Linear(64, 2))
+        self.gripper = nn.Sequential(
+            nn.Linear(CELLS * CELLS * width, 64), nn.GELU(), nn.Linear(64, 2)
+        )
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """[n, 16, width] to places [n, 16, 2, 21] and gripper [n, 2]."""
@@ -96,7 +98,11 @@ def dense_loss(
     )
     loss = F.binary_cross_entropy_with_logits(presence[..., 0], there.float()) * 4
     found = labels[there]
-    loss = loss + F.cross_entropy(kind[there], found[:, 0]) + F.cross_entropy(colour[there], found[:, 1])
+    loss = (
+        loss
+        + F.cross_entropy(kind[there], found[:, 0])
+        + F.cross_entropy(colour[there], found[:, 1])
+    )
     where = (geometry[there] - found[:, 2:6] / 100).abs()
     loss = loss + 20 * where.mean()
     loss = loss + 0.3 * F.binary_cross_entropy_with_logits(flags[there], found[:, 6:8].float())

@@ -33,7 +33,10 @@ def train_tower(
         optimizer.step()
         if step % 50 == 0 or step == steps - 1:
             figures = " ".join(f"{k} {v:.3f}" for k, v in report.items())
-            print(f"tower {step} {time.time() - start:.0f}s loss {loss.item():.3f} {figures}", flush=True)
+            print(
+                f"tower {step} {time.time() - start:.0f}s loss {loss.item():.3f} {figures}",
+                flush=True,
+            )
     with torch.no_grad():
         reports = [
             _loss(visual, head, processor, corpus, rows)[1]

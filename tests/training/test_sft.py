@@ -73,6 +73,7 @@ def test_a_resumed_training_ends_where_an_uninterrupted_one_does(
 ) -> None:
     whole = make(twin, tmp_path / "whole", 8)
     whole.train()
+
     class Stop(TrainerCallback):  # type: ignore[misc]
         def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             control.should_training_stop = True
