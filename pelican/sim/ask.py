@@ -8,12 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pelican.sim import rle
+from pelican.sim.guesses import chance_of
 from pelican.sim.records import QA, SIZE, Episode, Mask, Thing
 
 PLURAL = {"cube": "cubes", "ball": "balls", "can": "cans", "bottle": "bottles", "bowl": "bowls"}
 PLURAL["mug"] = "mugs"
-# The share of the commonest right option, measured on 160 episodes of each width.
-BALANCED_CHANCE = {"cause": 0.38, "task_tray": 0.36, "task_move": 0.38}
 MARGIN = 8  # of the grid: closer in x, two objects are neither left nor right of one another
 
 
@@ -86,10 +85,10 @@ class Asker:
         answer: dict[str, Any],
         gold: str,
         think: str,
-        chance: float,
     ) -> None:
         """Keeps a question."""
         narrow = self.small and template in self.easy
+        chance = chance_of(template)
         qa = QA(family, dimension, template, question, answer, gold, think, chance, narrow)
         self.found.append(qa)
 
@@ -101,10 +100,7 @@ class Asker:
             return
         gold = at(inner_point(mask))
         answer: dict[str, Any] = {"kind": "points", "mask": rle.encode(mask), "scale": 100}
-        chance = round(float(mask.mean()), 4)
-        self.put(
-            "affordance", dimension, template, question, answer, gold, think.format(gold), chance
-        )
+        self.put("affordance", dimension, template, question, answer, gold, think.format(gold))
 
     def text(
         self,
@@ -114,12 +110,10 @@ class Asker:
         question: str,
         value: str,
         think: str,
-        chance: float | None = None,
     ) -> None:
-        """A question whose answer is a short text; by default one of the scene's objects."""
-        share = 1 / len(self.episode.first) if chance is None else chance
+        """A question whose answer is a short text."""
         answer: dict[str, Any] = {"kind": "text", "value": value}
-        self.put(family, dimension, template, question, answer, value, think, round(share, 4))
+        self.put(family, dimension, template, question, answer, value, think)
 
     def count(
         self,
@@ -129,11 +123,10 @@ class Asker:
         question: str,
         value: int,
         think: str,
-        chance: float,
     ) -> None:
         """A question whose answer is a whole number."""
         answer: dict[str, Any] = {"kind": "count", "value": value}
-        self.put(family, dimension, template, question, answer, str(value), think, chance)
+        self.put(family, dimension, template, question, answer, str(value), think)
 
     def choice(
         self,
@@ -149,7 +142,7 @@ class Asker:
         """A question with lettered options in any order.
 
         Right answers are kept with the probabilities of `keep` (1 where absent), so that none is
-        the one to guess; `chance` is BALANCED_CHANCE, what the commonest then still earns.
+        the one to guess.
         """
         if self.rng.random() > keep.get(right, 1.0):
             return
@@ -157,8 +150,7 @@ class Asker:
         letter = chr(ord("A") + order.index(right))
         listed = " ".join(f"{chr(ord('A') + i)}: {o}." for i, o in enumerate(order))
         answer: dict[str, Any] = {"kind": "choice", "options": order, "answer": letter}
-        chance = BALANCED_CHANCE[template]
-        self.put(family, dimension, template, f"{question} {listed}", answer, letter, think, chance)
+        self.put(family, dimension, template, f"{question} {listed}", answer, letter, think)
 
 
 def decoded(mask: Mask | None) -> NDArray[np.bool_]:

@@ -44,7 +44,7 @@ def temporal(ask: Asker) -> None:
         items = [e.object for e in moves]
         text = ask.say("in which order were the objects moved?", "list the moved objects in order.")
         answer: dict[str, Any] = {"kind": "order", "items": items}
-        ask.put("temporal", seq, "order", text, answer, "; ".join(items), told, 0.0)
+        ask.put("temporal", seq, "order", text, answer, "; ".join(items), told)
         for word, e in (("first", moves[0]), ("last", moves[-1])):
             text = ask.say("which object was moved {}?", "what did the arm move {}?").format(word)
             ask.text("temporal", seq, f"moved_{word}", text, e.object, told)
@@ -62,7 +62,6 @@ def temporal(ask: Asker) -> None:
         )
         answer = {"kind": "interval", "start": e.t_start, "end": e.t_end}
         think = f"{e.object} leaves {at(e.source)} at {e.t_start:.0f} s and is at {at(e.target)} at {e.t_end:.0f} s."
-        chance = 0.5 if len(ask.episode.frames) <= 4 else 0.25
         ask.put(
             "temporal",
             seq,
@@ -71,7 +70,6 @@ def temporal(ask: Asker) -> None:
             answer,
             f"{e.t_start:.0f} to {e.t_end:.0f} s",
             think,
-            chance,
         )
     _held(ask)
     _cause(ask)
@@ -216,7 +214,7 @@ def _changes(ask: Asker, went: list[str]) -> None:
         )
     text = ask.say("how many objects changed place?", "how many objects did the arm move?")
     names = " ".join(f"{n} {i + 1}." for i, n in enumerate(went)) or "there is none."
-    ask.count("counting", many, "count_moved", text, len(went), names, 0.5 if ask.small else 0.3)
+    ask.count("counting", many, "count_moved", text, len(went), names)
     once = [n for n in went if any(v.object == n for v in e.events)]
     if once:
         name = once[int(ask.rng.integers(len(once)))]
@@ -228,4 +226,4 @@ def _changes(ask: Asker, went: list[str]) -> None:
         answer = {"kind": "distance", "value": float(gap), "unit": "cm"}
         think = f"{name} from {at(a.centre)} to {at(b.centre)}."
         dim = "quantitative_numerical"
-        ask.put("counting", dim, "travel", text, answer, f"{gap} cm", think, 0.45)
+        ask.put("counting", dim, "travel", text, answer, f"{gap} cm", think)

@@ -29,13 +29,21 @@ def _rule(ask: Asker, things: list[Thing]) -> tuple[str, list[Thing]] | None:
     return name, row
 
 
+def _clear(ask: Asker, things: list[Thing]) -> bool:
+    """Whether each can be taken at once: it shows, and is neither held nor in a stack."""
+    covered = {t.on for t in ask.episode.last}
+    return all(
+        t.pixels >= 40 and not t.held and t.on is None and t.name not in covered for t in things
+    )
+
+
 def planning(ask: Asker) -> None:
     """Step lists and next steps, from the state in the last frame."""
     e = ask.episode
     state = [t for t in e.last if t.pixels >= 40]
     plan = "decision_planning"
     if e.tray_side is not None:
-        loose = [t for t in state if not t.in_tray and t.on is None and not t.held]
+        loose = [t for t in e.last if not t.in_tray]
         groups = [
             (f"{c} objects", [t for t in loose if t.colour == c])
             for c in sorted({t.colour for t in loose})
@@ -44,13 +52,13 @@ def planning(ask: Asker) -> None:
             (PLURAL[k], [t for t in loose if t.kind == k]) for k in sorted({t.kind for t in loose})
         ]
         groups.append(("objects", loose))
-        groups = [g for g in groups if 1 <= len(g[1]) <= 4]
+        groups = [g for g in groups if 1 <= len(g[1]) <= 4 and _clear(ask, g[1])]
         if groups:
             big = [g for g in groups if len(g[1]) > 1] or groups
             _tour(ask, *big[int(ask.rng.integers(len(big)))])
             _next(ask, *groups[int(ask.rng.integers(len(groups)))])
-        inside = [t for t in state if t.in_tray and t.on is None and not t.held]
-        if len(inside) >= 2:
+        inside = [t for t in e.last if t.in_tray]
+        if len(inside) >= 2 and _clear(ask, inside):
             ruled = _rule(ask, inside)
             if ruled:
                 text = f"empty the tray, {ruled[0]}. give the steps."
@@ -74,6 +82,8 @@ def planning(ask: Asker) -> None:
     if len(e.frames) == 1 and e.pose in ("hold", "over") and target is not None:
         others = [t.name for t in state if t.name != target]
         goal = target if ask.rng.random() < 0.6 or not others else ask.say(*others)
+        if any(t.in_tray for t in e.last if t.name == goal):
+            return  # already there
         end = "place in tray" if e.tray_side else "place on table"
         text = f"goal: move the {goal} to the {'tray' if e.tray_side else 'other side'}. next step?"
         if e.pose == "hold":
@@ -82,16 +92,13 @@ def planning(ask: Asker) -> None:
         else:
             value = f"pick {goal}" if goal == target else f"go to {goal}"
             think = f"the gripper at {at(e.gripper[-1])} is over {target}."
-        ask.text("planning", plan, "arm_step", text, value, think, 0.25)
+        ask.text("planning", plan, "arm_step", text, value, think)
 
 
 def _steps(ask: Asker, template: str, text: str, steps: list[str], row: list[Thing]) -> None:
     answer = {"kind": "steps", "steps": steps}
     think = " ".join(spot(t) for t in row)
-    chance = round(1 / max(2, len(ask.episode.last)), 4)
-    ask.put(
-        "planning", "decision_planning", template, text, answer, "; ".join(steps), think, chance
-    )
+    ask.put("planning", "decision_planning", template, text, answer, "; ".join(steps), think)
 
 
 def _tour(ask: Asker, group: str, things: list[Thing]) -> None:
@@ -184,14 +191,16 @@ def _after(ask: Asker) -> None:
     if len(state) < 3:
         return
     t, o = ask.shuffled(state)[:2]
-    rest = [r for r in state if r is not t and r is not o]
-    near = sorted([r for r in rest], key=lambda r: math.dist(r.xyz[:2], o.xyz[:2]))
+    if not _clear(ask, [t, o]):
+        return
+    rest = [r for r in e.last if r is not t and r is not o]
+    near = sorted(rest, key=lambda r: math.dist(r.xyz[:2], o.xyz[:2]))
     if (
         len(near) > 1
         and math.dist(near[1].xyz[:2], o.xyz[:2]) - math.dist(near[0].xyz[:2], o.xyz[:2]) < 4
     ):
         near = []
-    if near and ask.rng.random() < 0.6:
+    if near and _clear(ask, near[:1]) and ask.rng.random() < 0.6:
         text = f"the {t.name} is taken away. which object is then nearest to the {o.name}?"
         think = f"{spot(o)} {spot(near[0])}"
         ask.text("prediction", "spatial_geometric", "then_nearest", text, near[0].name, think)
@@ -201,4 +210,4 @@ def _after(ask: Asker) -> None:
         names = " ".join(f"{r.name} {i + 1}." for i, r in enumerate([*inside, t]))
         dim = "quantitative_numerical"
         value = str(len(inside) + 1)
-        ask.text("prediction", dim, "then_count", text, value, names, 0.36)
+        ask.text("prediction", dim, "then_count", text, value, names)

@@ -39,7 +39,7 @@ def _box(ask: Asker, t: Thing) -> None:
     gold = "[" + ", ".join(map(str, t.box)) + "]"
     text = ask.say("give the box of the {}.", "draw a box around the {}.").format(t.name)
     answer = {"kind": "box", "box": list(t.box), "scale": 100}
-    ask.put("affordance", "perception_grounding", "box_object", text, answer, gold, spot(t), 0.07)
+    ask.put("affordance", "perception_grounding", "box_object", text, answer, gold, spot(t))
 
 
 def _free_spot(ask: Asker, t: Thing) -> None:
@@ -92,8 +92,7 @@ def _use(ask: Asker) -> None:
         return
     think = f"a {best.kind} {use}. {spot(best)}"
     answer = {"kind": "points", "mask": _encoded(mask), "scale": 100}
-    share = round(float(mask.mean()), 4)
-    ask.put("affordance", "affordance_function", "use_point", text, answer, gold, think, share)
+    ask.put("affordance", "affordance_function", "use_point", text, answer, gold, think)
 
 
 def _encoded(mask: NDArray[np.bool_]) -> dict[str, object]:
@@ -115,10 +114,11 @@ def _related(ask: Asker) -> None:
     things = [t for t in ask.things if not t.held and t.on is None]
     if len(things) < 3:
         return
+    others = [t for t in ask.things if t.held or t.on is not None]  # must not be the answer
     if ask.rng.random() < 0.5:
         t = ask.pick(things)
         near = sorted((o for o in things if o is not t), key=lambda o: ground(o, t))
-        if ground(near[1], t) - ground(near[0], t) < 4:
+        if any(ground(o, t) - ground(near[0], t) < 4 for o in (near[1], *others)):
             return
         text = ask.say("point to the object nearest to the {}.", "point to what is next to the {}.")
         think = f"{spot(t)} nearest is {near[0].name} at " + "{}."
@@ -130,7 +130,7 @@ def _related(ask: Asker) -> None:
         int(ask.rng.integers(4))
     ]
     row = sorted(things, key=lambda o: sign * o.centre[axis])
-    if abs(row[0].centre[axis] - row[1].centre[axis]) < 5:
+    if any(sign * (o.centre[axis] - row[0].centre[axis]) < 5 for o in (row[1], *others)):
         return
     text = ask.say("point to the object furthest to the {}.", "point to the {}most object.")
     if word in ("front", "back"):
@@ -157,41 +157,36 @@ def counting(ask: Asker) -> None:
     """Counts and distances."""
     e = ask.episode
     things = [t for t in e.first if not t.held]
+    held = [t for t in e.first if t.held]  # nobody can say whether these count
     if not things:
         return
     num = "quantitative_numerical"
     ordered = sorted(things, key=lambda t: t.centre)
     text = ask.say("how many objects are on the table?", "count the objects on the table.")
-    ask.count(
-        "counting", num, "count_all", text, len(things), tally(ordered), 0.36 if ask.small else 0.17
-    )
+    ask.count("counting", num, "count_all", text, len(things), tally(ordered))
     present = sorted({t.colour for t in things})
     colour = _rather_many(ask, present, [t.colour for t in things])
     if ask.rng.random() < 0.15:
         colour = COLOURS[int(ask.rng.integers(len(COLOURS)))]
     found = [t for t in ordered if t.colour == colour]
     text = ask.say("how many {} objects are there?", "count the {} things.").format(colour)
-    ask.count(
-        "counting", num, "count_colour", text, len(found), tally(found), 0.71 if ask.small else 0.53
-    )
+    if all(t.colour != colour for t in held):
+        ask.count("counting", num, "count_colour", text, len(found), tally(found))
     kinds = sorted({t.kind for t in things})
     kind = _rather_many(ask, kinds, [t.kind for t in things])
     if ask.rng.random() < 0.15:
         kind = KINDS[int(ask.rng.integers(len(KINDS)))]
     found = [t for t in ordered if t.kind == kind]
     text = ask.say("how many {} are there?", "count the {}.").format(PLURAL[kind])
-    ask.count(
-        "counting", num, "count_kind", text, len(found), tally(found), 0.65 if ask.small else 0.46
-    )
+    if all(t.kind != kind for t in held):
+        ask.count("counting", num, "count_kind", text, len(found), tally(found))
     if e.tray_side is not None:
         found = [t for t in ordered if t.in_tray]
         text = ask.say("how many objects are in the tray?", "count what is in the tray.")
         think = f"the tray is on the {e.tray_side}. {tally(found)}"
-        ask.count(
-            "counting", "multi_object_consistency", "count_tray", text, len(found), think, 0.4
-        )
+        ask.count("counting", "multi_object_consistency", "count_tray", text, len(found), think)
     if len(things) >= 2:
-        _pairs(ask, things, ordered)
+        _pairs(ask, things, ordered, held)
 
 
 def _rather_many(ask: Asker, words: list[str], values: list[str]) -> str:
@@ -200,7 +195,7 @@ def _rather_many(ask: Asker, words: list[str], values: list[str]) -> str:
     return words[int(ask.rng.choice(len(words), p=weights / weights.sum()))]
 
 
-def _pairs(ask: Asker, things: list[Thing], ordered: list[Thing]) -> None:
+def _pairs(ask: Asker, things: list[Thing], ordered: list[Thing], held: list[Thing]) -> None:
     t, o = ask.shuffled(things)[:2]
     if t.on is None and o.on is None:
         gap = max(1, round(ground(t, o)))
@@ -211,7 +206,7 @@ def _pairs(ask: Asker, things: list[Thing], ordered: list[Thing]) -> None:
         think = f"{spot(t)} {spot(o)}"
         dimension = "quantitative_numerical" if ask.rng.random() < 0.5 else "spatial_geometric"
         text = text.format(t.name, o.name)
-        ask.put("counting", dimension, "distance", text, answer, f"{gap} cm", think, 0.44)
+        ask.put("counting", dimension, "distance", text, answer, f"{gap} cm", think)
     t = ask.pick(things)
     side, sign = (("left", -1), ("right", 1))[int(ask.rng.integers(2))]
     gaps = [(o, sign * (o.centre[0] - t.centre[0])) for o in ordered if o is not t]
@@ -220,14 +215,14 @@ def _pairs(ask: Asker, things: list[Thing], ordered: list[Thing]) -> None:
         text = ask.say("how many objects are {} of the {}?", "count what is {} of the {}.")
         text = text.format(side, t.name)
         think = f"{spot(t)} {tally(found)}"
-        ask.count("counting", "spatial_geometric", "count_side", text, len(found), think, 0.33)
+        if not held:
+            ask.count("counting", "spatial_geometric", "count_side", text, len(found), think)
     t = ask.pick(things)
     key = ask.say("colour", "shape")
-    found = [
-        o
-        for o in ordered
-        if o is not t and (o.colour == t.colour if key == "colour" else o.kind == t.kind)
-    ]
+    alike = [o for o in (*ordered, *held) if o is not t]
+    alike = [o for o in alike if (o.colour == t.colour if key == "colour" else o.kind == t.kind)]
+    found = [o for o in alike if not o.held]
     text = f"how many other objects have the same {key} as the {t.name}?"
     think = tally(found)
-    ask.count("counting", "multi_object_consistency", "count_same", text, len(found), think, 0.6)
+    if found == alike:
+        ask.count("counting", "multi_object_consistency", "count_same", text, len(found), think)

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from pelican.sim.guesses import chance_of
 from pelican.sim.records import QA, SIZE
 from pelican.sim.world import RGB
 
@@ -40,10 +41,12 @@ def card(seed: int) -> tuple[bytes, list[QA]]:
     return buffer.getvalue(), qas
 
 
-def _qa(dimension: str, template: str, question: str, gold: str, think: str, chance: float) -> QA:
+def _qa(dimension: str, template: str, question: str, gold: str, think: str) -> QA:
     count = template in ("card_count", "card_sum")
     answer = {"kind": "count", "value": int(gold)} if count else {"kind": "text", "value": gold}
-    return QA("general", dimension, template, question, answer, gold, think, chance, True)
+    return QA(
+        "general", dimension, template, question, answer, gold, think, chance_of(template), True
+    )
 
 
 def _ink(colour: str) -> tuple[int, int, int]:
@@ -96,22 +99,18 @@ def _shapes(draw: Any, rng: np.random.Generator) -> list[QA]:
     at = f"({int(spots[i][0] / 2.24)}, {int(spots[i][1] / 2.24)})"
     think = f"the {shapes[i]} is at {at}. it is {colours[i]}."
     ask = ("what is the colour of the {}?", "which colour does the {} have?")[int(rng.integers(2))]
-    out = [
-        _qa("perception_grounding", "card_colour", ask.format(shapes[i]), colours[i], think, 1 / 7)
-    ]
+    out = [_qa("perception_grounding", "card_colour", ask.format(shapes[i]), colours[i], think)]
     j = int(rng.integers(count))
     at = f"({int(spots[j][0] / 2.24)}, {int(spots[j][1] / 2.24)})"
     think = f"{colours[j]} is at {at}. it is a {shapes[j]}."
     ask = ("which shape is {}?", "what is the {} shape?")[int(rng.integers(2))]
-    out.append(
-        _qa("perception_grounding", "card_shape", ask.format(colours[j]), shapes[j], think, 1 / 6)
-    )
+    out.append(_qa("perception_grounding", "card_shape", ask.format(colours[j]), shapes[j], think))
     left = min(range(count), key=lambda k: spots[k][0])
     gap = sorted(p[0] for p in spots)
     if gap[1] - gap[0] > 25:
         think = f"the {shapes[left]} is furthest left, at x {int(gap[0] / 2.24)}."
         ask = "which shape is furthest left?"
-        out.append(_qa("spatial_geometric", "card_left", ask, shapes[left], think, 1 / 6))
+        out.append(_qa("spatial_geometric", "card_left", ask, shapes[left], think))
     return out
 
 
@@ -132,7 +131,6 @@ def _count(draw: Any, rng: np.random.Generator) -> list[QA]:
             ask.format(plural),
             str(n),
             f"{plural} at {xs}.",
-            0.2,
         )
     ]
 
@@ -143,7 +141,7 @@ def _digit(draw: Any, rng: np.random.Generator) -> list[QA]:
     _write(draw, d, x, y, int(rng.integers(90, 140)), colour)
     ask = ("what digit is shown?", "which digit do you see?")[int(rng.integers(2))]
     think = f"a {colour} digit at ({int(x / 2.24)}, {int(y / 2.24)})."
-    return [_qa("perception_grounding", "card_digit", ask, d, think, 0.1)]
+    return [_qa("perception_grounding", "card_digit", ask, d, think)]
 
 
 def _letters(draw: Any, rng: np.random.Generator) -> list[QA]:
@@ -155,7 +153,7 @@ def _letters(draw: Any, rng: np.random.Generator) -> list[QA]:
     word, gold = (("left", a), ("right", b))[side]
     ask = ("which letter is on the {}?", "what letter is {}?")[int(rng.integers(2))]
     think = f"the {word} letter is {inks[side]}."
-    return [_qa("spatial_geometric", "card_letter", ask.format(word), gold.lower(), think, 1 / 19)]
+    return [_qa("spatial_geometric", "card_letter", ask.format(word), gold.lower(), think)]
 
 
 def _sum(draw: Any, rng: np.random.Generator) -> list[QA]:
@@ -167,7 +165,7 @@ def _sum(draw: Any, rng: np.random.Generator) -> list[QA]:
     )
     gold = str(a - b if minus else a + b)
     ask = ("what is the result?", "how much is it?")[int(rng.integers(2))]
-    return [_qa("decision_planning", "card_sum", ask, gold, f"{a} {sign} {b} = {gold}.", 0.1)]
+    return [_qa("decision_planning", "card_sum", ask, gold, f"{a} {sign} {b} = {gold}.")]
 
 
 _MAKERS = {

@@ -6,20 +6,11 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from pelican.sim import rle
+from pelican.sim.furnish import Spot, floor, furnish, timetable
 from pelican.sim.records import STEP_S, Episode, Event, SimConfig, Thing
 from pelican.sim.stage import Stage, Vector, shrink
-from pelican.sim.world import (
-    COLOURS,
-    COLUMNS,
-    COPIES,
-    HALF_HEIGHT,
-    KINDS,
-    ROWS,
-    TRAY_FLOOR,
-    TRAY_HALF,
-)
+from pelican.sim.world import COLUMNS, HALF_HEIGHT, ROWS
 
-Spot = tuple[float, float]
 _MOVED_CM = 3.0
 _CARRY = 0.075  # height of a carried object's bottom
 
@@ -57,7 +48,7 @@ class _Take:
         s.clear(rng, bool(rng.random() < c.shadows), c.clutter)
         if rng.random() < c.tray:
             s.set_tray(COLUMNS[0] if rng.random() < 0.5 else COLUMNS[-1], rng)
-        self._furnish(int(rng.integers(c.objects[0], c.objects[1] + 1)))
+        furnish(s, rng, int(rng.integers(c.objects[0], c.objects[1] + 1)), c.stack)
         pose, target = "home", None
         if c.frames == 1:
             pose, target = self._still_pose()
@@ -66,63 +57,13 @@ class _Take:
         self._snap()
         if c.frames > 1:
             count = int(rng.integers(c.events[0], c.events[1] + 1))
-            for idle, frames in self._timetable(count):
+            for idle, frames in timetable(rng, c.frames, count):
                 for _ in range(idle):
                     self._home()
                     self._snap()
                 if frames:
                     self._try_act(frames)
         return self._develop(pose, target)
-
-    def _timetable(self, count: int) -> list[tuple[int, int]]:
-        """(idle frames before, frames of the event), the last entry an event of no frames."""
-        room = self.config.frames - 2
-        lengths = [1] * count
-        spare = room - count
-        for i in range(count):
-            if spare > 0 and self.rng.random() < 0.5:
-                lengths[i], spare = 2, spare - 1
-        idle = [0] * (count + 1)
-        for _ in range(spare):
-            idle[int(self.rng.integers(count + 1))] += 1
-        idle[-1] += 1
-        return list(zip(idle, [*lengths, 0], strict=True))
-
-    def _furnish(self, count: int) -> None:
-        s, rng = self.stage, self.rng
-        slots = [(x, y) for y in ROWS for x in COLUMNS]
-        order = rng.permutation(len(slots))
-        pairs = [(k, c) for k in KINDS for c in COLOURS]
-        used: dict[str, int] = {}
-        placed: list[tuple[int, str, Spot]] = []
-        for pick in rng.permutation(len(pairs)):
-            kind, colour = pairs[int(pick)]
-            if len(placed) == count:
-                break
-            if used.get(kind, 0) == COPIES:
-                continue
-            used[kind] = used.get(kind, 0) + 1
-            yaw = float(rng.uniform(-0.35, 0.35))
-            if kind == "mug":
-                yaw = float(rng.choice([-0.4, 0.4, math.pi - 0.4, math.pi + 0.4]))
-            bases = [p for p in placed if p[1] == "cube"]
-            stack = kind in ("cube", "can", "mug", "bowl") and len(bases) == 1
-            if stack and rng.random() < self.config.stack:
-                base = bases[0]
-                index = s.add(colour, kind, base[2], self._floor(base[2]) + 0.068, yaw)
-                placed.append((index, "stacked", base[2]))
-                placed = [(i, "under", p) if i == base[0] else (i, k, p) for i, k, p in placed]
-                continue
-            x, y = slots[int(order[len(placed)])]
-            jitter = 0.008 if self._floor((x, y)) else 0.015
-            spot = (x + rng.uniform(-jitter, jitter), y + rng.uniform(-jitter, jitter))
-            placed.append((s.add(colour, kind, spot, self._floor(spot), yaw), kind, spot))
-        s.settle(30 if any(k == "stacked" for _, k, _ in placed) else 12)
-
-    def _floor(self, spot: Spot) -> float:
-        x = self.stage.tray_x
-        inside = x is not None and abs(spot[0] - x) < TRAY_HALF[0] and abs(spot[1]) < TRAY_HALF[1]
-        return TRAY_FLOOR if inside else 0.0
 
     # -- pictures ----------------------------------------------------------------------------
 
@@ -205,7 +146,7 @@ class _Take:
         assert s.held is not None
         index, kind = s.held, s.names[s.held][1]
         s.held = None
-        z = self._floor(spot) + drop + HALF_HEIGHT[kind]
+        z = floor(self.stage, spot) + drop + HALF_HEIGHT[kind]
         s.world.place(index, (spot[0], spot[1], z), float(self.rng.uniform(-0.3, 0.3)))
         s.settle(steps)
 
@@ -216,7 +157,7 @@ class _Take:
         out = []
         for x in COLUMNS:
             for y in ROWS:
-                if tray is not None and tray != (self._floor((x, y)) > 0):
+                if tray is not None and tray != (floor(self.stage, (x, y)) > 0):
                     continue
                 gaps = [math.hypot(s.xyz(i)[0] - x, s.xyz(i)[1] - y) for i in s.names]
                 if min(gaps) > 0.095:

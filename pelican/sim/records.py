@@ -122,5 +122,5 @@ class QA:
     answer: dict[str, Any]  # one of pelican.records' answers
     gold: str  # what goes inside <answer>
     think: str  # what goes inside <think>
-    chance: float  # score of the best guess that does not look
+    chance: float  # score of the best guess without looking, on its template
     narrow: bool  # in the base model's narrow data too
