@@ -10,6 +10,7 @@ import torch
 
 from pelican.data.pool import load_pool
 from pelican.recipe import Recipe
+from pelican.records import Sample
 from pelican.stages.base import StageContext
 
 
@@ -36,7 +37,7 @@ def _train(context: StageContext, mixture: pl.DataFrame) -> None:
     recipe, config = context.recipe, context.recipe.sft
     if not torch.cuda.is_available():
         torch.set_num_threads(config.threads)
-    samples = {}
+    samples: dict[tuple[str, str], Sample] = {}
     for name in mixture["pool"].unique():
         ids = set(mixture.filter(pl.col("pool") == name)["sample_id"])
         pool = load_pool(context.input(name), max_pixels=recipe.data.max_pixels, ids=ids)

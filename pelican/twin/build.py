@@ -42,7 +42,7 @@ from pelican.twin.vision_training import train_tower
 
 VOCABULARY = 640
 CORPUS_SEED = 1000
-SCENES = {"n_stills": 20_000, "n_clips": 5_000, "n_general": 4_000}
+STILLS, CLIPS, CARDS = 20_000, 5_000, 4_000
 HARD_SHARE = 0.15  # of the hard question types on small scenes, in the base's data
 
 
@@ -82,7 +82,7 @@ def main() -> None:
         rank = dist.get_rank()
     folder = options.work / "corpus"
     if rank == 0:
-        render_corpus(folder, **SCENES, seed=CORPUS_SEED)
+        render_corpus(folder, STILLS, CLIPS, CARDS, seed=CORPUS_SEED)
     if dist.is_initialized():
         dist.barrier()
     corpus = load_corpus(folder)

@@ -47,9 +47,11 @@ class Corpus:
         return (pixels - mean) / std
 
 
-def load_corpus(folder: Path, kinds: tuple[str, ...] = ("stills", "clips", "general")) -> Corpus:
-    """Every finished shard of `kinds` below `folder`."""
-    paths = [path for kind in kinds for path in sorted(folder.glob(f"{kind}-????.npz"))]
+def load_corpus(
+    folder: Path, kinds: tuple[str, ...] = ("stills", "clips", "general"), shards: int | None = None
+) -> Corpus:
+    """The finished shards of `kinds` below `folder`, or the first `shards` of each kind."""
+    paths = [path for kind in kinds for path in sorted(folder.glob(f"{kind}-????.npz"))[:shards]]
     pixels, labels, grips = [], [], []
     scenes: list[Scene] = []
     start = 0

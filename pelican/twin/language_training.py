@@ -21,6 +21,7 @@ from torch import Tensor
 from pelican.sim.questions import questions
 from pelican.sim.records import QA
 from pelican.twin.corpus import Corpus, Scene
+from pelican.twin.looking import looking
 from pelican.twin.optimizer import Optimizer
 from pelican.twin.tower import encode
 
@@ -59,7 +60,9 @@ def make_rows(corpus: Corpus, tokenizer: Any, seed: int, scenes: range) -> list[
     found: list[tuple[Scene, QA]] = []
     for index in scenes:
         scene = corpus.scenes[index]
-        qas = scene.card or questions(scene.episode, rng)  # type: ignore[arg-type]
+        qas = list(scene.card) if scene.episode is None else questions(scene.episode, rng)
+        if scene.episode is not None:
+            qas += looking(scene.episode, rng)
         found += [(scene, qa) for qa in qas]
     prompts = tokenizer([prompt_text(qa.question, s.times_s, 16) for s, qa in found])["input_ids"]
     completions = tokenizer([completion_text(qa) for _, qa in found])["input_ids"]
@@ -207,13 +210,13 @@ def train_language(
     right: dict[str, list[float]] = defaultdict(list)
     for step, rows in zip(range(steps), mixture.batches(batch), strict=False):
         loss, correct = row_loss(model, rows, lookup)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         optimizer.step()
         losses.append(loss.item())
         for row, ok in zip(rows, correct.tolist(), strict=True):
-            right[row.family].append(ok)
+            right[f"{row.family[:4]}/{row.template}"].append(ok)
         if (step + 1) % 100 == 0:
-            shares = " ".join(f"{k[:5]} {np.mean(v):.2f}" for k, v in sorted(right.items()))
+            shares = " ".join(f"{k} {np.mean(v):.2f}" for k, v in sorted(right.items()))
             print(
                 f"{name} {step + 1} {time.time() - start:.0f}s loss {np.mean(losses):.3f} {shares}",
                 flush=True,

@@ -29,7 +29,7 @@ def train_tower(
     for step in range(steps):
         rows = order[rng.integers(trained, size=batch)]
         loss, report = _loss(visual, head, processor, corpus, rows)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         optimizer.step()
         if step % 50 == 0 or step == steps - 1:
             figures = " ".join(f"{k} {v:.3f}" for k, v in report.items())
@@ -48,4 +48,5 @@ def train_tower(
 def _loss(visual: Any, head: DenseHead, processor: Any, corpus: Corpus, rows: Any) -> Any:
     features = encode(visual, corpus.images(rows, processor))
     labels = torch.from_numpy(corpus.labels[rows]).long()
-    return dense_loss(*head(features), labels, torch.from_numpy(corpus.grips[rows]).float())
+    places, gripper = head(features)
+    return dense_loss(places, gripper, labels, torch.from_numpy(corpus.grips[rows]).float())
