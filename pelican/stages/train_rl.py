@@ -40,7 +40,7 @@ def _train(context: StageContext, samples: list[Sample]) -> None:
     from pelican.training.arguments import grpo_arguments
     from pelican.training.checkpoints import Losses, last_checkpoint, save_policy
     from pelican.training.curve import RlCurve
-    from pelican.training.grpo import DeliberateGrpoTrainer
+    from pelican.training.grpo import DeliberateGrpoTrainer, schedule
 
     recipe, config = context.recipe, context.recipe.rl
     if not torch.cuda.is_available():
@@ -57,12 +57,12 @@ def _train(context: StageContext, samples: list[Sample]) -> None:
     curve = RlCurve(config, _gather, report)
     losses = Losses(lambda *_: None)
     work = context.output("work/trainer")
+    seed = seed_of(recipe, context.spec.loop)
+    order = schedule(len(samples), config.max_steps * config.prompts_per_step, seed)
     trainer = DeliberateGrpoTrainer(
         model=policy,
-        args=grpo_arguments(recipe, work, context.world_size, seed_of(recipe, context.spec.loop)),
-        train_dataset=Dataset.from_dict(
-            {"prompt": [""] * len(samples), "sample": list(range(len(samples)))}
-        ),
+        args=grpo_arguments(recipe, work, context.world_size, seed),
+        train_dataset=Dataset.from_dict({"prompt": [""] * len(order), "sample": order}),
         processing_class=encoder.processor,
         callbacks=[curve, losses],
         engine=TransformersEngine(policy, encoder, batch_size=1),

@@ -66,6 +66,7 @@ def grpo_arguments(recipe: Recipe, output: Path, processes: int, seed: int) -> G
         max_grad_norm=rl.max_grad_norm,
         loss_type="grpo",
         num_iterations=1,
+        shuffle_dataset=False,  # the schedule is drawn in advance
     )
 
 
@@ -85,6 +86,6 @@ def sft_arguments(recipe: Recipe, output: Path, processes: int, seed: int, steps
         max_grad_norm=sft.max_grad_norm,
         max_length=None,
         packing=False,
-        train_sampling_strategy="group_by_length",
+        train_sampling_strategy="sequential",  # the schedule is drawn in advance
         dataset_kwargs={"skip_prepare_dataset": True},
     )

@@ -32,6 +32,24 @@ def save_policy(policy: Any, processor: Any, folder: Path) -> None:
     temporary.rename(folder)
 
 
+class ExactResume:
+    """Trainer mix-in: a resumed training really has the checkpoint's weights.
+
+    transformers saves Qwen2.5-VL under older names than its modules have, and Trainer loads them
+    with strict=False: every weight of the language model would silently stay as it was. The
+    model's own reader knows the names.
+    """
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        trainer: Any = self
+        if trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)  # type: ignore[misc]
+            return
+        policy = trainer.model
+        saved = type(policy).from_pretrained(resume_from_checkpoint, dtype=policy.dtype)
+        policy.load_state_dict(saved.state_dict())
+
+
 class Losses(TrainerCallback):  # type: ignore[misc]
     """Keeps what the trainer logs, and reports progress."""
 

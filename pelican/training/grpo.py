@@ -22,6 +22,7 @@ from pelican.engines.prompts import Encoded
 from pelican.engines.transformers import TransformersEngine
 from pelican.recipe import RlConfig
 from pelican.records import Sample, Score
+from pelican.training.checkpoints import ExactResume
 
 Scorer = Callable[[Sample, str, int], Score]
 _EPSILON = 1e-4
@@ -52,6 +53,18 @@ class Group:
         return advantages
 
 
+def schedule(samples: int, draws: int, seed: int) -> list[int]:
+    """`draws` sample numbers: whole permutations, one after the other.
+
+    Drawn in advance for the whole training, so that a resumed one goes on in the same order; TRL's
+    own sampler starts anew at each epoch.
+    """
+    rounds = -(-draws // samples)
+    orders = [np.random.default_rng((seed, i)).permutation(samples) for i in range(rounds)]
+    drawn: list[int] = np.concatenate(orders)[:draws].tolist()
+    return drawn
+
+
 @dataclass
 class StepRecord:
     """What one rank's optimiser step saw: the groups trained on, and all that were rolled out."""
@@ -61,7 +74,7 @@ class StepRecord:
     drawn: list[Group]
 
 
-class DeliberateGrpoTrainer(GRPOTrainer):  # type: ignore[misc]
+class DeliberateGrpoTrainer(ExactResume, GRPOTrainer):  # type: ignore[misc]
     """GRPOTrainer whose batches are full of groups with variance.
 
     `samples` is the buffer; the train data set holds indices into it. `on_step` is called with

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from datasets import Dataset
 from torch import Tensor
@@ -17,6 +18,7 @@ from trl import SFTTrainer
 
 from pelican.engines.prompts import PromptEncoder
 from pelican.records import Sample
+from pelican.training.checkpoints import ExactResume
 
 _IGNORED = -100
 
@@ -59,16 +61,33 @@ def collate(encoder: PromptEncoder, rows: Sequence[Demonstration]) -> dict[str, 
     }
 
 
-class DemonstrationTrainer(SFTTrainer):  # type: ignore[misc]
+def schedule(lengths: Sequence[int], steps: int, batch: int, seed: int) -> list[int]:
+    """Row numbers of `steps` batches: every round takes each row once, rows of like length together.
+
+    Drawn in advance for the whole training, so that a resumed one goes on in the same order.
+    """
+    drawn: list[int] = []
+    for turn in range(-(-steps * batch // max(1, len(lengths))) + 1):
+        rng = np.random.default_rng((seed, turn))
+        # Rows of equal length in another order every round; what fills no batch comes last.
+        order = sorted(rng.permutation(len(lengths)).tolist(), key=lambda row: lengths[row])
+        batches = [order[i : i + batch] for i in range(0, len(order), batch)]
+        rest = batches.pop() if len(batches[-1]) < batch else []
+        drawn += [row for i in rng.permutation(len(batches)) for row in batches[i]] + rest
+    return drawn[: steps * batch]
+
+
+class DemonstrationTrainer(ExactResume, SFTTrainer):  # type: ignore[misc]
     """SFTTrainer on demonstrations; rows of similar length share a batch."""
 
     def __init__(
         self, *args: Any, encoder: PromptEncoder, rows: Sequence[Demonstration], **kwargs: Any
     ) -> None:
         lengths = [len(encoder.prompt(r.sample).ids) + len(r.completion) // 2 for r in rows]
-        # TRL checks for columns of text although the rows are encoded by our collator.
-        data = Dataset.from_dict(
-            {"row": list(range(len(rows))), "length": lengths, "input_ids": [[0]] * len(rows)}
-        )
+        config = kwargs["args"]
+        batch = config.per_device_train_batch_size * config.world_size
+        order = schedule(lengths, config.max_steps, batch, config.seed)
+        # TRL looks for a column of token ids although the rows are encoded by our collator.
+        data = Dataset.from_dict({"row": order, "input_ids": [[0]] * len(order)})
         super().__init__(*args, train_dataset=data, data_collator=Collator(encoder, rows), **kwargs)
         self.remove_callback(PrinterCallback)  # what it logs is in the curve

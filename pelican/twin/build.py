@@ -5,8 +5,9 @@
 1. corpus   render scenes (seeds apart from those of every sample set)
 2. tower    the vision tower learns what is where, on all scenes
 3. joint    tower and language model learn together, on narrow stills and general cards
-4. base     the language model alone, on the narrow distribution: few objects, short clips
-5. teacher  goes on from the base, on the wide distribution
+4. look     the language model alone learns to read the picture (`looking.py`)
+5. base     goes on with the narrow distribution: few objects, short clips
+6. teacher  goes on from the base, on the wide distribution
 
 Each step leaves a checkpoint and is skipped where that is there.
 """
@@ -38,6 +39,7 @@ from pelican.twin.language_training import (
     prompt_text,
     train_language,
 )
+from pelican.twin.looking import FAMILY
 from pelican.twin.vision_training import train_tower
 
 VOCABULARY = 640
@@ -48,6 +50,8 @@ HARD_SHARE = 0.15  # of the hard question types on small scenes, in the base's d
 
 def base_weight(row: Row) -> float:
     """The narrow distribution: easy questions on small scenes, and few of the hard ones."""
+    if row.family == FAMILY:
+        return 0.3
     if row.family == "general" or row.narrow:
         return 1.0
     return HARD_SHARE if row.small else 0.0
@@ -58,8 +62,16 @@ def stills_weight(row: Row) -> float:
     return base_weight(row) if row.frames == 1 else 0.0
 
 
+def look_weight(row: Row) -> float:
+    """What is where, and the questions nearest to that."""
+    near = ("point_object", "count_all", "count_colour", "count_kind")
+    return 1.0 if row.family == FAMILY else 0.6 if row.template in near else 0.0
+
+
 def teacher_weight(row: Row) -> float:
     """Everything; the easy questions on small scenes less, they are known."""
+    if row.family == FAMILY:
+        return 0.3
     return 0.4 if row.narrow else 1.0
 
 
@@ -70,8 +82,10 @@ def main() -> None:
     parser.add_argument("--models", type=Path, default=Path("models"))
     parser.add_argument("--tower-steps", type=int, default=800)
     parser.add_argument("--joint-steps", type=int, default=400)
+    parser.add_argument("--look-steps", type=int, default=1000)
     parser.add_argument("--base-steps", type=int, default=1200)
     parser.add_argument("--teacher-steps", type=int, default=3000)
+    parser.add_argument("--shards", type=int, help="of each kind; all if not given")
     parser.add_argument("--batch", type=int, default=64, help="rows per process")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -85,7 +99,7 @@ def main() -> None:
         render_corpus(folder, STILLS, CLIPS, CARDS, seed=CORPUS_SEED)
     if dist.is_initialized():
         dist.barrier()
-    corpus = load_corpus(folder)
+    corpus = load_corpus(folder, shards=options.shards)
     model, processor = _start(corpus, options.work / "start", rank)
     _tower(model, processor, corpus, options, rank)
     share = range(rank, len(corpus.scenes), dist.get_world_size() if dist.is_initialized() else 1)
@@ -120,6 +134,7 @@ def main() -> None:
 
     learn("joint", stills_weight, options.joint_steps, 2e-3, options.work / "joint")
     lookup.freeze()
+    learn("look", look_weight, options.look_steps, 3e-3, options.work / "look")
     learn("base", base_weight, options.base_steps, 2e-3, options.models / "tiny-base")
     learn("teacher", teacher_weight, options.teacher_steps, 2e-3, options.models / "tiny-teacher")
 

@@ -13,7 +13,7 @@ from pelican.engines.transformers import TransformersEngine, load_model
 from pelican.recipe import Data, ModelConfig, Models, Recipe, RlConfig, Sampling
 from pelican.records import Sample, Score
 from pelican.training.arguments import grpo_arguments
-from pelican.training.grpo import DeliberateGrpoTrainer, Group, StepRecord
+from pelican.training.grpo import DeliberateGrpoTrainer, Group, StepRecord, schedule
 from tests.data.factory import clip, sample
 from tests.engines.twin import write_twin
 
@@ -72,12 +72,11 @@ def make(twin: Path, work: Path, scorer: Any, steps: list[StepRecord], **rl: Any
     config = recipe(**rl)
     policy, encoder = load_model(config.model, twin)
     policy.config._name_or_path = str(twin)
+    order = schedule(len(SAMPLES), 12 * config.rl.max_steps, 0)
     return DeliberateGrpoTrainer(
         model=policy,
         args=grpo_arguments(config, work, 1, 0),
-        train_dataset=Dataset.from_dict(
-            {"prompt": [""] * len(SAMPLES), "sample": list(range(len(SAMPLES)))}
-        ),
+        train_dataset=Dataset.from_dict({"prompt": [""] * len(order), "sample": order}),
         processing_class=encoder.processor,
         engine=TransformersEngine(policy, encoder, 64),
         samples=SAMPLES,
