@@ -67,7 +67,9 @@ class JudgeConfig(_Section):
 
     endpoint: str = Field(description="OpenAI-compatible base URL, with /v1")
     model: str
-    votes: int = Field(3, gt=0, description="replies whose majority decides; odd, so that none ties")
+    votes: int = Field(
+        3, gt=0, description="replies whose majority decides; odd, so that none ties"
+    )
     temperature: float = Field(0.7, ge=0)
     timeout_s: float = Field(60.0, gt=0, description="of one reply")
     workers: int = Field(8, gt=0, description="answers judged at a time")
@@ -84,7 +86,9 @@ class RewardConfig(_Section):
     """R = format_weight * R_fmt + (1 - format_weight) * R_task."""
 
     format_weight: float = Field(0.1, ge=0, le=1, description="lambda_f [D]")
-    success_threshold: float = Field(0.5, ge=0, le=1, description="R_task that counts as success [D]")
+    success_threshold: float = Field(
+        0.5, ge=0, le=1, description="R_task that counts as success [D]"
+    )
     max_think_chars: int = Field(8192, gt=0, description="longer thinking loses the format reward")
     flip: float = Field(0.0, ge=0, le=1, description="share of rewards flipped (ablation)")
     judge: JudgeConfig | None = Field(None, description="of free text; none: such answers score 0")
@@ -135,12 +139,16 @@ class DistillConfig(_Section):
 
     tries: int = Field(4, gt=0, description="answers the teacher may give")
     sampling: Sampling = Sampling(temperature=0.7)
-    ratio: tuple[float, float, float] = Field((1.0, 1.0, 1.0), description="weak : assoc : general [D]")
+    ratio: tuple[float, float, float] = Field(
+        (1.0, 1.0, 1.0), description="weak : assoc : general [D]"
+    )
     neighbours: int = Field(8, gt=0, description="related samples sought per weak sample")
     embedding: Literal["text", "vision"] = Field(
         "text", description="nearness: words of the question, or with the policy's image features"
     )
-    max_rows: int | None = Field(None, gt=0, description="rows of D_SFT; none: what the ratio gives")
+    max_rows: int | None = Field(
+        None, gt=0, description="rows of D_SFT; none: what the ratio gives"
+    )
     endpoint: str | None = Field(None, description="OpenAI-compatible base URL; none: in process")
     only_replay: bool = Field(False, description="SFT on replay alone (control)")
 

@@ -197,7 +197,9 @@ class Sample(_Record):
 
     id: str = Field(min_length=1)
     media_kind: Literal["image", "clip"]
-    images: tuple[bytes, ...] = Field(min_length=1, description="encoded images, clip frames in order")
+    images: tuple[bytes, ...] = Field(
+        min_length=1, description="encoded images, clip frames in order"
+    )
     times_s: tuple[float, ...] = Field(description="time of every image in its clip, seconds")
     turns: tuple[Turn, ...] = Field(min_length=1)
     family: Family

@@ -154,7 +154,9 @@ def read_samples(folder: Path) -> Iterator[Sample]:
                 try:
                     yield sample_from_row(row)
                 except ValidationError as error:
-                    raise UserInputError(f"{path.name}, sample {row.get('id')!r}: {error}") from None
+                    raise UserInputError(
+                        f"{path.name}, sample {row.get('id')!r}: {error}"
+                    ) from None
 
 
 def open_parquet(path: Path) -> pq.ParquetFile:
