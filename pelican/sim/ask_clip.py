@@ -165,6 +165,8 @@ def _task_tray(ask: Asker, went: list[str]) -> None:
     ask.choice("success", act, "task_tray", text, options, options[right], think, KEEP_TRAY)
     if len(entered) == 1:
         text = ask.say("which object ended in the tray?", "what was put in the tray?")
+        if any(t.in_tray for t in e.first):
+            text = "what was put in the tray?"  # others were there before
         ask.text("success", act, "entered", text, entered[0].name, f"{tray} {spot(entered[0])}")
 
 

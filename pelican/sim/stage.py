@@ -1,5 +1,6 @@
 """A stage: one world with its renderer; sets a scene, moves the arm, lets things settle, looks."""
 
+import atexit
 import io
 import math
 import os
@@ -45,6 +46,7 @@ class Stage:
         self.world = World.build()
         self.arm = Arm()
         self.renderer = mujoco.Renderer(self.world.model, SIZE, SIZE)
+        atexit.register(self.renderer.close)  # later, EGL is gone and MuJoCo complains
         self.renderer.scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = 0
         self.renderer.scene.flags[mujoco.mjtRndFlag.mjRND_HAZE] = 0
         self.renderer.scene.flags[mujoco.mjtRndFlag.mjRND_SKYBOX] = 0
@@ -67,6 +69,7 @@ class Stage:
         for i in range(len(w.names)):
             w.park(i)
         self.names, self.held, self.tray_x = {}, None, None
+        self._pose = np.zeros(7)  # nothing of the scene before may reach this one
         self.renderer.scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = int(shadows)
         self.camera.lookat[:] = (rng.uniform(-0.015, 0.015), rng.uniform(0.03, 0.06), 0.03)
         self.camera.distance = rng.uniform(0.97, 1.06)

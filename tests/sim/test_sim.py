@@ -74,6 +74,16 @@ def test_the_same_seed_gives_the_same_bytes_whatever_came_before() -> None:
 
 
 @needs_sim
+def test_a_scene_on_a_knifes_edge_knows_nothing_of_the_one_before() -> None:
+    """Its push once ended elsewhere after another scene: the arm's pose had come along."""
+    seed, config = 1003000001000010, SimConfig(frames=4, objects=(2, 6), events=(1, 2), stack=0.1)
+    shoot(0, STILL)
+    first = shoot(seed, config)
+    shoot(seed - 1, SimConfig(frames=8, objects=(3, 7), events=(3, 5), stack=0.1))
+    assert shoot(seed, config).to_json() == first.to_json()
+
+
+@needs_sim
 def test_an_episode_survives_json() -> None:
     import json
 
