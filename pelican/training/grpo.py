@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from transformers import PrinterCallback
 from trl import GRPOTrainer
@@ -23,6 +24,7 @@ from pelican.engines.transformers import TransformersEngine
 from pelican.recipe import RlConfig
 from pelican.records import Sample, Score
 from pelican.training.checkpoints import ExactResume
+from pelican.training.prefix import add_shared_prefix
 
 Scorer = Callable[[Sample, str, int], Score]
 _EPSILON = 1e-4
@@ -101,7 +103,11 @@ class DeliberateGrpoTrainer(ExactResume, GRPOTrainer):  # type: ignore[misc]
         if self.ref_model is not None and engine.policy.model.visual.forward.__name__ == "_look_up":
             # The frozen tower is the same in both: share its features instead of computing twice.
             self.ref_model.model.visual = engine.policy.model.visual
+        add_shared_prefix(self.model, config.group_size, self.temperature)
         if self.ref_model is not None:
+            add_shared_prefix(
+                self.accelerator.unwrap_model(self.ref_model), config.group_size, self.temperature
+            )
             self.ref_model.eval()
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
@@ -189,6 +195,10 @@ class DeliberateGrpoTrainer(ExactResume, GRPOTrainer):  # type: ignore[misc]
             batch["ref_per_token_logps"] = self._reference_logps(batch)
         return batch
 
+    def _prepare_inputs(self, generation_batch: Any) -> dict[str, Any]:
+        """One generation batch is one optimiser step; the rows of a group stay together."""
+        return self._generate_and_score_completions(generation_batch)
+
     def _get_per_token_logps_and_entropies(
         self,
         model: Any,
@@ -197,38 +207,51 @@ class DeliberateGrpoTrainer(ExactResume, GRPOTrainer):  # type: ignore[misc]
         logits_to_keep: int,
         **kwargs: Any,
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """TRL's, on rows sorted by length: padding that a whole chunk shares is not computed.
+        """TRL's; but each prompt is computed once for its group, if its keys can be kept.
 
-        Log-probabilities do not depend on left padding, so the result is the same.
+        Gradient checkpointing keeps none, so then it is TRL's own.
         """
-        num_images: list[int] = kwargs["num_images"]
-        rows = split_rows(kwargs.get("pixel_values"), kwargs.get("image_grid_thw"), num_images)
-        lengths = attention_mask.sum(1)
-        order = lengths.argsort()
-        parts: list[tuple[Tensor, Tensor | None, Tensor | None]] = []
-        for chunk in order.chunk(max(1, len(order) // _CHUNK)):
-            start = int(attention_mask[chunk].argmax(1).min())  # first column that any row uses
-            chosen = [rows[i] for i in chunk.tolist() if rows[i] is not None]
-            part = dict(kwargs, num_images=[num_images[i] for i in chunk.tolist()])
-            part |= {
-                "batch_size": len(chunk),
-                "mm_token_type_ids": kwargs["mm_token_type_ids"][chunk, start:],
-            }
-            part["pixel_values"] = torch.cat([pixels for pixels, _ in chosen]) if chosen else None
-            part["image_grid_thw"] = torch.cat([grid for _, grid in chosen]) if chosen else None
-            parts.append(
+        if self.args.gradient_checkpointing:
+            found: tuple[Tensor, Tensor | None, Tensor | None] = (
                 super()._get_per_token_logps_and_entropies(
-                    model,
-                    input_ids[chunk, start:],
-                    attention_mask[chunk, start:],
-                    logits_to_keep,
-                    **part,
+                    model, input_ids, attention_mask, logits_to_keep, **kwargs
                 )
             )
+            return found
+        group = self._config.group_size
+        prompts = input_ids[::group, :-logits_to_keep]
+        masks = attention_mask[::group, :-logits_to_keep]
+        types = kwargs["mm_token_type_ids"][::group, :-logits_to_keep]
+        rows = split_rows(
+            kwargs.get("pixel_values"), kwargs.get("image_grid_thw"), kwargs["num_images"]
+        )[::group]
+        # Prompts of like length together: padding that all of a chunk share is cut off.
+        order = masks.sum(1).argsort()
+        parts: list[tuple[Tensor, Tensor]] = []
+        for chunk in order.chunk(max(1, len(order) * group // _CHUNK)):
+            start = int(masks[chunk].argmax(1).min())
+            members = (
+                chunk.unsqueeze(1) * group + torch.arange(group, device=chunk.device)
+            ).flatten()
+            width = int(attention_mask[members, -logits_to_keep:].sum(1).max())
+            images = [rows[i] for i in chunk.tolist()]
+            logps, entropies = model(
+                shared_prefix=True,
+                prompt_ids=prompts[chunk, start:],
+                prompt_mask=masks[chunk, start:],
+                prompt_types=types[chunk, start:],
+                completion_ids=input_ids[members, -logits_to_keep:][:, :width],
+                completion_mask=attention_mask[members, -logits_to_keep:][:, :width],
+                images=join_rows(images),
+            )
+            pad = (0, logits_to_keep - width)
+            parts.append((F.pad(logps, pad), F.pad(entropies, pad)))
         back = order.argsort()
-        logps = torch.cat([part[0] for part in parts])[back]
-        entropies = [part[1] for part in parts if part[1] is not None]
-        return logps, torch.cat(entropies)[back] if entropies else None, None
+        logps, entropies = (
+            torch.cat([part[i] for part in parts]).unflatten(0, (-1, group))[back].flatten(0, 1)
+            for i in (0, 1)
+        )
+        return logps, entropies, None
 
     @torch.no_grad()
     def _reference_logps(self, batch: dict[str, Any]) -> Tensor:
@@ -256,6 +279,17 @@ def split_rows(
     return [
         (p, grid) if n else None for p, grid, n in zip(pixels, per_sample, num_images, strict=True)
     ]
+
+
+def join_rows(rows: Sequence[tuple[Tensor, Tensor] | None]) -> dict[str, Tensor]:
+    """Inverse of `split_rows`, for a model's call."""
+    there = [row for row in rows if row is not None]
+    if not there:
+        return {}
+    return {
+        "pixel_values": torch.cat([pixels for pixels, _ in there]),
+        "image_grid_thw": torch.cat([grid for _, grid in there]),
+    }
 
 
 def _unused_reward(**_: Any) -> list[float]:
