@@ -8,6 +8,7 @@ backward pass fall from G * (prompt + completion) to prompt + G * completion.
 from __future__ import annotations
 
 import functools
+from types import MethodType
 from typing import Any
 
 import torch
@@ -29,7 +30,7 @@ def add_shared_prefix(model: Any, group: int, temperature: float) -> None:
             return original(*args, **kwargs)
         return _group_logps(self, group=group, temperature=temperature, **kwargs)
 
-    model.forward = forward.__get__(model)
+    model.forward = MethodType(forward, model)
 
 
 def _group_logps(
