@@ -10,6 +10,7 @@ import warnings
 from pathlib import Path
 
 from pelican.launch.leash import die_with_parent
+from pelican.launch.warm import warm_process
 from pelican.recipe import Recipe
 from pipelines import build
 
@@ -38,7 +39,8 @@ def main() -> None:
     )
     pipeline = build(given.pipeline, Recipe.model_validate_json(text))
     try:
-        pipeline(store=given.store, run=given.run, recipe=text)
+        with warm_process():
+            pipeline(store=given.store, run=given.run, recipe=text)
     except RuntimeError as error:  # kfp names the task that failed; the task said why
         sys.exit(str(error))
 

@@ -58,6 +58,7 @@ class World:
         path = os.pathsep.join([str(FAKES), str(ROOT)])
         found = {**os.environ, "PYTHONPATH": path, "PELICAN_STORE": str(self.root / "store")}
         found["PELICAN_FAKE"] = json.dumps({k.replace("_", "-"): v for k, v in wishes.items()})
+        found["PELICAN_WARM"] = "off"  # a warm process knows only the real stages
         return {**found, **self.env}
 
     def command(self, *arguments: str) -> list[str]:

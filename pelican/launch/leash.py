@@ -21,9 +21,14 @@ def die_with_parent() -> None:
     parent = os.environ.get(PARENT)
     if not parent:
         return
+    hold(int(parent))
+
+
+def hold(parent: int) -> None:
+    """`die_with_parent` for the parent with this pid."""
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != int(parent):
+    if os.getppid() != parent:
         os._exit(130)
 
 

@@ -24,6 +24,7 @@ from typing import IO
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential
 
 from pelican.errors import InfrastructureError, PelicanError
+from pelican.launch import warm
 from pelican.launch.base import CancelledError, Job, JobResult, Launcher, OnProgress, error_of
 from pelican.launch.leash import PARENT, owner_alive
 from pelican.launch.lock import exclusive
@@ -37,7 +38,7 @@ _TRANSIENT = ("Address already in use", "EADDRINUSE", "No space left on device")
 
 
 class ProcessLauncher(Launcher):
-    """Starts `python -m pelican stage NAME --spec FILE`, once for each process of the job."""
+    """Runs `pelican stage NAME --spec FILE`, once for each process of the job; warm if it can be."""
 
     def __init__(self, *, attempts: int = 3, backoff_s: float = 1.0) -> None:
         self.attempts = attempts
@@ -76,10 +77,9 @@ class ProcessLauncher(Launcher):
     def _attempt(
         self, job: Job, spec_file: Path, log_file: Path, lock: int, on_progress: OnProgress | None
     ) -> None:
-        command = [sys.executable, "-m", "pelican", "stage", job.spec.stage]
-        command += ["--spec", str(spec_file)]
+        command = ["stage", job.spec.stage, "--spec", str(spec_file)]
         with log_file.open("a", encoding="utf-8") as log:
-            log.write(f"# {time.strftime('%F %T')} {' '.join(command)} x {job.processes}\n")
+            log.write(f"# {time.strftime('%F %T')} pelican {' '.join(command)} x {job.processes}\n")
             log.flush()
             gang = _Gang(command, _environments(job), lock, log, on_progress)
             self._gang = gang
@@ -98,7 +98,7 @@ class ProcessLauncher(Launcher):
 
 @dataclass
 class _Rank:
-    process: subprocess.Popen[bytes]
+    process: subprocess.Popen[bytes] | warm.Forked
     pending: bytes = b""
     error: dict[str, object] | None = None
 
@@ -119,8 +119,8 @@ class _Gang:
         self._selector = selectors.DefaultSelector()
         self._ranks: list[_Rank] = []
         for environment in self.environments:
-            process = subprocess.Popen(
-                self.command,
+            process = warm.start(self.command, environment, self.lock) or subprocess.Popen(
+                [sys.executable, "-m", "pelican", *self.command],
                 env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,

@@ -4,7 +4,8 @@ A shard `stills-0003` is two files. `stills-0003.npz`: `blob` (all JPEGs, uint8)
 [n + 1], `tokens` int16 [n, 4, 4, 2, 8], `gripper` int16 [n, 2]. `stills-0003.jsonl`: a line per
 episode, `first_frame` its first row in the npz. For every cell of 28 px and up to two objects
 whose centre is in it, the largest first, `tokens` has kind, colour, x, y, width, height (0..99),
-in the tray, held; an empty place has -1 everywhere.
+in the tray, held; an empty place has -1 everywhere. What is drawn on a card counts as an object of a
+kind of its own: `DENSE_KINDS`, `DENSE_COLOURS`.
 """
 
 import json
@@ -20,11 +21,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pelican.sim.cards import INKS, SYMBOLS, Mark, marked_card
 from pelican.sim.records import QA, Episode, SimConfig, Thing
 from pelican.sim.world import COLOURS, KINDS
 
 SHARD = {"stills": 250, "clips": 60, "general": 500}
 CELLS, PER_CELL, FIELDS = 4, 2, 8
+DENSE_KINDS = (*KINDS, *SYMBOLS)
+DENSE_COLOURS = (*COLOURS, *(ink for ink in INKS if ink not in COLOURS))
 _BLOCK = 10_000_000
 
 
@@ -53,16 +57,27 @@ def tokens(things: list[Thing]) -> NDArray[np.int16]:
     """Dense labels [4, 4, 2, 8] of one frame."""
     out = np.full((CELLS, CELLS, PER_CELL, FIELDS), -1, np.int16)
     for t in sorted(things, key=lambda t: -t.pixels):
-        if t.pixels < 12:
-            continue
-        x, y = t.centre
-        cell = out[y * CELLS // 100, x * CELLS // 100]
-        free = np.flatnonzero(cell[:, 0] < 0)
-        if len(free):
+        if t.pixels >= 12:
             size = min(99, t.box[2] - t.box[0]), min(99, t.box[3] - t.box[1])
-            row = (KINDS.index(t.kind), COLOURS.index(t.colour), x, y, *size, t.in_tray, t.held)
-            cell[free[0]] = row
+            kind, colour = DENSE_KINDS.index(t.kind), DENSE_COLOURS.index(t.colour)
+            _place(out, (kind, colour, *t.centre, *size, t.in_tray, t.held))
     return out
+
+
+def card_tokens(marks: list[Mark]) -> NDArray[np.int16]:
+    """Dense labels [4, 4, 2, 8] of one card."""
+    out = np.full((CELLS, CELLS, PER_CELL, FIELDS), -1, np.int16)
+    for m in marks:
+        kind, colour = DENSE_KINDS.index(m.symbol), DENSE_COLOURS.index(m.colour)
+        _place(out, (kind, colour, *m.centre, m.size, m.size, 0, 0))
+    return out
+
+
+def _place(out: NDArray[np.int16], row: tuple[int, ...]) -> None:
+    cell = out[row[3] * CELLS // 100, row[2] * CELLS // 100]
+    free = np.flatnonzero(cell[:, 0] < 0)
+    if len(free):
+        cell[free[0]] = row
 
 
 def render_shard(job: Job) -> int:
@@ -78,11 +93,9 @@ def render_shard(job: Job) -> int:
     for i in range(job.start, job.start + job.count):
         first = len(frames)
         if job.kind == "general":
-            from pelican.sim.cards import card
-
-            picture, qas = card(job.seed * _BLOCK + i)
+            picture, qas, marks = marked_card(job.seed * _BLOCK + i)
             frames.append(picture)
-            labels.append(tokens([]))
+            labels.append(card_tokens(marks))
             grips.append((-1, -1))
             rows.append({"id": f"card-{job.seed}-{i}", "qas": [asdict(q) for q in qas]})
         else:

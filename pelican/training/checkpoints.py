@@ -6,8 +6,15 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
+
+# Several processes on CPUs: accelerate names rank r's device cpu:r, transformers loads the optimiser
+# there, and torch.load knows only "cpu".
+torch.serialization.register_package(
+    9, lambda _: None, lambda storage, where: storage if where.startswith("cpu:") else None
+)
 
 
 def last_checkpoint(folder: Path) -> Path | None:

@@ -1,6 +1,7 @@
-"""Stages 2 and 3 of `make base-model`: the language model learns to look, think and answer.
+"""The language model's part of `make base-model`: it learns to look, think and answer.
 
-First with the tower in training, then with its features computed once (`Lookup.freeze`). Batches hold rows of one number of frames and of like length.
+The tower is frozen and its features are computed once. Batches hold questions of one number of
+frames and of like length, several of a scene as one sequence that shares the images.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from pelican.twin.looking import looking
 from pelican.twin.optimizer import Optimizer
 from pelican.twin.tower import encode
 
-_IGNORED = -100
+BUNDLE = 4  # questions of one scene in a sequence
 
 
 @dataclass(frozen=True)
@@ -34,12 +35,18 @@ class Row:
 
     first: int
     frames: int
-    prompt: NDArray[np.uint16]
+    media: NDArray[np.uint16]  # the prompt up to its last image
+    question: NDArray[np.uint16]  # the prompt's rest
     completion: NDArray[np.uint16]
     family: str
     template: str
     narrow: bool
     small: bool
+
+    @property
+    def own(self) -> int:
+        """Tokens that no other question of the scene shares."""
+        return len(self.question) + len(self.completion)
 
 
 def prompt_text(question: str, times_s: tuple[float, ...], tokens: int) -> str:
@@ -64,20 +71,25 @@ def make_rows(corpus: Corpus, tokenizer: Any, seed: int, scenes: range) -> list[
         if scene.episode is not None:
             qas += looking(scene.episode, rng)
         found += [(scene, qa) for qa in qas]
+    end = tokenizer.convert_tokens_to_ids("<|vision_end|>")
     prompts = tokenizer([prompt_text(qa.question, s.times_s, 16) for s, qa in found])["input_ids"]
     completions = tokenizer([completion_text(qa) for _, qa in found])["input_ids"]
+    cuts = [len(prompt) - prompt[::-1].index(end) for prompt in prompts]
     return [
         Row(
             scene.first,
             len(scene.times_s),
-            np.array(prompt, np.uint16),
+            np.array(prompt[:cut], np.uint16),
+            np.array(prompt[cut:], np.uint16),
             np.array(completion, np.uint16),
             qa.family,
             qa.template,
             qa.narrow,
             is_small(scene),
         )
-        for (scene, qa), prompt, completion in zip(found, prompts, completions, strict=True)
+        for (scene, qa), prompt, cut, completion in zip(
+            found, prompts, cuts, completions, strict=True
+        )
     ]
 
 
@@ -88,108 +100,166 @@ def is_small(scene: Scene) -> bool:
 
 
 class Mixture:
-    """Draws rows: first a family, then a template in it, then a row; `weight` tilts templates."""
+    """Draws questions in bundles of one scene, whose images are then computed once.
+
+    First a family, then a template in it, then a row, then up to `BUNDLE` - 1 more of its scene by
+    the same probabilities; `weight` tilts templates.
+    """
 
     def __init__(self, rows: list[Row], weight: Callable[[Row], float], seed: int) -> None:
         self._rng = np.random.default_rng(seed)
-        total: Counter[tuple[str, str, int]] = Counter()
-        groups: dict[tuple[str, str, int], list[Row]] = defaultdict(list)
-        weights: dict[tuple[str, str, int], list[float]] = defaultdict(list)
+        groups: dict[tuple[str, str, int], list[tuple[Row, float]]] = defaultdict(list)
         for row in rows:
             w = weight(row)
             if w > 0:
-                key = (row.family, row.template, row.frames)
-                groups[key].append(row)
-                weights[key].append(w)
-                total[key] += 1
-        self._groups = groups
-        self._chance = {k: np.cumsum(w) / np.sum(w) for k, w in weights.items()}
+                groups[row.family, row.template, row.frames].append((row, w))
         # Mean weight of a group, so that a template that is rare in `weight` is rare in the mixture.
-        mean = {k: float(np.mean(w)) for k, w in weights.items()}
+        size = {
+            key: sum(w for _, w in group) / len(group) * min(1.0, len(group) / 200)
+            for key, group in groups.items()
+        }
         family: Counter[str] = Counter()
-        for key, m in mean.items():
-            family[key[0]] += m * min(1.0, total[key] / 200)  # type: ignore[assignment]
-        self._keys = list(groups)
-        share = [mean[k] * min(1.0, total[k] / 200) / family[k[0]] for k in self._keys]
-        self._share = np.array(share) / np.sum(share)
+        for key, s in size.items():
+            family[key[0]] += s  # type: ignore[assignment]
+        self._rows: list[Row] = []
+        chances: list[float] = []
+        self._scenes: dict[int, list[int]] = defaultdict(list)
+        for key, group in groups.items():
+            total = sum(w for _, w in group)
+            for row, w in group:
+                self._scenes[row.first].append(len(self._rows))
+                self._rows.append(row)
+                chances.append(size[key] / family[key[0]] / len(family) * w / total)
+        self._chance = np.array(chances)
+        self._cumulated = np.cumsum(self._chance) / self._chance.sum()
 
-    def batches(self, size: int, pool: int = 24) -> Iterator[list[Row]]:
-        """Endless batches of one number of frames and like length."""
+    def _bundle(self) -> list[Row]:
+        first = int(np.searchsorted(self._cumulated, self._rng.random()))
+        others = np.array([i for i in self._scenes[self._rows[first].first] if i != first], int)
+        count = min(BUNDLE - 1, len(others))
+        if count:
+            p = self._chance[others] / self._chance[others].sum()
+            others = self._rng.choice(others, size=count, replace=False, p=p)
+        return [self._rows[i] for i in (first, *others)]
+
+    def batches(self, size: int, pool: int = 24) -> Iterator[list[list[Row]]]:
+        """Endless batches of about `size` rows, in bundles of one number of frames and like length."""
         while True:
-            drawn: dict[int, list[Row]] = defaultdict(list)
-            for i in self._rng.choice(len(self._keys), size=size * pool, p=self._share):
-                key = self._keys[i]
-                at = int(np.searchsorted(self._chance[key], self._rng.random()))
-                drawn[key[2]].append(self._groups[key][at])
+            drawn: dict[int, list[list[Row]]] = defaultdict(list)
+            for _ in range(size * pool // BUNDLE):
+                bundle = self._bundle()
+                drawn[bundle[0].frames].append(bundle)
             batches = []
-            for rows in drawn.values():
-                rows.sort(key=lambda r: len(r.prompt) + len(r.completion))
-                batches += [rows[i : i + size] for i in range(0, len(rows) - size + 1, size)]
+            for bundles in drawn.values():
+                bundles.sort(key=lambda b: sum(r.own for r in b))
+                batch: list[list[Row]] = []
+                for bundle in bundles:
+                    batch.append(bundle)
+                    if sum(map(len, batch)) >= size:
+                        batches.append(batch)
+                        batch = []
             for i in self._rng.permutation(len(batches)):
                 yield batches[i]
 
 
 class Lookup:
-    """Where the features of frames come from."""
-
-    def __init__(self, corpus: Corpus, visual: Any, processor: Any) -> None:
-        self._corpus, self._visual, self._processor = corpus, visual, processor
-        self._cache: Tensor | None = None
+    """The features of all frames, computed once; under torchrun every process takes its share."""
 
     @torch.no_grad()
-    def freeze(self) -> None:
-        """Compute the features of all frames once; under torchrun every process takes its share."""
+    def __init__(self, corpus: Corpus, visual: Any, processor: Any) -> None:
         rank, size = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-        count = len(self._corpus.pixels)
-        cache = torch.zeros(count, 16, self._visual.config.out_hidden_size)
+        count = len(corpus.pixels)
+        features = torch.zeros(count, 16, visual.config.out_hidden_size)
         for start in range(256 * rank, count, 256 * size):
             rows = list(range(start, min(start + 256, count)))
-            cache[rows] = encode(self._visual, self._corpus.images(rows, self._processor))
+            features[rows] = encode(visual, corpus.images(rows, processor))
         if size > 1:
-            dist.all_reduce(cache)
-        self._cache = cache
-        self._visual.requires_grad_(False)
+            dist.all_reduce(features)
+        self._features = features
+        visual.requires_grad_(False)
 
     def __call__(self, frames: list[int]) -> Tensor:
-        """[len(frames) * 16, hidden]; a frame asked for twice is encoded once."""
-        if self._cache is not None:
-            return self._cache[frames].flatten(0, 1)
-        unique, inverse = np.unique(frames, return_inverse=True)
-        features = encode(self._visual, self._corpus.images(unique, self._processor))
-        return features[torch.from_numpy(inverse)].flatten(0, 1)
+        """[len(frames) * 16, hidden]."""
+        return self._features[frames].flatten(0, 1)
 
 
-def row_loss(model: Any, rows: list[Row], lookup: Lookup) -> tuple[Tensor, Tensor]:
-    """Mean loss over completion tokens, and whether each row is right everywhere (teacher-forced)."""
-    width = max(len(r.prompt) + len(r.completion) for r in rows)
-    ids = torch.full((len(rows), width), model.config.text_config.pad_token_id)
-    mask = torch.zeros_like(ids)
-    labels = torch.full_like(ids, _IGNORED)
-    for i, row in enumerate(rows):
-        p, c = len(row.prompt), len(row.completion)
-        ids[i, :p] = torch.from_numpy(row.prompt.astype(np.int64))
-        ids[i, p : p + c] = torch.from_numpy(row.completion.astype(np.int64))
-        labels[i, p : p + c] = ids[i, p : p + c]
-        mask[i, : p + c] = 1
-    image = ids == model.config.image_token_id
-    grids = torch.tensor([[1, 8, 8]] * sum(r.frames for r in rows))
+def bundle_loss(
+    model: Any, bundles: list[list[Row]], lookup: Lookup
+) -> tuple[Tensor, list[tuple[Row, bool]]]:
+    """Mean loss over completion tokens, and whether each row is right everywhere (teacher-forced).
+
+    A bundle is one sequence: the media, then each question with its answer, which see the media and
+    themselves. Every question has the positions that it would have alone.
+    """
+    media, own = _pad([b[0].media for b in bundles]), [[_whole(r) for r in b] for b in bundles]
+    width = media.shape[1]
+    rest = _pad([np.concatenate(parts) for parts in own])
+    ids = torch.cat([media, rest], 1).clamp(min=0)
+    segment = torch.where(media < 0, -1, 0)
+    grids = torch.tensor([[1, 8, 8]] * sum(b[0].frames for b in bundles))
+    image = media == model.config.image_token_id
     positions = model.model.get_rope_index(
-        ids, mm_token_type_ids=image.int(), image_grid_thw=grids, attention_mask=mask
+        media.clamp(min=0),
+        mm_token_type_ids=image.int(),
+        image_grid_thw=grids,
+        attention_mask=(media >= 0).long(),
     )[0]
-    features = lookup([r.first + k for r in rows for k in range(r.frames)])
+    after = torch.zeros_like(rest)
+    part = torch.full_like(rest, -1)
+    wanted = torch.zeros_like(rest, dtype=torch.bool)
+    for i, (bundle, parts) in enumerate(zip(bundles, own, strict=True)):
+        start = 0
+        begin = int(positions[:, i, : len(bundle[0].media)].max()) + 1
+        for k, (row, tokens) in enumerate(zip(bundle, parts, strict=True)):
+            stop = start + len(tokens)
+            after[i, start:stop] = begin + torch.arange(len(tokens))
+            part[i, start:stop] = k + 1
+            wanted[i, start + len(row.question) - 1 : stop - 1] = True
+            start = stop
+    segment = torch.cat([segment, part], 1)
     embeds = model.model.language_model.embed_tokens(ids)
-    embeds = embeds.masked_scatter(image.unsqueeze(-1), features)
+    images = torch.cat([image, torch.zeros_like(rest, dtype=torch.bool)], 1)
+    features = lookup([b[0].first + k for b in bundles for k in range(b[0].frames)])
+    embeds = embeds.masked_scatter(images.unsqueeze(-1), features)
     hidden = model.model.language_model(
-        inputs_embeds=embeds, attention_mask=mask, position_ids=positions, use_cache=False
-    ).last_hidden_state
-    wanted = labels[:, 1:] != _IGNORED
-    logits = model.lm_head(hidden[:, :-1][wanted])
-    targets = labels[:, 1:][wanted]
+        inputs_embeds=embeds,
+        attention_mask={"full_attention": _visible(segment)},
+        position_ids=torch.cat([positions, after.expand(3, -1, -1)], 2),
+        use_cache=False,
+    ).last_hidden_state[:, width:]
+    logits = model.lm_head(hidden[wanted])
+    targets = rest.roll(-1, 1)[wanted]
     loss = F.cross_entropy(logits, targets)
-    with torch.no_grad():
-        wrong = torch.zeros(wanted.shape)
-        wrong[wanted] = (logits.argmax(-1) != targets).float()
-    return loss, wrong.sum(1) == 0
+    wrong = torch.zeros(wanted.shape)
+    wrong[wanted] = (logits.detach().argmax(-1) != targets).float()
+    judged = [
+        (row, not wrong[i][part[i] == k + 1].any())
+        for i, bundle in enumerate(bundles)
+        for k, row in enumerate(bundle)
+    ]
+    return loss, judged
+
+
+def _whole(row: Row) -> NDArray[np.uint16]:
+    return np.concatenate([row.question, row.completion])
+
+
+def _pad(rows: list[NDArray[np.uint16]]) -> Tensor:
+    """[len(rows), longest], -1 where nothing is."""
+    return torch.nn.utils.rnn.pad_sequence(
+        [torch.from_numpy(row.astype(np.int64)) for row in rows],
+        batch_first=True,
+        padding_value=-1,
+    )
+
+
+def _visible(segment: Tensor) -> Tensor:
+    """Bool [n, 1, length, length]: who sees whom. Segment 0 is seen by all, -1 by itself alone."""
+    length = segment.shape[1]
+    mine, theirs = segment.unsqueeze(2), segment.unsqueeze(1)
+    seen = ((theirs == 0) | (theirs == mine)) & (theirs >= 0)
+    seen &= torch.ones(length, length, dtype=torch.bool).tril()
+    return (seen | torch.eye(length, dtype=torch.bool)).unsqueeze(1)
 
 
 def train_language(
@@ -208,17 +278,20 @@ def train_language(
     optimizer = Optimizer(model.named_parameters(), lr, steps)
     start, losses = time.time(), []
     right: dict[str, list[float]] = defaultdict(list)
-    for step, rows in zip(range(steps), mixture.batches(batch), strict=False):
-        loss, correct = row_loss(model, rows, lookup)
+    rows = 0
+    for step, bundles in zip(range(steps), mixture.batches(batch), strict=False):
+        loss, judged = bundle_loss(model, bundles, lookup)
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
-        for row, ok in zip(rows, correct.tolist(), strict=True):
+        rows += len(judged)
+        for row, ok in judged:
             right[f"{row.family[:4]}/{row.template}"].append(ok)
         if (step + 1) % 100 == 0:
             shares = " ".join(f"{k} {np.mean(v):.2f}" for k, v in sorted(right.items()))
             print(
-                f"{name} {step + 1} {time.time() - start:.0f}s loss {np.mean(losses):.3f} {shares}",
+                f"{name} {step + 1} {time.time() - start:.0f}s {rows} rows "
+                f"loss {np.mean(losses):.3f} {shares}",
                 flush=True,
             )
             losses.clear()

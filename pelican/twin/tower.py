@@ -12,12 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pelican.sim.build import CELLS, PER_CELL
-from pelican.sim.world import COLOURS, KINDS
+from pelican.sim.build import CELLS, DENSE_COLOURS, DENSE_KINDS, PER_CELL
 
 _GEOMETRY = 4  # x, y, width, height
 _FLAGS = 2  # in the tray, held
-_PLACE = 1 + len(KINDS) + len(COLOURS) + _GEOMETRY + _FLAGS
+_PLACE = 1 + len(DENSE_KINDS) + len(DENSE_COLOURS) + _GEOMETRY + _FLAGS
 
 
 def pixels_to_rows(pixels: Tensor, patch: int, merge: int) -> Tensor:
@@ -82,7 +81,7 @@ class DenseHead(nn.Module):
         )
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """[n, 16, width] to places [n, 16, 2, 21] and gripper [n, 2]."""
+        """[n, 16, width] to places [n, 16, 2, _PLACE] and gripper [n, 2]."""
         places = self.places(features).unflatten(-1, (PER_CELL, _PLACE))
         return places, self.gripper(features.flatten(1))
 
@@ -94,7 +93,7 @@ def dense_loss(
     labels = labels.view(len(labels), -1, PER_CELL, labels.shape[-1])
     there = labels[..., 0] >= 0
     presence, kind, colour, geometry, flags = places.split(
-        [1, len(KINDS), len(COLOURS), _GEOMETRY, _FLAGS], -1
+        [1, len(DENSE_KINDS), len(DENSE_COLOURS), _GEOMETRY, _FLAGS], -1
     )
     loss = F.binary_cross_entropy_with_logits(presence[..., 0], there.float()) * 4
     found = labels[there]
@@ -106,8 +105,9 @@ def dense_loss(
     where = (geometry[there] - found[:, 2:6] / 100).abs()
     loss = loss + 20 * where.mean()
     loss = loss + 0.3 * F.binary_cross_entropy_with_logits(flags[there], found[:, 6:8].float())
-    seen = grips[:, 0] >= 0
-    loss = loss + 4 * (gripper[seen] - grips[seen] / 100).abs().mean()
+    seen = grips[:, 0] >= 0  # cards have no gripper
+    if seen.any():
+        loss = loss + 4 * (gripper[seen] - grips[seen] / 100).abs().mean()
     with torch.no_grad():
         report = {
             "presence": ((presence[..., 0] > 0) == there).float().mean().item(),
