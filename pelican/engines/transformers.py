@@ -1,4 +1,4 @@
-"""Batched generation with transformers: one prefill per sample, shared by its rollouts."""
+"""Batched generation with transformers: one prefill per prompt, shared by its rollouts."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ import torch
 from torch import Tensor
 
 from pelican.engines.base import Engine, rollout_seed
+from pelican.engines.decoding import Decoder
 from pelican.engines.prompts import Encoded, PromptEncoder
 from pelican.engines.vision import FeatureBank, PixelSource
 from pelican.recipe import ModelConfig, Sampling
 from pelican.records import Rollout, Sample
 
-_COMPACT = 0.5  # finished rows leave the batch once less than this share is alive
+_COMPACT = 0.75  # finished prompts leave the batch once less than this share is alive
 
 
 def load_model(model: ModelConfig, checkpoint: Path) -> tuple[Any, PromptEncoder]:
@@ -117,42 +118,34 @@ class TransformersEngine(Engine):
             use_cache=True,
             **images,
         )
-        cache, logits = output.past_key_values, output.logits[:, -1]
-        if n > 1:
-            cache.batch_repeat_interleave(n)
-            logits, mask = logits.repeat_interleave(n, 0), mask.repeat_interleave(n, 0)
-            positions = positions.repeat_interleave(n, 1)
-        position = positions.amax((0, 2)) + 1
+        decoder = Decoder(model, output.past_key_values, mask, positions, n)
+        logits = output.logits[:, -1:].expand(-1, n, -1).clone()
         noise = _uniforms(seeds, sampling.max_tokens).to(device)
-        finished: list[list[int]] = [[] for _ in range(len(prompts) * n)]
-        alive = torch.arange(len(finished), device=device)
+        ends = self.encoder.eos_token_id
+        finished: list[list[list[int]]] = [[[] for _ in range(n)] for _ in prompts]
+        alive = torch.arange(len(prompts), device=device)
+        done = torch.zeros(len(prompts), n, dtype=torch.bool, device=device)
         for step in range(sampling.max_tokens):
             # A sampled image token would be taken for an image when the policy is trained.
-            logits[:, self.encoder.media_token_ids] = -torch.inf
-            token = _sample(logits, sampling, noise[alive, step])
-            for row, value in zip(alive.tolist(), token.tolist(), strict=True):
-                if not finished[row] or finished[row][-1] != self.encoder.eos_token_id:
-                    finished[row].append(value)
-            going = torch.tensor(
-                [finished[row][-1] != self.encoder.eos_token_id for row in alive.tolist()],
-                device=device,
-            )
+            logits[..., self.encoder.media_token_ids] = -torch.inf
+            token = _sample(logits.flatten(0, 1), sampling, noise[alive, :, step].flatten())
+            token = token.view(-1, n)
+            for group, values, over in zip(
+                alive.tolist(), token.tolist(), done.tolist(), strict=True
+            ):
+                for row, value, ended in zip(finished[group], values, over, strict=True):
+                    if not ended:
+                        row.append(value)
+            done |= token == ends
+            going = ~done.all(1)
             if not going.any() or step + 1 == sampling.max_tokens:
                 break
             if going.float().mean() < _COMPACT:
                 keep = going.nonzero().squeeze(1)
-                alive, token, mask, position = alive[keep], token[keep], mask[keep], position[keep]
-                cache.batch_select_indices(keep)
-            mask = torch.cat([mask, mask.new_ones(len(alive), 1)], 1)
-            output = model(
-                input_ids=token.unsqueeze(1),
-                attention_mask=mask,
-                position_ids=position.view(1, -1, 1).expand(3, -1, -1),
-                past_key_values=cache,
-                use_cache=True,
-            )
-            cache, logits, position = output.past_key_values, output.logits[:, -1], position + 1
-        return [finished[i * n : (i + 1) * n] for i in range(len(prompts))]
+                alive, token, done = alive[keep], token[keep], done[keep]
+                decoder.keep(keep)
+            logits = decoder.step(token)
+        return finished
 
     def embed(self, samples: Sequence[Sample]) -> npt.NDArray[np.float32]:
         images = self.encoder.images
@@ -175,10 +168,14 @@ def _positions(
 
 
 def _uniforms(seeds: Sequence[Sequence[int]], steps: int) -> Tensor:
-    """One row of uniform numbers per rollout, from its own seed: no batch changes them."""
-    flat = [seed for group in seeds for seed in group]
+    """Uniform numbers [prompts, n, steps], each rollout's from its own seed: no batch changes them."""
     return torch.from_numpy(
-        np.stack([np.random.Generator(np.random.Philox(seed)).random(steps) for seed in flat])
+        np.array(
+            [
+                [np.random.Generator(np.random.Philox(seed)).random(steps) for seed in group]
+                for group in seeds
+            ]
+        )
     )
 
 
