@@ -92,6 +92,14 @@ def show(
 
 
 @app.command()
+def report(run: Annotated[str, typer.Argument()], store: Store = None) -> None:
+    """Write a run's report again from what lies in the store, and print its path."""
+    from pelican.commands.inspect import print_report
+
+    print_report(run, store)
+
+
+@app.command()
 def compare(run: Annotated[list[str], typer.Argument()], store: Store = None) -> None:
     """The last scores of several runs side by side, with paired differences to the first."""
     from pelican.commands.inspect import print_comparison
@@ -102,9 +110,9 @@ def compare(run: Annotated[list[str], typer.Argument()], store: Store = None) ->
 @app.command()
 def doctor(store: Store = None) -> None:
     """What is installed, reachable and missing, and the command that mends it."""
-    from pelican.doctor import report
+    from pelican.doctor import report as examine
 
-    if not report(store):
+    if not examine(store):
         raise typer.Exit(1)
 
 

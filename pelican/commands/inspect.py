@@ -1,4 +1,4 @@
-"""`pelican runs`, `show`, `compare`, `recipe`: what lies in the store, as text or JSON."""
+"""`pelican runs`, `show`, `report`, `compare`, `recipe`: what lies in the store, as text or JSON."""
 
 from __future__ import annotations
 
@@ -72,6 +72,13 @@ def print_run(run: str, as_json: bool, uri: str | None) -> None:
         print(f"failed  {tree['failure']['stage']}: {tree['failure']['message']}")
     print(f"policy  {tree['policy'] or '-'}")
     print(f"report  {tree['report'] or 'not written'}")
+
+
+def print_report(run: str, uri: str | None) -> None:
+    """Also of a run that goes on or failed: the page shows what is there."""
+    from pelican.report import build_report
+
+    print(build_report(open_store(settings.store_uri(uri)), run))
 
 
 def print_comparison(runs: Sequence[str], uri: str | None) -> None:

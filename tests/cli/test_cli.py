@@ -36,6 +36,7 @@ def test_importing_the_command_line_imports_nothing_heavy(module: str) -> None:
         (["submit", "--launcher", "moon"], "there is no launcher 'moon'"),
         (["submit", "--run", "Not A Name"], "lower-case letters"),
         (["show", "nothing"], "there is no run 'nothing'"),
+        (["report", "nothing"], "there is no run 'nothing'"),
         (["stage", "rewards", "--spec", "x.json"], "did you mean 'reward'?"),
         (["stage", "reward", "--spec", "/nowhere.json"], "/nowhere.json cannot be read"),
     ],

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pelican import runs
-from pelican.commands.inspect import print_comparison, print_run
+from pelican.commands.inspect import print_comparison, print_report, print_run
 from pelican.storage.objects import FolderStore
 from tests.report.made_run import NAME, MadeRun
 
@@ -66,6 +66,17 @@ def test_show_and_compare_print_tables(
     assert "loop 2, after SFT" in out
     assert "chance" in out
     assert "affordance" in out
+
+
+def test_report_writes_the_page_again_and_prints_its_path(
+    store: FolderStore, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = Path(store.root / "runs" / NAME / "report.html")
+    page.unlink(missing_ok=True)
+    for _ in range(2):
+        print_report(NAME, store.uri)
+        assert capsys.readouterr().out == f"{page}\n"
+        assert "</html>" in page.read_text()
 
 
 def test_the_summary_is_finite_and_the_run_complete(store: FolderStore) -> None:
