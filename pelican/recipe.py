@@ -213,6 +213,35 @@ class Recipe(_Section):
             raise ValueError("neither rl.enabled nor sft.enabled: nothing would be trained")
         return self
 
+    @model_validator(mode="after")
+    def _fields_fit(self) -> Recipe:
+        """What would end a stage hours later, or silently mean something else."""
+        if self.rl.sampling.temperature == 0:
+            raise ValueError(
+                "rl.sampling.temperature is 0: a group's greedy completions are all equal; raise it"
+            )
+        for rows, total, name, processes in (
+            ("rl.prompts_per_step", self.rl.prompts_per_step, "rl.processes", self.rl.processes),
+            ("sft.batch_size", self.sft.batch_size, "sft.processes", self.sft.processes),
+        ):
+            if total % processes:
+                raise ValueError(
+                    f"{rows} = {total} does not divide by {name} = {processes}; choose a multiple"
+                )
+        if self.model.cache_vision and not self.model.freeze_vision:
+            raise ValueError(
+                "model.cache_vision needs model.freeze_vision: a tower in training changes"
+            )
+        if self.model.cache_vision and self.model.dtype != "float32":
+            # The model casts its images to its type, here their numbers in the cache: bfloat16
+            # tells 256 of them apart.
+            raise ValueError("model.cache_vision needs model.dtype=float32")
+        if min(self.distill.ratio) < 0 or not any(self.distill.ratio):
+            raise ValueError(
+                f"distill.ratio is {self.distill.ratio}; give three numbers of 0 or more, not all 0"
+            )
+        return self
+
     def digest(self) -> str:
         """SHA-256 of the canonical JSON, shortened to 16 hex digits."""
         return digest_of(self.model_dump(mode="json"))

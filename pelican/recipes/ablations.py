@@ -33,8 +33,10 @@ def sft_only(recipe: Recipe) -> Recipe:
 def one_loop(recipe: Recipe) -> Recipe:
     """One loop with the training steps of all of them."""
     steps = {"max_steps": recipe.rl.max_steps * recipe.loops, "min_steps": recipe.rl.min_steps}
-    epochs = {"epochs": recipe.sft.epochs * recipe.loops}
-    return change(recipe, "one_loop", loops=1, rl=steps, sft=epochs)
+    sft: dict[str, float] = {"epochs": recipe.sft.epochs * recipe.loops}
+    if recipe.sft.max_steps is not None:
+        sft["max_steps"] = recipe.sft.max_steps * recipe.loops
+    return change(recipe, "one_loop", loops=1, rl=steps, sft=sft)
 
 
 def threshold(recipe: Recipe, value: float) -> Recipe:

@@ -134,7 +134,7 @@ def sentence(error: ValidationError, overrides: Mapping[str, str]) -> str:
     if expected is None:
         message = first["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
         expected = message[:1].lower() + message[1:]
-    if not field:
+    if not field or first["type"] == "value_error":  # the validators here name their fields
         return f"the recipe does not fit together: {expected}"
     given = overrides.get(field, json.dumps(first["input"], default=str))
     return f"{field}={given} does not fit: expected {expected}"

@@ -28,6 +28,8 @@ def test_one_loop_trains_as_many_steps_as_all_loops() -> None:
     tiny, one = find_recipe("tiny"), find_recipe("tiny+one_loop")
     assert one.loops == 1
     assert one.rl.max_steps == tiny.loops * tiny.rl.max_steps
+    bounded = tiny.model_copy(update={"sft": tiny.sft.model_copy(update={"max_steps": 7})})
+    assert ABLATIONS["one_loop"](bounded).sft.max_steps == 7 * tiny.loops
 
 
 @pytest.mark.parametrize(
@@ -71,6 +73,13 @@ def test_overrides_are_typed(text: str, field: str, value: object) -> None:
         ("tiny", "data.horizon_s=8", ["data.horizon_s=8", "a list"]),
         ("tiny", "distill.ratio=1,2", ["distill.ratio=1,2", "more values"]),
         ("tiny", "rl.learning_rate=inf", ["rl.learning_rate=inf", "a finite number"]),
+        ("tiny", "distill.ratio=0,0,0", ["distill.ratio is", "not all 0"]),
+        ("tiny", "distill.ratio=1,-1,1", ["distill.ratio is", "0 or more"]),
+        ("tiny", "rl.sampling.temperature=0", ["rl.sampling.temperature is 0", "raise it"]),
+        ("tiny", "rl.processes=3", ["rl.prompts_per_step = 16", "rl.processes = 3"]),
+        ("tiny", "sft.batch_size=49", ["sft.batch_size = 49", "sft.processes = 2"]),
+        ("tiny", "model.dtype=bfloat16", ["cache_vision needs model.dtype=float32"]),
+        ("tiny", "model.freeze_vision=false", ["cache_vision needs model.freeze_vision"]),
         ("tiny", "loops", ["'loops'", "field=value"]),
         ("tiny", "loops=2 loops=3", ["loops is set twice"]),
         ("tiny", "models.policy='half", ["cannot be read"]),
