@@ -22,6 +22,11 @@ def store_uri(given: str | None = None) -> str:
     return uri if "://" in uri else str(Path(uri).expanduser().absolute())
 
 
+def cache() -> Path:
+    """What may be deleted and is computed again: PELICAN_CACHE, else `.pelican/cache`."""
+    return Path(os.environ.get("PELICAN_CACHE") or home() / ".pelican" / "cache").absolute()
+
+
 def resolve(where: str) -> str:
     """A path or URI of a recipe; relative paths are below the repository's root."""
     if "://" in where or Path(where).is_absolute():

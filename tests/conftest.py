@@ -7,6 +7,7 @@ import os
 import struct
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,14 @@ def write_checkpoint(folder: Path) -> Path:
     text = json.dumps(header).encode()
     (folder / "model.safetensors").write_bytes(struct.pack("<Q", len(text)) + text + bytes(8))
     return folder
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The features of the tests' towers stay out of the repository's cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PELICAN_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @dataclass

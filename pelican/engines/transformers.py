@@ -13,6 +13,7 @@ from torch import Tensor
 
 from pelican.engines.base import Engine, rollout_seed
 from pelican.engines.decoding import Decoder
+from pelican.engines.features import FeatureFiles
 from pelican.engines.prompts import Encoded, PromptEncoder
 from pelican.engines.vision import FeatureBank, PixelSource
 from pelican.recipe import ModelConfig, Sampling
@@ -40,7 +41,10 @@ def prepare_model(model: ModelConfig, policy: Any, processor: Any) -> PromptEnco
     if model.freeze_vision:
         visual.requires_grad_(False)
     if model.freeze_vision and model.cache_vision:
-        images: FeatureBank | PixelSource = FeatureBank(visual, processor.image_processor)
+        files = (
+            FeatureFiles(visual, processor.image_processor) if visual.device.type == "cpu" else None
+        )
+        images: FeatureBank | PixelSource = FeatureBank(visual, processor.image_processor, files)
     else:
         images = PixelSource(processor.image_processor)
     return PromptEncoder(processor, images, model.system_prompt)
@@ -84,6 +88,8 @@ class TransformersEngine(Engine):
                         self._rollout(chunk[i].id, j, rollout_seed(seed, chunk[i].id, j), tokens)
                         for j, tokens in enumerate(completions)
                     ]
+            if isinstance(self.encoder.images, FeatureBank):
+                self.encoder.images.flush()
             for i in range(len(chunk)):
                 yield done[i]
 

@@ -18,6 +18,8 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from pelican.engines.features import FeatureFiles
+
 Grid = tuple[int, int, int]
 _PIXEL_CACHE = 256  # preprocessed images kept; rollouts of one group follow each other
 
@@ -55,18 +57,35 @@ class PixelSource:
 class FeatureBank:
     """Features of a frozen vision tower, in memory: [h * w / 4, hidden] floats per image.
 
-    Installing it replaces `visual.forward`: a batch of keys becomes a batch of features.
+    Installing it replaces `visual.forward`: a batch of keys becomes a batch of features. With
+    `files` it starts with what earlier stages encoded, and leaves there what it encodes.
     """
 
-    def __init__(self, visual: nn.Module, image_processor: Any) -> None:
+    def __init__(
+        self, visual: nn.Module, image_processor: Any, files: FeatureFiles | None = None
+    ) -> None:
         self._processor = image_processor
         self._encode = visual.forward
         self._merge = int(visual.spatial_merge_size) ** 2  # type: ignore[arg-type]
         self._keys: dict[bytes, int] = {}
         self._grids: list[Grid] = []
         self._features: list[Tensor] = []
+        self._files = files
+        for digest, grid, features in files.read() if files else ():
+            self._keep(digest, grid, features)
         visual.forward = self._look_up
         visual.requires_grad_(False)
+
+    def _keep(self, digest: bytes, grid: Grid, features: Tensor) -> None:
+        if digest not in self._keys:
+            self._keys[digest] = len(self._features)
+            self._grids.append(grid)
+            self._features.append(features)
+
+    def flush(self) -> None:
+        """Leave what was encoded for the stages that follow."""
+        if self._files is not None:
+            self._files.flush()
 
     def prepare(self, images: Sequence[bytes]) -> list[Prepared]:
         digests = [hashlib.blake2b(image, digest_size=16).digest() for image in images]
@@ -89,9 +108,10 @@ class FeatureBank:
         features = self._encode(rows, grid_thw=grids).pooler_output
         sizes = [g[0] * g[1] * g[2] // self._merge for g in (image.grid for image in prepared)]
         for digest, image, feature in zip(images, prepared, features.split(sizes), strict=True):
-            self._keys[digest] = len(self._features)
-            self._grids.append(image.grid)
-            self._features.append(feature.clone())
+            own = feature.clone()
+            self._keep(digest, image.grid, own)
+            if self._files is not None:
+                self._files.add(digest, image.grid, own)
 
     def _look_up(self, hidden_states: Tensor, grid_thw: Tensor, **_: Any) -> Any:
         from transformers.modeling_outputs import BaseModelOutputWithPooling

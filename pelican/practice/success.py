@@ -1,4 +1,4 @@
-"""Success rates: SR(c) = (1/T) * sum of 1[R_task >= threshold] over the T rollouts of a sample."""
+"""Success rates: SR(c) = (1/T) * sum of 1[success] over the T rollouts of a sample."""
 
 from __future__ import annotations
 

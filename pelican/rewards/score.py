@@ -69,7 +69,7 @@ def score(
         reward=min(1.0, reward),  # 1 + 1e-16 is not a reward
         format=formatted,
         task=task,
-        success=task >= config.success_threshold,
+        success=task >= config.threshold(sample.answer.kind),
         think_chars=think_chars(completion),
         answer=_storable(verdict.answer[:SHOWN_CHARS]),
         reason="" if task > 0 else _storable(reason or "wrong"),

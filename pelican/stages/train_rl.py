@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
+import shutil
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 import torch
 
 from pelican.data.pool import load_pool
+from pelican.engines.base import rollout_seed
 from pelican.recipe import Recipe
-from pelican.records import Sample, Score
+from pelican.records import OpenAnswer, Sample, Score
+from pelican.rewards import Judge, judge_of, score
 from pelican.stages.base import StageContext
+
+if TYPE_CHECKING:
+    from pelican.training.grpo import Scorer
 
 
 def run(context: StageContext) -> None:
@@ -20,26 +27,51 @@ def run(context: StageContext) -> None:
         _keep_policy(context, "the buffer is empty: nothing is neither mastered nor intractable")
         return
     pool = load_pool(context.input("pool"), max_pixels=context.recipe.data.max_pixels, ids=set(ids))
-    _train(context, pool.samples)
+    judge = judge_of(context.recipe.reward, training=True)
+    samples = practicable(pool.samples, judge)
+    if context.rank == 0:
+        context.counts["left_to_judge"] = len(pool.samples) - len(samples)
+    if not samples:
+        _keep_policy(context, "every sample of the buffer needs a judge, which RL does without")
+        return
+    _train(context, samples, judge)
+
+
+def practicable(samples: Sequence[Sample], judge: Judge | None) -> list[Sample]:
+    """Without a judge no free text is right, so its reward would be the format's alone."""
+    return [s for s in samples if judge is not None or not isinstance(s.answer, OpenAnswer)]
+
+
+def training_scorer(recipe: Recipe, seed: int, judge: Judge | None) -> Scorer:
+    """The reward of RL's own completions: other ones are flipped at every step, as noise is."""
+
+    def scorer(sample: Sample, completion: str, index: int, step: int) -> Score:
+        return score(
+            sample,
+            completion,
+            recipe.reward,
+            index=index,
+            seed=rollout_seed(seed, "flips", step),
+            judge=judge,
+        )
+
+    return scorer
 
 
 def _keep_policy(context: StageContext, why: str) -> None:
     """No training: the policy goes on as it is."""
-    import shutil
-
     context.notes["skipped"] = why
     if context.rank == 0:
         shutil.copytree(context.input("policy"), context.output("checkpoint"), dirs_exist_ok=True)
 
 
-def _train(context: StageContext, samples: list[Sample]) -> None:
+def _train(context: StageContext, samples: list[Sample], judge: Judge | None) -> None:
     from datasets import Dataset
 
     from pelican.engines.transformers import TransformersEngine, load_model
-    from pelican.rewards.score import score
     from pelican.training.arguments import grpo_arguments
     from pelican.training.checkpoints import Losses, last_checkpoint, save_policy
-    from pelican.training.curve import RlCurve
+    from pelican.training.curve import STATE, RlCurve
     from pelican.training.grpo import DeliberateGrpoTrainer, schedule
 
     recipe, config = context.recipe, context.recipe.rl
@@ -47,9 +79,6 @@ def _train(context: StageContext, samples: list[Sample]) -> None:
         torch.set_num_threads(config.threads)
     policy, encoder = load_model(recipe.model, context.input("policy"))
     policy.config._name_or_path = str(context.input("policy"))  # where TRL loads the reference
-
-    def scorer(sample: Sample, completion: str, index: int) -> Score:
-        return score(sample, completion, recipe.reward, index=index, seed=recipe.seed)
 
     def report(step: int, reward: float) -> None:
         context.progress(step, config.max_steps, "steps", reward=round(reward, 4))
@@ -68,10 +97,10 @@ def _train(context: StageContext, samples: list[Sample]) -> None:
         engine=TransformersEngine(policy, encoder, batch_size=1),
         samples=samples,
         config=config,
-        scorer=scorer,
+        scorer=training_scorer(recipe, seed, judge),
         on_step=curve.add,
     )
-    checkpoint = last_checkpoint(work)
+    checkpoint = last_checkpoint(work, STATE)
     if checkpoint is not None:
         curve.load(checkpoint)
         losses.restore(checkpoint)

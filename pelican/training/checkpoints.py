@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import TrainerCallback
-from transformers.trainer_utils import get_last_checkpoint
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+TRAINER_STATE = "trainer_state.json"
+# What is kept of a trainer's log; a quantity that it does not log is left out.
+LOGGED = ("loss", "grad_norm", "learning_rate", "entropy", "kl", "mean_token_accuracy")
 
 # Several processes on CPUs: accelerate names rank r's device cpu:r, transformers loads the optimiser
 # there, and torch.load knows only "cpu".
@@ -17,15 +23,16 @@ torch.serialization.register_package(
 )
 
 
-def last_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint that was written whole: its trainer state is written last."""
-    while folder.is_dir():
-        found = get_last_checkpoint(str(folder))
-        if found is None:
-            return None
-        if (Path(found) / "trainer_state.json").exists():
-            return Path(found)
-        shutil.rmtree(found)
+def last_checkpoint(folder: Path, *more: str) -> Path | None:
+    """The newest checkpoint that was written whole; those that were cut off are deleted.
+
+    The trainer writes its state last, callbacks the files `more` after that.
+    """
+    checkpoints = folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*")
+    for found in sorted(checkpoints, key=lambda path: int(path.name.split("-")[-1]), reverse=True):
+        if all((found / name).exists() for name in (TRAINER_STATE, *more)):
+            return found
+        shutil.rmtree(found, ignore_errors=True)  # another rank may have deleted it
     return None
 
 
@@ -65,21 +72,18 @@ class Losses(TrainerCallback):  # type: ignore[misc]
         self._report = report
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
-        if logs and "loss" in logs:
-            keys = ("loss", "grad_norm", "learning_rate", "entropy", "kl", "mean_token_accuracy")
-            row = {key: float(logs[key]) for key in keys if key in logs}
-            self.rows.append({"step": state.global_step, **row})
+        if logs:
+            self._keep(state.global_step, logs)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self._report(state.global_step, state.max_steps)
 
     def restore(self, checkpoint: Path) -> None:
         """Take the log of an interrupted training from its checkpoint."""
-        import json
+        for logs in json.loads((checkpoint / TRAINER_STATE).read_text())["log_history"]:
+            self._keep(logs["step"], logs)
 
-        history = json.loads((checkpoint / "trainer_state.json").read_text())["log_history"]
-        for logs in history:
-            if "loss" in logs:
-                keys = ("loss", "grad_norm", "learning_rate", "entropy", "kl")
-                row = {key: float(logs[key]) for key in keys if key in logs}
-                self.rows.append({"step": logs["step"], **row})
+    def _keep(self, step: int, logs: Mapping[str, Any]) -> None:
+        if "loss" in logs:  # else it is the summary at the end
+            row = {key: float(logs[key]) for key in LOGGED if key in logs}
+            self.rows.append({"step": step, **row})

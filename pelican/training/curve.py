@@ -10,6 +10,7 @@ from typing import Any
 
 import polars as pl
 from transformers import TrainerCallback
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from pelican.practice.stagnation import StagnationTracker
 from pelican.recipe import RlConfig
@@ -92,7 +93,7 @@ class RlCurve(TrainerCallback):  # type: ignore[misc]
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Keep the state beside the trainer's checkpoint."""
         if state.is_world_process_zero:
-            folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+            folder = Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
             saved = {
                 "rows": self.rows,
                 "stagnation": self.stagnation,
@@ -100,7 +101,9 @@ class RlCurve(TrainerCallback):  # type: ignore[misc]
                 "tracker": self._tracker.state_dict(),
                 "window": self._window,
             }
-            (folder / STATE).write_text(json.dumps(saved))
+            temporary = folder / f".{STATE}.tmp"
+            temporary.write_text(json.dumps(saved))
+            temporary.replace(folder / STATE)  # with it the checkpoint is whole
 
     def load(self, checkpoint: Path) -> None:
         """Go on from what `on_save` kept."""

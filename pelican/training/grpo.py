@@ -26,7 +26,8 @@ from pelican.records import Sample, Score
 from pelican.training.checkpoints import ExactResume
 from pelican.training.prefix import add_shared_prefix
 
-Scorer = Callable[[Sample, str, int], Score]
+# (sample, completion, its number in the group, optimiser step)
+Scorer = Callable[[Sample, str, int, int], Score]
 _EPSILON = 1e-4
 _CHUNK = 32  # rows whose log-probabilities are computed together
 
@@ -136,7 +137,7 @@ class DeliberateGrpoTrainer(ExactResume, GRPOTrainer):  # type: ignore[misc]
 
     def _refills(self) -> Iterator[int]:
         """Other samples of the buffer, in an order of this step and rank."""
-        seed = (self._config.seed, self.state.global_step, self.accelerator.process_index)
+        seed = (self.args.seed, self.state.global_step, self.accelerator.process_index)
         while True:
             yield from np.random.default_rng(seed).permutation(len(self._samples)).tolist()
 
@@ -144,7 +145,7 @@ class DeliberateGrpoTrainer(ExactResume, GRPOTrainer):  # type: ignore[misc]
         config, step = self._config, self.state.global_step
         samples = [self._samples[i] for i in indices]
         prompts = [self._engine.encoder.prompt(sample) for sample in samples]
-        base = rollout_seed(config.seed, f"{step}/{attempt}", self.accelerator.process_index)
+        base = rollout_seed(self.args.seed, f"{step}/{attempt}", self.accelerator.process_index)
         seeds = [
             [rollout_seed(base, f"{i}/{s.id}", j) for j in range(config.group_size)]
             for i, s in enumerate(samples)
@@ -159,7 +160,7 @@ class DeliberateGrpoTrainer(ExactResume, GRPOTrainer):  # type: ignore[misc]
                 prompt,
                 ids,
                 [
-                    self._scorer(sample, self._engine.encoder.decode(tokens), j)
+                    self._scorer(sample, self._engine.encoder.decode(tokens), j, step)
                     for j, tokens in enumerate(ids)
                 ],
             )

@@ -46,7 +46,10 @@ def train_tower(
         for name, pool in zip(("scenes", "cards"), pools, strict=False):
             parts = np.array_split(pool.held_out, len(pool.held_out) // 100 + 1)
             reports = [_loss(visual, head, processor, corpus, rows)[1] for rows in parts]
-            found |= {f"{name}_{k}": float(np.nanmean([r[k] for r in reports])) for k in reports[0]}
+            for key in reports[0]:
+                mean = float(np.mean([report[key] for report in reports]))
+                if np.isfinite(mean):  # cards have no gripper
+                    found[f"{name}_{key}"] = round(mean, 3)
     return found
 
 

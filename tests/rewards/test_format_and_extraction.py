@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from itertools import permutations
+
 import pytest
 
-from pelican.records import ChoiceAnswer
+from pelican.records import Answer, ChoiceAnswer, OrderAnswer, StepsAnswer
 from pelican.rewards import score
 from pelican.rewards.base import Unscorable
 from pelican.rewards.extract import extract_answer
@@ -109,3 +111,19 @@ def test_threshold_of_success() -> None:
     strict = CONFIG.model_copy(update={"success_threshold": 0.6})
     assert score(sample, wrap("8 to 12"), CONFIG).success
     assert not score(sample, wrap("8 to 12"), strict).success
+
+
+@pytest.mark.parametrize("kind", ["order", "steps"])
+def test_the_right_items_in_random_order_are_rarely_a_success(kind: str) -> None:
+    def of(*items: str) -> Answer:
+        return OrderAnswer(items=items) if kind == "order" else StepsAnswer(steps=items)
+
+    items = ("cup", "bowl", "plate", "ball", "can")
+    sample = asking(of(*items))
+    loose = CONFIG.model_copy(update={"order_success_threshold": 0.5})
+    orders = [wrap("; ".join(order)) for order in permutations(items)]
+    assert sum(score(sample, text, CONFIG).success for text in orders) / len(orders) < 0.15
+    assert sum(score(sample, text, loose).success for text in orders) / len(orders) > 0.5
+    swapped = score(sample, wrap("cup; bowl; plate; can; ball"), CONFIG)
+    assert swapped.task < 1 and swapped.success  # a practised order may have one slip
+    assert not score(asking(of("cup", "bowl")), wrap("bowl; cup"), CONFIG).success

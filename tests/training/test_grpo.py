@@ -38,7 +38,7 @@ def scored(value: float) -> Score:
     )
 
 
-def letters(sample: Sample, completion: str, index: int) -> Score:
+def letters(sample: Sample, completion: str, index: int, step: int) -> Score:
     """A reward that an untrained model can climb: the share of letters a to z."""
     return scored(sum("a" <= c <= "z" for c in completion) / max(1, len(completion)))
 
@@ -107,7 +107,7 @@ def test_advantages_are_normalised_within_the_group() -> None:
 
 
 def test_groups_without_variance_are_replaced(twin: Path, tmp_path: Path) -> None:
-    def hard_for_even(sample: Sample, completion: str, index: int) -> Score:
+    def hard_for_even(sample: Sample, completion: str, index: int, step: int) -> Score:
         odd = int(sample.id[1:]) % 2
         return scored(float(odd and index % 2))
 
