@@ -35,14 +35,15 @@ from pelican.storage.objects import ObjectStore, open_store
 StageName = Literal["rollout", "reward", "filter", "train-rl", "distill", "train-sft", "eval"]
 STAGES: tuple[StageName, ...] = get_args(StageName)
 
-# The sections of the recipe that determine a stage's result: another change does not redo it.
+# What of the recipe determines a stage's result, sections or fields: another change does not redo
+# it. Pools and checkpoints count by their content, as inputs; distill's rows name the teacher.
 SECTIONS: dict[StageName, tuple[str, ...]] = {
     "rollout": ("seed", "model", "rollout", "data"),
     "reward": ("seed", "reward"),
     "filter": ("seed", "filter"),
-    "train-rl": ("seed", "model", "rl", "reward"),
-    "distill": ("seed", "model", "distill", "reward", "rollout", "data"),
-    "train-sft": ("seed", "model", "sft"),
+    "train-rl": ("seed", "model", "rl", "reward", "data.max_pixels"),
+    "distill": ("seed", "model", "models.teacher", "distill", "reward", "rollout", "data"),
+    "train-sft": ("seed", "model", "sft", "data.max_pixels"),
     "eval": ("seed", "model", "eval", "rollout", "reward", "data"),
 }
 PROGRESS = "::progress "
@@ -170,10 +171,17 @@ def input_digest(store: ObjectStore, where: str) -> str:
 def stage_fingerprint(store: ObjectStore, spec: StageSpec) -> str:
     """What determines the result of `spec`: its part of the recipe, loop, phase and inputs."""
     recipe = spec.recipe.model_dump(mode="json")
-    settings: dict[str, object] = {name: recipe[name] for name in SECTIONS[spec.stage]}
+    settings = {name: _part(recipe, name) for name in SECTIONS[spec.stage]}
     settings |= {"loop": spec.loop, "phase": spec.phase.value}
     inputs = {name: input_digest(store, where) for name, where in sorted(spec.inputs.items())}
     return fingerprint(spec.stage, settings, inputs)
+
+
+def _part(tree: Any, name: str) -> Any:
+    """A section or field of a recipe by its dotted name."""
+    for key in name.split("."):
+        tree = tree[key]
+    return tree
 
 
 class _Ranks:

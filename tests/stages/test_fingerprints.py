@@ -1,0 +1,57 @@
+"""A finished stage is done again exactly if something that it reads of the recipe has changed."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+import pytest
+
+from pelican.recipe import Recipe
+from pelican.recipes import find_recipe
+from pelican.recipes.overrides import describe, fields
+from pelican.records import Phase
+from pelican.stages.base import SECTIONS, StageName, StageSpec, stage_fingerprint
+from tests.conftest import World
+
+
+def fingerprint(world: World, stage: StageName, recipe: Recipe) -> str:
+    spec = StageSpec(
+        stage=stage,
+        store=world.store.uri,
+        run="test",
+        loop=1,
+        phase=Phase.RL,
+        output=f"runs/test/loop-1/{stage}-rl",
+        inputs={},
+        recipe=recipe,
+    )
+    return stage_fingerprint(world.store, spec)
+
+
+@pytest.mark.parametrize("stage", ["train-rl", "train-sft"])
+@pytest.mark.parametrize(
+    ("override", "again"),
+    [
+        ("data.max_pixels=1000", True),
+        ("data.horizon_s=8,16", False),
+        ("data.samples_per_loop=7", False),
+        ("data.train=elsewhere", False),  # its content is an input
+        ("data.general=elsewhere", False),
+        ("models.teacher=elsewhere", False),
+        ("seed=1", True),
+        ("model.freeze_vision=false model.cache_vision=false", True),
+    ],
+)
+def test_training_depends_on_what_it_reads_of_the_recipe(
+    world: World, stage: StageName, override: str, again: bool
+) -> None:
+    before = fingerprint(world, stage, find_recipe("tiny"))
+    after = fingerprint(world, stage, find_recipe("tiny", [override]))
+    assert (before != after) == again
+
+
+def test_every_part_that_counts_is_one_of_the_recipe() -> None:
+    known = {*Recipe.model_fields, *fields(find_recipe("tiny"))}
+    assert set(SECTIONS) == set(get_args(StageName))
+    assert {part for parts in SECTIONS.values() for part in parts} <= known
+    assert all(describe(part) for parts in SECTIONS.values() for part in parts if "." in part)
