@@ -1,0 +1,40 @@
+"""What RL's own completions are rewarded for: the judge's part, and the noise of the ablation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pelican.recipe import Recipe, RewardConfig
+from pelican.recipes import find_recipe
+from pelican.records import Family, OpenAnswer
+from pelican.stages.train_rl import practicable, training_scorer
+from tests.data.factory import sample
+
+CLOSED = sample(0)
+OPEN = sample(1, family=Family.PLANNING, answer=OpenAnswer(reference="lift it"))
+
+
+def recipe(**reward: Any) -> Recipe:
+    return find_recipe("tiny").model_copy(update={"reward": RewardConfig(**reward)})
+
+
+def test_free_text_is_practised_only_with_a_judge() -> None:
+    assert practicable([CLOSED, OPEN], None) == [CLOSED]
+    assert practicable([CLOSED, OPEN], lambda *_: True) == [CLOSED, OPEN]
+
+
+def test_the_judge_decides_in_training_too() -> None:
+    scorer = training_scorer(recipe(), 0, lambda question, reference, answer: reference == answer)
+    assert scorer(OPEN, "<answer>lift it</answer>", 0, 0).success
+    assert not scorer(OPEN, "<answer>drop it</answer>", 0, 0).success
+
+
+def test_other_completions_are_flipped_at_every_step() -> None:
+    scorer = training_scorer(recipe(flip=0.5), 0, None)
+
+    def flipped(step: int) -> tuple[bool, ...]:
+        """Of eight wrong answers those that are called right."""
+        return tuple(scorer(CLOSED, "", index, step).success for index in range(8))
+
+    assert flipped(3) == flipped(3)
+    assert len({flipped(step) for step in range(10)}) > 5
