@@ -19,7 +19,7 @@ BASE ?= python:3.11-slim
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install submit test lint bench images sample-data base-model vllm-cpu lock clean
+.PHONY: help install submit test lint bench experiments images sample-data base-model vllm-cpu lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -53,6 +53,9 @@ lint: $(MADE)/installed ## ruff and mypy --strict
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy --strict pelican pipelines components
+
+experiments: $(MADE)/installed ## DPPO against its controls, three seeds (hours): ARGS
+	$(BIN)/python -m benchmarks.experiments run $(ARGS)
 
 bench: $(MADE)/installed ## What orchestration costs: imports, compiling, a task
 	$(BIN)/python benchmarks/overhead.py $(ARGS)

@@ -103,6 +103,7 @@ def make_job(spec: StageSpec) -> Job:
         "train-rl": (recipe.rl.processes, recipe.rl.threads),
         "train-sft": (recipe.sft.processes, recipe.sft.threads),
         "rollout": (recipe.rollout.workers, 1),
+        "distill": (recipe.rollout.workers, 1),
         "eval": (recipe.rollout.workers, 1),
     }.get(spec.stage, (1, recipe.rollout.workers))
     return Job(spec, processes, threads)
