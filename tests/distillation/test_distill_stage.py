@@ -16,7 +16,7 @@ from pelican.errors import UserInputError
 from pelican.recipe import Data, DistillConfig, Models, Recipe, RewardConfig, Sampling
 from pelican.records import CountAnswer, Phase, Rollout, Sample, Split
 from pelican.stages import distill
-from pelican.stages.base import StageContext, StageSpec, run_stage
+from pelican.stages.base import StageContext, StageSpec, finished_manifest, run_stage
 from pelican.storage.objects import open_store
 from tests.data.factory import clip, general, picture, sample, write_pool
 
@@ -195,6 +195,31 @@ def test_the_control_learns_replay_alone_and_asks_nothing_else(
     assert all(name.startswith("g") for name in engine.asked)
 
 
+@pytest.mark.parametrize("weak", [range(8), range(0)])
+def test_the_control_needs_no_teacher_for_the_policy_answers_replay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, weak: Sequence[int]
+) -> None:
+    opened: list[Path] = []
+
+    def open_policy(rollout: Any, model: Any, checkpoint: Path) -> Knows:
+        opened.append(checkpoint)
+        return Knows()
+
+    monkeypatch.setattr(distill, "open_engine", open_policy)
+    write_weak(tmp_path, weak)
+    job = spec(tmp_path, only_replay=True, max_rows=20)
+    del job.inputs["teacher"]
+    manifest = run_stage(job)
+    assert opened == [tmp_path / "policy"]
+    rows = rows_of(job, "mixture.parquet")
+    assert {(r["origin"], r["teacher"]) for r in rows} == {("general", "policy")}
+    assert "teacher" not in manifest.inputs and "the policy answered" in manifest.notes["teacher"]
+    assert run_stage(job) == manifest and len(opened) == 1  # done is done
+    (tmp_path / "policy" / "config.json").write_text("trained on")
+    run_stage(job)
+    assert len(opened) == 2  # another policy gives other answers
+
+
 def test_max_rows_bounds_what_the_teacher_is_asked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -240,5 +265,11 @@ def test_an_endpoint_needs_no_teacher_checkpoint(
     write_weak(tmp_path, range(4))
     job = spec(tmp_path, endpoint="http://teacher:8000/v1")
     del job.inputs["teacher"]
-    run_stage(job)
+    manifest = run_stage(job)
     assert opened == [("http://teacher:8000/v1", "teacher-of-test", {"system_prompt": None})]
+    assert "teacher" not in manifest.inputs
+    assert finished_manifest(open_store(job.store), job) == manifest
+    models = job.recipe.models.model_copy(update={"teacher": "another-model"})
+    other = job.recipe.model_copy(update={"models": models})
+    again = job.model_copy(update={"recipe": other})
+    assert finished_manifest(open_store(job.store), again) is None  # the endpoint serves several
