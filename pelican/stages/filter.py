@@ -34,7 +34,8 @@ def run(context: StageContext) -> None:
     rates = rates_of(scores, pool)
     context.progress(1, 2, "tables")
     policy = input_digest(context.store, spec.inputs["policy"])
-    buffer = build_buffer(rates, context.recipe.filter, context.recipe.seed)
+    seed = 1000 * context.recipe.seed + spec.loop  # else every loop drew the same of equal samples
+    buffer = build_buffer(rates, context.recipe.filter, seed)
     weak = weak_set(rates)
     _write(context, "ledger.parquet", ledger_table(rates, spec.loop, spec.phase, policy), LEDGER)
     _write(context, "buffer.parquet", buffer.rows, BUFFER)

@@ -36,16 +36,21 @@ def recipe(**sections: object) -> Recipe:
 
 
 def spec(
-    root: Path, stage: str, inputs: dict[str, str], made: Recipe | None = None, phase: str = "rl"
+    root: Path,
+    stage: str,
+    inputs: dict[str, str],
+    made: Recipe | None = None,
+    phase: str = "rl",
+    loop: int = 1,
 ) -> StageSpec:
     return StageSpec.model_validate(
         {
             "stage": stage,
             "store": str(root / "store"),
             "run": "r",
-            "loop": 1,
+            "loop": loop,
             "phase": phase,
-            "output": f"runs/r/loop-1/{stage}-{phase}",
+            "output": f"runs/r/loop-{loop}/{stage}-{phase}",
             "inputs": inputs,
             "recipe": made or recipe(),
         }
@@ -88,18 +93,22 @@ def run_reward(tmp_path: Path, inputs: dict[str, str], made: Recipe | None = Non
 
 
 def run_filter(
-    tmp_path: Path, inputs: dict[str, str], made: Recipe | None = None, phase: str = "rl"
+    tmp_path: Path,
+    inputs: dict[str, str],
+    made: Recipe | None = None,
+    phase: str = "rl",
+    loop: int = 1,
 ) -> Manifest:
     given = {
         "scores": "runs/r/loop-1/reward-rl",
         "pool": inputs["pool"],
         "policy": inputs["policy"],
     }
-    return run_stage(spec(tmp_path, "filter", given, made, phase))
+    return run_stage(spec(tmp_path, "filter", given, made, phase, loop))
 
 
-def table(tmp_path: Path, name: str, stage: str = "filter-rl") -> pl.DataFrame:
-    return pl.read_parquet(tmp_path / "store/runs/r/loop-1" / stage / name)
+def table(tmp_path: Path, name: str, stage: str = "filter-rl", loop: int = 1) -> pl.DataFrame:
+    return pl.read_parquet(tmp_path / f"store/runs/r/loop-{loop}" / stage / name)
 
 
 def test_reward_scores_every_rollout(tmp_path: Path, inputs: dict[str, str]) -> None:
@@ -239,6 +248,18 @@ def test_filter_limits_the_buffer(tmp_path: Path, inputs: dict[str, str]) -> Non
     made = recipe(filter=FilterConfig(buffer_size=8))
     assert run_filter(tmp_path, inputs, made).counts["buffer"] == 8
     assert set(table(tmp_path, "buffer.parquet")["success_rate"]) == {0.5}
+
+
+def test_another_loop_draws_other_samples_of_the_same_rates(
+    tmp_path: Path, inputs: dict[str, str]
+) -> None:
+    run_reward(tmp_path, inputs)
+    made = recipe(filter=FilterConfig(strategy="random", buffer_size=8))
+    drawn = set()
+    for loop in (1, 2, 3):
+        run_filter(tmp_path, inputs, made, loop=loop)
+        drawn.add(tuple(table(tmp_path, "buffer.parquet", loop=loop)["sample_id"]))
+    assert len(drawn) == 3
 
 
 def test_an_empty_buffer_is_said_not_raised(tmp_path: Path, inputs: dict[str, str]) -> None:
