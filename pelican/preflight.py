@@ -20,7 +20,7 @@ from pelican.runs import FAILURE, RECIPE, SUMMARY, read_json, run_prefix
 from pelican.storage.objects import ObjectStore, open_store
 from pelican.telemetry.events import emit
 
-DECODED_BYTES = 1 << 31  # above, images are checked where they are read: rollout and eval
+DECODED_BYTES = 1 << 31  # above, images are not read here but where they are used: rollout, eval
 POOLS = ("train", "replay", "evaluation", "general")
 
 
@@ -89,7 +89,10 @@ def check_checkpoint(name: str, where: str) -> None:
     """A Hugging Face folder: configuration, tokenizer, processor, whole safetensors files."""
     folder = Path(where)
     if not folder.is_dir():
-        raise UserInputError(f"{name}: there is no checkpoint at {where}")
+        raise UserInputError(
+            f"{name}: there is no checkpoint at {where}; change the field, or make the small ones"
+            " (`make base-model`)"
+        )
     for wanted in (
         "config.json",
         "tokenizer.json|vocab.json",
@@ -139,7 +142,10 @@ def check_safetensors(name: str, path: Path) -> None:
 def check_data(name: str, folder: Path, recipe: Recipe) -> dict[str, Any]:
     """A pool of samples: usable rows in readable shards. Returns what it holds and quarantines."""
     if not folder.exists():
-        raise UserInputError(f"data.{name}: there is no pool at {folder}")
+        raise UserInputError(
+            f"data.{name}: there is no pool at {folder}; change the field, or make the rendered"
+            " scenes (`make sample-data`)"
+        )
     from pelican.data.pool import check_pool
 
     try:
@@ -155,11 +161,11 @@ def check_data(name: str, folder: Path, recipe: Recipe) -> dict[str, Any]:
 
 
 def check_leaks(pools: Mapping[str, Path]) -> None:
-    """No scene and no image may be both trained on and held out."""
+    """No scene and no image may be both trained on and held out; in large pools no scene."""
     from pelican.data.pool import check_splits
 
-    if sum(_size(folder) for folder in pools.values()) <= DECODED_BYTES:
-        check_splits(pools)
+    small = sum(_size(folder) for folder in pools.values()) <= DECODED_BYTES
+    check_splits(pools, images=small)
 
 
 def _size(folder: Path) -> int:
@@ -192,7 +198,7 @@ def check_space(store: ObjectStore, recipe: Recipe) -> None:
     if free < needed:
         raise UserInputError(
             f"the store {store.uri} has {free / 1e9:.1f} GB free, but this run may need "
-            f"{needed / 1e9:.1f} GB"
+            f"{needed / 1e9:.1f} GB; free some, or take another disk (PELICAN_STORE)"
         )
 
 

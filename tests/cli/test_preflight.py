@@ -56,6 +56,18 @@ def test_a_teacher_that_is_not_asked_need_not_be_there(world: World) -> None:
     check(world, "served", "distill.endpoint=http://teacher:8000/v1")
 
 
+def test_pools_that_are_too_large_to_decode_may_not_share_a_scene_either(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pelican.preflight.DECODED_BYTES", 0)
+    check(world)
+    subprocess.run(
+        f"cp {world.root}/train/* {world.root}/evaluation/x.parquet", shell=True, check=True
+    )
+    with pytest.raises(UserInputError, match="keep each scene in one split"):
+        check(world)
+
+
 def test_a_run_keeps_its_recipe(world: World) -> None:
     check(world)
     with pytest.raises(UserInputError, match=r"rl.kl \(0.02, now 0.5\); choose another run name"):

@@ -392,6 +392,15 @@ def test_a_leak_between_splits_names_the_scene_and_both_splits(
     assert all(word in str(caught.value) for word in words), caught.value
 
 
+def test_scenes_alone_show_a_leak_without_an_image_read(tmp_path: Path) -> None:
+    train = write_pool(tmp_path / "train", [sample(i) for i in range(6)])
+    held_out = write_pool(tmp_path / "dev", [sample(60, scene="scene-3", split=Split.DEV)])
+    with pytest.raises(UserInputError, match="scene 'scene-3'"):
+        check_splits({"train": train, "evaluation": held_out}, images=False)
+    shared = write_pool(tmp_path / "other", [sample(61, images=(picture(4),), split=Split.DEV)])
+    check_splits({"train": train, "evaluation": shared}, images=False)
+
+
 def test_clean_splits_pass(tmp_path: Path) -> None:
     train = write_pool(tmp_path / "train", [sample(i, scene=f"s{i // 3}") for i in range(9)])
     held_out = write_pool(tmp_path / "dev", [sample(i, split=Split.DEV) for i in range(20, 25)])
