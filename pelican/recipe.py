@@ -187,11 +187,20 @@ class EvalConfig(_Section):
     max_embodied_drop: float = Field(3.0, ge=0, description="points a loop may lose before we stop")
 
 
+# Asks for the format that the reward wants, of a model that was not trained on it.
+THINK_THEN_ANSWER = (
+    "Think step by step inside <think> and </think>, then give only the final answer inside"
+    " <answer> and </answer>."
+)
+
+
 class ModelConfig(_Section):
     """How the policy is loaded and what of it is trained."""
 
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
-    system_prompt: str | None = Field(None, description="put before every conversation")
+    system_prompt: str | None = Field(
+        None, description="put before every conversation, the teacher's too"
+    )
     max_images: int = Field(64, gt=0, description="of one conversation, for vLLM")
     gradient_checkpointing: bool = True
     freeze_vision: bool = False

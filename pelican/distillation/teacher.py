@@ -13,17 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 from pelican.engines.base import Engine, rollout_seed
 from pelican.errors import InfrastructureError, UserInputError
-from pelican.recipe import Sampling
+from pelican.recipe import THINK_THEN_ANSWER, Sampling
 from pelican.records import Sample
 
 if TYPE_CHECKING:
     import httpx
 
 KEY_VARIABLE = "PELICAN_TEACHER_API_KEY"
-FORMAT = (
-    "Think step by step inside <think> and </think>, then give only the final answer inside"
-    " <answer> and </answer>."
-)
 _MAGIC = {b"\x89PNG": "png", b"RIFF": "webp", b"BM": "bmp"}
 
 
@@ -84,7 +80,7 @@ class EndpointTeacher(Teacher):
         key = os.environ.get(KEY_VARIABLE)
         self._url = f"{url.rstrip('/')}/chat/completions"
         self._model = model
-        self._system = system_prompt or FORMAT
+        self._system = system_prompt or THINK_THEN_ANSWER
         self._concurrency = concurrency
         self._attempts = attempts
         self._backoff_s = backoff_s

@@ -1,10 +1,21 @@
 """The papers' sizes (arXiv 2511.16602, 2511.00108): Qwen2.5-VL, teacher InternVL3.5-38B.
 
 What the papers publish (base, teacher, K = 3, horizons of 32 and 64 s, T, stagnation at 0.7) is the
-default of `pelican.recipe` or set here; batch sizes and processes are ours.
+default of `pelican.recipe` or set here; batch sizes, processes and the system prompt are ours:
+Qwen2.5-VL and InternVL do not write <think> and <answer> unasked, and an answer without them is
+neither rewarded for its format nor accepted from the teacher.
 """
 
-from pelican.recipe import Data, ModelConfig, Models, Recipe, RlConfig, RolloutConfig, SftConfig
+from pelican.recipe import (
+    THINK_THEN_ANSWER,
+    Data,
+    ModelConfig,
+    Models,
+    Recipe,
+    RlConfig,
+    RolloutConfig,
+    SftConfig,
+)
 
 TEACHER = "models/InternVL3_5-38B"
 DATA = Data(
@@ -18,7 +29,7 @@ def pelican_7b() -> Recipe:
         name="pelican_7b",
         models=Models(policy="models/Qwen2.5-VL-7B-Instruct", teacher=TEACHER),
         data=DATA,
-        model=ModelConfig(dtype="bfloat16"),
+        model=ModelConfig(dtype="bfloat16", system_prompt=THINK_THEN_ANSWER),
         rollout=RolloutConfig(workers=8),
         rl=RlConfig(processes=8, threads=8),
         sft=SftConfig(processes=8, threads=8),
@@ -31,7 +42,7 @@ def pelican_72b() -> Recipe:
         name="pelican_72b",
         models=Models(policy="models/Qwen2.5-VL-72B-Instruct", teacher=TEACHER),
         data=DATA,
-        model=ModelConfig(dtype="bfloat16", freeze_vision=True),
+        model=ModelConfig(dtype="bfloat16", freeze_vision=True, system_prompt=THINK_THEN_ANSWER),
         rollout=RolloutConfig(workers=16),
         rl=RlConfig(prompts_per_step=64, processes=64, threads=8),
         sft=SftConfig(batch_size=64, processes=64, threads=8),

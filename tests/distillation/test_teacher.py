@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from pelican.distillation.teacher import FORMAT, EndpointTeacher, Reply
+from pelican.distillation.teacher import EndpointTeacher, Reply
 from pelican.distillation.verify import verify
 from pelican.errors import InfrastructureError, UserInputError
-from pelican.recipe import RewardConfig, Sampling
+from pelican.recipe import THINK_THEN_ANSWER, RewardConfig, Sampling
 from pelican.records import ChoiceAnswer, CountAnswer, Turn
 from tests.data.factory import clip, picture, sample
 
@@ -106,7 +106,7 @@ def test_the_request_holds_pictures_times_and_the_settings(server: Server) -> No
     assert body["path"] == "/v1/chat/completions" and body["model"] == "big"
     assert (body["temperature"], body["top_p"], body["max_tokens"]) == (0.7, 1.0, 64)
     system, user = body["messages"]
-    assert system == {"role": "system", "content": FORMAT}
+    assert system == {"role": "system", "content": THINK_THEN_ANSWER}
     kinds = [part["type"] for part in user["content"]]
     assert kinds == ["text", "image_url", "text", "image_url", "text"]
     assert [user["content"][i]["text"] for i in (0, 2)] == ["0 s", "1.5 s"]

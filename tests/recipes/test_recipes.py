@@ -18,6 +18,12 @@ def test_every_ablation_of_every_base_is_another_complete_recipe(base: str, abla
     assert Recipe.model_validate_json(recipe.model_dump_json()) == recipe
 
 
+@pytest.mark.parametrize("base", ["pelican_7b", "pelican_72b"])
+def test_models_that_were_not_trained_on_the_format_are_asked_for_it(base: str) -> None:
+    asked = find_recipe(base).model.system_prompt or ""
+    assert all(tag in asked for tag in ("<think>", "</think>", "<answer>", "</answer>"))
+
+
 def test_ablations_change_one_idea() -> None:
     tiny, no_rl = find_recipe("tiny"), find_recipe("tiny+sft_only")
     changed = {k for k, v in fields(no_rl).items() if v != fields(tiny)[k]}
