@@ -330,17 +330,14 @@ def _place(name: str) -> tuple[int, str]:
 
 
 def _acceptance(run: Run) -> list[dict[str, Any]]:
-    """How many of the weak samples the teacher could answer, by family and loop."""
-    where = _families_of(run)
+    """How many of the weak samples the teacher could answer, by family and loop.
+
+    The related and the general ones that it answered too are easier, and say nothing of the weak.
+    """
     counts: dict[str, dict[int, list[int]]] = {}
-    for stage, frame in run.tables("distill", "teacher.parquet", ["sample_id", "accepted"]).items():
-        if "origin" in frame.columns:
-            frame = frame.filter(origin="weak")
-        if "family" not in frame.columns:
-            names = [where.get(i, "unknown") for i in frame["sample_id"].to_list()]
-            frame = frame.with_columns(family=pl.Series(names, dtype=pl.String))
-        per_sample = frame.group_by("family", "sample_id").agg(pl.col("accepted").any())
-        for name, accepted in per_sample.select("family", "accepted").iter_rows():
+    columns = ["origin", "family", "accepted"]
+    for stage, frame in run.tables("distill", "teacher.parquet", columns).items():
+        for name, accepted in frame.filter(origin="weak").select(columns[1:]).iter_rows():
             cell = counts.setdefault(name, {}).setdefault(stage.loop, [0, 0])
             cell[0] += bool(accepted)
             cell[1] += 1
@@ -354,13 +351,6 @@ def _acceptance(run: Run) -> list[dict[str, Any]]:
                 cell[1] += of
         rows.append({"family": "all", "loops": whole})
     return rows
-
-
-def _families_of(run: Run) -> dict[str, str]:
-    found: dict[str, str] = {}
-    for frame in run.tables("filter", "ledger.parquet", ["sample_id", "family"]).values():
-        found |= dict(frame.select("sample_id", "family").iter_rows())
-    return found
 
 
 def _gates(run: Run) -> list[dict[str, Any]]:

@@ -229,7 +229,7 @@ def _report(
     rows: Sequence[MixtureRow],
     requested: int,
 ) -> None:
-    """Counts by origin, what the teacher failed at, and its acceptance per family."""
+    """Counts by origin; of the weak ones what the teacher failed at, and its acceptance by family."""
     counts = context.counts
     for origin in ORIGINS:
         of = [row for row in answered if row.origin == origin]
@@ -239,11 +239,12 @@ def _report(
         if of:
             context.metric(f"acceptance_of/{origin}", counts[f"accepted_{origin}"] / len(of))
     counts["rows"] = len(rows)
-    counts["teacher_failed"] = sum(not row.accepted for row in answered)
+    weak = [row for row in answered if row.origin == "weak"]
+    counts["teacher_failed"] = sum(not row.accepted for row in weak)
     counts["teacher_tokens"] = sum(row.tokens for row in answered)
     counts["quarantined"] = requested - len(answered)
-    for family in sorted({row.family for row in answered}):
-        tried = [row for row in answered if row.family == family]
+    for family in sorted({row.family for row in weak}):
+        tried = [row for row in weak if row.family == family]
         accepted = sum(row.accepted for row in tried)
         counts[f"asked/{family.value}"] = len(tried)
         counts[f"accepted/{family.value}"] = accepted

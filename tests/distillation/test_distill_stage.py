@@ -130,9 +130,13 @@ def test_the_mixture_holds_what_the_teacher_knows_with_where_it_came_from(
     assert {r["pool"] for r in mixture if r["origin"] == "general"} == {"replay"}
     counts = manifest.counts
     assert (counts["asked_weak"], counts["accepted_weak"]) == (8, 6)
-    assert counts["teacher_failed"] == sum(not r["accepted"] for r in teacher)
+    assert counts["teacher_failed"] == 2
     assert counts["teacher_tokens"] == 18 * len(teacher) and counts["rows"] == len(mixture)
-    assert 0 < manifest.metrics["acceptance/counting"] <= 1
+    families = {r["family"] for r in teacher if r["origin"] == "weak"}
+    assert sum(counts[f"asked/{family}"] for family in families) == 8
+    assert sum(counts[f"accepted/{family}"] for family in families) == 6
+    by_family = {name.partition("/")[2] for name in manifest.metrics if "acceptance/" in name}
+    assert by_family == families
     assert manifest.metrics["acceptance_of/weak"] == 0.75
     assert {o.path for o in manifest.outputs} == {"teacher.parquet", "mixture.parquet"}
 

@@ -300,7 +300,8 @@ class MadeRun:
             for index, s in enumerate(self.weak)
         ]
         teacher += [
-            {**row, "sample_id": f"r-{i}", "origin": "assoc"} for i, row in enumerate(teacher)
+            {**row, "sample_id": f"r-{i}", "origin": "assoc", "accepted": True}
+            for i, row in enumerate(teacher)
         ]
         schema = {
             "sample_id": pl.String,

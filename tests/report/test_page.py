@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 import pytest
 from PIL import Image
 
-from pelican.report.page import build_report, duration, render, signed, verdict
+from pelican.report.page import _acceptance, build_report, duration, render, signed, verdict
 from pelican.report.run import open_run
 from tests.report.made_run import NAME, MadeRun
 
@@ -105,6 +105,19 @@ def test_the_verdict_names_base_final_interval_and_chance(whole):
     words = verdict(run, run.compared(run.base, run.final))
     assert words.startswith("From the base to loop 3 SFT the embodied score")
     assert "paired 95 % interval" in words and "chance is" in words and "general suite" in words
+
+
+def test_the_teachers_acceptance_is_that_of_the_weak_samples(whole):
+    run = open_run(whole[0].store, NAME)
+    *families, total = _acceptance(run)
+    assert total["family"] == "all" and len(families) > 1
+    for stage, frame in run.tables("distill", "teacher.parquet").items():
+        weak = frame.filter(origin="weak")
+        assert total["loops"][stage.loop] == [weak["accepted"].sum(), len(weak)]
+        assert weak["accepted"].sum() < len(weak) < len(frame)
+        for row in families:
+            of = weak.filter(family=row["family"])
+            assert row["loops"].get(stage.loop, [0, 0]) == [of["accepted"].sum(), len(of)]
 
 
 def test_the_page_stays_small(whole):
