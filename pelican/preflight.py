@@ -6,7 +6,7 @@ import importlib.util
 import json
 import shutil
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,16 @@ from pydantic import ValidationError
 
 from pelican import settings
 from pelican.errors import UserInputError
-from pelican.recipe import Recipe
+from pelican.recipe import Recipe, digest_of
 from pelican.recipes.overrides import fields, sentence
 from pelican.runs import FAILURE, RECIPE, SUMMARY, read_json, run_prefix
+from pelican.stages.base import input_digest
+from pelican.storage.manifests import versions
 from pelican.storage.objects import ObjectStore, open_store
 from pelican.telemetry.events import emit
 
 DECODED_BYTES = 1 << 31  # above, images are not read here but where they are used: rollout, eval
+CHECKED = "cache/preflight"  # in the store: what was found of a pool, by its content
 POOLS = ("train", "replay", "evaluation", "general")
 
 
@@ -35,8 +38,12 @@ def preflight(store: str, run: str, recipe: str) -> Recipe:
     pools = {
         name: Path(settings.resolve(getattr(parsed.data, name))) for name in needed_pools(parsed)
     }
-    reports = {name: check_data(name, folder, parsed) for name, folder in pools.items()}
-    check_leaks(pools)
+    digests = {name: pool_digest(objects, name, folder) for name, folder in pools.items()}
+    reports = {
+        name: check_data(objects, name, folder, digests[name], parsed)
+        for name, folder in pools.items()
+    }
+    check_leaks(objects, pools, digests)
     objects.write(f"{run_prefix(run)}/preflight.json", json.dumps(reports, indent=1).encode())
     check_space(objects, parsed)
     return parsed
@@ -139,33 +146,76 @@ def check_safetensors(name: str, path: Path) -> None:
         )
 
 
-def check_data(name: str, folder: Path, recipe: Recipe) -> dict[str, Any]:
-    """A pool of samples: usable rows in readable shards. Returns what it holds and quarantines."""
+def pool_digest(store: ObjectStore, name: str, folder: Path) -> str | None:
+    """What tells a pool from a changed one; None where reading it whole would cost too much.
+
+    Also None for a pool of one file: its rows may name images beside it, which no digest covers.
+    """
     if not folder.exists():
         raise UserInputError(
             f"data.{name}: there is no pool at {folder}; change the field, or make the rendered"
             " scenes (`make sample-data`)"
         )
-    from pelican.data.pool import check_pool
-
-    try:
-        report = check_pool(
-            folder,
-            max_pixels=recipe.data.max_pixels,
-            horizon_s=max(recipe.data.horizon_s),
-            images=_size(folder) <= DECODED_BYTES,
-        )
-    except UserInputError as error:
-        raise UserInputError(f"data.{name}: {error}") from None
-    return report.summary()
+    small = folder.is_dir() and _size(folder) <= DECODED_BYTES
+    return input_digest(store, str(folder)) if small else None
 
 
-def check_leaks(pools: Mapping[str, Path]) -> None:
+def check_data(
+    store: ObjectStore, name: str, folder: Path, digest: str | None, recipe: Recipe
+) -> dict[str, Any]:
+    """A pool of samples: usable rows in readable shards. Returns what it holds and quarantines."""
+    max_pixels, horizon_s = recipe.data.max_pixels, max(recipe.data.horizon_s)
+
+    def check() -> dict[str, Any]:
+        from pelican.data.pool import check_pool
+
+        images = _size(folder) <= DECODED_BYTES
+        try:
+            report = check_pool(folder, max_pixels=max_pixels, horizon_s=horizon_s, images=images)
+        except UserInputError as error:
+            raise UserInputError(f"data.{name}: {error}") from None
+        return report.summary()
+
+    if digest is None:
+        return check()
+    found = _once(store, ["pool", digest, max_pixels, horizon_s], check)
+    return {**found, "folder": str(folder)}
+
+
+def check_leaks(
+    store: ObjectStore, pools: Mapping[str, Path], digests: Mapping[str, str | None]
+) -> None:
     """No scene and no image may be both trained on and held out; in large pools no scene."""
-    from pelican.data.pool import check_splits
-
     small = sum(_size(folder) for folder in pools.values()) <= DECODED_BYTES
-    check_splits(pools, images=small)
+
+    def check() -> dict[str, Any]:
+        from pelican.data.pool import check_splits
+
+        check_splits(pools, images=small)
+        return {name: str(folder) for name, folder in pools.items()}
+
+    if None in digests.values():
+        check()
+    else:
+        # By folder too: two names of one folder may share what two folders may not.
+        places = [[name, str(pools[name].resolve()), digests[name]] for name in sorted(pools)]
+        _once(store, ["splits", places, small], check)
+
+
+def _once(
+    store: ObjectStore, identity: object, check: Callable[[], dict[str, Any]]
+) -> dict[str, Any]:
+    """What `check` returns, or returned before in this store; a failure is not remembered."""
+    version = versions().get("pelican-dppo", "")  # another release may check more
+    key = f"{CHECKED}/{digest_of([version, identity])}.json"
+    try:
+        found = read_json(store, key)
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        found = check()
+        store.write(key, json.dumps(found, indent=1).encode())
+    return found
 
 
 def _size(folder: Path) -> int:

@@ -8,11 +8,13 @@ import subprocess
 import pytest
 
 from pelican.commands.submit import choose_run, new_run_name
+from pelican.data import images
 from pelican.errors import UserInputError
-from pelican.preflight import preflight
+from pelican.preflight import CHECKED, preflight
 from pelican.runs import Submission, check_run_name, expected_stages
 from pelican.storage.manifests import now
 from tests.conftest import World
+from tests.data.factory import sample, write_pool
 
 
 def check(world: World, run: str = "test", *overrides: str) -> None:
@@ -54,6 +56,48 @@ def test_bad_input_ends_in_one_sentence(world: World, spoil: str, words: str) ->
 def test_a_teacher_that_is_not_asked_need_not_be_there(world: World) -> None:
     subprocess.run(["rm", "-r", str(world.root / "teacher")], check=True)
     check(world, "served", "distill.endpoint=http://teacher:8000/v1")
+
+
+def test_pools_are_decoded_once_in_a_store_and_again_if_they_change(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded: list[int] = []
+    checked = images.checked_image
+
+    def count(data: bytes, max_pixels: int) -> bytes:
+        decoded.append(max_pixels)
+        return checked(data, max_pixels)
+
+    monkeypatch.setattr(images, "checked_image", count)
+    check(world)
+    first, report = len(decoded), world.store.read("runs/test/preflight.json")
+    assert first > 0
+    check(world)
+    check(world, "another", "rl.kl=0.5")
+    assert len(decoded) == first
+    assert world.store.read("runs/another/preflight.json") == report
+    check(world, "smaller", "data.max_pixels=1000")  # scales, so it decodes anew
+    assert set(decoded[first:]) == {1000}
+    before = len(decoded)
+    write_pool(world.root / "train", [sample(i) for i in range(13)])
+    check(world)
+    assert len(decoded) > before
+    assert json.loads(world.store.read("runs/test/preflight.json"))["train"]["samples"] == 13
+
+
+def test_a_pool_that_failed_or_a_damaged_record_is_checked_again(world: World) -> None:
+    shard = next((world.root / "train").glob("*.parquet"))
+    whole = shard.read_bytes()
+    shard.write_bytes(whole[:100])
+    for _ in range(2):
+        with pytest.raises(UserInputError, match=r"data.train"):
+            check(world)
+    shard.write_bytes(whole)
+    check(world)
+    for record in world.store.keys(CHECKED):
+        world.store.write(record, b"{")
+    check(world)
+    assert all(json.loads(world.store.read(key)) for key in world.store.keys(CHECKED))
 
 
 def test_pools_that_are_too_large_to_decode_may_not_share_a_scene_either(
