@@ -67,10 +67,6 @@ class StagnationTracker:
         # A hair of tolerance, so that a mean of exactly the threshold stops.
         return "stagnation" if self.value().mean >= self.config.threshold - 1e-12 else None
 
-    def should_stop(self, step: int) -> bool:
-        """Whether RL ends after `step` optimiser steps."""
-        return self.stop_reason(step) is not None
-
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint keeps, as JSON."""
         return {"rates": dict(self._rates), "changes": dict(self._changes)}

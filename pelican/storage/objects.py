@@ -47,15 +47,6 @@ class ObjectStore(ABC):
     def local_root(self, prefix: str) -> Path:
         """A local folder that stands for `prefix`; what is written there can be `put` later."""
 
-    def put_tree(self, prefix: str, folder: Path) -> list[str]:
-        """Upload every file below `folder`; returns the keys."""
-        keys = []
-        for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-            key = f"{prefix}/{path.relative_to(folder).as_posix()}"
-            self.put(key, path)
-            keys.append(key)
-        return keys
-
 
 class FolderStore(ObjectStore):
     """A folder of this machine. Writes go to a temporary name and are renamed."""

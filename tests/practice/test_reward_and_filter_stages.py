@@ -10,9 +10,17 @@ import pytest
 from pelican.data.columns import read_questions
 from pelican.data.tables import read_rows, write_rows
 from pelican.errors import UserInputError
-from pelican.practice.ledger import ledger_rows
 from pelican.recipe import Data, FilterConfig, JudgeConfig, Models, Recipe, RewardConfig
-from pelican.records import CountAnswer, Family, OpenAnswer, Phase, Rollout, Sample, Score
+from pelican.records import (
+    CountAnswer,
+    Family,
+    LedgerRow,
+    OpenAnswer,
+    Phase,
+    Rollout,
+    Sample,
+    Score,
+)
 from pelican.rewards import score
 from pelican.stages import reward
 from pelican.stages.base import StageSpec, input_digest, run_stage
@@ -222,7 +230,8 @@ def test_filter_writes_ledger_buffer_and_weak_set(tmp_path: Path, inputs: dict[s
     assert manifest.metrics["mean_success_rate"] == 0.5
     assert manifest.metrics["success_rate/affordance"] == 0.0
     assert manifest.metrics["success_rate/success"] == 1.0
-    rows = list(ledger_rows(table(tmp_path, "ledger.parquet")))
+    ledger = tmp_path / "store/runs/r/loop-1/filter-rl/ledger.parquet"
+    rows = list(read_rows([ledger], LedgerRow))
     assert len({row.sample_id for row in rows}) == len(rows) == 24
     policy = input_digest(open_store(str(tmp_path / "store")), inputs["policy"])
     assert {row.policy for row in rows} == {policy}

@@ -56,7 +56,7 @@ def test_stagnation_is_within_bounds(windows: list[dict[str, float]]) -> None:
 
 def test_it_stops_at_the_threshold_but_not_before_min_steps() -> None:
     watch = tracker()
-    assert not watch.should_stop(20)
+    assert watch.stop_reason(20) is None
     for _ in range(2):
         watch.update({"a": 1.0})
     assert watch.stop_reason(19) is None
@@ -75,13 +75,13 @@ def test_a_mean_of_exactly_the_threshold_stops() -> None:
     watch = tracker(threshold=0.7)
     for _ in range(2):
         watch.update({"a": 0.7})  # 0.5 * 0.4 + 0.5
-    assert watch.should_stop(20)
+    assert watch.stop_reason(20) == "stagnation"
 
 
 def test_one_window_is_no_evidence_of_standing_still() -> None:
     watch = tracker()
     watch.update({"a": 1.0})
-    assert not watch.should_stop(20)
+    assert watch.stop_reason(20) is None
 
 
 @given(st.lists(st.dictionaries(st.sampled_from("abc"), rates), min_size=1, max_size=6))
