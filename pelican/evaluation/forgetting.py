@@ -18,6 +18,11 @@ class Flips(BaseModel):
     lost_by_family: dict[str, int] = {}
     gained_by_family: dict[str, int] = {}
 
+    @property
+    def forgotten_share(self) -> float:
+        """Lost questions as a share of those that succeeded before."""
+        return self.lost / max(1, self.kept + self.lost)
+
 
 def with_flips(before: pl.DataFrame, after: pl.DataFrame) -> pl.DataFrame:
     """`after` on the common questions, with `lost`, `gained` and the answer before."""

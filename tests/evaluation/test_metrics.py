@@ -171,6 +171,7 @@ def test_flips_are_counted_by_family():
     flips = compare(before, after, resamples=20).embodied_flips
     assert (flips.n, flips.kept, flips.lost, flips.gained) == (6, 3, 1, 1)
     assert flips.lost_by_family == {"counting": 1}
+    assert flips.forgotten_share == pytest.approx(0.25)
 
 
 def test_a_family_missing_from_a_resample_does_not_spoil_the_interval():
