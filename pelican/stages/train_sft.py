@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import shutil
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import polars as pl
 import torch
@@ -12,6 +14,10 @@ from pelican.data.pool import load_pool
 from pelican.recipe import Recipe
 from pelican.records import Sample
 from pelican.stages.base import StageContext
+
+if TYPE_CHECKING:
+    from pelican.engines.prompts import PromptEncoder
+    from pelican.training.sft import Demonstration
 
 
 def run(context: StageContext) -> None:
@@ -81,9 +87,9 @@ def sft_steps(recipe: Recipe, rows: int) -> int:
     return min(steps, recipe.sft.max_steps) if recipe.sft.max_steps else steps
 
 
-def _tokens(rows: list, encoder: object, batch: int, steps: int) -> int:  # type: ignore[type-arg]
+def _tokens(rows: Sequence[Demonstration], encoder: PromptEncoder, batch: int, steps: int) -> int:
     """Tokens learnt: mean completion length times the rows seen."""
-    lengths = [len(encoder.completion(row.completion)) for row in rows]  # type: ignore[attr-defined]
+    lengths = [len(encoder.completion(row.completion)) for row in rows]
     return round(sum(lengths) / len(lengths) * batch * steps)
 
 

@@ -45,7 +45,11 @@ def per_process(total: int, processes: int, name: str) -> int:
 
 
 def grpo_arguments(recipe: Recipe, output: Path, processes: int, seed: int) -> GRPOConfig:
-    """One generation batch is one optimiser step: on-policy."""
+    """One generation batch is one optimiser step: on-policy.
+
+    So the ratio of the clipped loss is 1, and `clip_low` and `clip_high` come into play only once
+    a batch is used for several steps, which it is not.
+    """
     rl = recipe.rl
     prompts = per_process(rl.prompts_per_step, processes, "rl.prompts_per_step")
     return GRPOConfig(
@@ -54,7 +58,7 @@ def grpo_arguments(recipe: Recipe, output: Path, processes: int, seed: int) -> G
         gradient_accumulation_steps=1,
         num_generations=rl.group_size,
         max_completion_length=rl.sampling.max_tokens,
-        temperature=rl.sampling.temperature or 1.0,
+        temperature=rl.sampling.temperature,  # not 0: the recipe sees to it
         learning_rate=rl.learning_rate,
         lr_scheduler_type="constant_with_warmup",
         warmup_steps=rl.warmup_steps,
