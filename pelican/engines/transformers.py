@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,8 @@ def load_model(model: ModelConfig, checkpoint: Path) -> tuple[Any, PromptEncoder
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda":  # else every rank of a job would load onto the first GPU
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
     policy = AutoModelForImageTextToText.from_pretrained(
         checkpoint, dtype=getattr(torch, model.dtype), use_safetensors=True
     ).to(device)
@@ -157,7 +160,7 @@ class TransformersEngine(Engine):
         images = self.encoder.images
         if not isinstance(images, FeatureBank):
             raise NotImplementedError("embeddings need model.cache_vision")
-        return np.stack([images.mean(sample.images).float().numpy() for sample in samples])
+        return np.stack([images.mean(sample.images).float().cpu().numpy() for sample in samples])
 
 
 def _positions(

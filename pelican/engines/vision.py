@@ -66,6 +66,7 @@ class FeatureBank:
     ) -> None:
         self._processor = image_processor
         self._encode = visual.forward
+        self._device = next(visual.parameters()).device
         self._merge = int(visual.spatial_merge_size) ** 2  # type: ignore[arg-type]
         self._keys: dict[bytes, int] = {}
         self._grids: list[Grid] = []
@@ -105,7 +106,8 @@ class FeatureBank:
         prepared = preprocess(self._processor, list(images.values()))
         rows = torch.cat([image.rows for image in prepared])
         grids = torch.tensor([image.grid for image in prepared])
-        features = self._encode(rows, grid_thw=grids).pooler_output
+        encoded = self._encode(rows.to(self._device), grid_thw=grids.to(self._device))
+        features = encoded.pooler_output
         sizes = [g[0] * g[1] * g[2] // self._merge for g in (image.grid for image in prepared)]
         for digest, image, feature in zip(images, prepared, features.split(sizes), strict=True):
             own = feature.clone()
