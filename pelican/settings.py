@@ -9,6 +9,7 @@ import os
 from pathlib import Path
 
 IMAGE = "pelican-control:0.1.0"
+BATCH_SIZE = "PELICAN_ROLLOUT_BATCH_SIZE"
 
 
 def home() -> Path:
@@ -37,6 +38,15 @@ def resolve(where: str) -> str:
 def image() -> str:
     """Base image of the pipeline's components: PELICAN_IMAGE when compiling."""
     return os.environ.get("PELICAN_IMAGE") or IMAGE
+
+
+def batch_size(of_recipe: int) -> int:
+    """Completions decoded together: the recipe's, or fewer, as a launcher says if memory ran out.
+
+    It is no part of a stage's fingerprint, because a completion does not depend on its batch.
+    """
+    given = os.environ.get(BATCH_SIZE, "")
+    return min(of_recipe, max(1, int(given))) if given.isdecimal() else of_recipe
 
 
 def launcher_name() -> str:

@@ -12,6 +12,17 @@ from pelican.errors import PelicanError, ResourceError, UserInputError
 from pelican.launch.leash import die_with_parent
 from pelican.telemetry.events import emit
 
+# The recipe's field that a stage's memory grows with.
+_SIZES = {
+    "rollout": "rollout.batch_size",
+    "reward": "rollout.shard_size",
+    "filter": "data.samples_per_loop",
+    "train-rl": "rl.prompts_per_step",
+    "distill": "rollout.batch_size",
+    "train-sft": "sft.batch_size",
+    "eval": "rollout.batch_size",
+}
+
 
 def run_spec(name: str, path: Path) -> None:
     """Run the stage of a specification. Its exit code tells the launcher what kind of end it was."""
@@ -27,8 +38,7 @@ def run_spec(name: str, path: Path) -> None:
         if not _out_of_memory(error):
             raise
         told = ResourceError(
-            f"{name}: out of memory ({error}); a smaller rollout.batch_size, "
-            "rl.prompts_per_step, sft.batch_size or more processes may help"
+            f"{name}: out of memory ({error}); a run with a smaller {_SIZES[name]} may fit"
         )
         emit("error", {"message": str(told), "exit_code": told.exit_code})
         raise told from error

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from pelican import settings
 from pelican.errors import UserInputError
 from pelican.recipe import ModelConfig, RolloutConfig, Sampling, digest_of
 from pelican.records import Rollout, Sample
@@ -69,4 +70,5 @@ def open_engine(
         return VllmEngine(model, checkpoint)
     from pelican.engines.transformers import TransformersEngine
 
-    return TransformersEngine.load(model, checkpoint, config.batch_size, threads)
+    batch_size = settings.batch_size(config.batch_size)
+    return TransformersEngine.load(model, checkpoint, batch_size, threads)

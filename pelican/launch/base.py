@@ -35,12 +35,12 @@ class Job:
 
     @property
     def label(self) -> str:
-        """`loop-1-train-rl`, unique in its run."""
+        """`loop-1-train-rl-rl`, unique in its run."""
         return self.spec.output.removeprefix(f"runs/{self.spec.run}/").replace("/", "-")
 
     @property
     def name(self) -> str:
-        """`<run>-loop-1-train-rl`."""
+        """`<run>-loop-1-train-rl-rl`."""
         return f"{self.spec.run}-{self.label}"
 
     @property

@@ -6,12 +6,12 @@ import json
 import signal
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import FrameType
 
 from pelican import settings
-from pelican.errors import PelicanError, UserInputError
-from pelican.launch.base import Job, Launcher, StageError
+from pelican.errors import PelicanError, ResourceError, UserInputError
+from pelican.launch.base import Job, JobResult, Launcher, StageError
 from pelican.launch.process import ProcessLauncher
 from pelican.records import Phase
 from pelican.runs import FAILURE, read_recipe, run_prefix, stage_prefix
@@ -109,6 +109,19 @@ def make_job(spec: StageSpec) -> Job:
     return Job(spec, processes, threads)
 
 
+def smaller_job(job: Job) -> Job | None:
+    """The same with half of what is decoded together; None for a stage that this helps nothing.
+
+    No completion depends on its batch. What training learns does, so it is never made smaller here.
+    """
+    config = job.spec.recipe.rollout
+    size = settings.batch_size(config.batch_size)
+    decodes = job.spec.stage in ("rollout", "distill", "eval") and config.engine == "transformers"
+    if not decodes or size < 2:
+        return None
+    return replace(job, env={**job.env, settings.BATCH_SIZE: str(size // 2)})
+
+
 def make_launcher() -> Launcher:
     """The launcher that PELICAN_LAUNCHER names."""
     name = settings.launcher_name()
@@ -133,11 +146,29 @@ def _run(store: ObjectStore, spec: StageSpec) -> Manifest:
         signal.signal(number, stop)
     emit("event", {"event": "start", **what})
     started = time.monotonic()
-    result = launcher.run(make_job(spec), lambda event: emit("progress", event))
+    result = _launch(launcher, make_job(spec), what)
     seconds = round(time.monotonic() - started, 1)
     numbers = _numbers(result.manifest) | {"seconds": seconds, "attempts": result.attempts}
     emit("event", {"event": "done", **what, **numbers})
     return result.manifest
+
+
+def _launch(launcher: Launcher, job: Job, what: Event) -> JobResult:
+    """Run the job; once more with a smaller batch if memory ran out and that may help."""
+
+    def follow(event: Event) -> None:
+        emit("progress", event)
+
+    try:
+        return launcher.run(job, follow)
+    except ResourceError:
+        smaller = smaller_job(job)
+        if smaller is None:
+            raise
+    size = smaller.env[settings.BATCH_SIZE]
+    emit("event", {"event": "smaller", **what, "batch_size": int(size)})
+    result = launcher.run(smaller, follow)
+    return replace(result, attempts=result.attempts + 1)
 
 
 def _numbers(manifest: Manifest) -> Event:

@@ -174,6 +174,4 @@ def _stage(store: ObjectStore, prefix: str) -> StageRun | None:
         manifest = None
     if manifest is not None:
         name = manifest.stage
-    elif name == "train":
-        name = f"train-{phase}"
     return StageRun(prefix, int(loop[5:]), name, phase, manifest)

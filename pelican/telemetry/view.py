@@ -52,6 +52,9 @@ class View(ABC):
                 return f"{name} done in {seconds(event['seconds'])}{tries}{score} {count}"
             case "reused":
                 return f"{name} done before {count}"
+            case "smaller":
+                size = event["batch_size"]
+                return f"{name} out of memory; once more with a rollout.batch_size of {size}"
             case "failed":
                 return f"{name} failed: {event['message']}"
         return ""

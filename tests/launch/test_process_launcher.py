@@ -74,7 +74,7 @@ def test_a_finished_stage_is_not_done_again(world: World) -> None:
         ("user", UserInputError, "the made input is wrong", 1),
         ("infrastructure", InfrastructureError, "the made store is away", 3),
         ("resource", ResourceError, "the made memory is full", 1),
-        ("memory", ResourceError, "rollout.batch_size", 1),
+        ("memory", ResourceError, "a smaller rollout.shard_size", 1),
         ("crash", StageError, "a made bug", 1),
         ("kill", InfrastructureError, "killed by SIGKILL", 3),
     ],
