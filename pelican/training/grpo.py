@@ -122,10 +122,13 @@ class DeliberateGrpoTrainer(ExactResume, GRPOTrainer):  # type: ignore[misc]
         kept: list[Group] = []
         flat: list[Group] = []
         drawn: list[Group] = []
-        refills = self._refills()
+        refills = self._refills(wanted)
+        # A few more at once are cheaper than another round of decoding.
+        more = round((self._config.oversample - 1) * len(wanted))
         for attempt in range(1 + self._config.refill):
             missing = len(wanted) - len(kept)
-            indices = wanted if attempt == 0 else [next(refills) for _ in range(missing)]
+            indices = wanted if attempt == 0 else []
+            indices = [*indices, *(next(refills) for _ in range(missing + more - len(indices)))]
             groups = self._roll_out(indices, attempt)
             drawn += groups
             kept += [group for group in groups if group.has_variance]
@@ -135,11 +138,13 @@ class DeliberateGrpoTrainer(ExactResume, GRPOTrainer):  # type: ignore[misc]
         # Refills ran out: the rest is flat, which adds its KL term and no advantage.
         return StepRecord(self.state.global_step, (kept + flat)[: len(wanted)], drawn)
 
-    def _refills(self) -> Iterator[int]:
-        """Other samples of the buffer, in an order of this step and rank."""
+    def _refills(self, wanted: Sequence[int]) -> Iterator[int]:
+        """Samples of the buffer in an order of this step and rank, those not `wanted` first."""
         seed = (self.args.seed, self.state.global_step, self.accelerator.process_index)
+        order = np.random.default_rng(seed).permutation(len(self._samples)).tolist()
+        yield from (i for i in order if i not in wanted)
         while True:
-            yield from np.random.default_rng(seed).permutation(len(self._samples)).tolist()
+            yield from order
 
     def _roll_out(self, indices: list[int], attempt: int) -> list[Group]:
         config, step = self._config, self.state.global_step

@@ -119,6 +119,14 @@ def test_groups_without_variance_are_replaced(twin: Path, tmp_path: Path) -> Non
         assert len(step.drawn) > 4
 
 
+def test_a_refill_draws_what_the_step_has_not_seen_before_it_repeats(
+    twin: Path, tmp_path: Path
+) -> None:
+    refills = make(twin, tmp_path, letters, [])._refills([0, 2, 2])
+    assert {next(refills) for _ in range(4)} == {1, 3, 4, 5}
+    assert {next(refills) for _ in range(6)} == set(range(6))
+
+
 def test_a_buffer_without_any_variance_costs_refill_times_and_goes_on(
     twin: Path, tmp_path: Path
 ) -> None:
