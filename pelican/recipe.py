@@ -50,6 +50,22 @@ class Sampling(_Section):
     max_tokens: int = Field(1024, gt=0)
 
 
+class VllmConfig(_Section):
+    """vLLM's settings, by its own names."""
+
+    tensor_parallel_size: int = Field(1, gt=0, description="GPUs of one process")
+    gpu_memory_utilization: float = Field(0.9, gt=0, le=1, description="share of a GPU's memory")
+    kv_cache_gib: float | None = Field(
+        None, gt=0, description="cache of keys and values; none: what is left of a GPU, 1 on a CPU"
+    )
+    max_model_len: int | None = Field(
+        None, gt=0, description="tokens of prompt and completion; none: what the checkpoint says"
+    )
+    max_num_seqs: int = Field(256, gt=0, description="completions decoded together")
+    enable_prefix_caching: bool = Field(True, description="a prompt is computed once")
+    enforce_eager: bool = Field(False, description="no compilation, no CUDA graphs; so on any CPU")
+
+
 class RolloutConfig(_Section):
     """The rollout stage."""
 
@@ -59,6 +75,7 @@ class RolloutConfig(_Section):
     sampling: Sampling = Sampling()
     shard_size: int = Field(512, gt=0, description="samples per shard, the unit of resuming")
     batch_size: int = Field(64, gt=0, description="completions decoded together (transformers)")
+    vllm: VllmConfig = VllmConfig()
     workers: int = Field(1, gt=0, description="processes")
 
 
@@ -132,6 +149,9 @@ class RlConfig(_Section):
     clip_high: float = Field(0.28, gt=0, description="[D]")
     max_grad_norm: float = Field(1.0, gt=0)
     refill: int = Field(3, ge=0, description="times a step refills groups without variance [D]")
+    oversample: float = Field(
+        1.0, ge=1, description="groups drawn per group wanted: some turn out without variance [D]"
+    )
     min_steps: int = Field(20, ge=0)
     max_steps: int = Field(400, gt=0)
     save_steps: int = Field(50, gt=0)

@@ -30,7 +30,7 @@ def tiny() -> Recipe:
             evaluation="samples/test",
             general="samples/general",
             horizon_s=(32.0, 64.0),
-            samples_per_loop=720,
+            samples_per_loop=480,
         ),
         model=ModelConfig(
             dtype="float32", freeze_vision=True, cache_vision=True, gradient_checkpointing=False
@@ -50,15 +50,17 @@ def tiny() -> Recipe:
             prompts_per_step=16,
             learning_rate=3e-4,
             kl=0.02,
+            refill=1,
+            oversample=1.4,
             min_steps=20,
-            max_steps=60,
-            save_steps=20,
+            max_steps=30,
+            save_steps=10,
             sampling=sampling,
             stop=StopConfig(window=5),
             processes=PROCESSES,
         ),
-        distill=DistillConfig(tries=2, max_rows=3000, sampling=sampling),
+        distill=DistillConfig(tries=2, max_rows=1500, sampling=sampling),
         sft=SftConfig(
-            learning_rate=8e-4, batch_size=48, epochs=3, save_steps=50, processes=PROCESSES
+            learning_rate=8e-4, batch_size=48, epochs=3, save_steps=25, processes=PROCESSES
         ),
     )

@@ -119,6 +119,12 @@ def test_groups_without_variance_are_replaced(twin: Path, tmp_path: Path) -> Non
         assert len(step.drawn) > 4
 
 
+def test_more_groups_are_drawn_at_once_than_wanted(twin: Path, tmp_path: Path) -> None:
+    steps: list[StepRecord] = []
+    make(twin, tmp_path, letters, steps, max_steps=2, refill=0, oversample=1.5).train()
+    assert [(len(step.trained), len(step.drawn)) for step in steps] == [(4, 6)] * 2
+
+
 def test_a_refill_draws_what_the_step_has_not_seen_before_it_repeats(
     twin: Path, tmp_path: Path
 ) -> None:
