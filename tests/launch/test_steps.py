@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import signal
@@ -16,6 +17,7 @@ from pelican.launch.steps import make_job, make_spec, smaller_job, step
 from pelican.records import Phase
 from pelican.runs import expected_stages, stage_prefix
 from pelican.stages.base import StageName, finished_manifest
+from pelican.telemetry.view import PlainView
 from tests.conftest import ROOT, World
 
 RUN = "test"
@@ -64,6 +66,14 @@ def test_out_of_memory_is_tried_once_more_with_half_the_batch(
     # The batch is no part of what the stage is known by.
     spec = make_spec(started.store, stage, RUN, 1, "rl", {"policy": str(started.root / "policy")})
     assert finished_manifest(started.store, spec) == done.manifest
+
+
+def test_the_second_try_is_told_in_one_line() -> None:
+    event = {"event": "smaller", "stage": "rollout", "loop": 1, "phase": "rl", "batch_size": 64}
+    out = io.StringIO()
+    assert PlainView(34, out).line(f"::event {json.dumps(event)}")
+    (line,) = out.getvalue().splitlines()
+    assert line.endswith("out of memory; once more with a rollout.batch_size of 64")
 
 
 @pytest.mark.parametrize(
