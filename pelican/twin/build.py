@@ -19,9 +19,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
-from safetensors.torch import load_model, save_model
+from safetensors.torch import load_file, load_model, save_file, save_model
+from torch import Tensor
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from pelican.sim.build import render_corpus
@@ -30,13 +32,15 @@ from pelican.training.checkpoints import save_policy
 from pelican.twin.architecture import make_model, make_processor, train_tokenizer
 from pelican.twin.corpus import Corpus, load_corpus
 from pelican.twin.language_training import (
-    Lookup,
     Mixture,
     Row,
     completion_text,
+    encode_all,
     make_rows,
     prompt_text,
+    read_rows,
     train_language,
+    write_rows,
 )
 from pelican.twin.looking import FAMILY
 from pelican.twin.vision_training import train_tower
@@ -92,12 +96,7 @@ def main() -> None:
         render_corpus(folder, STILLS, CLIPS, CARDS, seed=CORPUS_SEED)
     if dist.is_initialized():
         dist.barrier()
-    corpus = load_corpus(folder, shards=options.shards)
-    model, processor = _start(corpus, options.work / "start", rank)
-    _tower(model, processor, corpus, options, rank)
-    share = range(rank, len(corpus.scenes), dist.get_world_size() if dist.is_initialized() else 1)
-    rows = make_rows(corpus, processor.tokenizer, seed=rank, scenes=share)
-    lookup = Lookup(corpus, model.model.visual, processor.image_processor)
+    model, processor, features, rows = _prepare(options, rank)
 
     def learn(name: str, weight: Callable[[Row], float], steps: int, lr: float, out: Path) -> None:
         if (out / "model.safetensors").exists():
@@ -115,7 +114,7 @@ def main() -> None:
         mixture = Mixture(rows, weight, seed=rank)
         train_language(
             model,
-            lookup,
+            features,
             mixture,
             steps=steps,
             batch=options.batch,
@@ -130,11 +129,33 @@ def main() -> None:
     learn("teacher", teacher_weight, options.teacher_steps, 2e-3, options.models / "tiny-teacher")
 
 
+def _prepare(options: Any, rank: int) -> tuple[Any, Any, Tensor, list[Row]]:
+    """The model with its trained tower, the features of all frames, and this process's questions."""
+    size = dist.get_world_size() if dist.is_initialized() else 1
+    paths = options.work / "features.safetensors", options.work / f"rows-{rank}-of-{size}.parquet"
+    if not all(path.exists() for path in paths):
+        corpus = load_corpus(options.work / "corpus", shards=options.shards)
+        model, processor = _start(corpus, options.work / "start", rank)
+        _tower(model, processor, corpus, options, rank)
+        rows = make_rows(
+            corpus, processor.tokenizer, seed=rank, scenes=range(rank, len(corpus.scenes), size)
+        )
+        write_rows(paths[1], rows)
+        features = encode_all(corpus, model.model.visual, processor.image_processor)
+        if rank == 0:
+            save_file({"features": features}, paths[0].with_suffix(".partial"))
+            paths[0].with_suffix(".partial").replace(paths[0])
+        if dist.is_initialized():
+            dist.barrier()
+    model, processor = _read_start(options.work / "start")
+    load_model(model.model.visual, options.work / "tower.safetensors")
+    model.model.visual.requires_grad_(False)
+    return model, processor, load_file(paths[0])["features"], read_rows(paths[1])
+
+
 def _start(corpus: Corpus, folder: Path, rank: int) -> tuple[Any, Any]:
     """The untrained model, with a tokenizer of the corpus's own words; the same in every process."""
     if rank == 0 and not (folder / "config.json").exists():
-        import numpy as np
-
         rng = np.random.default_rng(0)
         texts: list[str] = []
         for scene in islice(corpus.scenes, 0, None, 8):
@@ -144,6 +165,10 @@ def _start(corpus: Corpus, folder: Path, rank: int) -> tuple[Any, Any]:
         save_policy(make_model(tokenizer), make_processor(tokenizer), folder)
     if dist.is_initialized():
         dist.barrier()
+    return _read_start(folder)
+
+
+def _read_start(folder: Path) -> tuple[Any, Any]:
     model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32)
     return model, AutoProcessor.from_pretrained(folder)
 
@@ -152,21 +177,23 @@ def _tower(model: Any, processor: Any, corpus: Corpus, options: Any, rank: int) 
     """Train the vision tower, or load it."""
     path = options.work / "tower.safetensors"
     visual = model.model.visual
-    if not path.exists():
-        report = train_tower(
-            visual,
-            processor.image_processor,
-            corpus,
-            steps=options.tower_steps,
-            batch=48,
-            lr=3e-3,
-            seed=rank,
-        )
-        if rank == 0:
-            print(report)
-            save_model(visual, path)
-    else:
+    if path.exists():
         load_model(visual, path)
+        return
+    report = train_tower(
+        visual,
+        processor.image_processor,
+        corpus,
+        steps=options.tower_steps,
+        batch=48,
+        lr=3e-3,
+        seed=rank,
+    )
+    if rank == 0:
+        print(report)
+        save_model(visual, path)
+    if dist.is_initialized():
+        dist.barrier()
 
 
 if __name__ == "__main__":

@@ -9,10 +9,12 @@ from __future__ import annotations
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
@@ -93,6 +95,26 @@ def make_rows(corpus: Corpus, tokenizer: Any, seed: int, scenes: range) -> list[
     ]
 
 
+def write_rows(path: Path, rows: list[Row]) -> None:
+    """Keep rows as Parquet: making them takes minutes."""
+    table = {f.name: [getattr(row, f.name) for row in rows] for f in fields(Row)}
+    lists = {"media": pl.List(pl.UInt16), "question": pl.List(pl.UInt16)}
+    frame = pl.DataFrame(table, schema_overrides=lists | {"completion": pl.List(pl.UInt16)})
+    frame.write_parquet(path.with_suffix(".partial"))
+    path.with_suffix(".partial").replace(path)
+
+
+def read_rows(path: Path) -> list[Row]:
+    """What `write_rows` wrote."""
+    frame = pl.read_parquet(path)
+    tokens = ("media", "question", "completion")
+    columns = {
+        name: [np.array(v, np.uint16) for v in column] if name in tokens else column
+        for name, column in frame.to_dict(as_series=False).items()
+    }
+    return [Row(*values) for values in zip(*(columns[f.name] for f in fields(Row)), strict=True)]
+
+
 def is_small(scene: Scene) -> bool:
     """At most 4 objects, 4 frames and 2 events: the scenes that the base is trained on."""
     e = scene.episode
@@ -162,31 +184,26 @@ class Mixture:
                 yield batches[i]
 
 
-class Lookup:
-    """The features of all frames, computed once; under torchrun every process takes its share."""
-
-    @torch.no_grad()
-    def __init__(self, corpus: Corpus, visual: Any, processor: Any) -> None:
-        rank, size = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-        count = len(corpus.pixels)
-        features = torch.zeros(count, 16, visual.config.out_hidden_size)
-        for start in range(256 * rank, count, 256 * size):
-            rows = list(range(start, min(start + 256, count)))
-            features[rows] = encode(visual, corpus.images(rows, processor))
-        if size > 1:
-            dist.all_reduce(features)
-        self._features = features
-        visual.requires_grad_(False)
-
-    def __call__(self, frames: list[int]) -> Tensor:
-        """[len(frames) * 16, hidden]."""
-        return self._features[frames].flatten(0, 1)
+@torch.no_grad()
+def encode_all(corpus: Corpus, visual: Any, processor: Any) -> Tensor:
+    """Features [frames, 16, hidden] of the frozen tower; under torchrun every process does a share."""
+    rank, size = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+    count = len(corpus.pixels)
+    features = torch.zeros(count, 16, visual.config.out_hidden_size)
+    for start in range(256 * rank, count, 256 * size):
+        rows = list(range(start, min(start + 256, count)))
+        features[rows] = encode(visual, corpus.images(rows, processor))
+    if size > 1:
+        dist.all_reduce(features)
+    return features
 
 
 def bundle_loss(
-    model: Any, bundles: list[list[Row]], lookup: Lookup
+    model: Any, bundles: list[list[Row]], features: Tensor
 ) -> tuple[Tensor, list[tuple[Row, bool]]]:
     """Mean loss over completion tokens, and whether each row is right everywhere (teacher-forced).
+
+    `features` [frames, tokens, hidden] are those of all the corpus's frames.
 
     A bundle is one sequence: the media, then each question with its answer, which see the media and
     themselves. Every question has the positions that it would have alone.
@@ -219,8 +236,8 @@ def bundle_loss(
     segment = torch.cat([segment, part], 1)
     embeds = model.model.language_model.embed_tokens(ids)
     images = torch.cat([image, torch.zeros_like(rest, dtype=torch.bool)], 1)
-    features = lookup([b[0].first + k for b in bundles for k in range(b[0].frames)])
-    embeds = embeds.masked_scatter(images.unsqueeze(-1), features)
+    frames = [b[0].first + k for b in bundles for k in range(b[0].frames)]
+    embeds = embeds.masked_scatter(images.unsqueeze(-1), features[frames].flatten(0, 1))
     hidden = model.model.language_model(
         inputs_embeds=embeds,
         attention_mask={"full_attention": _visible(segment)},
@@ -264,7 +281,7 @@ def _visible(segment: Tensor) -> Tensor:
 
 def train_language(
     model: Any,
-    lookup: Lookup,
+    features: Tensor,
     mixture: Mixture,
     *,
     steps: int,
@@ -280,7 +297,7 @@ def train_language(
     right: dict[str, list[float]] = defaultdict(list)
     rows = 0
     for step, bundles in zip(range(steps), mixture.batches(batch), strict=False):
-        loss, judged = bundle_loss(model, bundles, lookup)
+        loss, judged = bundle_loss(model, bundles, features)
         loss.backward()
         optimizer.step()
         losses.append(loss.item())

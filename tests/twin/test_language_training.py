@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +13,14 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from pelican.sim.records import QA
 from pelican.twin.corpus import Corpus, Scene
 from pelican.twin.language_training import (
-    Lookup,
     Mixture,
     bundle_loss,
     completion_text,
+    encode_all,
     make_rows,
     prompt_text,
+    read_rows,
+    write_rows,
 )
 from tests.engines.twin import write_twin
 
@@ -57,9 +60,9 @@ def test_a_bundle_costs_what_its_questions_cost_alone(twin: Path, corpus: Corpus
     model = AutoModelForImageTextToText.from_pretrained(twin, dtype=torch.float32)
     processor = AutoProcessor.from_pretrained(twin)
     rows = make_rows(corpus, processor.tokenizer, seed=0, scenes=range(3))
-    lookup = Lookup(corpus, model.model.visual, processor.image_processor)
+    features = encode_all(corpus, model.model.visual, processor.image_processor)
     bundles = [rows[0:2], rows[2:3], rows[3:5]]
-    loss, judged = bundle_loss(model, bundles, lookup)
+    loss, judged = bundle_loss(model, bundles, features)
     assert [row for row, _ in judged] == rows
     losses = []
     for scene in corpus.scenes:
@@ -84,3 +87,12 @@ def test_a_batch_is_bundles_of_single_scenes(twin: Path, corpus: Corpus) -> None
         assert len({row.first for row in bundle}) == 1
         assert len({row.template for row in bundle}) == len(bundle)
         assert all(row.frames == 1 for row in bundle)
+
+
+def test_rows_are_read_back_as_written(twin: Path, corpus: Corpus, tmp_path: Path) -> None:
+    tokenizer = AutoProcessor.from_pretrained(twin).tokenizer
+    rows = make_rows(corpus, tokenizer, seed=0, scenes=range(3))
+    write_rows(tmp_path / "rows.parquet", rows)
+    for row, found in zip(rows, read_rows(tmp_path / "rows.parquet"), strict=True):
+        for field in dataclasses.fields(row):
+            assert np.array_equal(getattr(row, field.name), getattr(found, field.name))
