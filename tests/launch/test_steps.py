@@ -26,7 +26,7 @@ RUN = "test"
 @pytest.fixture
 def started(world: World, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     """A run after its preflight; `step` sets handlers of signals, which are set back."""
-    write_recipe(world)
+    write_recipe(world, "rollout.batch_size=128")
     for name in ("PYTHONPATH", "PELICAN_WARM"):
         monkeypatch.setenv(name, world.environment()[name])
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
@@ -58,7 +58,7 @@ def test_out_of_memory_is_tried_once_more_with_half_the_batch(
     stage: StageName,
 ) -> None:
     done = take(started, stage, monkeypatch, do="memory", once=str(started.root / "once"))
-    assert done.manifest.notes["batch_size"] == 64  # the recipe's is 128
+    assert done.manifest.notes["batch_size"] == 64
     assert attempts(started, stage) == 2
     events = [json.loads(x) for x in re.findall("^::event (.*)$", capsys.readouterr().out, re.M)]
     assert [event["event"] for event in events] == ["start", "smaller", "done"]
@@ -130,7 +130,7 @@ def test_the_engine_decodes_what_the_launcher_says(
 
     monkeypatch.setattr(TransformersEngine, "load", load)
     (world.root / "policy" / "tokenizer_config.json").write_text("{}")
-    recipe = world.recipe()
+    recipe = world.recipe("rollout.batch_size=128")
     for given in ("", "64", "999", "many"):
         monkeypatch.setenv(settings.BATCH_SIZE, given)
         open_engine(recipe.rollout, recipe.model, world.root / "policy")
