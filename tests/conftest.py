@@ -12,12 +12,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 
 from pelican.recipe import Recipe
 from pelican.recipes import find_recipe
 from pelican.records import Split
 from pelican.storage.objects import FolderStore
+
+# How long an example takes says how busy the machine is, not whether the code is right.
+hypothesis.settings.register_profile("busy", deadline=None)
+hypothesis.settings.load_profile("busy")
 
 FAKES = Path(__file__).parent / "fakes"
 ROOT = Path(__file__).parent.parent
