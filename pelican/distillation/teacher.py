@@ -41,6 +41,10 @@ class Teacher(ABC):
     ) -> Iterator[list[Reply]]:
         """`tries` replies per sample, in the order of `samples`."""
 
+    def close(self) -> None:
+        """End what the teacher started; nothing, unless it has an engine or connections."""
+        return None
+
 
 class EngineTeacher(Teacher):
     """The teacher's checkpoint in an engine of this process."""
@@ -53,6 +57,9 @@ class EngineTeacher(Teacher):
     ) -> Iterator[list[Reply]]:
         for rollouts in self._engine.generate(samples, sampling, tries, seed):
             yield [Reply(rollout.completion, rollout.tokens) for rollout in rollouts]
+
+    def close(self) -> None:
+        self._engine.close()
 
 
 class EndpointTeacher(Teacher):

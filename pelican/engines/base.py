@@ -31,6 +31,10 @@ class Engine(ABC):
         """Mean vision features per sample, shape [len(samples), width]; not every engine can."""
         raise NotImplementedError(f"{type(self).__name__} gives no embeddings")
 
+    def close(self) -> None:
+        """End what the engine started; nothing, unless it has processes of its own."""
+        return None
+
 
 def rollout_seed(seed: int, sample_id: str, index: int) -> int:
     """A 63-bit seed of its own for every rollout."""
@@ -67,7 +71,7 @@ def open_engine(
     if config.engine == "vllm":
         from pelican.engines.vllm import VllmEngine
 
-        return VllmEngine(model, checkpoint)
+        return VllmEngine(config.vllm, model, checkpoint, threads)
     from pelican.engines.transformers import TransformersEngine
 
     batch_size = settings.batch_size(config.batch_size)

