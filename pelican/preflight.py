@@ -82,8 +82,7 @@ def check_same_recipe(run: str, before: Recipe, now: Recipe) -> None:
 def needed_models(recipe: Recipe) -> dict[str, str]:
     """The checkpoints that this recipe reads."""
     models = {"models.policy": recipe.models.policy}
-    distill = recipe.distill
-    if recipe.sft.enabled and not distill.endpoint and not distill.only_replay:
+    if recipe.sft.enabled and not recipe.distill.endpoint:
         models["models.teacher"] = recipe.models.teacher
     return models
 

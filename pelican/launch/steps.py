@@ -82,7 +82,7 @@ def make_spec(
     for name, field in DATA[stage].items():
         section, leaf = field.split(".")
         named[name] = settings.resolve(getattr(getattr(recipe, section), leaf))
-    if stage == "distill" and (recipe.distill.endpoint or recipe.distill.only_replay):
+    if stage == "distill" and recipe.distill.endpoint:
         del named["teacher"]
     return StageSpec(
         stage=stage,

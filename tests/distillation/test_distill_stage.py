@@ -199,31 +199,6 @@ def test_the_control_learns_replay_alone_and_asks_nothing_else(
     assert all(name.startswith("g") for name in engine.asked)
 
 
-@pytest.mark.parametrize("weak", [range(8), range(0)])
-def test_the_control_needs_no_teacher_for_the_policy_answers_replay(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, weak: Sequence[int]
-) -> None:
-    opened: list[Path] = []
-
-    def open_policy(rollout: Any, model: Any, checkpoint: Path) -> Knows:
-        opened.append(checkpoint)
-        return Knows()
-
-    monkeypatch.setattr(distill, "open_engine", open_policy)
-    write_weak(tmp_path, weak)
-    job = spec(tmp_path, only_replay=True, max_rows=20)
-    del job.inputs["teacher"]
-    manifest = run_stage(job)
-    assert opened == [tmp_path / "policy"]
-    rows = rows_of(job, "mixture.parquet")
-    assert {(r["origin"], r["teacher"]) for r in rows} == {("general", "policy")}
-    assert "teacher" not in manifest.inputs and "the policy answered" in manifest.notes["teacher"]
-    assert run_stage(job) == manifest and len(opened) == 1  # done is done
-    (tmp_path / "policy" / "config.json").write_text("trained on")
-    run_stage(job)
-    assert len(opened) == 2  # another policy gives other answers
-
-
 def test_max_rows_bounds_what_the_teacher_is_asked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

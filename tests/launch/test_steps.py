@@ -142,7 +142,7 @@ def test_the_engine_decodes_what_the_launcher_says(
     [
         ("", True),
         ("distill.endpoint=http://teacher:8000/v1", False),
-        ("distill.only_replay=true", False),
+        ("distill.only_replay=true", True),
     ],
 )
 def test_distill_is_given_a_teacher_only_if_it_asks_one(
