@@ -31,12 +31,25 @@ def sft_only(recipe: Recipe) -> Recipe:
 
 
 def one_loop(recipe: Recipe) -> Recipe:
-    """One loop with the training steps of all of them."""
-    steps = {"max_steps": recipe.rl.max_steps * recipe.loops, "min_steps": recipe.rl.min_steps}
-    sft: dict[str, float] = {"epochs": recipe.sft.epochs * recipe.loops}
-    if recipe.sft.max_steps is not None:
-        sft["max_steps"] = recipe.sft.max_steps * recipe.loops
-    return change(recipe, "one_loop", loops=1, rl=steps, sft=sft)
+    """One loop with the samples, the teacher's rows and the training steps of all of them."""
+    n = recipe.loops
+
+    def times(value: int | None) -> int | None:
+        return None if value is None else value * n
+
+    data = recipe.data
+    return change(
+        recipe,
+        "one_loop",
+        loops=1,
+        data={
+            "samples_per_loop": times(data.samples_per_loop),
+            "horizon_s": data.horizon_s[-1:],
+        },
+        rl={"max_steps": recipe.rl.max_steps * n},
+        distill={"max_rows": times(recipe.distill.max_rows)},
+        sft={"max_steps": times(recipe.sft.max_steps)},
+    )
 
 
 def threshold(recipe: Recipe, value: float) -> Recipe:

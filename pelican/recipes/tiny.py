@@ -3,6 +3,7 @@
 from pelican.recipe import (
     Data,
     DistillConfig,
+    EvalConfig,
     FilterConfig,
     ModelConfig,
     Models,
@@ -45,6 +46,7 @@ def tiny() -> Recipe:
             workers=PROCESSES,
         ),
         filter=FilterConfig(),
+        eval=EvalConfig(sampling=Sampling(temperature=0.0, max_tokens=64)),
         rl=RlConfig(
             group_size=8,
             prompts_per_step=16,
@@ -56,7 +58,7 @@ def tiny() -> Recipe:
             max_steps=30,
             save_steps=10,
             sampling=sampling,
-            stop=StopConfig(window=5),
+            stop=StopConfig(window=5, delta=0.1),
             processes=PROCESSES,
         ),
         distill=DistillConfig(tries=2, max_rows=1500, sampling=sampling),

@@ -175,8 +175,8 @@ def _digit(draw: Any, rng: np.random.Generator, marks: list[Mark]) -> list[QA]:
 def _letters(draw: Any, rng: np.random.Generator, marks: list[Mark]) -> list[QA]:
     a, b = (LETTERS[int(i)] for i in rng.permutation(len(LETTERS))[:2])
     inks = [COLOURS[int(i)] for i in rng.permutation(len(COLOURS))[:2]]
-    for letter, ink, x in ((a, inks[0], 60), (b, inks[1], 164)):
-        x, y = x + rng.uniform(-8, 8), rng.uniform(80, 144)
+    for letter, ink, middle in ((a, inks[0], 60), (b, inks[1], 164)):
+        x, y = middle + rng.uniform(-8, 8), rng.uniform(80, 144)
         _write(draw, letter, x, y, 90, ink)
         marks.append(_mark(letter, ink, x, y, 90))
     side = int(rng.integers(2))

@@ -34,6 +34,9 @@ def test_one_loop_trains_as_many_steps_as_all_loops() -> None:
     tiny, one = find_recipe("tiny"), find_recipe("tiny+one_loop")
     assert one.loops == 1
     assert one.rl.max_steps == tiny.loops * tiny.rl.max_steps
+    assert one.data.samples_per_loop == tiny.loops * tiny.data.samples_per_loop
+    assert one.distill.max_rows == tiny.loops * tiny.distill.max_rows
+    assert one.data.horizon(1) == tiny.data.horizon(tiny.loops)
     bounded = tiny.model_copy(update={"sft": tiny.sft.model_copy(update={"max_steps": 7})})
     assert ABLATIONS["one_loop"](bounded).sft.max_steps == 7 * tiny.loops
 
