@@ -206,12 +206,16 @@ def show(store: ObjectStore, run: str) -> dict[str, Any]:
 
 
 def last_policy(found: list[Manifest]) -> str | None:
-    """Prefix of the newest checkpoint."""
-    trained = [m for m in found if m.stage.startswith("train-")]
-    trained.sort(key=lambda m: (m.loop, PHASES.index(m.phase)))
+    """Prefix of the newest checkpoint that its evaluation's gate did not stop."""
+    stopped = {
+        (m.loop, m.phase) for m in found if m.stage == "eval" and m.metrics.get("go_on", 1.0) < 0.5
+    }
+    trained = [
+        m for m in found if m.stage.startswith("train-") and (m.loop, m.phase) not in stopped
+    ]
     if not trained:
         return None
-    last = trained[-1]
+    last = max(trained, key=lambda m: (m.loop, PHASES.index(m.phase)))
     return stage_prefix(last.run, last.loop, last.stage, last.phase) + "/checkpoint"
 
 

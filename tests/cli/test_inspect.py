@@ -57,6 +57,14 @@ def test_show_gives_scores_counts_and_durations_as_json(
     assert tree["policy"] == f"runs/{NAME}/loop-2/train-sft-sft/checkpoint"
 
 
+def test_the_policy_of_a_run_is_the_newest_that_its_gate_let_pass(store: FolderStore) -> None:
+    found = runs.manifests(store, NAME)
+    last = next(m for m in found if (m.stage, m.loop, m.phase) == ("eval", 2, "sft"))
+    stopped = last.model_copy(update={"metrics": {**last.metrics, "go_on": 0.0}})
+    others = [m for m in found if m is not last]
+    assert runs.last_policy([*others, stopped]) == f"runs/{NAME}/loop-2/train-rl-rl/checkpoint"
+
+
 def test_show_and_compare_print_tables(
     store: FolderStore, capsys: pytest.CaptureFixture[str]
 ) -> None:
