@@ -144,6 +144,9 @@ class RlConfig(_Section):
     prompts_per_step: int = Field(32, gt=0, description="groups of one optimiser step")
     learning_rate: float = Field(1e-6, gt=0, description="[D]")
     warmup_steps: int = Field(0, ge=0)
+    lr_scheduler: Literal["constant_with_warmup", "linear", "cosine"] = Field(
+        "constant_with_warmup", description="the others end at 0 with max_steps [D]"
+    )
     kl: float = Field(1e-2, ge=0, description="coefficient against the phase's start [D]")
     clip_low: float = Field(0.2, gt=0, description="[D]")
     clip_high: float = Field(0.28, gt=0, description="[D]")

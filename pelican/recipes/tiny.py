@@ -50,8 +50,9 @@ def tiny() -> Recipe:
         rl=RlConfig(
             group_size=8,
             prompts_per_step=16,
-            learning_rate=3e-4,
-            kl=0.02,
+            learning_rate=2e-4,
+            lr_scheduler="linear",
+            kl=0.05,
             refill=1,
             oversample=1.4,
             min_steps=20,

@@ -60,7 +60,7 @@ def grpo_arguments(recipe: Recipe, output: Path, processes: int, seed: int) -> G
         max_completion_length=rl.sampling.max_tokens,
         temperature=rl.sampling.temperature,  # not 0: the recipe sees to it
         learning_rate=rl.learning_rate,
-        lr_scheduler_type="constant_with_warmup",
+        lr_scheduler_type=rl.lr_scheduler,
         warmup_steps=rl.warmup_steps,
         max_steps=rl.max_steps,
         save_steps=rl.save_steps,
