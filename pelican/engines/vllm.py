@@ -97,6 +97,8 @@ class VllmEngine(Engine):
 
     def _enqueue(self, sample: Sample, sampling: Sampling, n: int, seed: int) -> list[str]:
         """Ask for the rollouts of one sample; the names under which vLLM gives them back."""
+        from vllm.exceptions import VLLMClientError
+
         if len(sample.images) > self._max_images:
             raise UserInputError(
                 f"sample {sample.id!r} has {len(sample.images)} images but model.max_images is"
@@ -107,7 +109,7 @@ class VllmEngine(Engine):
         ]
         try:
             names = self._llm.enqueue([self._prompt(sample)] * n, parameters, use_tqdm=False)
-        except ValueError as error:
+        except VLLMClientError as error:  # too long a prompt, above all
             raise UserInputError(f"vLLM refuses sample {sample.id!r}: {error}") from error
         # Inside, vLLM adds a random end to the number that the output has.
         return [name.partition("-")[0] for name in names]
