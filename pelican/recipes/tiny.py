@@ -50,7 +50,7 @@ def tiny() -> Recipe:
         rl=RlConfig(
             group_size=8,
             prompts_per_step=16,
-            learning_rate=2e-4,
+            learning_rate=1e-4,
             lr_scheduler="linear",
             kl=0.05,
             refill=1,
