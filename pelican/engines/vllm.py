@@ -19,6 +19,7 @@ from PIL import Image
 from pelican.engines.base import Engine, rollout_seed
 from pelican.engines.prompts import messages
 from pelican.errors import InfrastructureError, UserInputError
+from pelican.launch.leash import guard_group
 from pelican.recipe import ModelConfig, Sampling, VllmConfig
 from pelican.records import Rollout, Sample
 
@@ -60,6 +61,7 @@ class VllmEngine(Engine):
         # While one batch is decoded, prompts of the next are prepared.
         self._ahead = 2 * config.max_num_seqs
         options = vllm_options(config, model, on_cpu=bool(current_platform.is_cpu()))
+        self._guard = guard_group()
         with _environment(visible_devices(config.tensor_parallel_size, os.environ)):
             self._llm: Any = LLM(model=str(checkpoint), **options)
 
@@ -164,6 +166,10 @@ class VllmEngine(Engine):
         llm, self._llm = self._llm, None
         if llm is not None:
             llm.llm_engine.engine_core.shutdown(timeout=_PATIENCE_S)
+        guard, self._guard = self._guard, None
+        if guard is not None:
+            guard.kill()
+            guard.communicate()
 
 
 @contextmanager

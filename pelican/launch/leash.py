@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -30,6 +31,23 @@ def hold(parent: int) -> None:
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(130)
+
+
+def guard_group() -> subprocess.Popen[bytes] | None:
+    """A process that kills this one's group when this one is gone, however it went.
+
+    For what is started by a library, and so does not ask the kernel itself. None if the group is
+    not this process's own: a launcher gives every stage one.
+    """
+    if os.getpgrp() != os.getpid():
+        return None
+    return subprocess.Popen(  # it reads until the last writer, this process, has closed the pipe
+        ["/bin/sh", "-c", f"read -r nothing; kill -9 -{os.getpid()}"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
 
 
 def identity(pid: int) -> str:

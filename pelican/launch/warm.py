@@ -252,9 +252,6 @@ def _become(
         os._exit(code)
 
 
-if __name__ == "__mp_main__":  # spawned by a stage that was forked here: vLLM's engine
-    hold(os.getppid())
-
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, lambda number, frame: os._exit(0))
     serve(sys.argv[1], sys.argv[2:])
