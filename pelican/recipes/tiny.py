@@ -62,8 +62,8 @@ def tiny() -> Recipe:
             stop=StopConfig(window=5, delta=0.1),
             processes=PROCESSES,
         ),
-        distill=DistillConfig(tries=2, max_rows=1500, sampling=sampling),
+        distill=DistillConfig(tries=2, max_rows=2400, sampling=sampling),
         sft=SftConfig(
-            learning_rate=8e-4, batch_size=48, epochs=3, save_steps=25, processes=PROCESSES
+            learning_rate=3e-4, batch_size=48, epochs=3, save_steps=25, processes=PROCESSES
         ),
     )
