@@ -55,15 +55,17 @@ def tiny() -> Recipe:
             kl=0.05,
             refill=1,
             oversample=1.4,
-            min_steps=20,
-            max_steps=30,
+            min_steps=15,
+            max_steps=20,
             save_steps=10,
             sampling=sampling,
             stop=StopConfig(window=5, delta=0.1),
             processes=PROCESSES,
         ),
-        distill=DistillConfig(tries=2, max_rows=2400, sampling=sampling),
+        distill=DistillConfig(
+            tries=2, ratio=(1.0, 4.0, 1.0), neighbours=32, max_rows=3600, sampling=sampling
+        ),
         sft=SftConfig(
-            learning_rate=3e-4, batch_size=48, epochs=3, save_steps=25, processes=PROCESSES
+            learning_rate=4e-4, batch_size=48, epochs=3, save_steps=50, processes=PROCESSES
         ),
     )
