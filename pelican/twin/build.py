@@ -150,9 +150,9 @@ def _prepare(options: Any, rank: int) -> tuple[Any, Any, Tensor, list[Row]]:
         corpus = load_corpus(options.work / "corpus", shards=options.shards)
         model, processor = _start(corpus, options.work / "start", rank)
         _tower(model, processor, corpus, options, rank)
-        rows = make_rows(
-            corpus, processor.tokenizer, seed=rank, scenes=range(rank, len(corpus.scenes), size)
-        )
+        # Shuffled: every second clip has twice the frames, and the slower rank sets the pace.
+        order = np.random.default_rng(0).permutation(len(corpus.scenes))
+        rows = make_rows(corpus, processor.tokenizer, seed=rank, scenes=order[rank::size].tolist())
         write_rows(paths[1], rows)
         features = encode_all(corpus, model.model.visual, processor.image_processor)
         if rank == 0:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -63,7 +63,7 @@ def completion_text(qa: QA) -> str:
     return f"<think>{qa.think}</think><answer>{qa.gold}</answer><|im_end|>"
 
 
-def make_rows(corpus: Corpus, tokenizer: Any, seed: int, scenes: range) -> list[Row]:
+def make_rows(corpus: Corpus, tokenizer: Any, seed: int, scenes: Sequence[int]) -> list[Row]:
     """All questions of `scenes`, tokenised."""
     rng = np.random.default_rng(seed)
     found: list[tuple[Scene, QA]] = []
