@@ -18,10 +18,10 @@ from pelican.rewards import score
 
 ABOUT = {
     "tiny-base": "The base policy of the recipe `tiny`: trained on the narrow distribution alone "
-    "(at most 4 objects, 4 frames and 2 events, easy question types, a few of the hard ones), so "
-    "it is weak where the wide one goes further.",
-    "tiny-teacher": "The teacher of the recipe `tiny`: went on from the base on the wide "
-    "distribution. It can be wrong; the reward checks its answers.",
+    "(at most 4 objects, 4 frames and 2 events, easy question types, hardly any of the hard ones), "
+    "so it is weak where the wide one goes further.",
+    "tiny-teacher": "The teacher of the recipe `tiny`: trained from the same beginning, longer and "
+    "then on the wide distribution. It can be wrong; the reward checks its answers.",
 }
 
 
