@@ -201,8 +201,9 @@ class _Server:
     def _left(self, pid: int) -> None:
         """The launcher is gone: so is its stage."""
         self._selector.unregister(self._children[pid])
-        with suppress(ProcessLookupError):
-            os.killpg(pid, signal.SIGKILL)
+        for kill in (os.killpg, os.kill):  # it may not have become the leader of its group yet
+            with suppress(ProcessLookupError):
+                kill(pid, signal.SIGKILL)
 
     def _reap(self) -> None:
         while self._children:

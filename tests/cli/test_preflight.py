@@ -114,7 +114,8 @@ def test_pools_that_are_too_large_to_decode_may_not_share_a_scene_either(
 
 def test_a_run_keeps_its_recipe(world: World) -> None:
     check(world)
-    with pytest.raises(UserInputError, match=r"rl.kl \(0.02, now 0.5\); choose another run name"):
+    told = rf"rl.kl \({world.recipe().rl.kl}, now 0.5\); choose another run name"
+    with pytest.raises(UserInputError, match=told):
         check(world, "test", "rl.kl=0.5")
 
 
