@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import hashlib
 import os
 import shutil
 import uuid
@@ -25,8 +27,16 @@ class ObjectStore(ABC):
         """Raises KeyError if there is no such object."""
 
     @abstractmethod
-    def write(self, key: str, data: bytes, *, if_absent: bool = False) -> bool:
-        """Atomically; False if `if_absent` and the object is there already."""
+    def read_tagged(self, key: str) -> tuple[bytes, str]:
+        """The object and its entity tag, to be handed to `write(if_tag=...)`. Raises KeyError."""
+
+    @abstractmethod
+    def write(
+        self, key: str, data: bytes, *, if_absent: bool = False, if_tag: str | None = None
+    ) -> bool:
+        """Atomically. False, and nothing written, if `if_absent` and the object is there already,
+        or if its entity tag is not `if_tag` any more (gone counts as changed).
+        """
 
     @abstractmethod
     def keys(self, prefix: str = "") -> Iterator[str]:
@@ -70,7 +80,13 @@ class FolderStore(ObjectStore):
         except FileNotFoundError:
             raise KeyError(key) from None
 
-    def write(self, key: str, data: bytes, *, if_absent: bool = False) -> bool:
+    def read_tagged(self, key: str) -> tuple[bytes, str]:
+        data = self.read(key)
+        return data, _tag(data)
+
+    def write(
+        self, key: str, data: bytes, *, if_absent: bool = False, if_tag: str | None = None
+    ) -> bool:
         path = self._path(key)
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
@@ -79,6 +95,8 @@ class FolderStore(ObjectStore):
             file.flush()
             os.fsync(file.fileno())
         try:
+            if if_tag is not None:
+                return self._swap(path, temporary, if_tag)
             if not if_absent:
                 temporary.replace(path)
                 return True
@@ -87,6 +105,18 @@ class FolderStore(ObjectStore):
             return False
         finally:
             temporary.unlink(missing_ok=True)
+        return True
+
+    def _swap(self, path: Path, temporary: Path, tag: str) -> bool:
+        """Put `temporary` in the place of `path` if that is still what `tag` names."""
+        with path.with_name(f".{path.name}.lock.tmp").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            try:
+                if _tag(path.read_bytes()) != tag:
+                    return False
+            except FileNotFoundError:
+                return False
+            temporary.replace(path)
         return True
 
     def keys(self, prefix: str = "") -> Iterator[str]:
@@ -124,6 +154,10 @@ class FolderStore(ObjectStore):
         path = self._path(prefix)
         path.mkdir(parents=True, exist_ok=True)
         return path
+
+
+def _tag(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
 
 
 def open_store(uri: str) -> ObjectStore:
