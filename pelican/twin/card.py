@@ -17,9 +17,9 @@ from pelican.records import Sample, Score
 from pelican.rewards import score
 
 ABOUT = {
-    "tiny-base": "The base policy of the recipe `tiny`: trained on the narrow distribution alone "
-    "(at most 4 objects, 4 frames and 2 events, easy question types, hardly any of the hard ones), "
-    "so it is weak where the wide one goes further.",
+    "tiny-base": "The base policy of the recipe `tiny`: trained on few objects, short clips and easy "
+    "questions with some of the hard ones, and last, briefly, on answers most of which come without "
+    "reasoning. So it is weak on the wide distribution, and can reason but seldom does.",
     "tiny-teacher": "The teacher of the recipe `tiny`: trained from the same beginning, longer and "
     "then on the wide distribution. It can be wrong; the reward checks its answers.",
 }

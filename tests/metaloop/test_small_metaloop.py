@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,36 +11,7 @@ import polars as pl
 import pytest
 
 from pelican.settings import home
-
-OVERRIDES = " ".join(
-    [
-        "loops=1",
-        "data.evaluation=samples/dev",
-        "data.samples_per_loop=48",
-        "rollout.workers=1",
-        "rollout.shard_size=24",
-        "rl.max_steps=3",
-        "rl.min_steps=1",
-        "rl.prompts_per_step=8",
-        "rl.processes=2",
-        "sft.max_steps=4",
-        "sft.batch_size=16",
-        "sft.processes=1",
-        "distill.max_rows=48",
-        "distill.tries=2",
-        "eval.bootstrap=200",
-    ]
-)
-
-
-def submit(store: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "pelican", "submit", "--run", "small", "--store", str(store)]
-    return subprocess.run(
-        [*command, "--set", OVERRIDES],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
+from tests.metaloop.small import submit
 
 
 @pytest.mark.slow
