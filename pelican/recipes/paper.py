@@ -32,7 +32,7 @@ def pelican_7b() -> Recipe:
         models=Models(policy="models/Qwen2.5-VL-7B-Instruct", teacher=TEACHER),
         data=DATA,
         model=ModelConfig(dtype="bfloat16", system_prompt=THINK_THEN_ANSWER),
-        rollout=RolloutConfig(workers=8),
+        rollout=RolloutConfig(workers=4, vllm=VllmConfig(tensor_parallel_size=2)),
         rl=RlConfig(processes=8, threads=8),
         sft=SftConfig(processes=8, threads=8),
         parallel=ParallelConfig(strategy="fsdp2", micro_tokens=16_384),

@@ -65,7 +65,6 @@ def work(context: StageContext) -> None:
             continue  # taken over while we were slow: it is the other's to write
         _commit(context, number, rows, quarantine)
         done += rollouts[number]
-        context.progress(min(done, share), share, "rollouts")
     context.progress(share, share, "rollouts")
     if engine is not None:
         engine.close()

@@ -79,6 +79,7 @@ def _train(context: StageContext, samples: list[Sample], judge: Judge | None) ->
     recipe, config, start = context.recipe, context.recipe.rl, context.input("policy")
     if not torch.cuda.is_available():
         torch.set_num_threads(config.threads)
+
     def report(step: int, reward: float) -> None:
         context.progress(step, config.max_steps, "steps", reward=round(reward, 4))
 

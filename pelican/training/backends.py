@@ -109,6 +109,11 @@ def load_weights(recipe: Recipe, checkpoint: Path, dtype: torch.dtype) -> Any:
         policy = AutoModelForImageTextToText.from_pretrained(
             checkpoint, dtype=dtype, use_safetensors=True
         )
+    if recipe.parallel.strategy == "fsdp2":
+        # transformers leaves zeros in the buffers of all but the process that reads, rotary
+        # frequencies among them, and accelerate hands round the weights alone.
+        for buffer in policy.buffers():
+            torch.distributed.broadcast(buffer, src=0)
     if recipe.parallel.strategy == "ddp" and torch.cuda.is_available():
         policy = policy.to(torch.device("cuda", torch.cuda.current_device()))
     return policy

@@ -66,9 +66,7 @@ def take(batch: Mapping[str, Any], rows: Sequence[int]) -> dict[str, Any]:
         for key, value in batch.items()
         if key not in skipped
     }
-    images = split_rows(
-        batch.get("pixel_values"), batch.get("image_grid_thw"), batch["num_images"]
-    )
+    images = split_rows(batch.get("pixel_values"), batch.get("image_grid_thw"), batch["num_images"])
     part |= join_rows([images[row] for row in rows])
     part["num_images"] = [batch["num_images"][row] for row in rows]
     if "prompt_mask" not in part:
@@ -132,9 +130,7 @@ class TokenBatches:
         for number, (part, weight) in enumerate(passes):
             with last_of_step(trainer, model, number + 1 == len(passes)):
                 with trainer.compute_loss_context_manager():
-                    loss = trainer.compute_loss(
-                        model, part, num_items_in_batch=num_items_in_batch
-                    )
+                    loss = trainer.compute_loss(model, part, num_items_in_batch=num_items_in_batch)
                 loss = loss * weight
                 trainer.accelerator.backward(loss, **more)
             total = loss.detach() if total is None else total + loss.detach()

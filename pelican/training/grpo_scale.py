@@ -38,7 +38,9 @@ class ScaledGrpoTrainer(TokenBatches, DeliberateGrpoTrainer):
     before every step. The reference is the phase's start, or the policy without its adapters.
     """
 
-    rows_per_pass = 2**31  # a pass is one call on every rank: a sharded model's calls are collective
+    rows_per_pass = (
+        2**31
+    )  # a pass is one call on every rank: a sharded model's calls are collective
 
     def __init__(self, *args: Any, recipe: Recipe, checkpoint: Path, encoder: Any, **kwargs: Any):
         config = kwargs["args"]
@@ -111,7 +113,9 @@ class ScaledGrpoTrainer(TokenBatches, DeliberateGrpoTrainer):
         """As many groups for every rank, and about as many tokens: dealt out by length, to and fro."""
         order = sorted(records, key=lambda r: (-sum(map(len, r[2])), r[0]))
         rounds = [order[i : i + world] for i in range(0, len(order), world)]
-        return [deal[rank if turn % 2 == 0 else world - 1 - rank] for turn, deal in enumerate(rounds)]
+        return [
+            deal[rank if turn % 2 == 0 else world - 1 - rank] for turn, deal in enumerate(rounds)
+        ]
 
     def _group(self, record: _Record) -> Group:
         """A group that another rank rolled out."""

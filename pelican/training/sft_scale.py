@@ -33,6 +33,8 @@ class ScaledSftTrainer(TokenBatches, DemonstrationTrainer):
         super().__init__(*args, encoder=encoder, rows=rows, **kwargs)
         self.data_collator = _CountingCollator(encoder, rows)
         self.micro_tokens = recipe.parallel.micro_tokens
+        # So that it hands over the tokens of the whole step, by which every pass's loss is divided.
+        self.model_accepts_loss_kwargs = True
 
     def passes(self, inputs: dict[str, Any]) -> list[tuple[dict[str, Any], float]]:
         lengths = [int(n) for n in inputs["attention_mask"].sum(1).tolist()]

@@ -92,9 +92,13 @@ def save_whole(
     _barrier(world_size)
     model = base_model(policy)
     sizes = {
-        name: shape.numel() * dtype.itemsize for name, shape in _shapes(model) if ".lora_" not in name
+        name: shape.numel() * dtype.itemsize
+        for name, shape in _shapes(model)
+        if ".lora_" not in name
     }
-    files = plan_files({name.replace(".base_layer.", "."): n for name, n in sizes.items()}, file_bytes)
+    files = plan_files(
+        {name.replace(".base_layer.", "."): n for name, n in sizes.items()}, file_bytes
+    )
     of = {name: number for number, names in enumerate(files) for name in names}
     mine: dict[str, Tensor] = {}
     for name, whole in full_weights(policy):
