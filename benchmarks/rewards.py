@@ -38,7 +38,9 @@ from pelican.rewards.masks import encode_mask
 TRIES = 8
 OPTIONS = ("the red cup", "the blue bowl", "the green box", "nothing")
 STEPS = ("reach for the cup", "close the gripper", "lift the cup", "move over the tray", "open it")
-THOUGHT = "I look at the table. The cup stands left of the bowl, {} cm away, so I compare both. " * 3
+THOUGHT = (
+    "I look at the table. The cup stands left of the bowl, {} cm away, so I compare both. " * 3
+)
 
 Pair = tuple[Sample, str]
 
