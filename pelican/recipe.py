@@ -230,13 +230,6 @@ class ModelConfig(_Section):
     cache_vision: bool = Field(False, description="keep the frozen tower's features in memory")
 
 
-class LoraConfig(_Section):
-    """Low-rank adapters on the language model's linear layers, merged into every checkpoint."""
-
-    rank: int = Field(64, gt=0)
-    alpha: float = Field(128.0, gt=0, description="the adapters are scaled by alpha / rank")
-
-
 class ParallelConfig(_Section):
     """How training is spread over processes: `docs/training-at-scale.md`."""
 
@@ -248,12 +241,15 @@ class ParallelConfig(_Section):
         gt=0,
         description="tokens of a pass, padding too; none: a process's whole batch (with ddp only)",
     )
-    lora: LoraConfig | None = Field(None, description="none: all weights are trained")
+    lora_rank: int | None = Field(
+        None, gt=0, description="adapters on the language model's linear layers; none: all weights"
+    )
+    lora_alpha: float = Field(128.0, gt=0, description="adapters are scaled by alpha / rank")
 
     @property
     def at_scale(self) -> bool:
         """Whether training refills groups over all processes and splits batches by tokens."""
-        return self.strategy != "ddp" or self.micro_tokens is not None or self.lora is not None
+        return self.strategy != "ddp" or self.micro_tokens is not None or self.lora_rank is not None
 
 
 class Recipe(_Section):
@@ -306,7 +302,7 @@ class Recipe(_Section):
         if self.model.cache_vision and self.parallel.at_scale:
             raise ValueError(
                 "model.cache_vision holds the images of one process's samples in memory; with"
-                " parallel.strategy, micro_tokens or lora set it to false"
+                " parallel.strategy, micro_tokens or lora_rank set it to false"
             )
         if min(self.distill.ratio) < 0 or not any(self.distill.ratio):
             raise ValueError(

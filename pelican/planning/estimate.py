@@ -55,8 +55,8 @@ def state(shape: Shape, recipe: Recipe, processes: int) -> Parts:
     shards = 1 if parallel.strategy == "ddp" else processes
     kept: float = shape.total
     trained: float = shape.text if recipe.model.freeze_vision else shape.total
-    if parallel.lora is not None:
-        trained = shape.adapters(parallel.lora.rank)
+    if parallel.lora_rank is not None:
+        trained = shape.adapters(parallel.lora_rank)
         kept += trained
     return {
         "weights, float32": 4 * kept / shards,
@@ -116,7 +116,7 @@ def train_memory(shape: Shape, recipe: Recipe, load: Load, *, rl: bool) -> Parts
     parts["activations"] = activations(shape, recipe, tokens, images)
     parts["logits"] = logits(shape, ceil(tokens * share))
     if rl:
-        if recipe.rl.kl and recipe.parallel.lora is None:
+        if recipe.rl.kl and recipe.parallel.lora_rank is None:
             parts["reference"] = width * shape.total / shards
         parts["copy to generate with"] = float(width * shape.total)
         prompts = ceil(rows / recipe.rl.group_size * recipe.rl.oversample)

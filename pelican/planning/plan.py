@@ -136,8 +136,8 @@ def _storage(shape: Shape, recipe: Recipe, load: Load) -> dict[str, float]:
     phases = recipe.rl.enabled + recipe.sft.enabled
     width = 2 if recipe.model.dtype == "bfloat16" else 4
     trained = shape.text if recipe.model.freeze_vision else shape.total
-    if recipe.parallel.lora is not None:
-        trained = shape.adapters(recipe.parallel.lora.rank)
+    if recipe.parallel.lora_rank is not None:
+        trained = shape.adapters(recipe.parallel.lora_rank)
     config = recipe.rollout
     tries = config.samples * recipe.rl.enabled + config.weak_samples * recipe.sft.enabled
     return {
@@ -182,7 +182,7 @@ def _way_out(stage: StagePlan, recipe: Recipe) -> str:
         return (
             "each process keeps a whole copy to generate with: take a smaller policy or larger GPUs"
         )
-    return f"raise {_PROCESSES[stage.stage]}, or train adapters with parallel.lora"
+    return f"raise {_PROCESSES[stage.stage]}, or train adapters with parallel.lora_rank"
 
 
 _PROCESSES = {

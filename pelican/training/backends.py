@@ -84,15 +84,14 @@ def load_for_training(recipe: Recipe, checkpoint: Path) -> tuple[Any, PromptEnco
     policy = load_weights(recipe, checkpoint, torch.float32)
     policy.config._name_or_path = str(checkpoint)
     encoder = prepare_model(recipe.model, policy, AutoProcessor.from_pretrained(checkpoint))
-    if recipe.parallel.lora is not None:
+    if recipe.parallel.lora_rank is not None:
         from peft import LoraConfig, get_peft_model
 
-        lora = recipe.parallel.lora
         policy = get_peft_model(
             policy,
             LoraConfig(
-                r=lora.rank,
-                lora_alpha=lora.alpha,
+                r=recipe.parallel.lora_rank,
+                lora_alpha=recipe.parallel.lora_alpha,
                 lora_dropout=0.0,
                 # Linear layers of the language model; the tower has others of the same names.
                 target_modules=r".*language_model.*\.(q|k|v|o|gate|up|down)_proj",

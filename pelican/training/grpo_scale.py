@@ -49,7 +49,7 @@ class ScaledGrpoTrainer(TokenBatches, DeliberateGrpoTrainer):
         super().__init__(*args, engine=engine, config=recipe.rl, **kwargs)
         self.args.beta = self.beta = beta
         self.micro_tokens = recipe.parallel.micro_tokens
-        self._adapted = recipe.parallel.lora is not None
+        self._adapted = recipe.parallel.lora_rank is not None
         if beta and not self._adapted:
             self.ref_model = self._reference(recipe, checkpoint)
 

@@ -24,7 +24,6 @@ from transformers import TrainerCallback  # noqa: E402
 
 from pelican.recipe import (  # noqa: E402
     Data,
-    LoraConfig,
     ModelConfig,
     Models,
     ParallelConfig,
@@ -40,7 +39,6 @@ SAMPLES = [sample(i) for i in range(7)] + [clip(7, (0.0, 8.0))]
 
 
 def recipe_of(case: dict[str, Any]) -> Recipe:
-    lora = LoraConfig(rank=4, alpha=8) if case.get("lora") else None
     return Recipe(
         name="test",
         models=Models(policy="-", teacher="-"),
@@ -64,7 +62,9 @@ def recipe_of(case: dict[str, Any]) -> Recipe:
             learning_rate=case.get("rate", 5e-3), batch_size=4, save_steps=case.get("save", 100)
         ),
         parallel=ParallelConfig(
-            strategy=case["strategy"], micro_tokens=case.get("micro_tokens", 120), lora=lora
+            strategy=case["strategy"],
+            micro_tokens=case.get("micro_tokens", 120),
+            lora_rank=4 if case.get("lora") else None,
         ),
     )
 
@@ -143,6 +143,7 @@ def train(case: dict[str, Any], twin: Path, folder: Path, world: int) -> dict[st
         )
     if "stop" in case:
         trainer.add_callback(StopAt(case["stop"]))
+    start = {k: v.float().clone() for k, v in load_copy_of(twin).named_parameters()}
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     save_trained(trainer, encoder.processor, folder / "checkpoint", recipe)
     kept = [row for row in trainer.state.log_history if "loss" in row]
@@ -150,10 +151,41 @@ def train(case: dict[str, Any], twin: Path, folder: Path, world: int) -> dict[st
         "losses": [row["loss"] for row in kept],
         "norms": [float(row.get("grad_norm", 0)) for row in kept],
         "dtypes": sorted({str(p.dtype) for p in trainer.model.parameters()}),
-        "total": sum(float(w.double().abs().sum()) for _, w in full_weights(trainer.model_wrapped)),
+        "moved": max(
+            float((whole.float() - start[name]).abs().max())
+            for name, whole in full_weights(trainer.model_wrapped)
+        ),
+        "state_bytes": state_bytes(trainer),
         "drawn": drawn,
-        "passes": None,
     }
+
+
+def load_copy_of(twin: Path) -> Any:
+    """The start, whole and in float32, in every process."""
+    from transformers import AutoModelForImageTextToText
+
+    from pelican.training.backends import unsharded
+
+    asked = os.environ.pop("ACCELERATE_USE_FSDP", None)
+    with unsharded():
+        model = AutoModelForImageTextToText.from_pretrained(twin, dtype=torch.float32)
+    if asked is not None:
+        os.environ["ACCELERATE_USE_FSDP"] = asked
+    return model
+
+
+def state_bytes(trainer: Any) -> int:
+    """Bytes of weights and of the optimiser's moments that this process holds."""
+    moments = [
+        value
+        for state in trainer.optimizer.optimizer.state.values()
+        for value in state.values()
+        if isinstance(value, torch.Tensor) and value.dim()
+    ]
+    return sum(
+        (t.to_local() if hasattr(t, "to_local") else t).numel() * t.element_size()
+        for t in [*trainer.model.parameters(), *moments]
+    )
 
 
 def rank_main(case: dict[str, Any], twin: Path, folder: Path, rank: int, port: int) -> int:
