@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 import torch
 
-from pelican.data.pool import load_pool
+from pelican.data.lazy import LazySamples
+from pelican.data.pool import load_pool, read_index
 from pelican.engines.base import rollout_seed
 from pelican.recipe import Recipe
 from pelican.records import OpenAnswer, Sample, Score
@@ -26,15 +27,36 @@ def run(context: StageContext) -> None:
     if not ids:
         _keep_policy(context, "the buffer is empty: nothing is neither mastered nor intractable")
         return
-    pool = load_pool(context.input("pool"), max_pixels=context.recipe.data.max_pixels, ids=set(ids))
     judge = judge_of(context.recipe.reward, training=True)
-    samples = practicable(pool.samples, judge)
+    samples: Sequence[Sample]
+    if context.recipe.parallel.at_scale:
+        samples, there = _lazy(context, set(ids), judge)
+    else:
+        pixels = context.recipe.data.max_pixels
+        pool = load_pool(context.input("pool"), max_pixels=pixels, ids=set(ids))
+        samples, there = practicable(pool.samples, judge), len(pool.samples)
     if context.rank == 0:
-        context.counts["left_to_judge"] = len(pool.samples) - len(samples)
+        context.counts["left_to_judge"] = there - len(samples)
     if not samples:
         _keep_policy(context, "every sample of the buffer needs a judge, which RL does without")
         return
     _train(context, samples, judge)
+
+
+def _lazy(context: StageContext, ids: set[str], judge: Judge | None) -> tuple[LazySamples, int]:
+    """What can be practised, read when needed, and how many samples the buffer has."""
+    from pelican.training.grpo import schedule
+
+    index = read_index(context.input("pool"))
+    entries = [entry for entry in index.entries if entry.id in ids]
+    kept = [e for e in entries if judge is not None or e.answer_kind != "open"]
+    rl = context.recipe.rl
+    seed = seed_of(context.recipe, context.spec.loop)
+    # The places of the schedule that this rank rolls out.
+    order = schedule(len(kept), rl.max_steps * rl.prompts_per_step, seed) if kept else []
+    mine = order[context.rank :: context.world_size]
+    pixels = context.recipe.data.max_pixels
+    return LazySamples(index, kept, max_pixels=pixels, order=mine), len(entries)
 
 
 def practicable(samples: Sequence[Sample], judge: Judge | None) -> list[Sample]:
@@ -65,7 +87,7 @@ def _keep_policy(context: StageContext, why: str) -> None:
         shutil.copytree(context.input("policy"), context.output("checkpoint"), dirs_exist_ok=True)
 
 
-def _train(context: StageContext, samples: list[Sample], judge: Judge | None) -> None:
+def _train(context: StageContext, samples: Sequence[Sample], judge: Judge | None) -> None:
     from datasets import Dataset
 
     from pelican.engines.transformers import TransformersEngine, load_model
