@@ -60,8 +60,8 @@ lint: $(MADE)/installed ## ruff and mypy --strict
 experiments: $(MADE)/installed ## DPPO against its controls, three seeds (hours): ARGS
 	$(BIN)/python -m benchmarks.experiments run $(ARGS)
 
-bench: $(MADE)/installed ## What orchestration costs: imports, compiling, a task
-	$(BIN)/python benchmarks/overhead.py $(ARGS)
+bench: $(MADE)/installed ## All benchmarks, and docs/benchmarks.md: ARGS='--only rewards'
+	$(BIN)/python -m benchmarks.run $(ARGS)
 
 images: ## Build the container images: BASE, TAG
 	@command -v docker >/dev/null || { echo "docker is not on the PATH; make images needs it"; exit 1; }

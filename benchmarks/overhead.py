@@ -14,6 +14,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from benchmarks.measure import figure
+
 TIMES = 5
 
 EMPTY_TASKS = """
@@ -54,21 +56,24 @@ def seconds(work: Callable[[], object]) -> float:
 
 
 def main() -> None:
+    def show(name: str, took: float) -> None:
+        figure(name, took, "s", "of this machine")
+
     start = seconds(lambda: python("-c", "pass"))
-    print(f"{'start of python':<34}{start:7.2f} s")
+    show("start of python", start)
     for name in ("pelican.cli", "pelican.launch", "kfp", "torch"):
         took = seconds(lambda name=name: python("-c", f"import {name}"))  # type: ignore[misc]
-        print(f"{'import ' + name:<34}{took - start:7.2f} s")
+        show(f"import {name}", took - start)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "ir.yaml"
         took = seconds(lambda: python("-m", "pelican", "compile", "metaloop", "-o", str(path)))
-        print(f"{'compile metaloop, three loops':<34}{took:7.2f} s  {path.stat().st_size} bytes")
+        show(f"compile metaloop, three loops: {path.stat().st_size} bytes", took)
         tasks = 10
         script = Path(folder) / "empty_tasks.py"  # kfp reads a component's source from its file
         script.write_text(EMPTY_TASKS)
         lines = python(str(script), folder, str(tasks)).splitlines()
         took = float(next(line for line in lines if line.startswith("seconds ")).split()[1])
-        print(f"{'an empty task of kfp.local':<34}{took / tasks:7.2f} s")
+        show("an empty task of kfp.local", took / tasks)
 
 
 if __name__ == "__main__":

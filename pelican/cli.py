@@ -108,6 +108,34 @@ def compare(run: Annotated[list[str], typer.Argument()], store: Store = None) ->
 
 
 @app.command()
+def plan(
+    recipe: Annotated[str, typer.Argument(help="Such as pelican_7b.")],
+    set_: Set = None,
+    nodes: Annotated[int, typer.Option(min=1)] = 1,
+    gpus_per_node: Annotated[int, typer.Option(min=1)] = 8,
+    gpu: Annotated[str, typer.Option(help="a100, h100, h200, b200, l40s.")] = "h100",
+    samples: Annotated[int | None, typer.Option(min=1, help="Of a loop.")] = None,
+    prompt_tokens: Annotated[int | None, typer.Option(min=1)] = None,
+    completion_tokens: Annotated[int | None, typer.Option(min=1)] = None,
+    json: Annotated[bool, typer.Option("--json", help="Everything, in bytes.")] = False,
+) -> None:
+    """Memory per GPU, tokens per step, hours and storage of a recipe; status 2 if it can't fit."""
+    from pelican.commands.plan import print_plan
+
+    print_plan(
+        recipe,
+        set_ or [],
+        nodes=nodes,
+        gpus_per_node=gpus_per_node,
+        gpu=gpu,
+        samples=samples,
+        prompt_tokens=prompt_tokens,
+        completion_tokens=completion_tokens,
+        as_json=json,
+    )
+
+
+@app.command()
 def doctor(store: Store = None) -> None:
     """What is installed, reachable and missing, and the command that mends it."""
     from pelican.doctor import report as examine

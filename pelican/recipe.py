@@ -230,6 +230,28 @@ class ModelConfig(_Section):
     cache_vision: bool = Field(False, description="keep the frozen tower's features in memory")
 
 
+class ParallelConfig(_Section):
+    """How training is spread over processes: `docs/training-at-scale.md`."""
+
+    strategy: Literal["ddp", "fsdp2", "zero3"] = Field(
+        "ddp", description="copies of the model; or sharded, by torch or by DeepSpeed"
+    )
+    micro_tokens: int | None = Field(
+        None,
+        gt=0,
+        description="tokens of a pass, padding too; none: a process's whole batch (with ddp only)",
+    )
+    lora_rank: int | None = Field(
+        None, gt=0, description="adapters on the language model's linear layers; none: all weights"
+    )
+    lora_alpha: float = Field(128.0, gt=0, description="adapters are scaled by alpha / rank")
+
+    @property
+    def at_scale(self) -> bool:
+        """Whether training refills groups over all processes and splits batches by tokens."""
+        return self.strategy != "ddp" or self.micro_tokens is not None or self.lora_rank is not None
+
+
 class Recipe(_Section):
     """A complete metaloop."""
 
@@ -246,6 +268,7 @@ class Recipe(_Section):
     distill: DistillConfig = DistillConfig()
     sft: SftConfig = SftConfig()
     eval: EvalConfig = EvalConfig()
+    parallel: ParallelConfig = ParallelConfig()
 
     @model_validator(mode="after")
     def _some_phase(self) -> Recipe:
@@ -276,6 +299,11 @@ class Recipe(_Section):
             # The model casts its images to its type, here their numbers in the cache: bfloat16
             # tells 256 of them apart.
             raise ValueError("model.cache_vision needs model.dtype=float32")
+        if self.model.cache_vision and self.parallel.at_scale:
+            raise ValueError(
+                "model.cache_vision holds the images of one process's samples in memory; with"
+                " parallel.strategy, micro_tokens or lora_rank set it to false"
+            )
         if min(self.distill.ratio) < 0 or not any(self.distill.ratio):
             raise ValueError(
                 f"distill.ratio is {self.distill.ratio}; give three numbers of 0 or more, not all 0"

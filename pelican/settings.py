@@ -10,6 +10,8 @@ from pathlib import Path
 
 IMAGE = "pelican-control:0.1.0"
 BATCH_SIZE = "PELICAN_ROLLOUT_BATCH_SIZE"
+ATTEMPT = "PELICAN_ATTEMPT"
+LEASE_S = "PELICAN_LEASE_S"
 
 
 def home() -> Path:
@@ -52,3 +54,13 @@ def batch_size(of_recipe: int) -> int:
 def launcher_name() -> str:
     """Who runs the jobs: PELICAN_LAUNCHER."""
     return os.environ.get("PELICAN_LAUNCHER") or "process"
+
+
+def attempt() -> str:
+    """Names the processes that one launcher started together; empty where pods come and go."""
+    return os.environ.get(ATTEMPT, "")
+
+
+def lease_s() -> float:
+    """Seconds without a sign of life after which a replica's work is taken over."""
+    return float(os.environ.get(LEASE_S) or 60.0)

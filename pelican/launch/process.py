@@ -14,6 +14,7 @@ import socket
 import subprocess
 import sys
 import time
+import uuid
 from collections import deque
 from collections.abc import Mapping
 from contextlib import suppress
@@ -23,12 +24,13 @@ from typing import IO
 
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential
 
+from pelican import settings
 from pelican.errors import InfrastructureError, PelicanError
 from pelican.launch import warm
 from pelican.launch.base import CancelledError, Job, JobResult, Launcher, OnProgress, error_of
 from pelican.launch.leash import PARENT, owner_alive
 from pelican.launch.lock import exclusive
-from pelican.stages.base import finished_manifest
+from pelican.stages.base import REPLICATED, finished_manifest
 from pelican.storage.objects import open_store
 from pelican.telemetry.events import parse
 
@@ -81,7 +83,8 @@ class ProcessLauncher(Launcher):
         with log_file.open("a", encoding="utf-8") as log:
             log.write(f"# {time.strftime('%F %T')} pelican {' '.join(command)} x {job.processes}\n")
             log.flush()
-            gang = _Gang(command, _environments(job), lock, log, on_progress)
+            replicas = job.spec.stage in REPLICATED
+            gang = _Gang(command, _environments(job), lock, log, on_progress, replicas)
             self._gang = gang
             try:
                 while gang.follow(0.5):
@@ -112,6 +115,7 @@ class _Gang:
     lock: int
     log: IO[str]
     on_progress: OnProgress | None
+    replicas: bool = False
     tail: deque[str] = field(default_factory=lambda: deque(maxlen=40))
     failure: _Rank | None = None
 
@@ -139,7 +143,10 @@ class _Gang:
         for key, _ in self._selector.select(timeout):
             self._read(key.data)
         codes = [rank.process.poll() for rank in self._ranks]
+        others = None in codes or 0 in codes
         for rank, code in zip(self._ranks, codes, strict=True):
+            if code is not None and code < 0 and self.replicas and others:
+                continue  # lost, not wrong: the others take its work over
             if code not in (None, 0):
                 self.failure = rank
                 self.end()
@@ -194,6 +201,7 @@ def _environments(job: Job) -> list[Mapping[str, str]]:
     common |= {name: threads for name in _THREAD_VARIABLES}
     common |= {PARENT: str(os.getpid()), "PYTHONUNBUFFERED": "1"}
     common |= {"TOKENIZERS_PARALLELISM": "false"}
+    common |= {settings.ATTEMPT: uuid.uuid4().hex}
     common |= job.env
     if job.processes == 1:
         return [common]

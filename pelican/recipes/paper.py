@@ -11,10 +11,12 @@ from pelican.recipe import (
     Data,
     ModelConfig,
     Models,
+    ParallelConfig,
     Recipe,
     RlConfig,
     RolloutConfig,
     SftConfig,
+    VllmConfig,
 )
 
 TEACHER = "models/InternVL3_5-38B"
@@ -30,9 +32,10 @@ def pelican_7b() -> Recipe:
         models=Models(policy="models/Qwen2.5-VL-7B-Instruct", teacher=TEACHER),
         data=DATA,
         model=ModelConfig(dtype="bfloat16", system_prompt=THINK_THEN_ANSWER),
-        rollout=RolloutConfig(workers=8),
+        rollout=RolloutConfig(workers=4, vllm=VllmConfig(tensor_parallel_size=2)),
         rl=RlConfig(processes=8, threads=8),
         sft=SftConfig(processes=8, threads=8),
+        parallel=ParallelConfig(strategy="fsdp2", micro_tokens=16_384),
     )
 
 
@@ -43,7 +46,8 @@ def pelican_72b() -> Recipe:
         models=Models(policy="models/Qwen2.5-VL-72B-Instruct", teacher=TEACHER),
         data=DATA,
         model=ModelConfig(dtype="bfloat16", freeze_vision=True, system_prompt=THINK_THEN_ANSWER),
-        rollout=RolloutConfig(workers=16),
+        rollout=RolloutConfig(workers=16, vllm=VllmConfig(tensor_parallel_size=4)),
         rl=RlConfig(prompts_per_step=64, processes=64, threads=8),
         sft=SftConfig(batch_size=64, processes=64, threads=8),
+        parallel=ParallelConfig(strategy="fsdp2", micro_tokens=16_384),
     )

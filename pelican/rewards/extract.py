@@ -86,7 +86,8 @@ def _last_boxed(text: str) -> str | None:
 
 def _clean(text: str) -> str:
     """Drop Markdown and LaTeX dress, quotes around the whole, and "The answer is"."""
-    text = unicodedata.normalize("NFKC", text)
+    if not text.isascii():
+        text = unicodedata.normalize("NFKC", text)
     if "\\" in text or "*" in text or "`" in text or "$" in text:
         text = _MARKUP.sub("", text)
     text = text.strip()

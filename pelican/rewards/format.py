@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 
-_SHAPE = re.compile(r"\s*<think>(.*?)</think>\s*<answer>(.*?)</answer>\s*", re.DOTALL)
 _WORD = re.compile(r"\w")
 _TAGS = ("<think>", "</think>", "<answer>", "</answer>")
 
@@ -15,11 +14,17 @@ def format_reward(completion: str, max_think_chars: int) -> float:
     Both hold at least one letter or digit ("..." is an empty thought), nothing but white space
     stands around them, and the thought is no longer than `max_think_chars` characters.
     """
-    match = _SHAPE.fullmatch(completion)
-    if match is None or any(completion.count(tag) != 1 for tag in _TAGS):
+    for tag in _TAGS:
+        if completion.count(tag) != 1:
+            return 0.0
+    text = completion.strip()
+    if not (text.startswith("<think>") and text.endswith("</answer>")):
         return 0.0
-    think, answer = match.groups()
-    filled = _WORD.search(think) and _WORD.search(answer)
+    think, closed, rest = text[len("<think>") :].partition("</think>")
+    between, opened, answer = rest.partition("<answer>")
+    if not (closed and opened) or between.strip():
+        return 0.0
+    filled = _WORD.search(think) and _WORD.search(answer[: -len("</answer>")])
     return 1.0 if filled and len(think.strip()) <= max_think_chars else 0.0
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict, deque
 from collections.abc import Sequence
+from itertools import combinations
 
 from pelican.records import (
     BoxAnswer,
@@ -119,11 +120,10 @@ def order(asked: Asked[OrderAnswer]) -> Verdict:
     truth = [item_key(item) for item in asked.answer.items]
     predicted = parse_list(asked.text)
     shown = "; ".join(predicted)
-    missing, extra = Counter(truth) - Counter(predicted), Counter(predicted) - Counter(truth)
-    if missing:
-        return Verdict(0.0, shown, f"wrong: missing item {next(iter(missing))!r}")
-    if extra:
-        return Verdict(0.0, shown, f"wrong: extra item {next(iter(extra))!r}")
+    if sorted(truth) != sorted(predicted):
+        missing, extra = Counter(truth) - Counter(predicted), Counter(predicted) - Counter(truth)
+        what, items = ("missing", missing) if missing else ("extra", extra)
+        return Verdict(0.0, shown, f"wrong: {what} item {next(iter(items))!r}")
     ranks: dict[str, deque[int]] = defaultdict(deque)
     for rank, item in enumerate(truth):
         ranks[item].append(rank)
@@ -133,9 +133,8 @@ def order(asked: Asked[OrderAnswer]) -> Verdict:
 
 def kendall(ranks: Sequence[int]) -> float:
     """Share of the pairs that stand in rising order; 1 for sorted, 0 for reversed."""
-    n = len(ranks)
-    agree = sum(ranks[i] < ranks[j] for i in range(n) for j in range(i + 1, n))
-    return agree / (n * (n - 1) / 2)
+    pairs = [a < b for a, b in combinations(ranks, 2)]
+    return sum(pairs) / len(pairs)
 
 
 def interval(asked: Asked[IntervalAnswer]) -> Verdict:

@@ -91,4 +91,4 @@ def scorer_of(sample: Sample) -> Scorer:
 
 def _storable(text: str) -> str:
     """Without lone surrogates, which neither JSON nor Parquet takes."""
-    return text.encode("utf-8", "replace").decode()
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()

@@ -10,7 +10,7 @@ import sys
 import time
 from collections import Counter
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, get_args
 
@@ -35,18 +35,22 @@ from pelican.storage.objects import ObjectStore, open_store
 StageName = Literal["rollout", "reward", "filter", "train-rl", "distill", "train-sft", "eval"]
 STAGES: tuple[StageName, ...] = get_args(StageName)
 
+# Stages whose processes are replicas: see pelican.stages.replicas.
+REPLICATED: frozenset[StageName] = frozenset({"rollout"})
+
 # What of the recipe determines a stage's result, sections or fields: another change does not redo
 # it. Pools and checkpoints count by their content, as inputs; distill's rows name the teacher.
 SECTIONS: dict[StageName, tuple[str, ...]] = {
     "rollout": ("seed", "model", "rollout", "data"),
     "reward": ("seed", "reward"),
     "filter": ("seed", "filter"),
-    "train-rl": ("seed", "model", "rl", "reward", "data.max_pixels"),
+    "train-rl": ("seed", "model", "rl", "reward", "data.max_pixels", "parallel"),
     "distill": ("seed", "model", "models.teacher", "distill", "reward", "rollout", "data"),
-    "train-sft": ("seed", "model", "sft", "data.max_pixels"),
+    "train-sft": ("seed", "model", "sft", "data.max_pixels", "parallel"),
     "eval": ("seed", "model", "eval", "rollout", "reward", "data"),
 }
 PROGRESS = "::progress "
+_MARK = "work/fingerprint"  # of the recipe and inputs that lie below a stage's prefix
 
 
 class StageSpec(BaseModel):
@@ -106,7 +110,7 @@ class StageContext:
         """
         if self.rank and self.spec.stage.startswith("train"):
             return
-        if done < total and time.monotonic() - self._last_progress < 0.5:
+        if done != total and time.monotonic() - self._last_progress < 0.5:
             return
         self._last_progress = time.monotonic()
         event: dict[str, object] = {
@@ -233,7 +237,7 @@ def finished_manifest(store: ObjectStore, spec: StageSpec) -> Manifest | None:
     return done if done is not None and done.fingerprint == stage_fingerprint(store, spec) else None
 
 
-def _begin(store: ObjectStore, spec: StageSpec) -> str | Manifest:
+def begin(store: ObjectStore, spec: StageSpec) -> str | Manifest:
     """Rank 0 clears what is of another recipe; gives the fingerprint, or the finished manifest."""
     identity = stage_fingerprint(store, spec)
     done = read_manifest(store, spec.output)
@@ -241,49 +245,73 @@ def _begin(store: ObjectStore, spec: StageSpec) -> str | Manifest:
         return done
     if done is not None:
         store.delete(spec.output)  # of another recipe or other inputs
-    mark = f"{spec.output}/work/fingerprint"
-    if store.exists(spec.output) and not (
-        store.exists(mark) and store.read(mark).decode() == identity
-    ):
+    if store.exists(spec.output) and _mark(store, spec) != identity:
         store.delete(spec.output)  # half done, of another recipe
-    store.write(mark, identity.encode())
+    store.write(f"{spec.output}/{_MARK}", identity.encode())
     return identity
+
+
+def open_or_finished(store: ObjectStore, spec: StageSpec) -> str | Manifest | None:
+    """What `begin` of rank 0 gave, seen from another process; None if it has not begun."""
+    identity = stage_fingerprint(store, spec)
+    done = read_manifest(store, spec.output)
+    if done is not None:
+        return done if done.fingerprint == identity else None
+    return identity if _mark(store, spec) == identity else None
+
+
+def _mark(store: ObjectStore, spec: StageSpec) -> str:
+    try:
+        return store.read(f"{spec.output}/{_MARK}").decode()
+    except KeyError:
+        return ""
+
+
+def commit(context: StageContext, identity: str, started: datetime) -> Manifest:
+    """Write the manifest over what lies below the stage's prefix."""
+    spec, store = context.spec, context.store
+    manifest = Manifest(
+        stage=spec.stage,
+        run=spec.run,
+        loop=spec.loop,
+        phase=spec.phase,
+        fingerprint=identity,
+        recipe=spec.recipe.digest(),
+        inputs=spec.inputs,
+        outputs=describe_outputs(store, spec.output),
+        counts=dict(context.counts),
+        metrics=context.metrics,
+        notes=context.notes,
+        started=started,
+        finished=now(),
+        versions=versions(),
+    )
+    commit_manifest(store, spec.output, manifest)
+    return manifest
 
 
 def run_stage(spec: StageSpec) -> Manifest:
     """Run one stage unless its manifest is there already; called once by every rank of the job."""
     store = open_store(spec.store)
+    module = importlib.import_module(f"pelican.stages.{spec.stage.replace('-', '_')}")
+    if hasattr(module, "finish"):
+        from pelican.stages.replicas import run_replica
+
+        return run_replica(store, spec, module)
     ranks = _Ranks()
-    begun: str | Manifest = ranks.from_main(_begin(store, spec) if ranks.rank == 0 else None)
+    begun: str | Manifest = ranks.from_main(begin(store, spec) if ranks.rank == 0 else None)
     if isinstance(begun, Manifest):
         ranks.leave()
         return begun
     context = StageContext(spec, store, ranks.rank, ranks.size)
     started = now()
-    module = importlib.import_module(f"pelican.stages.{spec.stage.replace('-', '_')}")
     module.run(context)
     counts: Counter[str] = Counter()
     for share in ranks.all(dict(context.counts)):
         counts.update(share)
-    if ranks.rank == 0:
-        manifest = Manifest(
-            stage=spec.stage,
-            run=spec.run,
-            loop=spec.loop,
-            phase=spec.phase,
-            fingerprint=begun,
-            recipe=spec.recipe.digest(),
-            inputs=spec.inputs,
-            outputs=describe_outputs(store, spec.output),
-            counts=dict(counts),
-            metrics=context.metrics,
-            notes=context.notes,
-            started=started,
-            finished=now(),
-            versions=versions(),
-        )
-        commit_manifest(store, spec.output, manifest)
-    committed: Manifest = ranks.from_main(manifest if ranks.rank == 0 else None)
+    context.counts = counts
+    manifest = commit(context, begun, started) if ranks.rank == 0 else None
+    committed: Manifest = ranks.from_main(manifest)
     ranks.leave()
     return committed
 

@@ -6,11 +6,10 @@ import json
 import time
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
 
 import pyarrow as pa
 
-from pelican.data.pool import Entry, read_index
+from pelican.data.pool import Entry, PoolIndex, read_index
 from pelican.data.quarantine import Quarantine, QuarantineRow
 from pelican.data.select import loop_samples
 from pelican.data.tables import write_rows, write_table
@@ -18,6 +17,7 @@ from pelican.engines import Engine, open_engine
 from pelican.recipe import digest_of
 from pelican.records import Phase, Rollout
 from pelican.stages.base import StageContext
+from pelican.stages.replicas import claimed, claims_of
 
 SELECTION = pa.schema(
     [
@@ -29,47 +29,76 @@ SELECTION = pa.schema(
 )
 
 
-def run(context: StageContext) -> None:
-    """Inputs policy and pool; writes `rollouts-*.parquet` and `selection.parquet`.
+def work(context: StageContext) -> None:
+    """Inputs policy and pool; writes `rollouts-*.parquet`, shard by shard as they are claimed.
 
-    Every rank takes the shards of its turn. A shard that is there already is not made again.
+    Returns when all shards are there, by whichever replica. A shard that is there is not made again.
     """
+    spec, recipe = context.spec, context.recipe
+    index, shards = _shards(context)
+    tries = _tries(context)
+    claims = claims_of(context)
+    numbers = {_shard_name(number): number for number in range(len(shards))}
+    rollouts = [tries * len(shard) for shard in shards]
+    share = _fair_share(rollouts, context)
+    # What an earlier attempt left counts as replica 0's.
+    done = sum(rollouts[numbers[name]] for name in _finished(context)) if context.rank == 0 else 0
+    engine: Engine | None = None
+    generated, began = 0, time.monotonic()
+    for name, claim in claimed(context, claims, list(numbers), lambda: _finished(context)):
+        number = numbers[name]
+        engine = engine or _open(context)
+        rows: list[Rollout] = []
+        quarantine = Quarantine()
+        samples = list(
+            index.load(shards[number], max_pixels=recipe.data.max_pixels, quarantine=quarantine)
+        )
+        seed = phase_seed(recipe.seed, spec.loop, spec.phase)
+        groups = engine.generate(samples, recipe.rollout.sampling, tries, seed)
+        for group in groups if samples else ():
+            rows += group
+            generated += len(group)
+            rate = generated / max(1e-9, time.monotonic() - began)
+            # A replica that is faster than others does more than its share.
+            context.progress(min(done + len(rows), share - 1), share, "rollouts", rate=rate)
+        if claim.lost:
+            continue  # taken over while we were slow: it is the other's to write
+        _commit(context, number, rows, quarantine)
+        done += rollouts[number]
+    context.progress(share, share, "rollouts")
+    if engine is not None:
+        engine.close()
+
+
+def finish(context: StageContext) -> None:
+    """Write `selection.parquet`, and count what all replicas made."""
+    index, shards = _shards(context)
+    _write_selection(context, shards)
+    _count_quarantine(context, index.quarantine.rows)
+    for number in range(len(shards)):
+        facts = json.loads(context.store.read(_facts_key(context, number)))
+        context.counts.update(facts["counts"])
+        _count_quarantine(context, [QuarantineRow(**row) for row in facts["quarantine"]])
+
+
+def _shards(context: StageContext) -> tuple[PoolIndex, list[Sequence[Entry]]]:
+    """The samples of this loop and phase, in shards."""
     spec, recipe = context.spec, context.recipe
     index = read_index(context.input("pool"))
     entries = loop_samples(index, recipe, spec.loop, spec.phase)
     size = recipe.rollout.shard_size
-    shards = [entries[i : i + size] for i in range(0, len(entries), size)]
-    if context.rank == 0:
-        _write_selection(context, shards)
-        _count_quarantine(context, index.quarantine.rows)
-    weak_mining = spec.phase is Phase.SFT
-    tries = recipe.rollout.weak_samples if weak_mining else recipe.rollout.samples
-    mine = range(context.rank, len(shards), context.world_size)
-    total = tries * sum(len(shards[number]) for number in mine)
-    engine: Engine | None = None
-    done, generated, began = 0, 0, time.monotonic()
-    for number in mine:
-        if (facts := _finished(context, number)) is None:
-            engine = engine or _open(context)
-            rows: list[Rollout] = []
-            quarantine = Quarantine()
-            samples = list(
-                index.load(shards[number], max_pixels=recipe.data.max_pixels, quarantine=quarantine)
-            )
-            seed = phase_seed(recipe.seed, spec.loop, spec.phase)
-            groups = engine.generate(samples, recipe.rollout.sampling, tries, seed)
-            for group in groups if samples else ():
-                rows += group
-                generated += len(group)
-                rate = generated / max(1e-9, time.monotonic() - began)
-                context.progress(min(done + len(rows), total - 1), total, "rollouts", rate=rate)
-            facts = _commit(context, number, rows, quarantine)
-        done += tries * len(shards[number])
-        context.counts.update(facts["counts"])
-        _count_quarantine(context, [QuarantineRow(**row) for row in facts["quarantine"]])
-        context.progress(done, total, "rollouts")
-    if engine is not None:
-        engine.close()
+    return index, [entries[i : i + size] for i in range(0, len(entries), size)]
+
+
+def _tries(context: StageContext) -> int:
+    config = context.recipe.rollout
+    return config.weak_samples if context.spec.phase is Phase.SFT else config.samples
+
+
+def _fair_share(rollouts: Sequence[int], context: StageContext) -> int:
+    """What this replica's progress counts to; the shares of all sum to the whole."""
+    whole, size = sum(rollouts), context.world_size
+    return whole * (context.rank + 1) // size - whole * context.rank // size
 
 
 def phase_seed(seed: int, loop: int, phase: Phase) -> int:
@@ -90,19 +119,18 @@ def _facts_key(context: StageContext, number: int) -> str:
     return f"{context.spec.output}/work/shard-{number:05d}.json"
 
 
-def _finished(context: StageContext, number: int) -> dict[str, Any] | None:
-    """What was noted of a shard when it ended, or None if it has to be made."""
-    try:
-        facts: dict[str, Any] = json.loads(context.store.read(_facts_key(context, number)))
-    except KeyError:
-        return None
-    there = context.store.exists(f"{context.spec.output}/{_shard_name(number)}")
-    return facts if there else None
+def _finished(context: StageContext) -> set[str]:
+    """Names of the shards that are there and whose facts were noted."""
+    prefix = f"{context.spec.output}/"
+    keys = {key.removeprefix(prefix) for key in context.store.keys(context.spec.output)}
+    noted = {key for key in keys if key.startswith("work/shard-")}
+    names = {f"rollouts-{key[len('work/shard-') : -len('.json')]}.parquet" for key in noted}
+    return names & keys
 
 
 def _commit(
     context: StageContext, number: int, rows: Sequence[Rollout], quarantine: Quarantine
-) -> dict[str, Any]:
+) -> None:
     """Write the shard, then what is known about it: with that it counts as finished."""
     path = context.output(_shard_name(number))
     write_rows(path, rows, Rollout)
@@ -115,7 +143,6 @@ def _commit(
     )
     facts = {"counts": dict(counts), "quarantine": quarantine.notes(len(quarantine))}
     context.store.write(_facts_key(context, number), json.dumps(facts).encode())
-    return facts
 
 
 def _count_quarantine(context: StageContext, rows: Sequence[QuarantineRow]) -> None:
@@ -143,4 +170,4 @@ def _write_selection(context: StageContext, shards: Sequence[Sequence[Entry]]) -
     context.store.put(f"{context.spec.output}/{path.name}", path)
 
 
-__all__ = ["SELECTION", "phase_seed", "run"]
+__all__ = ["SELECTION", "finish", "phase_seed", "work"]

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 import torch
 
-from pelican.data.pool import load_pool
+from pelican.data.lazy import LazySamples
+from pelican.data.pool import load_pool, read_index
 from pelican.engines.base import rollout_seed
 from pelican.recipe import Recipe
 from pelican.records import OpenAnswer, Sample, Score
@@ -26,15 +27,36 @@ def run(context: StageContext) -> None:
     if not ids:
         _keep_policy(context, "the buffer is empty: nothing is neither mastered nor intractable")
         return
-    pool = load_pool(context.input("pool"), max_pixels=context.recipe.data.max_pixels, ids=set(ids))
     judge = judge_of(context.recipe.reward, training=True)
-    samples = practicable(pool.samples, judge)
+    samples: Sequence[Sample]
+    if context.recipe.parallel.at_scale:
+        samples, there = _lazy(context, set(ids), judge)
+    else:
+        pixels = context.recipe.data.max_pixels
+        pool = load_pool(context.input("pool"), max_pixels=pixels, ids=set(ids))
+        samples, there = practicable(pool.samples, judge), len(pool.samples)
     if context.rank == 0:
-        context.counts["left_to_judge"] = len(pool.samples) - len(samples)
+        context.counts["left_to_judge"] = there - len(samples)
     if not samples:
         _keep_policy(context, "every sample of the buffer needs a judge, which RL does without")
         return
     _train(context, samples, judge)
+
+
+def _lazy(context: StageContext, ids: set[str], judge: Judge | None) -> tuple[LazySamples, int]:
+    """What can be practised, read when needed, and how many samples the buffer has."""
+    from pelican.training.grpo import schedule
+
+    index = read_index(context.input("pool"))
+    entries = [entry for entry in index.entries if entry.id in ids]
+    kept = [e for e in entries if judge is not None or e.answer_kind != "open"]
+    rl = context.recipe.rl
+    seed = seed_of(context.recipe, context.spec.loop)
+    # The places of the schedule that this rank rolls out.
+    order = schedule(len(kept), rl.max_steps * rl.prompts_per_step, seed) if kept else []
+    mine = order[context.rank :: context.world_size]
+    pixels = context.recipe.data.max_pixels
+    return LazySamples(index, kept, max_pixels=pixels, order=mine), len(entries)
 
 
 def practicable(samples: Sequence[Sample], judge: Judge | None) -> list[Sample]:
@@ -65,20 +87,20 @@ def _keep_policy(context: StageContext, why: str) -> None:
         shutil.copytree(context.input("policy"), context.output("checkpoint"), dirs_exist_ok=True)
 
 
-def _train(context: StageContext, samples: list[Sample], judge: Judge | None) -> None:
+def _train(context: StageContext, samples: Sequence[Sample], judge: Judge | None) -> None:
     from datasets import Dataset
 
     from pelican.engines.transformers import TransformersEngine, load_model
     from pelican.training.arguments import grpo_arguments
-    from pelican.training.checkpoints import Losses, last_checkpoint, save_policy
+    from pelican.training.backends import check_world_size, load_for_training
+    from pelican.training.checkpoints import Losses, last_checkpoint, save_trained
     from pelican.training.curve import STATE, RlCurve
     from pelican.training.grpo import DeliberateGrpoTrainer, schedule
+    from pelican.training.grpo_scale import ScaledGrpoTrainer
 
-    recipe, config = context.recipe, context.recipe.rl
+    recipe, config, start = context.recipe, context.recipe.rl, context.input("policy")
     if not torch.cuda.is_available():
         torch.set_num_threads(config.threads)
-    policy, encoder = load_model(recipe.model, context.input("policy"))
-    policy.config._name_or_path = str(context.input("policy"))  # where TRL loads the reference
 
     def report(step: int, reward: float) -> None:
         context.progress(step, config.max_steps, "steps", reward=round(reward, 4))
@@ -88,27 +110,34 @@ def _train(context: StageContext, samples: list[Sample], judge: Judge | None) ->
     work = context.output("work/trainer")
     seed = seed_of(recipe, context.spec.loop)
     order = schedule(len(samples), config.max_steps * config.prompts_per_step, seed)
-    trainer = DeliberateGrpoTrainer(
-        model=policy,
-        args=grpo_arguments(recipe, work, context.world_size, seed),
-        train_dataset=Dataset.from_dict({"prompt": [""] * len(order), "sample": order}),
-        processing_class=encoder.processor,
-        callbacks=[curve, losses],
-        engine=TransformersEngine(policy, encoder, batch_size=1),
-        samples=samples,
-        config=config,
-        scorer=training_scorer(recipe, seed, judge),
-        on_step=curve.add,
-    )
+    arguments: dict[str, Any] = {
+        "args": grpo_arguments(recipe, work, context.world_size, seed),
+        "train_dataset": Dataset.from_dict({"prompt": [""] * len(order), "sample": order}),
+        "callbacks": [curve, losses],
+        "samples": samples,
+        "scorer": training_scorer(recipe, seed, judge),
+        "on_step": curve.add,
+    }
+    trainer: DeliberateGrpoTrainer
+    if recipe.parallel.at_scale:
+        policy, encoder = load_for_training(recipe, start)
+        arguments |= {"recipe": recipe, "checkpoint": start, "encoder": encoder}
+        trainer = ScaledGrpoTrainer(policy, processing_class=encoder.processor, **arguments)
+    else:
+        policy, encoder = load_model(recipe.model, start)
+        policy.config._name_or_path = str(start)  # where TRL loads the reference
+        arguments |= {"engine": TransformersEngine(policy, encoder, batch_size=1), "config": config}
+        trainer = DeliberateGrpoTrainer(policy, processing_class=encoder.processor, **arguments)
     checkpoint = last_checkpoint(work, STATE)
+    check_world_size(recipe, checkpoint, context.world_size)
     if checkpoint is not None:
         curve.load(checkpoint)
         losses.restore(checkpoint)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    save_trained(trainer, encoder.processor, context.output("checkpoint"), recipe)
     if context.rank == 0:
         curve.write(context.output("curve.parquet"), context.output("stagnation.parquet"))
         pl.DataFrame(losses.rows).write_parquet(context.output("optimiser.parquet"))
-        save_policy(policy, encoder.processor, context.output("checkpoint"))
         context.counts.update({**curve.totals, "samples": len(samples)})
         context.counts["steps"] = trainer.state.global_step
         _metrics(context, curve.rows)

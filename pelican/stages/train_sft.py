@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 import torch
@@ -37,8 +37,10 @@ def run(context: StageContext) -> None:
 def _train(context: StageContext, mixture: pl.DataFrame) -> None:
     from pelican.engines.transformers import load_model
     from pelican.training.arguments import sft_arguments
-    from pelican.training.checkpoints import Losses, last_checkpoint, save_policy
+    from pelican.training.backends import check_world_size, load_for_training
+    from pelican.training.checkpoints import Losses, last_checkpoint, save_trained
     from pelican.training.sft import Demonstration, DemonstrationTrainer
+    from pelican.training.sft_scale import ScaledSftTrainer
 
     recipe, config = context.recipe, context.recipe.sft
     if not torch.cuda.is_available():
@@ -54,27 +56,31 @@ def _train(context: StageContext, mixture: pl.DataFrame) -> None:
             "pool", "sample_id", "completion"
         ).iter_rows()
     ]
-    policy, encoder = load_model(recipe.model, context.input("policy"))
     losses = Losses(lambda step, total: context.progress(step, total, "steps"))
     work = context.output("work/trainer")
     steps = sft_steps(recipe, len(rows))
-    trainer = DemonstrationTrainer(
-        model=policy,
-        args=sft_arguments(
-            recipe, work, context.world_size, _seed(recipe, context.spec.loop), steps
-        ),
-        processing_class=encoder.processor,
-        callbacks=[losses],
-        encoder=encoder,
-        rows=rows,
+    seed = _seed(recipe, context.spec.loop)
+    arguments: dict[str, Any] = {
+        "args": sft_arguments(recipe, work, context.world_size, seed, steps),
+        "callbacks": [losses],
+        "rows": rows,
+    }
+    if recipe.parallel.at_scale:
+        policy, encoder = load_for_training(recipe, context.input("policy"))
+        arguments["recipe"] = recipe
+    else:
+        policy, encoder = load_model(recipe.model, context.input("policy"))
+    trainer = (ScaledSftTrainer if recipe.parallel.at_scale else DemonstrationTrainer)(
+        policy, processing_class=encoder.processor, encoder=encoder, **arguments
     )
     checkpoint = last_checkpoint(work)
+    check_world_size(recipe, checkpoint, context.world_size)
     if checkpoint is not None:
         losses.restore(checkpoint)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    save_trained(trainer, encoder.processor, context.output("checkpoint"), recipe)
     if context.rank == 0:
         pl.DataFrame(losses.rows).write_parquet(context.output("curve.parquet"))
-        save_policy(policy, encoder.processor, context.output("checkpoint"))
         context.counts["steps"] = trainer.state.global_step
         context.counts["tokens_trained"] = _tokens(rows, encoder, config.batch_size, steps)
         if losses.rows:

@@ -10,11 +10,12 @@ from trl import GRPOConfig, SFTConfig
 
 from pelican.errors import UserInputError
 from pelican.recipe import Recipe
+from pelican.training.backends import backend_arguments, finish_arguments
 
 
 def _common(recipe: Recipe, output: Path, seed: int) -> dict[str, Any]:
     cuda = torch.cuda.is_available()
-    return {
+    common = {
         "output_dir": str(output),
         "seed": seed,
         "data_seed": seed,
@@ -33,6 +34,7 @@ def _common(recipe: Recipe, output: Path, seed: int) -> dict[str, Any]:
         "dataloader_pin_memory": cuda,
         "average_tokens_across_devices": True,
     }
+    return common | backend_arguments(recipe) if recipe.parallel.at_scale else common
 
 
 def per_process(total: int, processes: int, name: str) -> int:
@@ -52,7 +54,7 @@ def grpo_arguments(recipe: Recipe, output: Path, processes: int, seed: int) -> G
     """
     rl = recipe.rl
     prompts = per_process(rl.prompts_per_step, processes, "rl.prompts_per_step")
-    return GRPOConfig(
+    arguments = GRPOConfig(
         **_common(recipe, output, seed),
         per_device_train_batch_size=prompts * rl.group_size,
         gradient_accumulation_steps=1,
@@ -72,12 +74,13 @@ def grpo_arguments(recipe: Recipe, output: Path, processes: int, seed: int) -> G
         num_iterations=1,
         shuffle_dataset=False,  # the schedule is drawn in advance
     )
+    return _finish(arguments, recipe)
 
 
 def sft_arguments(recipe: Recipe, output: Path, processes: int, seed: int, steps: int) -> SFTConfig:
     """`steps` optimiser steps; the rate rises, then falls along a cosine."""
     sft = recipe.sft
-    return SFTConfig(
+    arguments = SFTConfig(
         **_common(recipe, output, seed),
         per_device_train_batch_size=per_process(sft.batch_size, processes, "sft.batch_size"),
         gradient_accumulation_steps=1,
@@ -93,3 +96,8 @@ def sft_arguments(recipe: Recipe, output: Path, processes: int, seed: int, steps
         train_sampling_strategy="sequential",  # the schedule is drawn in advance
         dataset_kwargs={"skip_prepare_dataset": True},
     )
+    return _finish(arguments, recipe)
+
+
+def _finish(arguments: Any, recipe: Recipe) -> Any:
+    return finish_arguments(arguments, recipe) if recipe.parallel.at_scale else arguments

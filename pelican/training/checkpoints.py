@@ -12,6 +12,9 @@ import torch
 from transformers import TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from pelican.recipe import Recipe
+from pelican.training.weights import save_whole
+
 TRAINER_STATE = "trainer_state.json"
 # What is kept of a trainer's log; a quantity that it does not log is left out.
 LOGGED = ("loss", "grad_norm", "learning_rate", "entropy", "kl", "mean_token_accuracy")
@@ -46,6 +49,22 @@ def save_policy(policy: Any, processor: Any, folder: Path) -> None:
     temporary.rename(folder)
 
 
+def save_trained(trainer: Any, processor: Any, folder: Path, recipe: Recipe) -> None:
+    """The phase's result, in the type that it is served in. Called by every rank."""
+    accelerator = trainer.accelerator
+    if recipe.parallel.at_scale:
+        save_whole(
+            trainer.model_wrapped,
+            processor,
+            folder,
+            getattr(torch, recipe.model.dtype),
+            rank=accelerator.process_index,
+            world_size=accelerator.num_processes,
+        )
+    elif accelerator.is_main_process:
+        save_policy(trainer.model, processor, folder)
+
+
 class ExactResume:
     """Trainer mix-in: a resumed training really has the checkpoint's weights.
 
@@ -56,7 +75,8 @@ class ExactResume:
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         trainer: Any = self
-        if trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled:
+        adapted = hasattr(trainer.model, "peft_config")
+        if trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled or adapted:
             super()._load_from_checkpoint(resume_from_checkpoint, model)  # type: ignore[misc]
             return
         policy = trainer.model

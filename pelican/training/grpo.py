@@ -29,7 +29,6 @@ from pelican.training.prefix import add_shared_prefix
 # (sample, completion, its number in the group, optimiser step)
 Scorer = Callable[[Sample, str, int, int], Score]
 _EPSILON = 1e-4
-_CHUNK = 32  # rows whose log-probabilities are computed together
 
 
 @dataclass
@@ -83,6 +82,8 @@ class DeliberateGrpoTrainer(ExactResume, GRPOTrainer):  # type: ignore[misc]
     `samples` is the buffer; the train data set holds indices into it. `on_step` is called with
     every rank's groups after they were rolled out.
     """
+
+    rows_per_pass = 32  # whose log-probabilities are computed together
 
     def __init__(
         self,
@@ -146,15 +147,24 @@ class DeliberateGrpoTrainer(ExactResume, GRPOTrainer):  # type: ignore[misc]
         while True:
             yield from order
 
-    def _roll_out(self, indices: list[int], attempt: int) -> list[Group]:
+    def _seeds(self, indices: Sequence[int], attempt: Any) -> list[list[int]]:
+        """Of every rollout, by step, attempt, rank and place."""
+        name = f"{self.state.global_step}/{attempt}"
+        base = rollout_seed(self.args.seed, name, self.accelerator.process_index)
+        return [
+            [
+                rollout_seed(base, f"{place}/{self._samples[i].id}", j)
+                for j in range(self._config.group_size)
+            ]
+            for place, i in enumerate(indices)
+        ]
+
+    def _roll_out(self, indices: list[int], attempt: Any) -> list[Group]:
+        """`attempt` names the draw for `_seeds`."""
         config, step = self._config, self.state.global_step
         samples = [self._samples[i] for i in indices]
         prompts = [self._engine.encoder.prompt(sample) for sample in samples]
-        base = rollout_seed(self.args.seed, f"{step}/{attempt}", self.accelerator.process_index)
-        seeds = [
-            [rollout_seed(base, f"{i}/{s.id}", j) for j in range(config.group_size)]
-            for i, s in enumerate(samples)
-        ]
+        seeds = self._seeds(indices, attempt)
         training = self.model.training
         self.model.eval()
         completions = self._engine.complete(prompts, config.sampling, seeds)
@@ -196,10 +206,14 @@ class DeliberateGrpoTrainer(ExactResume, GRPOTrainer):  # type: ignore[misc]
             "mm_token_type_ids": types.to(device),
             "num_images": [len(prompt.images) for prompt in prompts],
         }
-        batch |= {k: v.to(device) for k, v in encoder.image_inputs(prompts).items()}
+        batch |= self._images(prompts)
         if self.ref_model is not None:
             batch["ref_per_token_logps"] = self._reference_logps(batch)
         return batch
+
+    def _images(self, prompts: Sequence[Encoded]) -> dict[str, Tensor]:
+        inputs = self._engine.encoder.image_inputs(prompts)
+        return {name: value.to(self.accelerator.device) for name, value in inputs.items()}
 
     def _prepare_inputs(self, generation_batch: Any) -> dict[str, Any]:
         """One generation batch is one optimiser step; the rows of a group stay together."""
@@ -234,7 +248,7 @@ class DeliberateGrpoTrainer(ExactResume, GRPOTrainer):  # type: ignore[misc]
         # Prompts of like length together: padding that all of a chunk share is cut off.
         order = masks.sum(1).argsort()
         parts: list[tuple[Tensor, Tensor]] = []
-        for chunk in order.chunk(max(1, len(order) * group // _CHUNK)):
+        for chunk in order.chunk(max(1, len(order) * group // self.rows_per_pass)):
             start = int(masks[chunk].argmax(1).min())
             members = (
                 chunk.unsqueeze(1) * group + torch.arange(group, device=chunk.device)

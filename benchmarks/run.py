@@ -1,0 +1,121 @@
+"""`make bench`: all benchmarks, each in a process of its own, and docs/benchmarks.md from them.
+
+Every figure is a ratio within one run, or in seconds of the processor, so that a busy machine
+changes it little; what is not is marked as of this machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+from benchmarks.measure import ROW, Row
+
+PAGE = Path(__file__).parent.parent / "docs" / "benchmarks.md"
+# Module, arguments of a quick run, and what it measures.
+BENCHES: dict[str, tuple[str, list[str], list[str], str]] = {
+    "filter": ("benchmarks.filtering", ["500000"], ["20000"], "Filter and ledger"),
+    "rewards": ("benchmarks.rewards", ["2000"], ["140"], "Rule rewards"),
+    "rollout": ("benchmarks.rollout", ["96"], ["8"], "Rollout stage against the bare engine"),
+    "train-rl": ("benchmarks.train_rl", ["12"], ["2"], "train-rl against plain TRL"),
+    "index": ("benchmarks.index", ["1300000"], ["5000"], "Index of a large pool"),
+    "overhead": ("benchmarks.overhead", [], [], "Orchestration"),
+}
+HEAD = """# Benchmarks
+
+Written by `make bench`; edit `benchmarks/`, not this page. Ratios are of one run, the works taking
+turns; "resident" is a process's peak. Goals are those of the project; a missed one says what bounds
+it.
+
+"""
+
+
+def run(name: str, quick: bool) -> tuple[list[Row], str]:
+    """The rows of one benchmark, and why it failed ("" if it did not)."""
+    module, whole, short, _ = BENCHES[name]
+    done = subprocess.run(
+        [sys.executable, "-m", module, *(short if quick else whole)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "TOKENIZERS_PARALLELISM": "false"},
+    )
+    rows = [
+        Row(**json.loads(line.removeprefix(ROW)))
+        for line in done.stdout.splitlines()
+        if line.startswith(ROW)
+    ]
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["it printed nothing"])[-1]
+        return rows, f"exit status {done.returncode}: {last}"
+    return rows, ""
+
+
+def machine() -> str:
+    """Processor, cores, memory."""
+    model = next(
+        (
+            line.partition(":")[2].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if line.startswith("model name")
+        ),
+        platform.machine(),
+    )
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
+    return f"{model}, {os.cpu_count()} cores, {memory:.0f} GB"
+
+
+def commit() -> str:
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=10"]
+    found = subprocess.run(command, capture_output=True, text=True, check=False, cwd=PAGE.parent)
+    return found.stdout.strip() or "unknown"
+
+
+def section(title: str, rows: list[Row], failure: str, seconds: float) -> str:
+    lines = [f"## {title}", ""]
+    if rows:
+        lines += ["| | measured | goal | |", "|---|---:|---:|---|"]
+    for row in rows:
+        verdict = {True: "met", False: "**missed**", None: ""}[row.met]
+        remark = "; ".join(part for part in (verdict, row.note) if part)
+        lines.append(f"| {row.name} | {number(row.value)} {row.unit} | {row.goal} | {remark} |")
+    if failure:
+        lines += ["", f"Did not finish: {failure}"]
+    return "\n".join([*lines, "", f"Took {seconds:.0f} s.", ""])
+
+
+def number(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", nargs="*", choices=list(BENCHES), default=list(BENCHES))
+    parser.add_argument("--quick", action="store_true", help="small sizes, to try it; no page")
+    options = parser.parse_args()
+    load = os.getloadavg()[0]
+    stamp = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, commit {commit()}, {machine()}"
+    page = HEAD + f"{stamp}; load before: {load:.1f}.\n\n"
+    failed = False
+    for name in options.only:
+        started = time.monotonic()
+        rows, failure = run(name, options.quick)
+        failed |= bool(failure)
+        part = section(BENCHES[name][3], rows, failure, time.monotonic() - started)
+        print(part, flush=True)
+        page += part + "\n"
+    if not options.quick and set(options.only) == set(BENCHES):
+        PAGE.write_text(page)
+        print(f"written: {PAGE}")
+    sys.exit(1 if failed else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,193 @@
+"""A recipe on N nodes: what each stage needs, what can't fit, how long it takes, what it stores."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import ceil
+
+from pelican.planning import estimate
+from pelican.planning.estimate import GPUS, Gpu, Load, Parts
+from pelican.planning.shapes import Shape, shape_of, weight_bytes
+from pelican.recipe import Recipe
+
+TEXT_BYTES = 2.0  # of a completion's token in a zstd table
+_EVALUATED = 3000  # held-out questions, both suites
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """One stage: GPUs of its job, bytes on each, tokens of a step, hours of the whole run."""
+
+    stage: str
+    gpus: int
+    memory: Parts
+    tokens_per_step: int
+    hours: float
+
+    @property
+    def bytes(self) -> float:
+        return sum(self.memory.values())
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All stages, storage in bytes by what it is, and a sentence for each thing that can't be."""
+
+    shape: Shape
+    gpu: Gpu
+    load: Load
+    stages: list[StagePlan]
+    storage: dict[str, float]
+    refusals: list[str]
+
+    @property
+    def hours(self) -> float:
+        return sum(stage.hours for stage in self.stages)
+
+
+def make_plan(recipe: Recipe, gpu_name: str, nodes: int, per_node: int, load: Load) -> Plan:
+    """Raises UserInputError for a policy whose shape is not known."""
+    shape, gpu = shape_of(recipe.models.policy), GPUS[gpu_name]
+    stages = [_rollout(shape, recipe, gpu, load)]
+    if recipe.rl.enabled:
+        stages.append(_train_rl(shape, recipe, gpu, load))
+    if recipe.sft.enabled:
+        if recipe.distill.endpoint is None and not recipe.distill.only_replay:
+            stages.append(_distill(shape, recipe, gpu, load))
+        stages.append(_train_sft(shape, recipe, gpu, load))
+    return Plan(
+        shape=shape,
+        gpu=gpu,
+        load=load,
+        stages=stages,
+        storage=_storage(shape, recipe, load),
+        refusals=[
+            line
+            for stage in stages
+            for line in (
+                _too_many(stage, nodes * per_node, nodes, per_node),
+                _too_large(stage, recipe, gpu_name, gpu),
+            )
+            if line
+        ],
+    )
+
+
+def _rollout(shape: Shape, recipe: Recipe, gpu: Gpu, load: Load) -> StagePlan:
+    """Rollouts for the buffer and for weak mining, and the evaluations, by the same engines."""
+    config = recipe.rollout
+    tries = config.samples * recipe.rl.enabled + config.weak_samples * recipe.sft.enabled
+    loop = estimate.rollout_seconds(shape, recipe, gpu, load, load.samples, tries)
+    evaluations = 1 + recipe.loops * (recipe.rl.enabled + recipe.sft.enabled)
+    once = estimate.rollout_seconds(shape, recipe, gpu, load, _EVALUATED, 1)
+    weights = 2.0 * shape.total
+    return StagePlan(
+        stage="rollout, eval",
+        gpus=config.workers * config.vllm.tensor_parallel_size,
+        memory=estimate.engine_memory(weights, shape, recipe, load, gpu),
+        tokens_per_step=config.vllm.max_num_seqs,
+        hours=(recipe.loops * loop + evaluations * once) / 3600,
+    )
+
+
+def _distill(shape: Shape, recipe: Recipe, gpu: Gpu, load: Load) -> StagePlan:
+    """The teacher, whose keys and values are taken to be as large as the policy's."""
+    weights = float(weight_bytes(recipe.models.teacher))
+    weak = ceil(0.2 * load.samples) * recipe.distill.tries
+    seconds = estimate.rollout_seconds(shape, recipe, gpu, load, weak, 1)
+    slower = weights / (2.0 * shape.total)
+    return StagePlan(
+        stage="distill",
+        gpus=recipe.rollout.workers * recipe.rollout.vllm.tensor_parallel_size,
+        memory=estimate.engine_memory(weights, shape, recipe, load, gpu),
+        tokens_per_step=recipe.rollout.vllm.max_num_seqs,
+        hours=recipe.loops * seconds * slower / 3600,
+    )
+
+
+def _train_rl(shape: Shape, recipe: Recipe, gpu: Gpu, load: Load) -> StagePlan:
+    step = estimate.rl_step_seconds(shape, recipe, gpu, load)
+    rows = recipe.rl.prompts_per_step * recipe.rl.group_size
+    return StagePlan(
+        stage="train-rl",
+        gpus=recipe.rl.processes,
+        memory=estimate.train_memory(shape, recipe, load, rl=True),
+        tokens_per_step=rows * (load.prompt + load.completion),
+        hours=recipe.loops * recipe.rl.max_steps * sum(step.values()) / 3600,
+    )
+
+
+def _train_sft(shape: Shape, recipe: Recipe, gpu: Gpu, load: Load) -> StagePlan:
+    sft = recipe.sft
+    rows = recipe.distill.max_rows or ceil(0.2 * load.samples * sum(recipe.distill.ratio))
+    steps = ceil(sft.epochs * rows / sft.batch_size)
+    steps = min(steps, sft.max_steps) if sft.max_steps else steps
+    seconds = estimate.sft_step_seconds(shape, recipe, gpu, load)
+    return StagePlan(
+        stage="train-sft",
+        gpus=sft.processes,
+        memory=estimate.train_memory(shape, recipe, load, rl=False),
+        tokens_per_step=sft.batch_size * (load.prompt + load.completion),
+        hours=recipe.loops * steps * seconds / 3600,
+    )
+
+
+def _storage(shape: Shape, recipe: Recipe, load: Load) -> dict[str, float]:
+    phases = recipe.rl.enabled + recipe.sft.enabled
+    width = 2 if recipe.model.dtype == "bfloat16" else 4
+    trained = shape.text if recipe.model.freeze_vision else shape.total
+    if recipe.parallel.lora_rank is not None:
+        trained = shape.adapters(recipe.parallel.lora_rank)
+    config = recipe.rollout
+    tries = config.samples * recipe.rl.enabled + config.weak_samples * recipe.sft.enabled
+    return {
+        "checkpoints, one a phase": float(recipe.loops * phases * width * shape.total),
+        # While the next is written, the last is kept.
+        "of an unfinished training, at most": 2.0 * (4 * shape.total + 8 * trained),
+        "rollouts": recipe.loops * load.samples * tries * load.completion * TEXT_BYTES,
+    }
+
+
+def _too_many(stage: StagePlan, there: int, nodes: int, per_node: int) -> str:
+    if stage.gpus <= there:
+        return ""
+    return (
+        f"{stage.stage} asks for {stage.gpus} GPUs, but {nodes} x {per_node} are {there}; give more"
+        f" --nodes, or lower {_PROCESSES[stage.stage]}"
+    )
+
+
+def _too_large(stage: StagePlan, recipe: Recipe, gpu_name: str, gpu: Gpu) -> str:
+    if stage.bytes <= gpu.memory:
+        return ""
+    largest = sorted(stage.memory.items(), key=lambda item: -item[1])[:2]
+    most = " and ".join(f"{name} {size / 1e9:.0f} GB" for name, size in largest)
+    return (
+        f"{stage.stage} needs {stage.bytes / 1e9:.0f} GB on a GPU, an {gpu_name} has"
+        f" {gpu.memory / 1e9:.0f} ({most}); {_way_out(stage, recipe)}"
+    )
+
+
+def _way_out(stage: StagePlan, recipe: Recipe) -> str:
+    if not stage.stage.startswith("train"):
+        return "raise rollout.vllm.tensor_parallel_size"
+    if recipe.parallel.strategy == "ddp":
+        return "set parallel.strategy=fsdp2"
+    largest = max(stage.memory, key=lambda name: stage.memory[name])
+    if largest in ("activations", "logits"):
+        return "lower parallel.micro_tokens"
+    if largest == "keys and values":
+        return "lower rl.prompts_per_step or raise rl.processes"
+    if largest == "copy to generate with":
+        return (
+            "each process keeps a whole copy to generate with: take a smaller policy or larger GPUs"
+        )
+    return f"raise {_PROCESSES[stage.stage]}, or train adapters with parallel.lora_rank"
+
+
+_PROCESSES = {
+    "rollout, eval": "rollout.workers",
+    "distill": "rollout.workers",
+    "train-rl": "rl.processes",
+    "train-sft": "sft.processes",
+}

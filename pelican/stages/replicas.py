@@ -1,0 +1,97 @@
+"""A stage whose processes are replicas: any number, of any speed, and one may be lost.
+
+They form no process group. Items are claimed through the store, and whoever finds all of them
+finished commits the stage, once.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from pelican import settings
+from pelican.errors import InfrastructureError
+from pelican.stages.base import StageContext, StageSpec, commit, finished_manifest, open_or_finished
+from pelican.stages.base import begin as begin_stage
+from pelican.storage.claims import Claim, Claims
+from pelican.storage.manifests import Manifest, now
+from pelican.storage.objects import ObjectStore
+
+_POLL_S = 1.0
+_BEGIN_S = 300.0  # for replica 0 to clear what is of another recipe
+
+
+def claims_of(context: StageContext) -> Claims:
+    """The claims of one stage, by this replica."""
+    return Claims(
+        context.store,
+        f"{context.spec.output}/work/claims",
+        f"{socket.gethostname()}-{os.getpid()}-{context.rank}",
+        attempt=settings.attempt(),
+        lease_s=settings.lease_s(),
+    )
+
+
+def claimed(
+    context: StageContext, claims: Claims, names: list[str], finished: Callable[[], set[str]]
+) -> Iterator[tuple[str, Claim]]:
+    """Items that this replica shall do, each under its claim; ends when all are finished.
+
+    `finished` names those that are; what others hold is waited for, and taken over if they are lost.
+    """
+    # Each begins elsewhere, so that they seldom ask for the same item.
+    start = len(names) * context.rank // max(1, context.world_size)
+    order = names[start:] + names[:start]
+    while True:
+        done = finished()
+        pending = [name for name in order if name not in done]
+        if not pending:
+            return
+        took = False
+        for name in pending:
+            with claims.hold(name) as claim:
+                if claim is None:
+                    continue
+                took = True
+                if name not in finished():
+                    yield name, claim
+        if not took:
+            time.sleep(min(_POLL_S, settings.lease_s() / 10))
+
+
+def run_replica(store: ObjectStore, spec: StageSpec, module: Any) -> Manifest:
+    """`module.work(context)` in every replica, `module.finish(context)` in the one that commits."""
+    rank = int(os.environ.get("RANK", "0"))
+    context = StageContext(spec, store, rank, int(os.environ.get("WORLD_SIZE", "1")))
+    begun = begin_stage(store, spec) if rank == 0 else _wait_for_begin(store, spec)
+    if isinstance(begun, Manifest):
+        return begun
+    started = now()
+    module.work(context)
+    claims = claims_of(context)
+
+    def committed() -> set[str]:
+        return {"commit"} if finished_manifest(store, spec) is not None else set()
+
+    for _, claim in claimed(context, claims, ["commit"], committed):
+        module.finish(context)
+        if not claim.lost:
+            commit(context, begun, started)
+    manifest = finished_manifest(store, spec)
+    assert manifest is not None
+    return manifest
+
+
+def _wait_for_begin(store: ObjectStore, spec: StageSpec) -> str | Manifest:
+    """Until replica 0 has cleared the prefix, or the stage is finished."""
+    deadline = time.monotonic() + _BEGIN_S
+    while (begun := open_or_finished(store, spec)) is None:
+        if time.monotonic() > deadline:
+            raise InfrastructureError(
+                f"replica 0 did not begin {spec.output} within {_BEGIN_S:.0f} s; it may be lost"
+            )
+        time.sleep(0.1)
+    return begun

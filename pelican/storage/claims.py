@@ -1,0 +1,108 @@
+"""Work claimed through the store: each item by one replica at a time, taken over if that is lost.
+
+A claim is an object that its owner rewrites every few seconds. Others watch its entity tag by their
+own clock: one that did not change for `lease_s` is of a lost replica. So clocks need not agree, and
+an owner that was only slow learns that it lost the item.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from pelican.storage.objects import ObjectStore
+
+
+class Claim:
+    """An item that this replica holds; `lost` once another took it over."""
+
+    def __init__(self) -> None:
+        self.lost = False
+
+
+class Claims:
+    """Claims below one prefix. `owner` is unique among replicas; `attempt` names their generation.
+
+    Claims of another attempt are free at once: whoever starts one knows that the last has ended.
+    """
+
+    def __init__(
+        self,
+        store: ObjectStore,
+        prefix: str,
+        owner: str,
+        *,
+        attempt: str = "",
+        lease_s: float = 60.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._store, self._prefix = store, prefix
+        self._owner, self._attempt = owner, attempt
+        self._lease_s, self._clock = lease_s, clock
+        self._seen: dict[str, tuple[str, float]] = {}
+        self._beats = 0
+
+    @contextmanager
+    def hold(self, name: str) -> Iterator[Claim | None]:
+        """The claim on `name`, kept alive meanwhile; None if another replica has it."""
+        if not self.take(name):
+            yield None
+            return
+        claim, ended = Claim(), threading.Event()
+
+        def beat() -> None:
+            while not ended.wait(self._lease_s / 4):
+                if not self.renew(name):
+                    claim.lost = True
+                    return
+
+        thread = threading.Thread(target=beat, daemon=True, name=f"claim-{name}")
+        thread.start()
+        try:
+            yield claim
+        finally:
+            ended.set()
+            thread.join()
+
+    def take(self, name: str) -> bool:
+        """Whether `name` is now this replica's: it was free, or its owner is lost."""
+        key = self._key(name)
+        if self._store.write(key, self._body(), if_absent=True):
+            return True
+        try:
+            data, tag = self._store.read_tagged(key)
+        except KeyError:
+            return False
+        held = json.loads(data)
+        if held["attempt"] != self._attempt or held["owner"] == self._owner:
+            return self._store.write(key, self._body(), if_tag=tag)
+        seen = self._seen.get(name)
+        if seen is None or seen[0] != tag:
+            self._seen[name] = (tag, self._clock())
+            return False
+        if self._clock() - seen[1] < self._lease_s:
+            return False
+        return self._store.write(key, self._body(), if_tag=tag)
+
+    def renew(self, name: str) -> bool:
+        """Say that we are alive; False if the item is another's by now."""
+        try:
+            data, tag = self._store.read_tagged(self._key(name))
+        except KeyError:
+            return False
+        held = json.loads(data)
+        if (held["owner"], held["attempt"]) != (self._owner, self._attempt):
+            return False
+        return self._store.write(self._key(name), self._body(), if_tag=tag)
+
+    def _key(self, name: str) -> str:
+        return f"{self._prefix}/{name}.json"
+
+    def _body(self) -> bytes:
+        self._beats += 1
+        return json.dumps(
+            {"owner": self._owner, "attempt": self._attempt, "beat": self._beats}
+        ).encode()

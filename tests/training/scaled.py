@@ -1,0 +1,232 @@
+"""Small trainings over several processes, as a program: `python -m tests.training.scaled FILE`.
+
+The file names cases; each is run by forked ranks of a gloo group, after torch and TRL were imported
+once. A case's curve and what went wrong are written beside its checkpoints.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+import torch
+
+torch.set_num_threads(1)
+
+import trl  # noqa: E402, F401
+from datasets import Dataset  # noqa: E402
+from transformers import TrainerCallback  # noqa: E402
+
+from pelican.recipe import (  # noqa: E402
+    Data,
+    ModelConfig,
+    Models,
+    ParallelConfig,
+    Recipe,
+    RlConfig,
+    Sampling,
+    SftConfig,
+)
+from pelican.records import Sample, Score  # noqa: E402
+from tests.data.factory import clip, sample  # noqa: E402
+
+SAMPLES = [sample(i) for i in range(7)] + [clip(7, (0.0, 8.0))]
+
+
+def recipe_of(case: dict[str, Any]) -> Recipe:
+    return Recipe(
+        name="test",
+        models=Models(policy="-", teacher="-"),
+        data=Data(train="-", replay="-", evaluation="-", general="-"),
+        model=ModelConfig(
+            dtype=case.get("dtype", "float32"),
+            freeze_vision=case.get("freeze", True),
+            gradient_checkpointing=case.get("checkpointing", False),
+        ),
+        rl=RlConfig(
+            group_size=4,
+            prompts_per_step=4,
+            learning_rate=case.get("rate", 5e-3),
+            kl=0.05,
+            refill=1,
+            max_steps=case["steps"],
+            save_steps=case.get("save", 100),
+            sampling=Sampling(temperature=1.0, max_tokens=6),
+        ),
+        sft=SftConfig(
+            learning_rate=case.get("rate", 5e-3), batch_size=4, save_steps=case.get("save", 100)
+        ),
+        parallel=ParallelConfig(
+            strategy=case["strategy"],
+            micro_tokens=case.get("micro_tokens", 120),
+            lora_rank=4 if case.get("lora") else None,
+        ),
+    )
+
+
+def letters(sample: Sample, completion: str, index: int, step: int) -> Score:
+    """The share of letters a to z."""
+    value = sum("a" <= c <= "z" for c in completion) / max(1, len(completion))
+    return Score(
+        sample_id=sample.id,
+        index=index,
+        reward=value,
+        format=0,
+        task=value,
+        success=value >= 0.5,
+        think_chars=0,
+        answer="",
+    )
+
+
+class StopAt(TrainerCallback):  # type: ignore[misc]
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        control.should_training_stop |= state.global_step >= self.step
+
+
+def train(case: dict[str, Any], twin: Path, folder: Path, world: int) -> dict[str, Any]:
+    from pelican.training.arguments import grpo_arguments, sft_arguments
+    from pelican.training.backends import check_world_size, load_for_training
+    from pelican.training.checkpoints import last_checkpoint, save_trained
+    from pelican.training.grpo import schedule
+    from pelican.training.grpo_scale import ScaledGrpoTrainer
+    from pelican.training.sft import Demonstration
+    from pelican.training.sft_scale import ScaledSftTrainer
+    from pelican.training.weights import full_weights
+
+    recipe = recipe_of(case)
+    work = Path(case.get("work", folder))
+    checkpoint = last_checkpoint(work)
+    check_world_size(recipe, checkpoint, world)
+    torch.manual_seed(0)
+    drawn: list[list[str]] = []
+    if case["kind"] == "sft":
+        rows = [
+            Demonstration(s, f"<think>{i}</think><answer>{i}{'x' * i}</answer>")
+            for i, s in enumerate(SAMPLES)
+        ]
+        args = sft_arguments(recipe, work, world, 0, case["steps"])
+        args.logging_steps = 1
+        policy, encoder = load_for_training(recipe, twin)
+        trainer: Any = ScaledSftTrainer(
+            policy,
+            args=args,
+            processing_class=encoder.processor,
+            recipe=recipe,
+            encoder=encoder,
+            rows=rows,
+        )
+    else:
+        order = schedule(len(SAMPLES), 4 * case["steps"], 0)
+        args = grpo_arguments(recipe, work, world, 0)
+        args.logging_steps = 1
+        policy, encoder = load_for_training(recipe, twin)
+        trainer = ScaledGrpoTrainer(
+            policy,
+            args=args,
+            processing_class=encoder.processor,
+            train_dataset=Dataset.from_dict({"prompt": [""] * len(order), "sample": order}),
+            recipe=recipe,
+            checkpoint=twin,
+            encoder=encoder,
+            samples=SAMPLES,
+            scorer=letters,
+            on_step=lambda record: drawn.append([g.sample.id for g in record.drawn]),
+        )
+    if "stop" in case:
+        trainer.add_callback(StopAt(case["stop"]))
+    start = {k: v.float().clone() for k, v in load_copy_of(twin).named_parameters()}
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    save_trained(trainer, encoder.processor, folder / "checkpoint", recipe)
+    kept = [row for row in trainer.state.log_history if "loss" in row]
+    return {
+        "losses": [row["loss"] for row in kept],
+        "norms": [float(row.get("grad_norm", 0)) for row in kept],
+        "dtypes": sorted({str(p.dtype) for p in trainer.model.parameters()}),
+        "moved": max(
+            float((whole.float() - start[name]).abs().max())
+            for name, whole in full_weights(trainer.model_wrapped)
+        ),
+        "state_bytes": state_bytes(trainer),
+        "drawn": drawn,
+    }
+
+
+def load_copy_of(twin: Path) -> Any:
+    """The start, whole and in float32, in every process."""
+    from transformers import AutoModelForImageTextToText
+
+    from pelican.training.backends import unsharded
+
+    asked = os.environ.pop("ACCELERATE_USE_FSDP", None)
+    with unsharded():
+        model = AutoModelForImageTextToText.from_pretrained(twin, dtype=torch.float32)
+    if asked is not None:
+        os.environ["ACCELERATE_USE_FSDP"] = asked
+    return model
+
+
+def state_bytes(trainer: Any) -> int:
+    """Bytes of weights and of the optimiser's moments that this process holds."""
+    moments = [
+        value
+        for state in trainer.optimizer.optimizer.state.values()
+        for value in state.values()
+        if isinstance(value, torch.Tensor) and value.dim()
+    ]
+    return sum(
+        (t.to_local() if hasattr(t, "to_local") else t).numel() * t.element_size()
+        for t in [*trainer.model.parameters(), *moments]
+    )
+
+
+def rank_main(case: dict[str, Any], twin: Path, folder: Path, rank: int, port: int) -> int:
+    world = case["world"]
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world))
+    os.environ.update(LOCAL_WORLD_SIZE=str(world), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    try:
+        if world > 1:
+            torch.distributed.init_process_group("gloo")
+        result = train(case, twin, folder, world)
+    except BaseException as error:
+        traceback.print_exc()
+        (folder / f"error-{rank}.json").write_text(json.dumps(f"{type(error).__name__}: {error}"))
+        return 1
+    (folder / f"result-{rank}.json").write_text(json.dumps(result))
+    return 0
+
+
+def run(case: dict[str, Any], twin: Path, root: Path) -> None:
+    folder = root / case["name"]
+    folder.mkdir(parents=True, exist_ok=True)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = int(probe.getsockname()[1])
+    children = []
+    for rank in range(case["world"]):
+        child = os.fork()
+        if child == 0:
+            code = rank_main(case, twin, folder, rank, port)
+            sys.stdout.flush(), sys.stderr.flush()
+            os._exit(code)
+        children.append(child)
+    for child in children:
+        os.waitpid(child, 0)
+
+
+def main(path: str) -> None:
+    asked = json.loads(Path(path).read_text())
+    for case in asked["cases"]:
+        run(case, Path(asked["twin"]), Path(path).parent)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

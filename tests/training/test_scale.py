@@ -1,0 +1,164 @@
+"""Training over several processes: the curve of one, whatever the strategy; resumed on another number.
+
+Real gloo groups of forked processes; one program runs all cases, because importing TRL is what costs.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from pelican.planning.estimate import state
+from pelican.planning.shapes import qwen
+from tests.engines.twin import write_twin
+
+ROOT = Path(__file__).parent.parent.parent
+DEEPSPEED = importlib.util.find_spec("deepspeed") is not None
+needs_deepspeed = pytest.mark.skipif(not DEEPSPEED, reason="deepspeed is not installed")
+
+
+def cases(root: Path) -> list[dict[str, Any]]:
+    sft = {"kind": "sft", "strategy": "ddp", "world": 1, "steps": 4}
+    rl = {"kind": "grpo", "strategy": "ddp", "world": 1, "steps": 3}
+    half = {"save": 2, "stop": 2, "work": str(root / "sft-work")}
+    listed = [
+        {**sft, "name": "sft-1"},
+        {**sft, "name": "sft-whole", "micro_tokens": 100_000},
+        {**sft, "name": "sft-2", "world": 2},
+        {**sft, "name": "sft-fsdp2", "world": 2, "strategy": "fsdp2"},
+        {**sft, "name": "sft-fsdp2-half", "world": 2, "strategy": "fsdp2", **half},
+        {**sft, "name": "sft-fsdp2-rest", "world": 4, "strategy": "fsdp2", "work": half["work"]},
+        {**sft, "name": "sft-bf16", "dtype": "bfloat16", "rate": 1e-6, "checkpointing": True},
+        {**rl, "name": "rl-1"},
+        {**rl, "name": "rl-2", "world": 2},
+        {**rl, "name": "rl-fsdp2", "world": 2, "strategy": "fsdp2"},
+        {**rl, "name": "rl-checkpointing", "checkpointing": True},
+        {**rl, "name": "rl-lora", "world": 2, "lora": True, "checkpointing": True},
+    ]
+    if DEEPSPEED:
+        listed += [
+            {**sft, "name": "sft-zero3", "world": 2, "strategy": "zero3"},
+            {**rl, "name": "rl-zero3", "world": 2, "strategy": "zero3"},
+        ]
+    return listed
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with what every case left."""
+    root = tmp_path_factory.mktemp("scale")
+    write_twin(root / "twin")
+    (root / "cases.json").write_text(json.dumps({"twin": str(root / "twin"), "cases": cases(root)}))
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+    environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.training.scaled", str(root / "cases.json")],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return root
+
+
+def result(runs: Path, name: str, rank: int = 0) -> dict[str, Any]:
+    for error in sorted((runs / name).glob("error-*.json")):
+        pytest.fail(f"{name}, {error.stem}: {error.read_text()}")
+    found: dict[str, Any] = json.loads((runs / name / f"result-{rank}.json").read_text())
+    return found
+
+
+@pytest.mark.parametrize(
+    ("name", "same_as"),
+    [
+        ("sft-whole", "sft-1"),
+        ("sft-2", "sft-1"),
+        ("sft-fsdp2", "sft-1"),
+        pytest.param("sft-zero3", "sft-1", marks=needs_deepspeed),
+        ("rl-2", "rl-1"),
+        ("rl-fsdp2", "rl-1"),
+        ("rl-checkpointing", "rl-1"),
+        pytest.param("rl-zero3", "rl-1", marks=needs_deepspeed),
+    ],
+)
+def test_the_curve_is_that_of_one_process(runs: Path, name: str, same_as: str) -> None:
+    one, other = result(runs, same_as), result(runs, name)
+    assert other["losses"] == pytest.approx(one["losses"], rel=1e-3, abs=2e-6)
+    assert other["norms"] == pytest.approx(one["norms"], rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("name", "same_as"),
+    [
+        ("sft-fsdp2", "sft-1"),
+        ("rl-fsdp2", "rl-1"),
+        pytest.param("rl-zero3", "rl-1", marks=needs_deepspeed),
+    ],
+)
+def test_a_sharded_policy_is_saved_whole_under_the_checkpoints_names(
+    runs: Path, name: str, same_as: str
+) -> None:
+    start = load_file(runs / "twin" / "model.safetensors")
+    one = load_file(runs / same_as / "checkpoint" / "model.safetensors")
+    other = load_file(runs / name / "checkpoint" / "model.safetensors")
+    assert set(start) == set(one) == set(other)
+    for key, value in one.items():
+        assert torch.allclose(value, other[key], atol=2e-4), key
+    assert any(not torch.equal(one[key], start[key]) for key in start)
+
+
+def test_fsdp2_goes_on_with_another_number_of_processes(runs: Path) -> None:
+    whole, half = result(runs, "sft-fsdp2"), result(runs, "sft-fsdp2-half")
+    rest = result(runs, "sft-fsdp2-rest")
+    assert half["losses"] == pytest.approx(whole["losses"][:2], rel=1e-3)
+    # The log of the first half comes with the checkpoint.
+    assert rest["losses"] == pytest.approx(whole["losses"], rel=1e-3)
+
+
+def test_groups_do_not_depend_on_the_number_of_processes(runs: Path) -> None:
+    alone = result(runs, "rl-1")["drawn"]
+    shares = [result(runs, "rl-2", rank)["drawn"] for rank in (0, 1)]
+    for step, drawn in enumerate(alone):
+        assert sorted(drawn) == sorted(shares[0][step] + shares[1][step])
+
+
+def test_masters_are_float32_and_move_at_a_rate_that_bfloat16_cannot_tell(runs: Path) -> None:
+    found = result(runs, "sft-bf16")
+    assert found["dtypes"] == ["torch.float32"]
+    assert 0 < found["moved"] < 1e-4
+    saved = load_file(runs / "sft-bf16" / "checkpoint" / "model.safetensors")
+    assert {value.dtype for value in saved.values()} == {torch.bfloat16}
+
+
+def test_adapters_are_merged_into_the_checkpoint(runs: Path) -> None:
+    assert result(runs, "rl-lora")["moved"] > 0
+    start = load_file(runs / "twin" / "model.safetensors")
+    merged = load_file(runs / "rl-lora" / "checkpoint" / "model.safetensors")
+    changed = {key for key in start if not torch.equal(start[key], merged[key])}
+    assert set(start) == set(merged)
+    assert changed and all("_proj" in key and "visual" not in key for key in changed)
+
+
+@pytest.mark.parametrize(
+    ("name", "strategy", "world"), [("sft-1", "ddp", 1), ("sft-fsdp2", "fsdp2", 2)]
+)
+def test_the_plan_counts_the_bytes_that_are_held(
+    runs: Path, name: str, strategy: str, world: int
+) -> None:
+    from tests.training.scaled import recipe_of
+
+    shape = qwen("twin", json.loads((runs / "twin" / "config.json").read_text()))
+    planned = state(shape, recipe_of({"steps": 1, "strategy": strategy}), world)
+    planned.pop("gradients, float32")
+    held = [result(runs, name, rank)["state_bytes"] for rank in range(world)]
+    assert sum(planned.values()) * world == pytest.approx(sum(held), rel=1e-6)
