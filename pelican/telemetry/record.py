@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from pelican.telemetry import metrics as m
+from pelican.telemetry.series import active
 
 if TYPE_CHECKING:
     from pelican.distillation.teacher import Reply
@@ -38,7 +39,7 @@ _SETS = ("samples", "mastered", "practice", "intractable", "buffer", "weak")
 @contextmanager
 def timed(part: str) -> Iterator[None]:
     """Add the time inside to a part of the stage."""
-    if not m.active():
+    if not active():
         yield
         return
     began = time.monotonic()
@@ -61,7 +62,7 @@ def timed_each(part: str, items: Iterable[T]) -> Iterator[T]:
 
 def progressed(done: int, total: int, counted: bool) -> None:
     """A stage did something; `counted`: `done` and `total` are this process's share."""
-    if not m.active():
+    if not active():
         return
     m.LAST_STEP.set(time.time())
     if counted:
@@ -72,7 +73,7 @@ def progressed(done: int, total: int, counted: bool) -> None:
 
 def generated(completions: Sequence[Rollout | Reply]) -> None:
     """An engine or a teacher gave these completions."""
-    if not m.active():
+    if not active():
         return
     m.LAST_STEP.set(time.time())
     m.TOKENS_GENERATED.inc(sum(completion.tokens for completion in completions))
@@ -82,7 +83,7 @@ def generated(completions: Sequence[Rollout | Reply]) -> None:
 
 def scored(family: str, scores: Sequence[Score]) -> None:
     """The rewards of the rollouts of one sample."""
-    if not m.active() or not scores:
+    if not active() or not scores:
         return
     from pelican.rewards import PARSE_FAILURES
 
@@ -102,7 +103,7 @@ def scored(family: str, scores: Sequence[Score]) -> None:
 
 def practised(drawn: Iterable[Any], tokens_trained: int) -> None:
     """One rank's GRPO step: its groups (`pelican.training.grpo.Group`), and what is trained on."""
-    if not m.active():
+    if not active():
         return
     for group in drawn:
         m.GROUPS.inc(variance="yes" if group.has_variance else "no")
@@ -114,7 +115,7 @@ def practised(drawn: Iterable[Any], tokens_trained: int) -> None:
 
 def trained(labels: Any, ignored: int) -> None:
     """A batch of SFT: its labels, [rows, tokens], those to learn not `ignored`."""
-    if m.active():
+    if active():
         m.TOKENS_TRAINED.inc(int((labels != ignored).sum()))
 
 
@@ -126,7 +127,7 @@ def stepped(seconds: float) -> None:
 
 def logged(logs: Mapping[str, Any]) -> None:
     """What a trainer logged; NaN and infinity are counted."""
-    if not m.active():
+    if not active():
         return
     for name, series in _LOGGED.items():
         if name in logs:
@@ -144,7 +145,7 @@ def stagnated(tasks: Mapping[str, float], mean: float) -> None:
 
 def evaluated(summary: Summary, gate: Gate) -> None:
     """An evaluation's scores as shares of 1, what they lost, and the gate."""
-    if not m.active():
+    if not active():
         return
     for suite, estimate in (("embodied", summary.embodied), ("general", summary.general)):
         if estimate is not None:
@@ -172,7 +173,7 @@ def evaluated(summary: Summary, gate: Gate) -> None:
 
 def finished(manifest: Manifest, processes: int) -> None:
     """A stage is about to be committed: what its manifest counts."""
-    if not m.active():
+    if not active():
         return
     torch = sys.modules.get("torch")
     accelerator = "gpu" if torch is not None and torch.cuda.is_available() else "cpu"
@@ -202,7 +203,7 @@ def finished(manifest: Manifest, processes: int) -> None:
 
 def checked(pools: Mapping[str, tuple[int, Path]]) -> None:
     """Preflight found these pools in order: name -> usable samples, folder."""
-    if not m.active():
+    if not active():
         return
     for name, (samples, folder) in pools.items():
         m.POOL_SAMPLES.set(samples, pool=name)

@@ -20,8 +20,8 @@ def program(name: str) -> str:
     """Its path; the test is skipped without it."""
     found = shutil.which(name)
     if found is None:
-        package = "prometheus-pushgateway" if name == "prometheus-pushgateway" else "prometheus"
-        pytest.skip(f"{name} is not there; `apt-get install {package}` brings it")
+        packages = {"promtool": "prometheus", "kubectl": "kubernetes-client"}
+        pytest.skip(f"{name} is not there; Debian's {packages.get(name, name)} brings it")
     return found
 
 

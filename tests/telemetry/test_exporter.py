@@ -61,7 +61,7 @@ def test_four_processes_of_a_pod_are_one_target(tmp_path: Path) -> None:
 def test_without_a_place_nothing_is_imported_and_nothing_happens() -> None:
     code = """
 import sys
-from pelican.telemetry import exporter, jobs, record, metrics
+from pelican.telemetry import exporter, jobs, record, metrics, series
 with exporter.open_stage("rollout", "rl", "key", None) as stage:
     metrics.LOSS.set(1.0)
     record.progressed(1, 2, counted=True)
@@ -69,7 +69,7 @@ with exporter.open_stage("rollout", "rl", "key", None) as stage:
     stage.finish()
 with jobs.watched("rollout", "rl") as watch:
     watch.working()
-assert not metrics.active()
+assert not series.active()
 print(sorted(name for name in sys.modules if name.startswith(("prometheus", "torch", "polars"))))
 """
     out = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
