@@ -97,6 +97,7 @@ class FolderStore(ObjectStore):
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
+        STORE_BYTES.inc(len(data), direction="write")
         try:
             if if_tag is not None:
                 return self._swap(path, temporary, if_tag)
@@ -108,7 +109,6 @@ class FolderStore(ObjectStore):
             return False
         finally:
             temporary.unlink(missing_ok=True)
-            STORE_BYTES.inc(len(data), direction="write")
         return True
 
     def _swap(self, path: Path, temporary: Path, tag: str) -> bool:

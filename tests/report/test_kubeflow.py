@@ -20,7 +20,11 @@ BASE, LAST = (f"runs/{NAME}/loop-{k}/eval-{phase}" for k, phase in ((0, "base"),
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> FolderStore:
     made = MadeRun(tmp_path_factory.mktemp("run"), loops=2, train=12, held_out=30)
-    store = made.write()
+    return whole_recipe(made.write())
+
+
+def whole_recipe(store: FolderStore) -> FolderStore:
+    """The made run's recipe has only what the report reads."""
     recipe = json.loads(store.read(f"runs/{NAME}/recipe.json"))
     full = find_recipe("tiny", [f"loops=2 data.train={recipe['data']['train']}"])
     store.write(f"runs/{NAME}/recipe.json", full.model_dump_json().encode())
@@ -82,7 +86,7 @@ def test_an_evaluation_shows_its_gate_and_the_base_compares_with_nothing(
 
 def test_a_failed_run_shows_what_there_is(tmp_path: Path) -> None:
     made = MadeRun(tmp_path, loops=2, train=12, held_out=12)
-    store = made.write(until="loop-0/eval-base")
+    store = whole_recipe(made.write(until="loop-0/eval-base"))
     failure = {"stage": "rollout", "loop": 1, "phase": "rl", "kind": "StageError", "message": "no"}
     store.write(f"runs/{NAME}/failure.json", json.dumps(failure).encode())
     found = conclude(store, NAME, "metaloop", False)
