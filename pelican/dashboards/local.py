@@ -1,10 +1,11 @@
 """Prometheus and a Pushgateway on this machine, with Pelican's rules, beside a local run.
 
-Without Grafana the panels are shown by Prometheus' own page: one link holds a row of a dashboard.
+Grafana is not needed: one HTML page draws the same panels with the same queries.
 """
 
 from __future__ import annotations
 
+import json
 import shutil
 import signal
 import subprocess
@@ -13,7 +14,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from urllib.parse import quote
 
 import yaml
 
@@ -59,14 +59,26 @@ def plain_query(query: str) -> str:
     return query
 
 
-def link(base: str, plots: Sequence[Plot]) -> str:
-    """Prometheus' page with a graph for every query."""
-    queries = [plain_query(query) for plot in plots for query in plot.queries.values()]
-    parts = [
-        f"g{i}.expr={quote(query)}&g{i}.tab=0&g{i}.range_input=1h"
-        for i, query in enumerate(queries)
+def page(base: str) -> str:
+    """The dashboards as one HTML file that asks the Prometheus at `base` and draws the panels."""
+    boards = [
+        {
+            "title": board.title,
+            "rows": [
+                {"title": title, "plots": [_plain(plot) for plot in plots]}
+                for title, plots in board.rows.items()
+            ],
+        }
+        for board in BOARDS
     ]
-    return f"{base}/graph?{'&'.join(parts)}"
+    text = Path(__file__).with_name("page.html").read_text(encoding="utf-8")
+    data = json.dumps(boards).replace("<", "\\u003c")
+    return text.replace("__BOARDS__", data).replace("__PROMETHEUS__", base)
+
+
+def _plain(plot: Plot) -> dict[str, object]:
+    queries = {legend: plain_query(query) for legend, query in plot.queries.items()}
+    return {"title": plot.title, "unit": plot.unit, "text": plot.text, "queries": queries}
 
 
 def write_configuration(folder: Path, stages: str, gateway: str, interval_s: int = 5) -> Path:
@@ -111,17 +123,17 @@ def serve(folder: Path) -> None:
     config = write_configuration(folder, f"127.0.0.1:{STAGES}", f"127.0.0.1:{GATEWAY}")
     base = f"http://127.0.0.1:{PROMETHEUS}"
     with _running(commands(folder, config, PROMETHEUS, GATEWAY), folder) as processes:
+        shown = folder / "dashboards.html"
+        shown.write_text(page(base), encoding="utf-8")
         print(
-            "A run that shows up here:\n"
+            "Start a run that shows up here:\n"
             f"  PELICAN_METRICS_PORT=127.0.0.1:{STAGES}"
             f" PELICAN_PUSHGATEWAY=http://127.0.0.1:{GATEWAY} make submit\n"
-            f"Alerts: {base}/alerts"
+            f"panels  {shown}\n"
+            f"alerts  {base}/alerts\n"
+            "Grafana imports manifests/monitoring/dashboards/*.json. Ctrl-C ends.",
+            flush=True,
         )
-        for board in BOARDS:
-            print(f"\n{board.title}")
-            for title, plots in board.rows.items():
-                print(f"  {title}: {link(base, plots)}")
-        print("\nGrafana imports manifests/monitoring/dashboards/*.json; Ctrl-C ends.", flush=True)
         while all(process.poll() is None for process in processes):
             time.sleep(0.5)
         raise UserInputError(

@@ -15,7 +15,7 @@ import yaml
 import pelican.telemetry.metrics  # noqa: F401  names the series
 from pelican.dashboards import BOARDS, Board
 from pelican.dashboards.grafana import render
-from pelican.dashboards.local import RULES, link, plain_query, plain_rules, write_configuration
+from pelican.dashboards.local import RULES, plain_rules, write_configuration
 from pelican.settings import home
 from pelican.telemetry.series import COMMON, SERIES
 from tests.telemetry.servers import program
@@ -101,8 +101,6 @@ def test_prometheus_accepts_the_local_configuration(tmp_path: Path) -> None:
     command = [program("promtool"), "check", "config", str(config)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "$" not in plain_query(" ".join(BOARDS[0].rows["Is it moving?"][0].queries.values()))
-    assert link("http://x", BOARDS[0].rows["Optimiser"]).count("&g") > 6
 
 
 def built(tmp_path: Path) -> list[dict[str, Any]]:
