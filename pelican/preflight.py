@@ -20,7 +20,9 @@ from pelican.runs import FAILURE, RECIPE, SUMMARY, read_json, run_prefix
 from pelican.stages.base import input_digest
 from pelican.storage.manifests import versions
 from pelican.storage.objects import ObjectStore, open_store
+from pelican.telemetry import record
 from pelican.telemetry.events import emit
+from pelican.telemetry.exporter import pushed
 
 DECODED_BYTES = 1 << 31  # above, images are not read here but where they are used: rollout, eval
 CHECKED = "cache/preflight"  # in the store: what was found of a pool, by its content
@@ -46,6 +48,7 @@ def preflight(store: str, run: str, recipe: str) -> Recipe:
     check_leaks(objects, pools, digests)
     objects.write(f"{run_prefix(run)}/preflight.json", json.dumps(reports, indent=1).encode())
     check_space(objects, parsed)
+    record.checked({name: (reports[name]["samples"], pools[name]) for name in pools})
     return parsed
 
 
@@ -257,7 +260,8 @@ def run_preflight(store: str, run: str, recipe: str) -> str:
     from pelican.errors import PelicanError
 
     try:
-        parsed = preflight(store, run, recipe)
+        with pushed("preflight", "base"):
+            parsed = preflight(store, run, recipe)
     except PelicanError as error:
         failure = {"stage": "preflight", "loop": 0, "phase": "base"}
         failure |= {"kind": type(error).__name__, "message": str(error)}

@@ -19,6 +19,7 @@ from pelican.stages.base import StageName, StageSpec, finished_manifest
 from pelican.storage.manifests import Manifest
 from pelican.storage.objects import ObjectStore, open_store
 from pelican.telemetry.events import Event, emit
+from pelican.telemetry.jobs import JobWatch, watched
 
 # What a stage reads from the recipe's pools and models, beside what other stages hand to it.
 DATA: dict[StageName, dict[str, str]] = {
@@ -146,17 +147,20 @@ def _run(store: ObjectStore, spec: StageSpec) -> Manifest:
         signal.signal(number, stop)
     emit("event", {"event": "start", **what})
     started = time.monotonic()
-    result = _launch(launcher, make_job(spec), what)
+    with watched(spec.stage, spec.phase.value) as watch:
+        result = _launch(launcher, make_job(spec), what, watch)
+        watch.succeeded(result.attempts)
     seconds = round(time.monotonic() - started, 1)
     numbers = _numbers(result.manifest) | {"seconds": seconds, "attempts": result.attempts}
     emit("event", {"event": "done", **what, **numbers})
     return result.manifest
 
 
-def _launch(launcher: Launcher, job: Job, what: Event) -> JobResult:
+def _launch(launcher: Launcher, job: Job, what: Event, watch: JobWatch) -> JobResult:
     """Run the job; once more with a smaller batch if memory ran out and that may help."""
 
     def follow(event: Event) -> None:
+        watch.working()
         emit("progress", event)
 
     try:

@@ -31,6 +31,7 @@ from pelican.storage.manifests import (
     versions,
 )
 from pelican.storage.objects import ObjectStore, open_store
+from pelican.telemetry import exporter, record
 
 StageName = Literal["rollout", "reward", "filter", "train-rl", "distill", "train-sft", "eval"]
 STAGES: tuple[StageName, ...] = get_args(StageName)
@@ -108,7 +109,9 @@ class StageContext:
 
         Each rank reports its share, which the launcher sums; training is reported by rank 0.
         """
-        if self.rank and self.spec.stage.startswith("train"):
+        shared = self.rank == 0 or not self.spec.stage.startswith("train")
+        record.progressed(done, total, counted=shared)
+        if not shared:
             return
         if done != total and time.monotonic() - self._last_progress < 0.5:
             return
@@ -305,13 +308,19 @@ def run_stage(spec: StageSpec) -> Manifest:
         return begun
     context = StageContext(spec, store, ranks.rank, ranks.size)
     started = now()
-    module.run(context)
+    key = spec.output.replace("/", "-")
+    telemetry = exporter.open_stage(spec.stage, spec.phase.value, key, lambda: ranks.all(None))
+    with telemetry:
+        module.run(context)
     counts: Counter[str] = Counter()
     for share in ranks.all(dict(context.counts)):
         counts.update(share)
     context.counts = counts
     manifest = commit(context, begun, started) if ranks.rank == 0 else None
+    if manifest is not None:
+        record.finished(manifest, ranks.size)
     committed: Manifest = ranks.from_main(manifest)
+    telemetry.finish()
     ranks.leave()
     return committed
 

@@ -33,6 +33,7 @@ from pelican.recipe import digest_of
 from pelican.records import Sample
 from pelican.rewards import judge_of
 from pelican.stages.base import StageContext
+from pelican.telemetry import record
 
 PART = 128  # samples that the teacher answers between two points of resuming
 Row = TypeVar("Row", bound=BaseModel)
@@ -160,8 +161,9 @@ def _answers(
     samples: dict[tuple[PoolName, str], Sample] = {}
     for name, index in indexes.items():
         wanted = [request.entry for request in requests if request.pool == name]
-        loaded = index.load(wanted, max_pixels=recipe.data.max_pixels, quarantine=Quarantine())
-        samples |= {(name, sample.id): sample for sample in loaded}
+        with record.timed("data"):
+            loaded = index.load(wanted, max_pixels=recipe.data.max_pixels, quarantine=Quarantine())
+            samples |= {(name, sample.id): sample for sample in loaded}
     asked = [request for request in requests if (request.pool, request.entry.id) in samples]
     if not asked:
         return
@@ -170,7 +172,9 @@ def _answers(
     seed = int(digest_of([recipe.seed, context.spec.loop, "distill"]), 16) >> 1
     judge = judge_of(recipe.reward, training=False)
     replies = teacher.answer(questions, config.sampling, config.tries, seed)
-    for request, sample, tries in zip(asked, questions, replies, strict=True):
+    timed = record.timed_each("generate", replies)
+    for request, sample, tries in zip(asked, questions, timed, strict=True):
+        record.generated(tries)
         best = verify(sample, tries, recipe.reward, judge)
         yield TeacherRow(
             sample_id=sample.id,
@@ -198,7 +202,8 @@ def _join_parts(context: StageContext, parts: int, requests: Sequence[Request]) 
     for number in range(parts):
         key = _part_key(context, number)
         while not context.store.exists(key):
-            time.sleep(0.5)  # another rank is at it; if it fails, its launcher ends us too
+            with record.timed("wait"):
+                time.sleep(0.5)  # another rank is at it; if it fails, its launcher ends us too
         for values in open_parquet(context.store.local(key)).read().to_pylist():
             rows.append(TeacherRow.model_validate(values))
     return sorted(rows, key=lambda row: place[row.pool, row.sample_id])

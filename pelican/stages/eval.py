@@ -25,6 +25,7 @@ from pelican.evaluation.summary import Summary, summarise
 from pelican.records import Sample
 from pelican.rewards import Judge, judge_of, score
 from pelican.stages.base import StageContext
+from pelican.telemetry import record
 
 PART = 256  # samples between two points of resuming
 SUITES: dict[str, Suite] = {"evaluation": "embodied", "general": "general"}
@@ -100,16 +101,18 @@ def _rows(
 ) -> Iterator[ResultRow]:
     """The scored answers of one part; a sample whose image can't be read is left out."""
     recipe = context.recipe
-    loaded = part.pool.load(
-        part.entries, max_pixels=recipe.data.max_pixels, quarantine=Quarantine()
-    )
-    samples: list[Sample] = list(loaded)
+    pixels = recipe.data.max_pixels
+    with record.timed("data"):
+        loaded = part.pool.load(part.entries, max_pixels=pixels, quarantine=Quarantine())
+        samples: list[Sample] = list(loaded)
     if not samples:
         return
     # Flipped rewards are an ablation of training; held-out answers are always scored as they are.
     honest = recipe.reward.model_copy(update={"flip": 0.0})
     groups = engine.generate(samples, recipe.eval.sampling, 1, recipe.seed)
-    for sample, (rollout,) in zip(samples, groups, strict=True):
+    timed = record.timed_each("generate", groups)
+    for sample, (rollout,) in zip(samples, timed, strict=True):
+        record.generated([rollout])
         scored = score(sample, rollout.completion, honest, seed=recipe.seed, judge=judge)
         yield result_row(sample, part.suite, rollout, scored)
 
@@ -119,7 +122,8 @@ def _join_parts(context: StageContext, parts: list[_Part]) -> pl.DataFrame:
     for part in parts:
         key = _part_key(context, part)
         while not context.store.exists(key):
-            time.sleep(0.5)  # another rank is at it; if it fails, its launcher ends us too
+            with record.timed("wait"):
+                time.sleep(0.5)  # another rank is at it; if it fails, its launcher ends us too
         frames.append(pl.read_parquet(context.store.local(key)))
     return pl.concat(frames).select(RESULTS.names).sort("suite", "sample_id")
 
@@ -151,6 +155,7 @@ def _conclude(context: StageContext, frame: pl.DataFrame, expected: int) -> None
     for name, value in manifest_metrics(summary).items():
         context.metric(name, value)
     context.metric("go_on", float(gate.go_on))
+    record.evaluated(summary, gate)
 
 
 def manifest_metrics(summary: Summary) -> dict[str, float]:

@@ -19,6 +19,7 @@ from pelican.stages.base import begin as begin_stage
 from pelican.storage.claims import Claim, Claims
 from pelican.storage.manifests import Manifest, now
 from pelican.storage.objects import ObjectStore
+from pelican.telemetry import exporter, record
 
 _POLL_S = 1.0
 _BEGIN_S = 300.0  # for replica 0 to clear what is of another recipe
@@ -70,7 +71,10 @@ def run_replica(store: ObjectStore, spec: StageSpec, module: Any) -> Manifest:
     if isinstance(begun, Manifest):
         return begun
     started = now()
-    module.work(context)
+    key = spec.output.replace("/", "-")
+    telemetry = exporter.open_stage(spec.stage, spec.phase.value, key, None)
+    with telemetry:
+        module.work(context)
     claims = claims_of(context)
 
     def committed() -> set[str]:
@@ -79,9 +83,10 @@ def run_replica(store: ObjectStore, spec: StageSpec, module: Any) -> Manifest:
     for _, claim in claimed(context, claims, ["commit"], committed):
         module.finish(context)
         if not claim.lost:
-            commit(context, begun, started)
+            record.finished(commit(context, begun, started), context.world_size)
     manifest = finished_manifest(store, spec)
     assert manifest is not None
+    telemetry.finish()
     return manifest
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import groupby
 from pathlib import Path
 
 import polars as pl
@@ -14,6 +15,7 @@ from pelican.errors import UserInputError
 from pelican.records import Phase, Rollout, Sample, Score
 from pelican.rewards import PARSE_FAILURES, Judge, judge_of, score
 from pelican.stages.base import StageContext
+from pelican.telemetry import record
 
 
 def run(context: StageContext) -> None:
@@ -64,9 +66,13 @@ def _scores(
         )
 
     if judge is None or recipe.reward.judge is None:
-        return [one(rollout) for rollout in rollouts]
-    with ThreadPoolExecutor(recipe.reward.judge.workers) as threads:  # they wait for the endpoint
-        return list(threads.map(one, rollouts))
+        scores = [one(rollout) for rollout in rollouts]
+    else:  # the threads wait for the endpoint
+        with ThreadPoolExecutor(recipe.reward.judge.workers) as threads:
+            scores = list(threads.map(one, rollouts))
+    for group in groupby(scores, key=lambda score: score.sample_id):
+        record.scored(samples[group[0]].family.value, list(group[1]))
+    return scores
 
 
 def flip_seed(seed: int, loop: int, phase: Phase) -> int:

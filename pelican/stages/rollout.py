@@ -18,6 +18,7 @@ from pelican.recipe import digest_of
 from pelican.records import Phase, Rollout
 from pelican.stages.base import StageContext
 from pelican.stages.replicas import claimed, claims_of
+from pelican.telemetry import record
 
 SELECTION = pa.schema(
     [
@@ -50,13 +51,14 @@ def work(context: StageContext) -> None:
         engine = engine or _open(context)
         rows: list[Rollout] = []
         quarantine = Quarantine()
-        samples = list(
-            index.load(shards[number], max_pixels=recipe.data.max_pixels, quarantine=quarantine)
-        )
+        shard, pixels = shards[number], recipe.data.max_pixels
+        with record.timed("data"):
+            samples = list(index.load(shard, max_pixels=pixels, quarantine=quarantine))
         seed = phase_seed(recipe.seed, spec.loop, spec.phase)
         groups = engine.generate(samples, recipe.rollout.sampling, tries, seed)
-        for group in groups if samples else ():
+        for group in record.timed_each("generate", groups if samples else ()):
             rows += group
+            record.generated(group)
             generated += len(group)
             rate = generated / max(1e-9, time.monotonic() - began)
             # A replica that is faster than others does more than its share.

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from pelican.errors import UserInputError
+from pelican.telemetry.metrics import STORE_BYTES
 
 
 class ObjectStore(ABC):
@@ -76,9 +77,11 @@ class FolderStore(ObjectStore):
 
     def read(self, key: str) -> bytes:
         try:
-            return self._path(key).read_bytes()
+            data = self._path(key).read_bytes()
         except FileNotFoundError:
             raise KeyError(key) from None
+        STORE_BYTES.inc(len(data), direction="read")
+        return data
 
     def read_tagged(self, key: str) -> tuple[bytes, str]:
         data = self.read(key)
@@ -94,6 +97,7 @@ class FolderStore(ObjectStore):
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
+        STORE_BYTES.inc(len(data), direction="write")
         try:
             if if_tag is not None:
                 return self._swap(path, temporary, if_tag)
@@ -137,6 +141,7 @@ class FolderStore(ObjectStore):
 
     def put(self, key: str, path: Path) -> None:
         target = self._path(key)
+        STORE_BYTES.inc(path.stat().st_size, direction="write")
         if target == path.absolute():
             return
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from transformers import TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from pelican.recipe import Recipe
+from pelican.telemetry import record
 from pelican.training.weights import save_whole
 
 TRAINER_STATE = "trainer_state.json"
@@ -90,12 +92,19 @@ class Losses(TrainerCallback):  # type: ignore[misc]
     def __init__(self, report: Any) -> None:
         self.rows: list[dict[str, float]] = []
         self._report = report
+        self._began = time.monotonic()
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
         if logs:
+            record.logged(logs)
             self._keep(state.global_step, logs)
 
+    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._began = time.monotonic()
+
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.is_world_process_zero:
+            record.stepped(time.monotonic() - self._began)
         self._report(state.global_step, state.max_steps)
 
     def restore(self, checkpoint: Path) -> None:

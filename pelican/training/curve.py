@@ -14,6 +14,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from pelican.practice.stagnation import StagnationTracker
 from pelican.recipe import RlConfig
+from pelican.telemetry import record as telemetry
 from pelican.training.grpo import StepRecord
 
 STATE = "curve.json"
@@ -66,6 +67,7 @@ class RlCurve(TrainerCallback):  # type: ignore[misc]
             row["tokens"] = sum(m["tokens"] for m in members)
             self.rows.append(row)
         trained = [len(ids) for group in record.trained for ids in group.completions]
+        telemetry.practised(record.drawn, sum(trained))
         self.totals["tokens_trained"] += sum(self._gather(sum(trained)))
         self.totals["groups_drawn"] += len(groups)
         self.totals["groups_without_variance"] += sum(not g["variance"] for g in groups)
@@ -84,6 +86,7 @@ class RlCurve(TrainerCallback):  # type: ignore[misc]
                 {"step": step, "family": f, "ts": ts, "mean_ts": now.mean}
                 for f, ts in now.tasks.items()
             ]
+            telemetry.stagnated(now.tasks, now.mean)
             self._window.clear()
         reason = self._tracker.stop_reason(step)
         if reason:

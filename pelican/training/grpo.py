@@ -23,6 +23,7 @@ from pelican.engines.prompts import Encoded
 from pelican.engines.transformers import TransformersEngine
 from pelican.recipe import RlConfig
 from pelican.records import Sample, Score
+from pelican.telemetry.record import timed
 from pelican.training.checkpoints import ExactResume
 from pelican.training.prefix import add_shared_prefix
 
@@ -167,7 +168,8 @@ class DeliberateGrpoTrainer(ExactResume, GRPOTrainer):  # type: ignore[misc]
         seeds = self._seeds(indices, attempt)
         training = self.model.training
         self.model.eval()
-        completions = self._engine.complete(prompts, config.sampling, seeds)
+        with timed("generate"):
+            completions = self._engine.complete(prompts, config.sampling, seeds)
         self.model.train(training)
         return [
             Group(

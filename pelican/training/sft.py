@@ -18,6 +18,7 @@ from trl import SFTTrainer
 
 from pelican.engines.prompts import PromptEncoder
 from pelican.records import Sample
+from pelican.telemetry import record
 from pelican.training.checkpoints import ExactResume
 
 _IGNORED = -100
@@ -40,7 +41,10 @@ class Collator:
 
     def __call__(self, features: list[dict[str, Any]]) -> dict[str, Tensor]:
         rows = [self._rows[feature["row"]] for feature in features]
-        return collate(self._encoder, rows)
+        with record.timed("data"):
+            batch = collate(self._encoder, rows)
+        record.trained(batch["labels"], _IGNORED)
+        return batch
 
 
 def collate(encoder: PromptEncoder, rows: Sequence[Demonstration]) -> dict[str, Tensor]:

@@ -1,0 +1,226 @@
+"""What Kubeflow's UI shows of an evaluation and of a run: numbers, a matrix, a page, a verdict.
+
+The names of the numbers are the same in every run, so that runs can be compared; all are finite.
+Returns plain values: the components log them, nothing here imports kfp.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import polars as pl
+
+from pelican.recipe import Recipe
+from pelican.recipes.overrides import fields
+from pelican.runs import (
+    finish,
+    manifests,
+    read_json,
+    read_recipe,
+    report_path,
+    run_prefix,
+    score_rows,
+    stage_prefix,
+)
+from pelican.storage.manifests import Manifest, read_manifest
+from pelican.storage.objects import ObjectStore
+
+PHASES = {"base": "base", "rl": "RL", "sft": "SFT"}
+# Counts of tokens in the manifests, by what they cost.
+GENERATED = ("tokens", "tokens_generated", "teacher_tokens")
+TRAINED = ("tokens_trained",)
+# Settings that ablations change; Kubeflow's own parameter is the whole recipe as one text.
+SETTINGS = (
+    "loops",
+    "seed",
+    "data.samples_per_loop",
+    "rollout.samples",
+    "reward.flip",
+    "reward.format_weight",
+    "rl.group_size",
+    "rl.learning_rate",
+    "rl.kl",
+    "rl.max_steps",
+    "rl.stop.threshold",
+    "sft.learning_rate",
+    "sft.epochs",
+    "distill.tries",
+)
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """A confusion matrix as KFP takes it: rows before, columns after."""
+
+    categories: list[str]
+    rows: list[list[int]]
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What one task shows. `matrix` is None where there is nothing to compare with."""
+
+    metrics: dict[str, float]
+    markdown: str
+    matrix: Matrix | None = None
+    page: str = ""
+
+
+def conclude(store: ObjectStore, run: str, pipeline: str, succeeded: bool) -> Shown:
+    """Write the run's summary and report; what the summary task shows, also after a failure."""
+    metrics = finish(store, run, pipeline, succeeded)
+    tree = read_json(store, f"{run_prefix(run)}/summary.json") or {}
+    recipe = read_recipe(store, run)
+    found = manifests(store, run)
+    metrics |= score_metrics(store, run, tree) | cost_metrics(found, recipe)
+    if recipe is not None:
+        metrics |= setting_metrics(recipe)
+    where = report_path(store, run)
+    page = store.read(f"{run_prefix(run)}/report.html").decode() if where else ""
+    scores = tree.get("scores") or []
+    matrix = None
+    if len(scores) > 1:
+        before, after = (_eval_prefix(run, scores[i]) for i in (0, -1))
+        matrix = success_matrix(store, before, after)
+    return Shown(
+        finite(metrics),
+        verdict(tree),
+        matrix,
+        page
+        or f"<p>The report was not written: {tree.get('report_error') or 'no stage ended'}</p>",
+    )
+
+
+def evaluation(store: ObjectStore, output: str, base: str) -> Shown:
+    """What an evaluation's task shows: its scores, the gate's words, success against the base's."""
+    manifest = read_manifest(store, output)
+    if manifest is None:
+        return Shown({}, "The evaluation has not finished.")
+    metrics = {name.replace("/", " "): value for name, value in manifest.metrics.items()}
+    metrics |= forgotten(read_json(store, f"{output}/summary.json") or {})
+    words = "go on" if manifest.metrics.get("go_on", 1.0) >= 0.5 else "stop"
+    reasons = "".join(f"\n- {reason}" for reason in manifest.notes.get("gate", []))
+    matrix = success_matrix(store, base, output) if base else None
+    return Shown(finite(metrics), f"**The gate says: {words}.**\n{reasons}\n", matrix)
+
+
+def finite(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Kubeflow fails a task that logs NaN or infinity."""
+    return {name: float(value) for name, value in metrics.items() if math.isfinite(value)}
+
+
+def score_metrics(store: ObjectStore, run: str, tree: Mapping[str, Any]) -> dict[str, float]:
+    """Scores by loop and phase; of the last policy by family and dimension, with the gain."""
+    entries = tree.get("scores") or []
+    metrics: dict[str, float] = {}
+    for entry in entries:
+        phase = PHASES[entry["phase"]]
+        name = f"loop {entry['loop']} {phase}" if entry["loop"] else phase
+        for suite in ("embodied", "general"):
+            if entry[suite] is not None:
+                metrics[f"{name} {suite}"] = entry[suite]
+    if not entries:
+        return metrics
+    first, last = entries[0], entries[-1]
+    for kind, single in (("families", "family"), ("dimensions", "dimension")):
+        for name, estimate in last[kind].items():
+            metrics[f"{single} {name}"] = estimate["score"]
+            if name in first[kind]:
+                metrics[f"{single} {name} gain"] = estimate["score"] - first[kind][name]["score"]
+    return metrics | forgotten(read_json(store, f"{_eval_prefix(run, last)}/summary.json") or {})
+
+
+def forgotten(summary: Mapping[str, Any]) -> dict[str, float]:
+    """Of what the base answered rightly, the share in percent that is now wrong, by suite."""
+    compared = (summary.get("comparisons") or {}).get("base") or {}
+    metrics = {}
+    for suite in ("embodied", "general"):
+        flips = compared.get(f"{suite}_flips")
+        if flips:
+            right = flips["kept"] + flips["lost"]
+            metrics[f"forgotten {suite} %"] = 100 * flips["lost"] / max(1, right)
+    return metrics
+
+
+def cost_metrics(found: list[Manifest], recipe: Recipe | None) -> dict[str, float]:
+    """Tokens, and hours of processes: GPU hours where each process has a GPU."""
+    from pelican.launch.steps import make_job
+    from pelican.records import Phase
+    from pelican.stages.base import StageSpec
+
+    def total(names: tuple[str, ...]) -> float:
+        return float(sum(m.counts.get(name, 0) for m in found for name in names))
+
+    metrics = {"tokens generated": total(GENERATED), "tokens trained": total(TRAINED)}
+    if recipe is not None:
+        hours = 0.0
+        for m in found:
+            spec = StageSpec.model_validate(
+                {"stage": m.stage, "store": "", "run": m.run, "loop": m.loop}
+                | {"phase": Phase(m.phase), "output": "", "inputs": {}, "recipe": recipe}
+            )
+            hours += make_job(spec).processes * m.seconds / 3600
+        metrics["process hours"] = round(hours, 4)
+    return metrics
+
+
+def setting_metrics(recipe: Recipe) -> dict[str, float]:
+    """The numbers among the recipe's fields that ablations change."""
+    tree = fields(recipe)
+    return {
+        f"setting {name}": float(tree[name])
+        for name in SETTINGS
+        if isinstance(tree.get(name), int | float)
+    }
+
+
+def success_matrix(store: ObjectStore, before: str, after: str) -> Matrix | None:
+    """Questions by family: wrong or right before (rows) and after (columns).
+
+    One matrix whose blocks on the diagonal are the families. None without both results.
+    """
+    frames = []
+    for prefix in (before, after):
+        key = f"{prefix}/results.parquet"
+        if not store.exists(key):
+            return None
+        frames.append(pl.read_parquet(store.local(key)))
+    old = frames[0].select("suite", "sample_id", before="success")
+    pairs = frames[1].join(old, on=["suite", "sample_id"], how="inner")
+    families = sorted(pairs["family"].unique())
+    words = ("wrong", "right")
+    categories = [f"{family}: {word}" for family in families for word in words]
+    place = {name: i for i, name in enumerate(categories)}
+    rows = [[0] * len(categories) for _ in categories]
+    counted = pairs.group_by("family", "before", "success").len()
+    for family, was, now, count in counted.iter_rows():
+        rows[place[f"{family}: {words[was]}"]][place[f"{family}: {words[now]}"]] = int(count)
+    return Matrix(categories, rows)
+
+
+def verdict(tree: Mapping[str, Any]) -> str:
+    """The run in a few lines of Markdown: how it ended, the scores, the gate, what was asked for."""
+    lines = [f"# {tree.get('run', 'run')}: {tree.get('state', 'unknown')}", ""]
+    failure = tree.get("failure")
+    if failure:
+        where = f"{failure['stage']}, loop {failure['loop']} {failure['phase']}"
+        lines += [f"**{where}:** {failure['message']}", ""]
+    if tree.get("scores"):
+        lines += ["| policy | embodied | general |", "|---|---|---|"]
+        lines += [f"| {' | '.join(row)} |" for row in score_rows(dict(tree))]
+        reasons = tree["scores"][-1].get("reasons", [])
+        lines += ["", *(f"- {reason}" for reason in reasons), ""]
+    lines += [f"Recipe `{tree.get('recipe')}`, digest `{tree.get('recipe_digest')}`."]
+    if tree.get("overrides"):
+        lines += ["", f"Overrides: `{json.dumps(tree['overrides'])}`"]
+    if tree.get("policy"):
+        lines += ["", f"The policy to use: `{tree['policy']}`"]
+    return "\n".join(lines) + "\n"
+
+
+def _eval_prefix(run: str, entry: Mapping[str, Any]) -> str:
+    return stage_prefix(run, entry["loop"], "eval", entry["phase"])
