@@ -336,6 +336,8 @@ def _text(
         if isinstance(parsed, list):
             _finite(parsed)
             return _listed(parsed, reference, question, question_type, size, shift_s)
+    if reference.unit:
+        raise RowError("answer", f"answer {text!r:.80} is no number of {reference.unit}")
     if len(text.split()) <= TEXT_WORDS:
         return TextAnswer(value=text, aliases=reference.aliases)
     return OpenAnswer(reference=text)

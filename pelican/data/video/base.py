@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from ctypes.util import find_library
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -73,18 +74,12 @@ def decoder_name() -> str:
     wish = os.environ.get(DECODER, "")
     if wish not in ("", "torchcodec", "pyav"):
         raise UserInputError(f"{DECODER} is {wish!r}; it takes torchcodec or pyav")
-    if wish != "pyav":
-        try:
-            import torchcodec.decoders  # noqa: F401
-            from torchcodec._core.ops import create_from_bytes  # noqa: F401  # loads FFmpeg
-
+    if wish == "torchcodec" or (wish == "" and find_library("avcodec")):
+        fault = _torchcodec_fault()
+        if not fault:
             return "torchcodec"
-        except (ImportError, RuntimeError, OSError) as error:
-            if wish:
-                reason = str(error).strip().splitlines()[0]
-                raise UserInputError(
-                    f"{DECODER}=torchcodec, but it does not load: {reason}"
-                ) from None
+        if wish:
+            raise UserInputError(f"{DECODER}=torchcodec, but it does not load: {fault}")
     try:
         import av  # noqa: F401
     except ImportError:
@@ -92,3 +87,15 @@ def decoder_name() -> str:
             "videos need PyAV or torchcodec: `uv pip install -e '.[data]'` brings PyAV"
         ) from None
     return "pyav"
+
+
+def _torchcodec_fault() -> str:
+    """Why torchcodec can't be used; "" if it can. It loads FFmpeg at the first video, not before."""
+    try:
+        from torchcodec.decoders import VideoDecoder
+
+        VideoDecoder(b"no video")
+    except (ImportError, RuntimeError, ValueError, OSError) as error:
+        said = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        return said if isinstance(error, ImportError) or "libtorchcodec" in said else ""
+    return ""

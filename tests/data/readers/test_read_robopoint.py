@@ -36,7 +36,9 @@ def source(tmp_path: Path) -> Path:
         [
             row("points", "[(0.25, 0.5), (0.3, 0.52)]", ["/data/robopoint/images/0.jpg"]),
             two,
-            row("box", "[(0.1, 0.2, 0.4, 0.5)]", ["images/2.jpg"], question="<image>Box of the cup."),
+            row(
+                "box", "[(0.1, 0.2, 0.4, 0.5)]", ["images/2.jpg"], question="<image>Box of the cup."
+            ),
             row("yes", "Yes.", ["images/3.jpg"], question="Did the grasp succeed?"),
             row("grid", "[[250, 500]]", ["images/2.jpg"], question="Point at it, 0 to 1000."),
             row("nan", "[(nan, 0.5)]", ["images/0.jpg"]),
