@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from pelican.commands.data import app as data
 from pelican.errors import PelicanError, ResourceError
 
 app = typer.Typer(
@@ -18,6 +19,7 @@ app = typer.Typer(
 )
 recipes = typer.Typer(help="Named recipes.", no_args_is_help=True)
 app.add_typer(recipes, name="recipe")
+app.add_typer(data, name="data")
 
 Store = Annotated[
     str | None, typer.Option(help="Store; default PELICAN_STORE, else .pelican/store.")

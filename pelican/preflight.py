@@ -13,6 +13,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from pelican import settings
+from pelican.data.versions import version_name
 from pelican.errors import UserInputError
 from pelican.recipe import Recipe, digest_of
 from pelican.recipes.overrides import fields, sentence
@@ -179,9 +180,10 @@ def check_data(
         return report.summary()
 
     if digest is None:
-        return check()
-    found = _once(store, ["pool", digest, max_pixels, horizon_s], check)
-    return {**found, "folder": str(folder)}
+        found = check()
+    else:
+        found = _once(store, ["pool", digest, max_pixels, horizon_s], check)
+    return {**found, "folder": str(folder), "version": version_name(folder)}
 
 
 def check_leaks(

@@ -365,7 +365,7 @@ def _entry(values: dict[str, Any], shard: int, row: int) -> Entry:
     _finite(sample.answer.model_dump(), "answer")
     if sample.media_kind == "clip" and (len(sample.images) < 2 or sample.span_s < MIN_STEP_S):
         raise RowError("clip_step", f"a clip of {sample.span_s:g} s is shorter than a frame step")
-    _answer_fits(sample)
+    answer_fits(sample)
     return Entry(
         id=sample.id,
         family=sample.family,
@@ -382,7 +382,7 @@ def _entry(values: dict[str, Any], shard: int, row: int) -> Entry:
     )
 
 
-def _answer_fits(sample: Sample) -> None:
+def answer_fits(sample: Sample) -> None:
     """What the records can't see alone: the answer against media and reward. Raises RowError."""
     answer = sample.answer
     try:

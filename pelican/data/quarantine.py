@@ -19,6 +19,23 @@ CODES: dict[str, str] = {
     "image_path": "an image's path leaves the data folder",
     "image_unreadable": "an image can't be decoded to its end",
     "image_huge": "an image is too large to be decoded safely",
+    # Of an import (docs/data-import.md):
+    "json": "not JSON, or a file that is cut off",
+    "file": "a file that can't be read to its end",
+    "markup": "text with a chat template's tokens or control characters",
+    "text_long": "a question too long for any prompt",
+    "answer_missing": "no answer",
+    "mask_size": "a mask of another size than its image",
+    "media_missing": "a medium that is not there",
+    "media_path": "a path that leaves the media folders",
+    "media_mixed": "images and videos in one row",
+    "media_tags": "more <image> or <video> tags than media",
+    "image_shape": "an image too small or too narrow to show anything",
+    "video_unreadable": "a video that can't be opened",
+    "video_no_picture": "a video without a picture, such as sound alone",
+    "video_truncated": "a video that ends before its window, or can't be decoded on",
+    "video_window": "a window that is empty or outside its video",
+    "clip_long": "a clip longer than the longest horizon",
 }
 
 

@@ -118,16 +118,18 @@ def write_table(path: Path, table: pa.Table) -> None:
     temporary.replace(path)
 
 
+def sample_row(sample: Sample) -> dict[str, object]:
+    """A sample as a row of SAMPLES."""
+    return {
+        **sample.model_dump(mode="json", exclude={"images", "answer"}),
+        "images": [{"bytes": image, "path": None} for image in sample.images],
+        "answer": sample.answer.model_dump_json(),
+    }
+
+
 def write_samples(path: Path, samples: Sequence[Sample]) -> None:
     """Write samples to one shard; those of one scene should stand together."""
-    rows = [
-        {
-            **sample.model_dump(mode="json", exclude={"images", "answer"}),
-            "images": [{"bytes": image, "path": None} for image in sample.images],
-            "answer": sample.answer.model_dump_json(),
-        }
-        for sample in samples
-    ]
+    rows = [sample_row(sample) for sample in samples]
     write_table(path, pa.Table.from_pylist(rows, schema=SAMPLES))
 
 

@@ -1,0 +1,187 @@
+"""`pelican data import`: a person's wishes to a plan, its progress, and what it says at the end."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal, cast
+
+from rich.console import Console
+
+from pelican import settings
+from pelican.commands.tables import console, rows_table
+from pelican.data.importing.convert import Defaults
+from pelican.data.importing.media import Finder, Loader
+from pelican.data.importing.run import Plan, Result, Tally, run_import
+from pelican.data.quarantine import CODES
+from pelican.data.readers import find_reader, sniff
+from pelican.data.readers.base import Options
+from pelican.data.readers.hf import card_license
+from pelican.data.versions import QUARANTINE
+from pelican.data.video.cache import ClipCache
+from pelican.data.video.clips import ClipRule
+from pelican.errors import UserInputError
+from pelican.telemetry.progress import seconds
+
+REPORT_S = 10.0  # between two lines of progress where nobody watches a terminal
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """The options of the command line; empty means not said."""
+
+    reader: str = ""
+    mapping: tuple[str, ...] = ()
+    media: tuple[Path, ...] = ()
+    columns: tuple[str, ...] = ()
+    name: str = ""
+    license: str = ""
+    split: str = ""
+    subset: str = ""
+    config: str = ""
+    turns: str = "last"
+    step_s: float = 1.0
+    max_frames: int = 64
+    horizon_s: float = 64.0
+    max_pixels: int = 1_003_520
+    limit: int | None = None
+    workers: int = 0
+
+
+def import_source(where: str, pool: Path, wishes: Wishes) -> float:
+    """Import, print what came of it; returns the share of rows that were left out."""
+    plan = make_plan(where, wishes)
+    started = time.monotonic()
+    with _Progress() as progress:
+        try:
+            result = run_import(plan, pool, progress)
+        except KeyboardInterrupt:
+            print("\ncut off; the same command continues", file=sys.stderr)
+            sys.exit(130)
+    _say(result, pool, time.monotonic() - started)
+    left = result.tally.quarantined.total()
+    return left / max(1, result.tally.seen)
+
+
+def make_plan(where: str, wishes: Wishes) -> Plan:
+    """Raises UserInputError that names the option."""
+    if wishes.turns not in ("last", "each"):
+        raise UserInputError(f"--turns is {wishes.turns!r}; it takes last or each")
+    if wishes.split not in ("", "train", "dev", "test"):
+        raise UserInputError(f"--split is {wishes.split!r}; it takes train, dev or test")
+    if wishes.step_s <= 0 or wishes.max_frames < 2 or wishes.horizon_s < 0 or wishes.max_pixels < 1:
+        raise UserInputError("--step-s, --max-pixels are above 0, --max-frames is at least 2")
+    options = Options(
+        columns=dict(_pair(text, "--column") for text in wishes.columns),
+        turns=cast(Literal["last", "each"], wishes.turns),
+        split=wishes.subset,
+        config=wishes.config,
+    )
+    if wishes.reader:
+        reader = find_reader(wishes.reader)
+        if reader.name != "hf" and not Path(where).exists():
+            raise UserInputError(f"there is nothing at {where!r}")
+    else:
+        reader, fits = sniff(where, options)
+        others = ", ".join(name for name in fits if name != reader.name)
+        print(
+            f"read as {reader.name}: {reader.about}" + (f" (also fits {others})" if others else "")
+        )
+    path = Path(where)
+    root = path.parent if path.is_file() else path
+    roots = [root, *wishes.media] if path.exists() else list(wishes.media)
+    for folder in wishes.media:
+        if not folder.is_dir():
+            raise UserInputError(f"--media {folder} is no folder")
+    mapping = []
+    for text in wishes.mapping:
+        old, new = _pair(text, "--map")
+        if not Path(new).is_dir():
+            raise UserInputError(f"--map {text}: {new} is no folder")
+        mapping.append((old, Path(new)))
+    rule = ClipRule(wishes.step_s, wishes.max_frames, wishes.horizon_s or None, wishes.max_pixels)
+    defaults = Defaults(
+        source=wishes.name or (path.stem if path.is_file() else path.absolute().name),
+        license=wishes.license or (card_license(root) if path.exists() else ""),
+        split=cast(Literal["train", "dev", "test"], wishes.split or "train"),
+        force_split=bool(wishes.split),
+    )
+    chosen = {k: v for k, v in asdict(wishes).items() if v not in ("", (), None)}
+    chosen = {k: [str(x) for x in v] if isinstance(v, tuple) else v for k, v in chosen.items()}
+    chosen.pop("workers")  # changes no row
+    return Plan(
+        where=where,
+        reader=reader,
+        options=options,
+        loader=Loader(
+            Finder(tuple(roots), tuple(mapping)), rule, ClipCache(settings.cache() / "clips")
+        ),
+        defaults=defaults,
+        settings={**chosen, "reader": reader.name},
+        limit=wishes.limit,
+        workers=wishes.workers or len(os.sched_getaffinity(0)),
+    )
+
+
+def _pair(text: str, option: str) -> tuple[str, str]:
+    left, equals, right = text.partition("=")
+    if not equals or not left or not right:
+        raise UserInputError(f"{option} is {text!r}; write it as OLD=NEW")
+    return left, right
+
+
+class _Progress:
+    """One line that is written over in a terminal; elsewhere a line every ten seconds."""
+
+    def __init__(self) -> None:
+        self._console = Console(stderr=True, highlight=False)
+        self._live = self._console.is_terminal
+        self._started = self._last = time.monotonic()
+
+    def __enter__(self) -> _Progress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live:
+            self._console.print(" " * 78, end="\r")
+
+    def __call__(self, tally: Tally) -> None:
+        now = time.monotonic()
+        if now - self._last < (0.2 if self._live else REPORT_S):
+            return
+        self._last = now
+        rate = (tally.good + tally.quarantined.total()) / (now - self._started)
+        text = (
+            f"{tally.good + tally.kept:,} rows, {tally.quarantined.total():,} left out,"
+            f" {rate:,.0f} rows/s, {seconds(now - self._started)}"
+        )
+        self._console.print(text.ljust(78), end="\r" if self._live else "\n")
+
+
+def _say(result: Result, pool: Path, took_s: float) -> None:
+    version, tally = result.version, result.tally
+    if not result.changed:
+        print(f"nothing new: {pool} stays version {version.id} with {version.rows:,} rows")
+    else:
+        kept = f", {tally.kept:,} were there" if tally.kept else ""
+        print(
+            f"{pool}: version {version.id}, {version.rows:,} rows ({tally.good:,} new{kept});"
+            f" {tally.quarantined.total():,} left out; {seconds(took_s)}"
+        )
+    rows = [
+        [code, str(count), CODES.get(code, "")]
+        for code, count in sorted(tally.quarantined.items(), key=lambda item: -item[1])
+    ]
+    if rows:
+        rows_table(["left out", "rows", "because of"], rows)
+        print(f"{pool / QUARANTINE} names each; mend the source and type the same command again")
+    weak = sum(n for name, n in version.counts["family"].items() if name == "general")
+    families = ", ".join(f"{name} {n:,}" for name, n in version.counts["family"].items())
+    console().print(f"families: {families}")
+    if weak:
+        print(
+            f"{weak:,} rows are general: no rule knew their family; `pelican data correct` sets it"
+        )

@@ -1,0 +1,343 @@
+"""From an answer as the source has it to one of Pelican's kinds, checked against its media."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw
+from pydantic import TypeAdapter, ValidationError
+
+from pelican.data.quarantine import RowError
+from pelican.data.readers.base import Reference
+from pelican.records import (
+    Answer,
+    BoxAnswer,
+    ChoiceAnswer,
+    CountAnswer,
+    DistanceAnswer,
+    IntervalAnswer,
+    Mask,
+    OpenAnswer,
+    PointsAnswer,
+    StepsAnswer,
+    TextAnswer,
+    YesNoAnswer,
+)
+from pelican.rewards.base import Unscorable
+from pelican.rewards.extract import extract_answer, normalise
+from pelican.rewards.masks import encode_mask
+
+POINT_RADIUS = 0.03  # of the longer side: a point without a mask stands for a disc [D]
+MASK_SIDE = 256  # pixels of the longer side of a mask that is drawn from points
+TEXT_WORDS = 4  # a longer free answer can't be asked for word by word
+_ANSWER: TypeAdapter[Answer] = TypeAdapter(Answer)
+_UNITS: dict[str, tuple[str, float]] = {
+    **dict.fromkeys(("mm", "millimeter", "millimeters", "millimetres"), ("mm", 1.0)),
+    **dict.fromkeys(("cm", "centimeter", "centimeters", "centimetre", "centimetres"), ("cm", 1.0)),
+    **dict.fromkeys(("m", "meter", "meters", "metre", "metres"), ("m", 1.0)),
+    **dict.fromkeys(("in", "inch", "inches"), ("in", 1.0)),
+    **dict.fromkeys(("ft", "foot", "feet"), ("ft", 1.0)),
+    **dict.fromkeys(("km", "kilometers", "kilometres"), ("m", 1000.0)),
+}
+_NUMBER = r"[-+]?(?:\d+(?:,\d{3})*(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d+)?"
+_MEASURE = re.compile(rf"\s*({_NUMBER}|nan|[-+]?inf(?:inity)?)\s*([a-zA-Z]*)\.?\s*", re.IGNORECASE)
+_IN_UNIT = re.compile(r"\bin\s+(?:square\s+)?([a-z]+)\b", re.IGNORECASE)
+_LETTER = re.compile(r"\s*[(\[]?([A-Z])[)\].:]?(?=\s|$)")
+_OPTION = re.compile(
+    r"(?:^|\n|\s)\(?([A-H])[).:]\s*(.+?)(?=\s*(?:\n|\s)\(?[A-H][).:]\s|\s*$)", re.S
+)
+_GROUP = re.compile(rf"[\[(]\s*({_NUMBER}|nan)((?:\s*,\s*(?:{_NUMBER}|nan)){{1,3}})\s*[\])]", re.I)
+_GRID = re.compile(r"\b(?:0|zero)\s*(?:to|-|–|and)\s*(1000|999|100|99|1)\b(?!\.\d)", re.IGNORECASE)
+_HOW_MANY = re.compile(r"\bhow many\b|\bnumber of\b|\bcount\b", re.IGNORECASE)
+_SPAN = re.compile(
+    rf"(?:from\s+)?({_NUMBER})\s*(?:s|sec|seconds)?\s*(?:-|–|to|,)\s*({_NUMBER})\s*(?:s|sec|seconds)?\.?",
+    re.IGNORECASE,
+)
+_STEP = re.compile(r"^\s*(?:step\s*)?\d{1,2}[.):]\s*(.+)$", re.IGNORECASE | re.MULTILINE)
+_ABOUT_TIME = re.compile(
+    r"\bwhen\b|\btime (?:span|interval)\b|\binterval\b|\btemporal", re.IGNORECASE
+)
+
+
+def read_answer(
+    reference: Reference,
+    question: str,
+    size: tuple[int, int],
+    question_type: str = "",
+    *,
+    mask_bytes: Callable[[], bytes] | None = None,
+    shift_s: float = 0.0,
+) -> Answer:
+    """The answer to `question` about an image of `size` (width, height).
+
+    `mask_bytes` opens the reference's mask; `shift_s`, the start of a clip in its video, is taken
+    from times. Raises RowError with code `answer`, `not_finite` or `mask_size`.
+    """
+    try:
+        if reference.kind == "pelican":
+            return _ANSWER.validate_python(reference.value)
+        if mask_bytes is not None:
+            mask = read_mask(mask_bytes(), size)
+            return PointsAnswer(mask=mask, scale=reference.scale or _grid(question, None))
+        value = reference.value
+        _finite(value)
+        if value is None or value == "":
+            raise RowError("answer_missing", "the row has no answer")
+        if isinstance(value, str):
+            value = _plain(value)
+        if reference.options or reference.kind == "choice":
+            return _choice(value, reference)
+        if isinstance(value, bool):
+            return YesNoAnswer(value=value)
+        if isinstance(value, int | float):
+            return _number(value, reference.unit, question, question_type)
+        if isinstance(value, list | tuple):
+            return _listed(value, reference, question, question_type, size, shift_s)
+        return _text(str(value), reference, question, question_type, size, shift_s)
+    except ValidationError as error:
+        said = error.errors(include_url=False, include_input=False)[0]["msg"]
+        raise RowError("answer", " ".join(said.split()).removeprefix("Value error, ")) from None
+
+
+def _finite(value: object) -> None:
+    if isinstance(value, float) and not math.isfinite(value):
+        raise RowError("not_finite", f"the answer holds {value}")
+    if isinstance(value, list | tuple):
+        for part in value:
+            _finite(part)
+
+
+def _plain(text: str) -> str:
+    """The answer inside `<answer>` or `\\boxed{}`, else the text as it is. Raises RowError."""
+    if "<answer>" not in text and "</think>" not in text and "\\boxed" not in text:
+        return text.strip()
+    try:
+        return extract_answer(text).text
+    except Unscorable as error:
+        raise RowError("answer", f"the answer can't be read ({error.reason})") from None
+
+
+# --- choices --------------------------------------------------------------------------------
+
+
+def bare_options(options: Sequence[str]) -> tuple[str, ...]:
+    """Options without the letters that some sources put before them."""
+    found = []
+    for number, option in enumerate(options):
+        letter = chr(ord("A") + number) if number < 26 else "?"
+        match = re.match(rf"\s*\(?{letter}[).:]\s*(?=\S)", option)
+        found.append(option[match.end() :].strip() if match else option.strip())
+    return tuple(found)
+
+
+def options_in(question: str) -> tuple[str, ...]:
+    """The options that stand in a question as "A. … B. …"; empty if they are not A, B, C, …"""
+    found = _OPTION.findall(question)
+    letters = "".join(letter for letter, _ in found)
+    if len(found) < 2 or letters != "ABCDEFGH"[: len(found)]:
+        return ()
+    return tuple(" ".join(text.split()) for _, text in found)
+
+
+def _choice(value: Any, reference: Reference) -> ChoiceAnswer:
+    options = bare_options(reference.options)
+    if not 2 <= len(options) <= 26:
+        raise RowError("answer", f"{len(options)} choices; two to 26 can be asked")
+    if len({normalise(option) for option in options}) < len(options):
+        raise RowError("answer", f"two choices are the same: {' / '.join(options)}")
+    if isinstance(value, list | tuple) and len(value) == 1:
+        value = value[0]
+    at: int | None = None
+    if isinstance(value, int) and not isinstance(value, bool):
+        at = value
+    elif isinstance(value, str):
+        exact = [i for i, o in enumerate(options) if normalise(o) == normalise(value)]
+        lettered = [i for i, o in enumerate(reference.options) if normalise(o) == normalise(value)]
+        letter = _LETTER.match(value)
+        if exact or lettered:
+            at = (exact or lettered)[0]
+        elif (letter and (letter.end() == len(value.rstrip()) or value.strip()[1:2] in ").:(")) or (
+            value.strip().startswith("(") and letter
+        ):
+            at = ord(letter[1]) - ord("A")
+        elif value.strip().isdecimal() and reference.index:
+            at = int(value)
+    if at is None:
+        raise RowError("answer", f"answer {value!r:.80} is none of its {len(options)} choices")
+    if not 0 <= at < len(options):
+        raise RowError("answer", f"answer {value!r} is outside its {len(options)} choices")
+    return ChoiceAnswer(options=options, answer=chr(ord("A") + at))
+
+
+# --- numbers --------------------------------------------------------------------------------
+
+
+def _number(value: float, unit: str, question: str, question_type: str) -> Answer:
+    if not unit and (match := _IN_UNIT.search(question)) and match[1].lower() in _UNITS:
+        unit = match[1]
+    counted = "count" in question_type.lower() or bool(_HOW_MANY.search(question))
+    if unit and not (counted and float(value).is_integer() and not _IN_UNIT.search(question)):
+        known = _UNITS.get(unit.lower())
+        if known is None:
+            raise RowError("answer", f"{unit!r} is no unit of length that is known")
+        if value <= 0:
+            raise RowError("answer", f"a length of {value:g} {unit} can't be scored")
+        return DistanceAnswer(value=value * known[1], unit=known[0])  # type: ignore[arg-type]
+    if float(value).is_integer() and value >= 0:
+        return CountAnswer(value=int(value))
+    raise RowError("answer", f"{value:g} is no count, and no unit is given; add a field unit")
+
+
+# --- points and boxes -----------------------------------------------------------------------
+
+
+def _grid(question: str, groups: Sequence[Sequence[float]] | None) -> int:
+    """The grid on which the question asks: 1, 100 or 1000 per side."""
+    match = _GRID.search(question)
+    if match:
+        return {"999": 1000, "99": 100}.get(match[1]) or int(match[1])
+    if groups is None or all(0 <= v <= 1 for group in groups for v in group):
+        return 1
+    raise RowError(
+        "answer",
+        "coordinates above 1, and the question names no grid such as 0 to 1000; add it to the"
+        " question, or divide by the image's width and height",
+    )
+
+
+def _located(
+    groups: Sequence[Sequence[float]], reference: Reference, question: str, size: tuple[int, int]
+) -> Answer:
+    scale = reference.scale or _grid(question, groups)
+    if any(not 0 <= v <= scale for group in groups for v in group):
+        raise RowError("answer", f"a point lies outside its frame of {scale} x {scale}")
+    if len(groups) == 1 and len(groups[0]) == 4:
+        x0, y0, x1, y1 = groups[0]
+        return BoxAnswer(box=(x0, y0, x1, y1), scale=scale)
+    if any(len(group) != 2 for group in groups):
+        raise RowError("answer", "a point has two coordinates, a box four")
+    return PointsAnswer(mask=discs([(x / scale, y / scale) for x, y in groups], size), scale=scale)
+
+
+def discs(points: Sequence[tuple[float, float]], size: tuple[int, int]) -> Mask:
+    """A mask of a disc of POINT_RADIUS around each point (0 to 1) in an image's proportions."""
+    factor = min(1.0, MASK_SIDE / max(size))
+    width, height = (max(1, round(side * factor)) for side in size)
+    image = Image.new("1", (width, height))
+    radius = max(1.0, POINT_RADIUS * max(width, height))
+    draw = ImageDraw.Draw(image)
+    for x, y in points:
+        cx, cy = min(x * width, width - 1), min(y * height, height - 1)
+        draw.ellipse((cx - radius, cy - radius, cx + radius, cy + radius), fill=1)
+    return encode_mask(np.asarray(image, dtype=np.uint8))
+
+
+def read_mask(data: bytes, size: tuple[int, int]) -> Mask:
+    """A mask image: what is brighter than half is inside. Raises RowError if it fits no `size`."""
+    try:
+        with Image.open(io.BytesIO(data), formats=("PNG", "JPEG", "BMP", "WEBP")) as image:
+            if image.size != size:
+                raise RowError(
+                    "mask_size",
+                    f"a mask of {image.width} x {image.height} for an image of {size[0]} x {size[1]}",
+                )
+            grey = np.asarray(image.convert("L"))
+    except RowError:
+        raise
+    except Exception as error:  # a decoder raises whatever it likes on hostile bytes
+        reason = (str(error).split(" <_io")[0].splitlines() or [type(error).__name__])[0]
+        raise RowError("answer", f"the mask can't be decoded ({reason})") from None
+    # Masks of 0 and 1 are as common as masks of 0 and 255.
+    pixels = (grey > (127 if grey.max(initial=0) > 1 else 0)).astype(np.uint8)
+    if not pixels.any():
+        raise RowError("answer", "the mask is empty")
+    return encode_mask(pixels)
+
+
+# --- lists and texts ------------------------------------------------------------------------
+
+
+def _listed(
+    value: Sequence[Any],
+    reference: Reference,
+    question: str,
+    question_type: str,
+    size: tuple[int, int],
+    shift_s: float,
+) -> Answer:
+    numbers = [v for v in value if isinstance(v, int | float) and not isinstance(v, bool)]
+    if len(numbers) == len(value) and len(value) in (2, 4):
+        if len(value) == 2 and _ABOUT_TIME.search(f"{question} {question_type}"):
+            return _interval(numbers[0], numbers[1], shift_s)
+        return _located([numbers], reference, question, size)
+    nested = [list(v) for v in value if isinstance(v, list | tuple)]
+    if nested and len(nested) == len(value):
+        if not all(isinstance(n, int | float) for group in nested for n in group):
+            raise RowError("answer", "a list of lists that are no coordinates")
+        return _located(nested, reference, question, size)
+    texts = [str(v).strip() for v in value]
+    if not texts or not all(texts):
+        raise RowError("answer_missing", "the row has no answer")
+    if len(texts) == 1:
+        return _text(texts[0], reference, question, question_type, size, shift_s)
+    return StepsAnswer(steps=tuple(texts))
+
+
+def _interval(start: float, end: float, shift_s: float) -> IntervalAnswer:
+    return IntervalAnswer(start=max(0.0, start - shift_s), end=end - shift_s)
+
+
+def _text(
+    text: str,
+    reference: Reference,
+    question: str,
+    question_type: str,
+    size: tuple[int, int],
+    shift_s: float,
+) -> Answer:
+    groups = [
+        [float(n) for n in (a + b).replace(" ", "").split(",")] for a, b in _GROUP.findall(text)
+    ]
+    if reference.kind == "points" and not groups:
+        raise RowError("answer", f"no point in the answer {text!r:.80}")
+    if groups and not _ABOUT_TIME.search(question):
+        _finite(groups)
+        return _located(groups, reference, question, size)
+    options = options_in(question)
+    if options and (_LETTER.match(text) or any(normalise(o) == normalise(text) for o in options)):
+        return _choice(text, Reference(options=options))
+    if normalise(text) in ("yes", "no"):
+        return YesNoAnswer(value=normalise(text) == "yes")
+    opening = re.match(r"(yes|no)\s*[,.;]", text, re.IGNORECASE)
+    if opening:
+        return YesNoAnswer(value=opening[1].lower() == "yes")
+    span = _SPAN.fullmatch(text.strip("[]() "))
+    if span and _ABOUT_TIME.search(f"{question} {question_type}"):
+        return _interval(float(span[1]), float(span[2]), shift_s)
+    measure = _MEASURE.fullmatch(text)
+    if measure and (not measure[2] or measure[2].lower() in _UNITS):
+        number = float(measure[1].replace(",", ""))
+        _finite(number)
+        return _number(number, measure[2] or reference.unit, question, question_type)
+    steps = [step.strip() for step in _STEP.findall(text)]
+    if len(steps) > 1:
+        return StepsAnswer(steps=tuple(steps))
+    if text.startswith("[") and text.endswith("]"):
+        try:
+            parsed = json.loads(text)
+        except ValueError:
+            parsed = None
+        if isinstance(parsed, list):
+            _finite(parsed)
+            return _listed(parsed, reference, question, question_type, size, shift_s)
+    if reference.unit:
+        raise RowError("answer", f"answer {text!r:.80} is no number of {reference.unit}")
+    if len(text.split()) <= TEXT_WORDS:
+        return TextAnswer(value=text, aliases=reference.aliases)
+    return OpenAnswer(reference=text)

@@ -1,0 +1,152 @@
+"""One record to one sample, or to the reason why not."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+from pydantic import ValidationError
+
+from pelican.data.importing.answers import bare_options, options_in, read_answer
+from pelican.data.importing.classify import Label, classify
+from pelican.data.importing.media import Loader
+from pelican.data.pool import answer_fits
+from pelican.data.quarantine import RowError
+from pelican.data.readers.base import Found, Record, Unread
+from pelican.errors import UserInputError
+from pelican.records import ChoiceAnswer, Sample, Split, Turn
+
+MAX_TEXT = 20_000  # characters of a turn
+# What a chat template or a processor would take for its own: it would break the prompt.
+RESERVED = re.compile(r"<\|[\w ]{1,40}\|>|<(?:image|video)_pad>|\[/?INST\]|<</?SYS>>")
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+_SPLITS = {
+    "train": Split.TRAIN,
+    "training": Split.TRAIN,
+    "dev": Split.DEV,
+    "val": Split.DEV,
+    "validation": Split.DEV,
+    "test": Split.TEST,
+    "testing": Split.TEST,
+}
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """What holds for rows that do not say it; `force_split` holds for all."""
+
+    source: str
+    license: str = ""
+    split: Literal["train", "dev", "test"] = "train"
+    force_split: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Good:
+    """A sample, and where it came from."""
+
+    sample: Sample
+    label: Label
+    license: str
+    place: str
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class Bad:
+    """A row that was left out."""
+
+    place: str
+    key: str
+    id: str
+    code: str
+    reason: str
+
+
+def convert(found: Found, loader: Loader, defaults: Defaults) -> Good | Bad:
+    """Never raises for what a row says. Reads and decodes the row's media."""
+    if isinstance(found, Unread):
+        return Bad(found.place, found.key, found.id, found.error.code, found.error.reason)
+    try:
+        return _convert(found, loader, defaults)
+    except RowError as error:
+        return Bad(found.place, found.key, found.id, error.code, error.reason)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        reason = " ".join(str(first["msg"]).split()).removeprefix("Value error, ")
+        return Bad(found.place, found.key, found.id, "schema", reason)
+    except UserInputError:
+        raise  # no decoder installed: no row's fault
+    except Exception as error:  # hostile rows must not end an import of 100,000
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        return Bad(found.place, found.key, found.id, "schema", reason)
+
+
+def _convert(record: Record, loader: Loader, defaults: Defaults) -> Good:
+    turns = tuple(_clean(turn) for turn in record.turns)
+    if not turns or turns[-1].role != "user" or not turns[-1].text:
+        raise RowError("schema", "the row has no question")
+    question = turns[-1].text
+    loaded = loader.load(record.media)
+    mask = record.reference.mask
+    opener: Callable[[], bytes] | None = partial(loader.image_bytes, mask) if mask else None
+    answer = read_answer(
+        record.reference,
+        question,
+        loaded.size,
+        record.question_type,
+        mask_bytes=opener,
+        shift_s=loaded.start_s,
+    )
+    if isinstance(answer, ChoiceAnswer):
+        turns = (*turns[:-1], Turn(role="user", text=with_options(question, answer)))
+    label = classify(question, answer, record.question_type, record.family, record.dimension)
+    source = record.source or defaults.source
+    sample = Sample(
+        id=f"{source}/{record.id or record.key}",
+        media_kind="clip" if loaded.clip else "image",
+        images=loaded.images,
+        times_s=loaded.times_s,
+        turns=turns,
+        family=label.family,
+        dimension=label.dimension,
+        answer=answer,
+        source=source,
+        scene=record.scene or f"{source}/{loaded.scene}",
+        split=_split(record.split, defaults),
+        benchmark=record.benchmark or "default",
+        # A blind guess among equals; for other kinds nobody has measured one.
+        chance=1 / len(answer.options) if isinstance(answer, ChoiceAnswer) else 0.0,
+    )
+    answer_fits(sample)
+    return Good(sample, label, record.license or defaults.license, record.place, record.key)
+
+
+def _clean(turn: Turn) -> Turn:
+    if len(turn.text) > MAX_TEXT:
+        raise RowError("text_long", f"a turn has {len(turn.text)} characters, above {MAX_TEXT}")
+    found = RESERVED.search(turn.text) or _CONTROL.search(turn.text)
+    if found:
+        raise RowError("markup", f"a turn holds {found[0]!r}, which would break a prompt")
+    try:
+        turn.text.encode()
+    except UnicodeEncodeError:
+        raise RowError("text", "text is not UTF-8") from None
+    return turn.model_copy(update={"text": turn.text.strip()})
+
+
+def with_options(question: str, answer: ChoiceAnswer) -> str:
+    """The question with its lettered options, which some sources keep apart."""
+    if options_in(question) or all(option in question for option in answer.options):
+        return question
+    listed = [f"{chr(ord('A') + i)}. {o}" for i, o in enumerate(bare_options(answer.options))]
+    return "\n".join([question, *listed])
+
+
+def _split(said: str, defaults: Defaults) -> Split:
+    if not defaults.force_split and said.lower() in _SPLITS:
+        return _SPLITS[said.lower()]
+    return Split(defaults.split)

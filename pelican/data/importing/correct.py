@@ -1,0 +1,136 @@
+"""Labels that a person corrected, read back into a new version."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pelican.data.importing.card import counts_of, write_card, write_labels
+from pelican.data.tables import open_parquet, write_table
+from pelican.data.versions import (
+    QUARANTINE,
+    Shard,
+    Version,
+    commit,
+    current,
+    link_or_copy,
+    locked,
+    shard_of,
+)
+from pelican.errors import UserInputError
+from pelican.records import Dimension, Family
+from pelican.rewards.score import FAMILIES
+
+PERSON = "corrected"
+
+
+def correct_labels(pool: Path, labels: Path) -> Version:
+    """Apply a CSV with `id` and `family` or `dimension`; empty fields change nothing.
+
+    Raises UserInputError that names the line. Nothing is written unless every line is right.
+    """
+    wanted = _read(labels)
+    with locked(pool) as folder:
+        before = current(pool)
+        if before is None:
+            raise UserInputError(f"there is no imported pool at {pool}")
+        staged = folder / ".new"
+        shutil.rmtree(staged, ignore_errors=True)
+        staged.mkdir()
+        shards, changed = [], 0
+        left = dict(wanted)
+        for shard in before.shards:
+            number, found = _shard(pool / shard.name, staged / shard.name, left, shard)
+            shards.append(found)
+            changed += number
+        if left:
+            raise UserInputError(f"{labels}: id {next(iter(left))!r} is not in {pool}")
+        if not changed:
+            shutil.rmtree(staged)
+            print(f"nothing to correct: {pool} stays version {before.id}")
+            return before
+        if (pool / QUARANTINE).exists():
+            link_or_copy(pool / QUARANTINE, staged / QUARANTINE)
+        note = f"{changed} rows were corrected by hand"
+        version = before.model_copy(
+            update={
+                "parent": before.id,
+                "made": datetime.now(UTC).isoformat(timespec="seconds"),
+                "shards": tuple(shards),
+                "counts": counts_of([staged / shard.name for shard in shards]),
+                "notes": (*before.notes, note),
+            }
+        )
+        write_labels(staged, version)
+        write_card(staged, pool.name, version)
+        done = commit(pool, staged, version)
+    print(f"{pool}: version {done.id}, {note}")
+    return done
+
+
+def _read(labels: Path) -> dict[str, tuple[str, str]]:
+    """id -> (family, dimension), each "" where nothing is said."""
+    found: dict[str, tuple[str, str]] = {}
+    try:
+        with labels.open(newline="", encoding="utf-8-sig") as file:
+            rows = csv.DictReader(file)
+            if "id" not in (rows.fieldnames or ()):
+                raise UserInputError(f"{labels} has no column id; copy labels.csv of the pool")
+            for line, row in enumerate(rows, 2):
+                family = (row.get("family") or "").strip()
+                dimension = (row.get("dimension") or "").strip()
+                for kind, value in ((Family, family), (Dimension, dimension)):
+                    if value and value not in set(kind):
+                        raise UserInputError(
+                            f"{labels}, line {line}: {value!r} is no {kind.__name__.lower()};"
+                            f" there are {', '.join(kind)}"
+                        )
+                found[row["id"]] = (family, dimension)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserInputError(f"{labels} can't be read as CSV ({error})") from None
+    return found
+
+
+def _shard(
+    source: Path, target: Path, left: dict[str, tuple[str, str]], shard: Shard
+) -> tuple[int, Shard]:
+    """Rows that changed, and the shard: the same file under a second name if none did.
+
+    Takes what it applied out of `left`.
+    """
+    file = open_parquet(source)
+    labels = file.read(columns=["id", "family", "dimension", "answer"]).to_pylist()
+    changed: dict[int, dict[str, Any]] = {}
+    for number, row in enumerate(labels):
+        family, dimension = left.pop(row["id"], ("", ""))
+        new = {"family": family or row["family"], "dimension": dimension or row["dimension"]}
+        if new == {"family": row["family"], "dimension": row["dimension"]}:
+            continue
+        kind = json.loads(row["answer"])["kind"]
+        if kind not in FAMILIES[Family(new["family"])]:
+            raise UserInputError(
+                f"{row['id']!r} can't be of family {new['family']}: it has no reward for answers of"
+                f" kind {kind}"
+            )
+        changed[number] = new
+    if not changed:
+        link_or_copy(source, target)
+        return 0, shard
+    table = pq.read_table(source)
+    for name in ("family", "dimension", "rule", "confidence"):
+        values = table.column(name).to_pylist()
+        for number, new in changed.items():
+            values[number] = {"rule": PERSON, "confidence": 1.0, **new}[name]
+        at = table.schema.get_field_index(name)
+        table = table.set_column(
+            at, table.schema.field(name), pa.array(values, table.schema.field(name).type)
+        )
+    write_table(target, table)
+    return len(changed), shard_of(target, shard.rows)

@@ -1,0 +1,247 @@
+"""Media of a record: found below the allowed folders, opened, turned upright, scaled down."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from PIL import Image, ImageOps
+
+from pelican.data.images import FORMATS, checked_image, image_digest
+from pelican.data.quarantine import RowError
+from pelican.data.readers.base import Media
+from pelican.data.video.cache import ClipCache
+from pelican.data.video.clips import Clip, ClipRule
+from pelican.errors import UserInputError
+
+MIN_SIDE = 4  # pixels; below, nothing can be seen
+MAX_ASPECT = 100.0  # Qwen2-VL's processor refuses 200 and above
+MAX_FILE = 256 << 20  # an encoded image larger than this is none
+_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+_ORIENTATION = 0x0112  # EXIF
+
+
+# The questions of one image stand together; few are kept, since one may be large.
+_checked = lru_cache(maxsize=16)(checked_image)
+
+
+@dataclass(frozen=True)
+class Finder:
+    """Where media lie. `mapping`: prefix in the data -> folder here; `roots` are tried in order.
+
+    Nothing outside `roots` and the mapped folders is opened, whatever a row names.
+    """
+
+    roots: tuple[Path, ...]
+    mapping: tuple[tuple[str, Path], ...] = ()
+
+    def find(self, path: str, *, folder: bool = False) -> Path:
+        """The file or folder that a row names. Raises RowError, with the mapping that would help."""
+        if "://" in path:
+            raise RowError("media_missing", f"{path!r} is an address; download it first")
+        if "\x00" in path:
+            raise RowError("media_path", "a path holds a zero byte")
+        for prefix, here in self.mapping:
+            if path == prefix or path.startswith(prefix.rstrip("/") + "/"):
+                rest = path[len(prefix.rstrip("/")) :].lstrip("/")
+                found = self._inside(here, rest, path, folder)
+                if found is None:
+                    raise RowError(
+                        "media_missing", f"{path!r} is not in {here}, where --map puts it"
+                    )
+                return found
+        if not path.startswith("/"):
+            for root in self.roots:
+                found = self._inside(root, path, path, folder)
+                if found is not None:
+                    return found
+            raise RowError("media_missing", f"{path!r} is below none of the media folders")
+        for root in self.roots:
+            if Path(path).is_relative_to(root.resolve()):
+                found = self._inside(
+                    root, str(Path(path).relative_to(root.resolve())), path, folder
+                )
+                if found is not None:
+                    return found
+                raise RowError("media_missing", f"{path!r} is not there")
+        raise RowError("media_missing", f"{path!r} is outside the media folders{self._hint(path)}")
+
+    def _inside(self, root: Path, rest: str, path: str, folder: bool) -> Path | None:
+        try:
+            base = root.resolve()
+            target = (base / rest).resolve()  # follows links, so a link can't lead out either
+            if not target.is_relative_to(base):
+                raise RowError("media_path", f"{path!r} leaves the media folder")
+            return target if (target.is_dir() if folder else target.is_file()) else None
+        except OSError as error:
+            raise RowError("media_path", f"{path!r:.200} is no path ({error.strerror})") from None
+        except RuntimeError:
+            raise RowError("media_path", f"{path!r} is a loop of links") from None
+
+    def _hint(self, path: str) -> str:
+        """The --map that would find it, if its last parts are below a root."""
+        parts = Path(path).parts
+        for start in range(1, len(parts)):
+            rest = Path(*parts[start:])
+            for root in self.roots:
+                if (root / rest).is_file():
+                    return f"; --map {Path(*parts[:start])}={root} would find it"
+        return "; --map OLD=NEW says where they lie"
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """Encoded images with times; `size` (width, height) of the first before it was scaled."""
+
+    images: tuple[bytes, ...]
+    times_s: tuple[float, ...]
+    clip: bool
+    size: tuple[int, int]
+    start_s: float = 0.0  # of the window in its video
+    scene: str = ""  # what tells the medium from others
+
+
+@dataclass
+class Loader:
+    """Opens the media of records. Threads may share it."""
+
+    finder: Finder
+    rule: ClipRule
+    clips: ClipCache
+
+    def load(self, media: Sequence[Media]) -> Loaded:
+        """Stills in their order, or the frames of one clip or several. Raises RowError."""
+        if not media:
+            raise RowError("media_missing", "the row names no image and no video")
+        kinds = {m.kind for m in media}
+        if kinds == {"image"}:
+            return self._stills(media)
+        if "image" in kinds:
+            raise RowError("media_mixed", "a row has images and videos; keep them in two rows")
+        return self._clips(media)
+
+    def _stills(self, media: Sequence[Media]) -> Loaded:
+        read = [self.image_bytes(m) for m in media]
+        upright = [_upright(data) for data in read]
+        images = tuple(_checked(data, self.rule.max_pixels) for data, _ in upright)
+        clip = len(media) > 1 and all(m.start_s is not None for m in media)
+        times = (
+            tuple(m.start_s or 0.0 for m in media) if clip else tuple(map(float, range(len(media))))
+        )
+        scene = media[0].path or image_digest(read[0]).hex()
+        return Loaded(images, times, clip, upright[0][1], scene=scene)
+
+    def image_bytes(self, medium: Media) -> bytes:
+        """The encoded bytes of an image, its own or of its file. Raises RowError."""
+        if medium.data is not None:
+            return medium.data
+        path = self.finder.find(medium.path)
+        try:
+            size = path.stat().st_size
+            if size > MAX_FILE:
+                raise RowError("image_huge", f"{medium.path!r} has {size >> 20} MB")
+            if size == 0:
+                raise RowError("image_unreadable", f"{medium.path!r} is empty")
+            return path.read_bytes()
+        except OSError as error:
+            raise RowError(
+                "media_missing", f"{medium.path!r} can't be read ({error.strerror})"
+            ) from None
+
+    def _clips(self, media: Sequence[Media]) -> Loaded:
+        images: list[bytes] = []
+        times: list[float] = []
+        scene = ""
+        for medium in media:
+            clip, path = self._clip(medium)
+            shift = times[-1] + self.rule.step_s if times else 0.0
+            images += clip.frames
+            times += [round(shift + time, 6) for time in clip.times_s]
+            scene = scene or path
+        if self.rule.horizon_s is not None and times[-1] > self.rule.horizon_s:
+            raise RowError(
+                "clip_long",
+                f"{len(media)} videos of {times[-1]:.1f} s together are longer than the horizon of"
+                f" {self.rule.horizon_s:g} s",
+            )
+        with Image.open(io.BytesIO(images[0])) as image:
+            size = image.size
+        return Loaded(tuple(images), tuple(times), True, size, media[0].start_s or 0.0, scene)
+
+    def _clip(self, medium: Media) -> tuple[Clip, str]:
+        if medium.data is not None:
+            raise RowError(
+                "video_unreadable", "a video inside a table is not read; give it by path"
+            )
+        if medium.kind == "frames":
+            return self._frames(medium), medium.path
+        path = self.finder.find(medium.path)
+        try:
+            return self.clips(path, self.rule, medium.start_s, medium.end_s), medium.path
+        except (OSError, UserInputError) as error:
+            if isinstance(error, UserInputError):
+                raise
+            raise RowError(
+                "media_missing", f"{medium.path!r} can't be read ({error.strerror})"
+            ) from None
+
+    def _frames(self, medium: Media) -> Clip:
+        """A folder of frames, in the order of their names; sampled by time at the folder's rate."""
+        folder = self.finder.find(medium.path, folder=True)
+        paths = sorted(p for p in folder.iterdir() if p.suffix.lower() in _ENDINGS)
+        paths = [p for p in paths if not p.stem.endswith(("-depth", "_depth"))]
+        if len(paths) < 2:
+            raise RowError("clip_step", f"folder {medium.path!r} holds {len(paths)} frames")
+        fps = medium.fps or 1.0
+        first = max(0, int((medium.start_s or 0.0) * fps))
+        last = len(paths) if medium.end_s is None else min(len(paths), int(medium.end_s * fps) + 1)
+        span = (last - first - 1) / fps
+        if span <= 0:
+            raise RowError("video_window", f"the window of folder {medium.path!r} is empty")
+        if self.rule.horizon_s is not None and span > self.rule.horizon_s:
+            raise RowError(
+                "clip_long",
+                f"a clip of {span:.1f} s is longer than the horizon of {self.rule.horizon_s:g} s",
+            )
+        step = max(1, round(max(self.rule.step_s, span / self.rule.max_frames) * fps))
+        chosen = range(first, last, step)
+        frames = tuple(
+            _checked(_upright(paths[i].read_bytes())[0], self.rule.max_pixels) for i in chosen
+        )
+        if len(frames) < 2:
+            raise RowError("clip_step", f"folder {medium.path!r} shows one frame in its window")
+        return Clip(frames, tuple(round((i - first) / fps, 6) for i in chosen))
+
+
+def _upright(data: bytes) -> tuple[bytes, tuple[int, int]]:
+    """The image turned as its EXIF says, and its (width, height). Raises RowError.
+
+    Encoded again only if it must be turned: no viewer or processor then sees it another way.
+    """
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            width, height = image.size
+            if min(width, height) < MIN_SIDE or max(width, height) > MAX_ASPECT * min(
+                width, height
+            ):
+                raise RowError(
+                    "image_shape", f"an image of {width} x {height} pixels shows nothing"
+                )
+            if image.format != "JPEG" or image.getexif().get(_ORIENTATION, 1) == 1:
+                return data, image.size
+            if width * height > 1 << 26:
+                raise RowError("image_huge", f"an image of {width} x {height} pixels is too large")
+            turned = ImageOps.exif_transpose(image).convert("RGB")
+            out = io.BytesIO()
+            turned.save(out, "JPEG", quality=95, subsampling=0)
+            return out.getvalue(), turned.size
+    except RowError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise RowError("image_huge", f"an image is too large: {error}") from None
+    except Exception as error:  # a decoder raises whatever it likes on hostile bytes
+        reason = (str(error).split(" <_io")[0].splitlines() or [type(error).__name__])[0]
+        raise RowError("image_unreadable", f"an image can't be decoded ({reason})") from None

@@ -1,0 +1,201 @@
+"""The files of a source: found in a fixed order, read row by row, whatever their size."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from pelican.data.quarantine import RowError
+from pelican.errors import UserInputError
+
+MAX_FILES = 2_000_000
+MAX_ROW = 64 << 20  # characters of one JSON value; a longer one is no question
+_BLOCK = 1 << 16
+# Folders of media and of version control hold no rows.
+_SKIPPED = {".git", ".cache", "__pycache__"}
+
+
+class Source:
+    """A file or a folder. Paths of files are relative to `root`, with forward slashes."""
+
+    def __init__(self, where: str) -> None:
+        self.where = where
+        path = Path(where)
+        self.path = path
+        self.root = path.parent if path.is_file() else path
+
+    @cached_property
+    def files(self) -> list[Path]:
+        """Every file that may hold rows (JSON, JSON lines, Parquet, YAML), sorted."""
+        if self.path.is_file():
+            return [self.path]
+        endings = {".json", ".jsonl", ".parquet", ".yaml", ".yml", ".arrow"}
+        found = [
+            p
+            for p in self.path.rglob("*")
+            if p.suffix.lower() in endings and not _SKIPPED & set(p.relative_to(self.path).parts)
+        ]
+        return sorted(p for p in found if p.is_file())
+
+    def names(self) -> list[str]:
+        return [self.name(path) for path in self.files]
+
+    def name(self, path: Path) -> str:
+        return path.relative_to(self.root).as_posix()
+
+    def of(self, *endings: str) -> list[Path]:
+        """The files whose names end so."""
+        return [path for path in self.files if path.name.lower().endswith(endings)]
+
+    @cached_property
+    def first_rows(self) -> list[tuple[Path, dict[str, Any]]]:
+        """The first rows of the first JSON files, for sniffing: one to three of each."""
+        found: list[tuple[Path, dict[str, Any]]] = []
+        for path in self.of(".json", ".jsonl")[:8]:
+            taken = 0
+            for row in json_rows(path):
+                if isinstance(row.value, dict):
+                    found.append((path, row.value))
+                    taken += 1
+                if row.number > 20 or taken == 3:
+                    break
+        return found
+
+    def fingerprint(self) -> str:
+        """Of names, sizes and times of the files: it changes when the source is edited."""
+        stats = [(self.name(p), p.stat().st_size, p.stat().st_mtime_ns) for p in self.files]
+        return hashlib.blake2b(json.dumps(stats).encode(), digest_size=12).hexdigest()
+
+
+class JsonRow:
+    """One row of a JSON file: its number from 0, and its value or what is wrong with it."""
+
+    __slots__ = ("error", "number", "raw", "value")
+
+    def __init__(self, number: int, value: Any, raw: str = "", error: RowError | None = None):
+        self.number, self.value, self.raw, self.error = number, value, raw, error
+
+
+def json_rows(path: Path) -> Iterator[JsonRow]:
+    """Rows of JSON lines, of a JSON array, or the array inside an object, without holding them all.
+
+    Python's decoder takes NaN, which stands in real files: such a row is refused by itself, later.
+    A row that is no JSON is an error row. In an array nothing after it can be trusted: it is the
+    last. `{"data": [...]}` gives its rows; any other object is one row.
+    """
+    try:
+        with path.open("r", encoding="utf-8-sig", errors="surrogateescape") as file:
+            head = file.read(_BLOCK).lstrip()
+            file.seek(0)
+            if path.name.lower().endswith(".jsonl") or (
+                head[:1] == "{" and _looks_like_lines(head)
+            ):
+                yield from _lines(file)
+            elif head[:1] == "[":
+                yield from _array(file)
+            elif head[:1] == "{":
+                yield from _object(file, path)
+            elif head:
+                yield _bad(0, head[:80], "the file does not start with [ or {")
+    except OSError as error:
+        raise UserInputError(f"{path} can't be read ({error.strerror})") from None
+
+
+def _looks_like_lines(head: str) -> bool:
+    """Several objects, one a line: the first line is a value of its own and another follows."""
+    first, _, rest = head.partition("\n")
+    try:
+        json.loads(first)
+    except ValueError:
+        return False
+    return rest.lstrip()[:1] == "{"
+
+
+def _lines(file: Any) -> Iterator[JsonRow]:
+    number = 0
+    while line := file.readline(MAX_ROW + 1):
+        if not line.strip():
+            continue
+        if len(line) > MAX_ROW:
+            yield _bad(number, line[:80], f"a row is longer than {MAX_ROW >> 20} MB")
+            return
+        yield _parsed(number, line)
+        number += 1
+
+
+def _parsed(number: int, text: str) -> JsonRow:
+    try:
+        return _checked(number, json.loads(text), text)
+    except RecursionError:
+        return _bad(number, text, "a row is nested too deep")
+    except ValueError as error:
+        return _bad(number, text, f"not JSON ({error})")
+
+
+def _checked(number: int, value: Any, text: str) -> JsonRow:
+    if any("\udc80" <= char <= "\udcff" for char in text):
+        return JsonRow(number, None, text, RowError("text", "text is not UTF-8"))
+    if not isinstance(value, dict):
+        return _bad(number, text, f"a row is a {type(value).__name__}, not an object")
+    return JsonRow(number, value, text)
+
+
+def _bad(number: int, text: str, reason: str) -> JsonRow:
+    return JsonRow(number, None, text[:4096], RowError("json", reason))
+
+
+def _array(file: Any) -> Iterator[JsonRow]:
+    """The objects of one array, decoded one at a time out of a sliding text."""
+    decoder = json.JSONDecoder()
+    text, number, ended = file.read(_BLOCK).lstrip()[1:], 0, False
+    while True:
+        text = text.lstrip(" \t\r\n,")
+        if text[:1] == "]":
+            return
+        try:
+            value, stop = decoder.raw_decode(text)
+        except RecursionError:
+            yield _bad(number, text[:80], "a row is nested too deep; nothing after it was read")
+            return
+        except ValueError as error:
+            # Doubling keeps a long row from being parsed again for every block.
+            more = file.read(max(_BLOCK, len(text)))
+            if more and len(text) <= MAX_ROW:
+                text += more
+                continue
+            why = "the file is cut off" if not text.strip() or not more else f"not JSON ({error})"
+            yield _bad(number, text[:80], f"{why}; nothing after row {number} was read")
+            return
+        if stop == len(text) and not ended:  # a number may go on in the next block
+            more = file.read(_BLOCK)
+            ended = not more
+            text += more
+            if more:
+                continue
+        yield _checked(number, value, text[:stop])
+        number += 1
+        text = text[stop:]
+
+
+def _object(file: Any, path: Path) -> Iterator[JsonRow]:
+    """The one list of objects inside an object, or the object itself."""
+    if path.stat().st_size > 1 << 30:
+        raise UserInputError(
+            f"{path} is one JSON object of {path.stat().st_size >> 20} MB; write its rows as JSON"
+            " lines, one a line"
+        )
+    text = file.read()
+    row = _parsed(0, text)
+    if not isinstance(row.value, dict):
+        yield row
+        return
+    lists = [v for v in row.value.values() if isinstance(v, list) and v and isinstance(v[0], dict)]
+    if len(lists) != 1 or "conversations" in row.value or "messages" in row.value:
+        yield row
+        return
+    for number, value in enumerate(lists[0]):
+        yield _checked(number, value, json.dumps(value))

@@ -1,0 +1,186 @@
+"""Versions of an imported pool: folders that never change, named by their content.
+
+`POOL` is a link to `POOL.versions/<id>`; the id is the digest of what the folder holds. A run that
+reads `POOL` or one version's folder finds `version.json` there and names it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from pelican.errors import UserInputError
+from pelican.recipe import digest_of
+from pelican.storage.manifests import file_digest
+
+VERSION = "version.json"
+QUARANTINE = "quarantine.jsonl"
+LABELS = "labels.csv"
+CARD = "README.md"
+
+
+class Shard(BaseModel):
+    """One Parquet file of a version."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    rows: int
+    bytes: int
+    sha256: str
+
+
+class Imported(BaseModel):
+    """One source that a version was read from. `quarantined`: rows by reason's code."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    path: str
+    reader: str
+    fingerprint: str
+    rows: int
+    quarantined: dict[str, int]
+
+
+class Version(BaseModel):
+    """What `version.json` says. `counts`: column -> value -> rows."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    id: str
+    parent: str | None = None
+    made: str = ""
+    sources: tuple[Imported, ...]
+    settings: dict[str, Any]
+    shards: tuple[Shard, ...]
+    rows: int
+    quarantined: int
+    counts: dict[str, dict[str, int]]
+    notes: tuple[str, ...] = ()
+
+
+def versions_folder(pool: Path) -> Path:
+    return pool.with_name(f"{pool.name}.versions")
+
+
+def find_pool(where: str) -> Path:
+    """The folder of a pool, or of one of its versions as `POOL@id`. Raises UserInputError."""
+    name, at, wanted = where.rpartition("@")
+    if not at or Path(where).exists():
+        path = Path(where)
+        if not path.exists():
+            raise UserInputError(f"there is no pool at {where}; `pelican data import` makes one")
+        return path
+    folder = versions_folder(Path(name))
+    there = list_versions(Path(name))
+    found = [version for version in there if version.startswith(wanted)]
+    if len(found) != 1:
+        known = ", ".join(there) or "none"
+        raise UserInputError(f"pool {name} has {len(found)} versions {wanted!r}; there are {known}")
+    return folder / found[0]
+
+
+def list_versions(pool: Path) -> list[str]:
+    """Ids, the oldest first."""
+    folder = versions_folder(pool)
+    found = [p for p in folder.glob(f"*/{VERSION}") if not p.parent.name.startswith(".")]
+    return [p.parent.name for p in sorted(found, key=lambda p: p.stat().st_mtime_ns)]
+
+
+def read_version(pool: Path) -> Version | None:
+    """The version that a pool's folder is; None for a pool that was not imported."""
+    path = pool / VERSION
+    if not path.is_file():
+        return None
+    try:
+        return Version.model_validate_json(path.read_bytes())
+    except (ValidationError, OSError) as error:
+        raise UserInputError(f"{path} can't be read ({str(error).splitlines()[0]})") from None
+
+
+def version_name(pool: Path) -> str | None:
+    """The id of a pool's version; None for a pool that was not imported."""
+    found = read_version(pool) if pool.is_dir() else None
+    return found.id if found else None
+
+
+def current(pool: Path) -> Version | None:
+    """The version that `pool` links to; None before the first. Raises for a folder of another kind."""
+    if not pool.is_symlink():
+        if pool.exists():
+            raise UserInputError(
+                f"{pool} exists and was not made by an import; choose another --out"
+            )
+        return None
+    return read_version(pool)
+
+
+def shard_of(path: Path, rows: int) -> Shard:
+    return Shard(name=path.name, rows=rows, bytes=path.stat().st_size, sha256=file_digest(path))
+
+
+def commit(pool: Path, staged: Path, version: Version) -> Version:
+    """Name the folder `staged` by its content, make it read-only, and let `pool` link to it.
+
+    The link is replaced last and at once, so a reader sees the old version or the new one. The
+    same content has the same name: then the folder that is there stays.
+    """
+    content = [[shard.name, shard.sha256] for shard in version.shards]
+    for name in (QUARANTINE, LABELS):
+        if (staged / name).exists():
+            content.append([name, file_digest(staged / name)])
+    done = version.model_copy(update={"id": digest_of(content)[:16]})
+    folder = versions_folder(pool)
+    target = folder / done.id
+    if target.exists():
+        shutil.rmtree(staged)
+        found = read_version(target)
+        assert found is not None
+        done = found
+    else:
+        (staged / VERSION).write_text(done.model_dump_json(indent=1) + "\n")
+        for path in staged.iterdir():
+            path.chmod(0o444)
+        staged.rename(target)
+    link = folder / ".link"
+    link.unlink(missing_ok=True)
+    link.symlink_to(os.path.join(folder.name, done.id))
+    link.replace(pool)
+    return done
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """A second name for a file that never changes; a copy where the file system has no links."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
+
+
+@contextmanager
+def locked(pool: Path) -> Iterator[Path]:
+    """The versions folder, held by this process alone. Raises UserInputError if it is held."""
+    folder = versions_folder(pool)
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UserInputError(f"another import writes to {pool}; wait for it") from None
+        yield folder
+
+
+def read_quarantine(pool: Path) -> Iterator[dict[str, str]]:
+    """The rows that a version left out: source, place, key, id, code, reason."""
+    path = pool / QUARANTINE
+    if path.is_file():
+        with path.open(encoding="utf-8") as file:
+            yield from map(json.loads, file)

@@ -1,0 +1,1 @@
+"""Clips out of videos: frames sampled by time, through torchcodec or PyAV."""

@@ -1,0 +1,57 @@
+"""Video through torchcodec, which uses the FFmpeg of the machine and scans a file for exact times."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from PIL import Image
+from torchcodec.decoders import VideoDecoder
+
+from pelican.data.quarantine import RowError
+from pelican.data.video.base import VideoInfo
+
+
+class TorchcodecVideo:
+    """See `pelican.data.video.base.Video`. torchcodec turns the frames upright itself."""
+
+    def __init__(self, path: Path) -> None:
+        self._name = path.name
+        try:
+            self._decoder = VideoDecoder(
+                str(path), dimension_order="NHWC", num_ffmpeg_threads=1, seek_mode="exact"
+            )
+        except (RuntimeError, ValueError) as error:
+            said = " ".join(str(error).split())[:160]
+            code = "video_no_picture" if "video stream" in said else "video_unreadable"
+            raise RowError(code, f"video {path.name!r} can't be opened ({said})") from None
+        about = self._decoder.metadata
+        self._start = float(about.begin_stream_seconds or 0.0)
+        self._end = float(about.end_stream_seconds or 0.0)
+        self.reached_s = self._end - self._start
+        self.info = VideoInfo(
+            int(about.width or 0),
+            int(about.height or 0),
+            float(about.average_fps or 0.0),
+            about.duration_seconds_from_header,
+        )
+
+    def close(self) -> None:
+        del self._decoder
+
+    def frames_at(self, times_s: Sequence[float]) -> Iterator[tuple[float, Image.Image]]:
+        before = -1.0
+        for time in times_s:
+            if time + self._start >= self._end:
+                time = max(0.0, self._end - self._start - 1e-4)  # the last frame stays shown
+            try:
+                frame = self._decoder.get_frame_played_at(time + self._start)
+            except (RuntimeError, IndexError) as error:
+                said = " ".join(str(error).split())[:160]
+                raise RowError(
+                    "video_truncated", f"video {self._name!r} can't be decoded on ({said})"
+                ) from None
+            at = float(frame.pts_seconds) - self._start
+            if at > before + 1e-6:
+                before = at
+                yield max(0.0, at), Image.fromarray(frame.data.numpy())
