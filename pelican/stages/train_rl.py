@@ -27,7 +27,7 @@ def run(context: StageContext) -> None:
         _keep_policy(context, "the buffer is empty: nothing is neither mastered nor intractable")
         return
     pool = load_pool(context.input("pool"), max_pixels=context.recipe.data.max_pixels, ids=set(ids))
-    judge = judge_of(context.recipe.reward, training=True)
+    judge = judge_of(context.recipe.reward, training=True, store=context.store)
     samples = practicable(pool.samples, judge)
     if context.rank == 0:
         context.counts["left_to_judge"] = len(pool.samples) - len(samples)
