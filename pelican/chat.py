@@ -11,6 +11,8 @@ from pelican.errors import InfrastructureError, UserInputError
 if TYPE_CHECKING:
     import httpx
 
+ATTEMPTS = 6  # requests for one reply, unless the caller says otherwise
+
 
 @dataclass(frozen=True, slots=True)
 class ChatReply:
@@ -40,7 +42,7 @@ class ChatClient:
         setting: str,
         key_variable: str,
         concurrency: int = 8,
-        attempts: int = 6,
+        attempts: int | None = None,
         backoff_s: float = 1.0,
         timeout_s: float = 600.0,
     ) -> None:
@@ -55,7 +57,7 @@ class ChatClient:
         self._who = f"{who} {self.url}/chat/completions"
         self._setting = setting
         self._key_variable = key_variable
-        self._attempts = attempts
+        self._attempts = attempts or ATTEMPTS
         self._backoff_s = backoff_s
         self._client = httpx.Client(
             headers={"Authorization": f"Bearer {key}"} if key else {},
@@ -124,6 +126,25 @@ class ChatClient:
             text = f"<think>{thought}</think>{text}"
         text = text.encode("utf-8", "replace").decode()
         return ChatReply(text, tokens, "length" if cut else "stop")
+
+
+def served_models(url: str, setting: str, key_variable: str) -> list[str]:
+    """The names that `<url>/models` lists. Raises UserInputError if it lists none."""
+    import httpx
+
+    key = os.environ.get(key_variable)
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    address = f"{url.rstrip('/')}/models"
+    try:
+        listed = httpx.get(address, headers=headers, timeout=10.0).raise_for_status().json()
+        names = [str(one["id"]) for one in listed["data"]]
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError, LookupError, TypeError) as error:
+        raise UserInputError(
+            f"{address} does not list its models ({error}); check {setting}, or name the model"
+        ) from None
+    if not names:
+        raise UserInputError(f"{address} lists no model; name the one to ask")
+    return names
 
 
 class _BusyError(Exception):

@@ -11,7 +11,6 @@ import json
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 from pelican.chat import ChatClient
 from pelican.recipe import JudgeConfig, RewardConfig, digest_of
@@ -83,14 +82,8 @@ class Votes:
     the endpoint is does not count, so it may move.
     """
 
-    def __init__(
-        self, config: JudgeConfig, store: ObjectStore | None = None, max_tokens: int = 8
-    ) -> None:
-        self._settings: dict[str, Any] = {
-            "model": config.model,
-            "temperature": config.temperature,
-            "max_tokens": max_tokens,
-        }
+    def __init__(self, config: JudgeConfig, store: ObjectStore | None = None) -> None:
+        self._settings = {"model": config.model, "temperature": config.temperature}
         self._store = store
         self._client = ChatClient(
             config.endpoint,
@@ -104,20 +97,23 @@ class Votes:
             timeout_s=config.timeout_s,
         )
 
-    def replies(self, prompt: str, enough: Callable[[list[str]], bool]) -> tuple[list[str], bool]:
+    def replies(
+        self, prompt: str, enough: Callable[[list[str]], bool], max_tokens: int = 8
+    ) -> tuple[list[str], bool]:
         """Replies until they are `enough`, and whether all of them were kept from before.
 
         Raises InfrastructureError if the judge is away: that must not look like a wrong answer.
         Raises Unscorable if it refuses this one request.
         """
-        text = json.dumps([self._settings, prompt], sort_keys=True)
+        settings = {**self._settings, "max_tokens": max_tokens}
+        text = json.dumps([settings, prompt], sort_keys=True)
         key = f"judge/{hashlib.sha256(text.encode('utf-8', 'replace')).hexdigest()}.json"
         found = self._kept(key)
         cached = enough(found)
         while not enough(found):
-            found.append(self._ask(prompt, seed=len(found)))
+            found.append(self._ask(prompt, max_tokens, seed=len(found)))
         if self._store is not None and not cached:
-            kept = {**self._settings, "replies": found}
+            kept = {**settings, "replies": found}
             self._store.write(key, json.dumps(kept, ensure_ascii=False).encode())
         return found, cached
 
@@ -129,11 +125,11 @@ class Votes:
         except (KeyError, ValueError, TypeError):
             return []
 
-    def _ask(self, prompt: str, seed: int) -> str:
+    def _ask(self, prompt: str, max_tokens: int, seed: int) -> str:
         body = {
             "messages": [{"role": "user", "content": prompt}],
             "temperature": self._settings["temperature"],
-            "max_tokens": self._settings["max_tokens"],
+            "max_tokens": max_tokens,
             "seed": seed,
         }
         reply = self._client.ask(body)
