@@ -93,8 +93,10 @@ def sample_of(
 ) -> Sample:
     """The question for an engine, with its media read. The benchmark's own rule grades it.
 
-    Raises RowError if the media can't be used.
+    Raises RowError if the media can't be used, or if a mask is missing that points are to lie in.
     """
+    if question.mask is not None:
+        encoded(question.mask, folder)
     if isinstance(question.media, Clip):
         times, images = read_frames(question.media, folder, frames, max_pixels)
     else:

@@ -120,8 +120,7 @@ def test_a_folder_in_the_published_layout_is_scored(
     assert found["questions"] == 2 and found["quarantined"] == quarantined
     assert found["scores"]["overall"] == pytest.approx(overall)
     asked = [body for body in server.asked if body["model"] == "served"]
-    wanted = 3 if name == "where2place" else 2  # its broken one lacks the mask alone
-    assert len(asked) == wanted
+    assert len(asked) == 2
     first = next(body for body in asked if prompt in prompt_of(body))
     content = first["messages"][-1]["content"]
     assert sum(part["type"] == "image_url" for part in content) == images

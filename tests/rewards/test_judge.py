@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import threading
-import time
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -22,62 +19,16 @@ from pelican.rewards import Judgement, judge_of
 from pelican.rewards.judge import EndpointJudge
 from pelican.stages.base import StageSpec, stage_fingerprint
 from pelican.storage.objects import FolderStore
+from tests.rewards.endpoint import Endpoint, judging
 from tests.rewards.made import graded
 
 FELL = OpenAnswer(reference="the cup fell")
 
 
-class Endpoint:
-    """An OpenAI-compatible server that gives the replies it was told."""
-
-    def __init__(self) -> None:
-        self.replies: list[Any] = []
-        self.always: str | None = None
-        self.asked: list[dict[str, Any]] = []
-        self.delay_s = 0.0
-        self.running = self.most = 0
-        lock = threading.Lock()
-        outer = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["Content-Length"]))
-                with lock:
-                    outer.asked.append({"path": self.path, **json.loads(body)})
-                    outer.running += 1
-                    outer.most = max(outer.most, outer.running)
-                    reply = outer.always or outer.replies.pop(0)
-                time.sleep(outer.delay_s)
-                with lock:
-                    outer.running -= 1
-                if isinstance(reply, int):
-                    self.send_error(reply)
-                    return
-                data = json.dumps({"choices": [{"message": {"content": reply}}]}).encode()
-                self.send_response(200)
-                self.end_headers()
-                self.wfile.write(data)
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-        self.config = JudgeConfig(
-            endpoint=f"http://127.0.0.1:{self.server.server_port}/v1",
-            model="judge",
-            timeout_s=5,
-            attempts=3,
-            backoff_s=0,
-        )
-
-
 @pytest.fixture
 def endpoint() -> Iterator[Endpoint]:
-    made = Endpoint()
-    yield made
-    made.server.shutdown()
-    made.server.server_close()
+    with judging() as made:
+        yield made
 
 
 def test_without_a_judge_open_text_scores_nothing() -> None:
