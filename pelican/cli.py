@@ -20,6 +20,8 @@ app = typer.Typer(
 recipes = typer.Typer(help="Named recipes.", no_args_is_help=True)
 app.add_typer(recipes, name="recipe")
 app.add_typer(data, name="data")
+benchmarks = typer.Typer(help="Published benchmarks.", no_args_is_help=True)
+app.add_typer(benchmarks, name="benchmark")
 
 Store = Annotated[
     str | None, typer.Option(help="Store; default PELICAN_STORE, else .pelican/store.")
@@ -164,6 +166,52 @@ def recipe_show(
     from pelican.commands.inspect import print_recipe
 
     print_recipe(name, set_ or [], json)
+
+
+@benchmarks.command("list")
+def benchmark_list() -> None:
+    """Name every benchmark, its metric, its layout and its source."""
+    from pelican.commands.benchmark import print_benchmarks
+
+    print_benchmarks()
+
+
+@benchmarks.command("run")
+def benchmark_run(
+    name: Annotated[str, typer.Argument(help="As `pelican benchmark list` has it.")],
+    data: Annotated[Path, typer.Option(help="Folder in the benchmark's published layout.")],
+    model: Annotated[str, typer.Option(help="A checkpoint's folder, or an endpoint's URL to /v1.")],
+    recipe: Annotated[
+        str, typer.Option("--recipe", help="For its engine, eval.sampling and system prompt.")
+    ] = "tiny",
+    set_: Set = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Default: .pelican/benchmarks/NAME/MODEL.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first questions.")] = None,
+    frames: Annotated[int | None, typer.Option(min=1, help="Of a clip.")] = None,
+    served_model: Annotated[
+        str | None, typer.Option(help="Name at the endpoint; default: the first it lists.")
+    ] = None,
+    judge: Annotated[str | None, typer.Option(help="Judge's endpoint, its URL to /v1.")] = None,
+    judge_model: Annotated[str | None, typer.Option(help="Name of the judge's model.")] = None,
+) -> None:
+    """Score a checkpoint or a served model; the same command continues a run that was cut off."""
+    from pelican.commands.benchmark import run
+
+    run(
+        name,
+        data,
+        model,
+        recipe,
+        set_ or [],
+        output=output,
+        limit=limit,
+        frames=frames,
+        served_model=served_model,
+        judge=judge,
+        judge_model=judge_model,
+    )
 
 
 def main() -> None:

@@ -90,6 +90,8 @@ class JudgeConfig(_Section):
     temperature: float = Field(0.7, ge=0)
     timeout_s: float = Field(60.0, gt=0, description="of one reply")
     workers: int = Field(8, gt=0, description="answers judged at a time")
+    attempts: int = Field(6, gt=0, description="requests for one reply before the stage gives up")
+    backoff_s: float = Field(1.0, ge=0, description="of the first pause between two attempts")
     in_training: bool = Field(False, description="also in the inner loop of RL, where it is slow")
 
     @model_validator(mode="after")

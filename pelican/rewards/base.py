@@ -8,8 +8,26 @@ from typing import Any, Generic, Literal, TypeVar
 
 A = TypeVar("A")
 
-# (question, reference, answer) -> is the answer right?
-Judge = Callable[[str, str, str], bool]
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """The votes on one answer."""
+
+    yes: int
+    no: int
+
+    @property
+    def right(self) -> bool:
+        return self.yes > self.no
+
+    @property
+    def agreement(self) -> float:
+        """Share of the votes that went with the majority."""
+        return max(self.yes, self.no) / (self.yes + self.no)
+
+
+# (question, reference, answer) -> its votes
+Judge = Callable[[str, str, str], Judgement]
 
 # The first words of `Score.reason`; a detail may follow after ": ".
 ReasonClass = Literal[
@@ -19,6 +37,7 @@ ReasonClass = Literal[
     "unreadable",
     "refused",
     "no judge configured",
+    "unjudged",
     "flipped",
 ]
 PARSE_FAILURES: tuple[ReasonClass, ...] = ("no answer", "several answers", "unreadable", "refused")

@@ -12,7 +12,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -32,6 +32,9 @@ from pelican.storage.manifests import (
 )
 from pelican.storage.objects import ObjectStore, open_store
 from pelican.telemetry import exporter, record
+
+if TYPE_CHECKING:
+    from pelican.rewards.judge import EndpointJudge
 
 StageName = Literal["rollout", "reward", "filter", "train-rl", "distill", "train-sft", "eval"]
 STAGES: tuple[StageName, ...] = get_args(StageName)
@@ -126,6 +129,14 @@ class StageContext:
             event["rank"] = self.rank
         print(PROGRESS + json.dumps(event), file=sys.stdout, flush=True)
 
+    def judged(self, judge: EndpointJudge | None) -> None:
+        """Count what the judge was asked, and keep how far its votes agreed."""
+        if judge is None:
+            return
+        self.counts.update(judge.tally.counts())
+        if judge.tally.mean_agreement is not None:
+            self.metric("judge_agreement", judge.tally.mean_agreement)
+
     def metric(self, name: str, value: float) -> None:
         """Record a number of the manifest. Kubeflow refuses NaN, so only finite ones are kept."""
         if math.isfinite(value):
@@ -180,6 +191,10 @@ def stage_fingerprint(store: ObjectStore, spec: StageSpec) -> str:
     recipe = spec.recipe.model_dump(mode="json")
     settings = {name: _part(recipe, name) for name in SECTIONS[spec.stage]}
     settings |= {"loop": spec.loop, "phase": spec.phase.value}
+    if "reward" in settings and spec.recipe.reward.judge is not None:
+        from pelican.rewards.judge import PROMPT_VERSION
+
+        settings["judge_prompt"] = PROMPT_VERSION
     inputs = {name: input_digest(store, where) for name, where in sorted(spec.inputs.items())}
     return fingerprint(spec.stage, settings, inputs)
 

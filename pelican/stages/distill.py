@@ -25,13 +25,14 @@ from pelican.distillation.mixture import (
     plan,
 )
 from pelican.distillation.retrieval import Embedder, TextEmbedder, VisionEmbedder, associate
-from pelican.distillation.teacher import EndpointTeacher, EngineTeacher, Teacher
+from pelican.distillation.teacher import EndpointTeacher, EngineTeacher, Reply, Teacher
 from pelican.distillation.verify import verify
 from pelican.engines import open_engine
 from pelican.errors import UserInputError
+from pelican.parallel import in_order
 from pelican.recipe import digest_of
 from pelican.records import Sample
-from pelican.rewards import judge_of
+from pelican.rewards import Judge, judge_of, judge_workers
 from pelican.stages.base import StageContext
 from pelican.telemetry import record
 
@@ -131,12 +132,13 @@ def _answer_parts(
     mine = range(context.rank, len(parts), context.world_size)
     total = sum(len(parts[number]) for number in mine)
     teacher: Teacher | None = None
+    judge = judge_of(context.recipe.reward, training=False, store=context.store)
     done, answered, began = 0, 0, time.monotonic()
     for number in mine:
         if not context.store.exists(_part_key(context, number)):
             teacher = teacher or _open_teacher(context)
             rows: list[TeacherRow] = []
-            for row in _answers(context, indexes, parts[number], teacher):
+            for row in _answers(context, indexes, parts[number], teacher, judge):
                 rows.append(row)
                 answered += 1
                 rate = answered / max(1e-9, time.monotonic() - began)
@@ -148,6 +150,7 @@ def _answer_parts(
         context.progress(done, total, "samples")
     if teacher is not None:
         teacher.close()
+    context.judged(judge)
 
 
 def _answers(
@@ -155,6 +158,7 @@ def _answers(
     indexes: dict[PoolName, PoolIndex],
     requests: Sequence[Request],
     teacher: Teacher,
+    judge: Judge | None,
 ) -> Iterator[TeacherRow]:
     """The verified answers of one part; a sample whose image can't be read is left out."""
     recipe = context.recipe
@@ -170,13 +174,13 @@ def _answers(
     questions = [samples[request.pool, request.entry.id] for request in asked]
     config = recipe.distill
     seed = int(digest_of([recipe.seed, context.spec.loop, "distill"]), 16) >> 1
-    judge = judge_of(recipe.reward, training=False)
     replies = teacher.answer(questions, config.sampling, config.tries, seed)
-    timed = record.timed_each("generate", replies)
-    for request, sample, tries in zip(asked, questions, timed, strict=True):
+
+    def row(answered: tuple[Request, Sample, list[Reply]]) -> TeacherRow:
+        request, sample, tries = answered
         record.generated(tries)
         best = verify(sample, tries, recipe.reward, judge)
-        yield TeacherRow(
+        return TeacherRow(
             sample_id=sample.id,
             origin=request.origin,
             pool=request.pool,
@@ -193,6 +197,9 @@ def _answers(
             weak_id=request.weak_id,
             similarity=request.similarity,
         )
+
+    answered = zip(asked, questions, record.timed_each("generate", replies), strict=True)
+    yield from in_order(row, answered, judge_workers(recipe.reward, judge))
 
 
 def _join_parts(context: StageContext, parts: int, requests: Sequence[Request]) -> list[TeacherRow]:

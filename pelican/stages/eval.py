@@ -22,8 +22,9 @@ from pelican.evaluation.results import (
     write_results,
 )
 from pelican.evaluation.summary import Summary, summarise
-from pelican.records import Sample
-from pelican.rewards import Judge, judge_of, score
+from pelican.parallel import in_order
+from pelican.records import Rollout, Sample
+from pelican.rewards import Judge, judge_of, judge_workers, score
 from pelican.stages.base import StageContext
 from pelican.telemetry import record
 
@@ -75,7 +76,7 @@ def _answer_parts(context: StageContext, parts: list[_Part]) -> None:
     recipe = context.recipe
     total = sum(len(part.entries) for part in parts)
     engine: Engine | None = None
-    judge = judge_of(recipe.reward, training=False)
+    judge = judge_of(recipe.reward, training=False, store=context.store)
     done, answered, began = 0, 0, time.monotonic()
     for part in parts:
         key = _part_key(context, part)
@@ -94,6 +95,7 @@ def _answer_parts(context: StageContext, parts: list[_Part]) -> None:
         context.progress(done, total, "samples")
     if engine is not None:
         engine.close()
+    context.judged(judge)
 
 
 def _rows(
@@ -110,11 +112,15 @@ def _rows(
     # Flipped rewards are an ablation of training; held-out answers are always scored as they are.
     honest = recipe.reward.model_copy(update={"flip": 0.0})
     groups = engine.generate(samples, recipe.eval.sampling, 1, recipe.seed)
-    timed = record.timed_each("generate", groups)
-    for sample, (rollout,) in zip(samples, timed, strict=True):
+
+    def row(answered: tuple[Sample, list[Rollout]]) -> ResultRow:
+        sample, (rollout,) = answered
         record.generated([rollout])
         scored = score(sample, rollout.completion, honest, seed=recipe.seed, judge=judge)
-        yield result_row(sample, part.suite, rollout, scored)
+        return result_row(sample, part.suite, rollout, scored)
+
+    answered = zip(samples, record.timed_each("generate", groups), strict=True)
+    yield from in_order(row, answered, judge_workers(recipe.reward, judge))
 
 
 def _join_parts(context: StageContext, parts: list[_Part]) -> pl.DataFrame:

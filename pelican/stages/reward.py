@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby
 from pathlib import Path
 
@@ -12,8 +11,9 @@ import polars as pl
 from pelican.data.columns import pool_columns, questions
 from pelican.data.tables import read_rows, write_rows
 from pelican.errors import UserInputError
+from pelican.parallel import in_order
 from pelican.records import Phase, Rollout, Sample, Score
-from pelican.rewards import PARSE_FAILURES, Judge, judge_of, score
+from pelican.rewards import PARSE_FAILURES, Judge, judge_of, judge_workers, score
 from pelican.stages.base import StageContext
 from pelican.telemetry import record
 
@@ -27,7 +27,7 @@ def run(context: StageContext) -> None:
         where = context.spec.inputs["rollouts"]
         raise UserInputError(f"input {where!r} holds no rollouts-*.parquet; run the rollout stage")
     pool = pool_columns(context.input("pool"))
-    judge = judge_of(context.recipe.reward, training=False)
+    judge = judge_of(context.recipe.reward, training=False, store=context.store)
     written = []
     for done, shard in enumerate(shards, 1):
         name = shard.name.replace("rollouts-", "scores-", 1)
@@ -39,6 +39,7 @@ def run(context: StageContext) -> None:
         written.append(context.store.local(key))
         context.progress(done, len(shards), "shards")
     _measure(context, written, pool)
+    context.judged(judge)
 
 
 def _scores(
@@ -65,11 +66,7 @@ def _scores(
             sample, rollout.completion, recipe.reward, index=rollout.index, seed=seed, judge=judge
         )
 
-    if judge is None or recipe.reward.judge is None:
-        scores = [one(rollout) for rollout in rollouts]
-    else:  # the threads wait for the endpoint
-        with ThreadPoolExecutor(recipe.reward.judge.workers) as threads:
-            scores = list(threads.map(one, rollouts))
+    scores = list(in_order(one, rollouts, judge_workers(recipe.reward, judge)))
     for group in groupby(scores, key=lambda score: score.sample_id):
         record.scored(samples[group[0]].family.value, list(group[1]))
     return scores

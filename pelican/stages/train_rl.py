@@ -27,7 +27,7 @@ def run(context: StageContext) -> None:
     if not ids:
         _keep_policy(context, "the buffer is empty: nothing is neither mastered nor intractable")
         return
-    judge = judge_of(context.recipe.reward, training=True)
+    judge = judge_of(context.recipe.reward, training=True, store=context.store)
     samples: Sequence[Sample]
     if context.recipe.parallel.at_scale:
         samples, there = _lazy(context, set(ids), judge)

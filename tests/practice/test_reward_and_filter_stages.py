@@ -10,7 +10,7 @@ import pytest
 from pelican.data.columns import read_questions
 from pelican.data.tables import read_rows, write_rows
 from pelican.errors import UserInputError
-from pelican.recipe import Data, FilterConfig, JudgeConfig, Models, Recipe, RewardConfig
+from pelican.recipe import Data, FilterConfig, Models, Recipe, RewardConfig
 from pelican.records import (
     CountAnswer,
     Family,
@@ -27,6 +27,7 @@ from pelican.stages.base import StageSpec, input_digest, run_stage
 from pelican.storage.manifests import Manifest
 from pelican.storage.objects import open_store
 from tests.data.factory import sample, write_pool
+from tests.rewards.endpoint import judging
 
 T = 4
 RIGHT = {0: 0, 1: 1, 2: 2, 3: 4, 4: 3, 5: 2}  # right answers of T, by sample number modulo 6
@@ -182,9 +183,7 @@ def test_reward_flips_as_the_recipe_says(tmp_path: Path, inputs: dict[str, str])
     assert len({reward.flip_seed(s, k, p) for s in (0, 1) for k in (1, 2) for p in Phase}) >= 8
 
 
-def test_reward_asks_the_judge_of_the_recipe(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_reward_asks_the_judge_of_the_recipe(tmp_path: Path) -> None:
     open_question = sample(1, family=Family.PLANNING, answer=OpenAnswer(reference="4"))
     write_pool(tmp_path / "pool", [open_question])
     rows = [
@@ -195,9 +194,12 @@ def test_reward_asks_the_judge_of_the_recipe(
     given = {"pool": str(tmp_path / "pool"), "rollouts": str(tmp_path / "rollouts")}
     none = run_reward(tmp_path / "none", given)
     assert none.counts["reason/no judge configured"] == 8
-    monkeypatch.setattr(reward, "judge_of", lambda *_, **__: lambda q, reference, a: reference == a)
-    made = recipe(reward=RewardConfig(judge=JudgeConfig(endpoint="http://x/v1", model="m")))
-    assert run_reward(tmp_path, given, made).counts["successes"] == 1
+    with judging() as endpoint:
+        endpoint.always, endpoint.right = "no", "<<<\n4\n>>>"
+        made = recipe(reward=RewardConfig(judge=endpoint.config))
+        manifest = run_reward(tmp_path, given, made)
+    assert (manifest.counts["successes"], manifest.counts["judged"]) == (1, 8)
+    assert manifest.metrics["judge_agreement"] == 1.0
 
 
 def test_rollouts_of_another_pool_are_refused(tmp_path: Path, inputs: dict[str, str]) -> None:

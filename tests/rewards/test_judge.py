@@ -3,62 +3,32 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
 from pelican.errors import InfrastructureError
+from pelican.parallel import in_order
 from pelican.recipe import JudgeConfig, RewardConfig
-from pelican.records import Family, OpenAnswer
-from pelican.rewards import judge_of
-from pelican.rewards.judge import _chat, endpoint_judge, majority
+from pelican.recipes import find_recipe
+from pelican.records import Family, OpenAnswer, Phase
+from pelican.rewards import Judgement, judge_of
+from pelican.rewards.judge import EndpointJudge
+from pelican.stages.base import StageSpec, stage_fingerprint
+from pelican.storage.objects import FolderStore
+from tests.rewards.endpoint import Endpoint, judging
 from tests.rewards.made import graded
 
 FELL = OpenAnswer(reference="the cup fell")
 
 
-class Endpoint:
-    """An OpenAI-compatible server that gives the replies it was told."""
-
-    def __init__(self) -> None:
-        self.replies: list[Any] = []
-        self.asked: list[dict[str, Any]] = []
-        outer = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["Content-Length"]))
-                outer.asked.append({"path": self.path, **json.loads(body)})
-                reply = outer.replies.pop(0)
-                if isinstance(reply, int):
-                    self.send_error(reply)
-                    return
-                data = json.dumps({"choices": [{"message": {"content": reply}}]}).encode()
-                self.send_response(200)
-                self.end_headers()
-                self.wfile.write(data)
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self.server = HTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-        self.config = JudgeConfig(
-            endpoint=f"http://127.0.0.1:{self.server.server_port}/v1", model="judge", timeout_s=5
-        )
-
-
 @pytest.fixture
-def endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[Endpoint]:
-    monkeypatch.setattr(_chat.retry, "sleep", lambda _: None)
-    made = Endpoint()
-    yield made
-    made.server.shutdown()
-    made.server.server_close()
+def endpoint() -> Iterator[Endpoint]:
+    with judging() as made:
+        yield made
 
 
 def test_without_a_judge_open_text_scores_nothing() -> None:
@@ -67,54 +37,134 @@ def test_without_a_judge_open_text_scores_nothing() -> None:
 
 
 def test_any_callable_can_judge() -> None:
-    def same(question: str, reference: str, answer: str) -> bool:
+    def same(question: str, reference: str, answer: str) -> Judgement:
         assert question.startswith("How many cups")
-        return reference == answer
+        return Judgement(1, 0) if reference == answer else Judgement(1, 2)
 
     assert graded(FELL, "the cup fell", judge=same).task == 1
-    assert graded(FELL, "it stands", judge=same).reason == "wrong"
+    assert graded(FELL, "it stands", judge=same).reason == "wrong: 1 of 3 votes"
     assert graded(FELL, "x" * 2001, judge=same).reason.startswith("refused")
 
 
 @pytest.mark.parametrize(
-    ("votes", "right", "asked"),
-    [([1, 1, 0], True, 2), ([1, 0, 1], True, 3), ([0, 1, 0], False, 3), ([0, 0, 1], False, 2)],
+    ("replies", "right", "asked", "agreement"),
+    [
+        (["yes", "yes", "no"], True, 2, 1.0),
+        (["Yes.", "no, other", "**yes**"], True, 3, 2 / 3),
+        (["no", "yes", "no"], False, 3, 2 / 3),
+        (["perhaps", None, "yes"], False, 2, 1.0),
+        (["", "yes\n", "'Yes'"], True, 3, 2 / 3),
+        (["not yes", "yes", "nope"], False, 3, 2 / 3),
+    ],
 )
 def test_the_majority_decides_and_no_vote_is_wasted(
-    votes: list[int], right: bool, asked: int
+    endpoint: Endpoint, replies: list[Any], right: bool, asked: int, agreement: float
 ) -> None:
-    numbers: list[int] = []
-
-    def vote(question: str, reference: str, answer: str, number: int) -> bool:
-        numbers.append(number)
-        return bool(votes[number])
-
-    assert majority(vote, 3)("q", "r", "a") is right
-    assert numbers == list(range(asked))
-
-
-def test_an_endpoint_votes_with_its_own_seeds(endpoint: Endpoint) -> None:
-    endpoint.replies = ["Yes.", "no, other", "**yes**"]
-    assert endpoint_judge(endpoint.config)("what?", "the cup fell", "it fell over")
-    assert [body["seed"] for body in endpoint.asked] == [0, 1, 2]
+    endpoint.replies = list(replies)
+    judge = EndpointJudge(endpoint.config)
+    found = judge("what?", "the cup fell", "it fell over")
+    assert (found.right, found.agreement) == (right, pytest.approx(agreement))
+    assert [body["seed"] for body in endpoint.asked] == list(range(asked))
     assert endpoint.asked[0]["path"] == "/v1/chat/completions"
     assert "it fell over" in endpoint.asked[0]["messages"][0]["content"]
+    assert judge.tally.counts()["judged_split"] == (agreement < 1)
+    assert judge.tally.mean_agreement == pytest.approx(agreement)
 
 
-def test_a_reply_that_is_neither_counts_as_no(endpoint: Endpoint) -> None:
-    endpoint.replies = ["perhaps", None]
-    assert not endpoint_judge(endpoint.config)("what?", "a", "b")
+def test_what_the_judge_said_is_kept_in_the_store(endpoint: Endpoint, tmp_path: Path) -> None:
+    endpoint.replies = ["yes", "no", "yes"]
+    first = EndpointJudge(endpoint.config, FolderStore(tmp_path))
+    assert first("what?", "a", "b").right
+    (kept,) = (tmp_path / "judge").iterdir()
+    assert json.loads(kept.read_text())["replies"] == ["yes", "no", "yes"]
+
+    moved = endpoint.config.model_copy(update={"endpoint": "http://127.0.0.1:9/v1"})
+    again = EndpointJudge(moved, FolderStore(tmp_path))
+    assert again("what?", "a", "b") == Judgement(2, 1)
+    assert again.tally.counts() == {"judged": 1, "judged_cached": 1, "judged_split": 1}
+
+    other = endpoint.config.model_copy(update={"model": "other"})
+    endpoint.replies = ["no", "no"]
+    assert not EndpointJudge(other, FolderStore(tmp_path))("what?", "a", "b").right
+
+    kept.write_text("{cut")
+    endpoint.replies = ["no", "no"]
+    assert not EndpointJudge(endpoint.config, FolderStore(tmp_path))("what?", "a", "b").right
+
+
+def test_more_votes_ask_only_for_those_that_are_missing(endpoint: Endpoint, tmp_path: Path) -> None:
+    endpoint.replies = ["yes", "yes"]
+    EndpointJudge(endpoint.config, FolderStore(tmp_path))("what?", "a", "b")
+    endpoint.replies = ["no", "no", "no"]
+    five = endpoint.config.model_copy(update={"votes": 5})
+    assert EndpointJudge(five, FolderStore(tmp_path))("what?", "a", "b") == Judgement(2, 3)
+    assert [body["seed"] for body in endpoint.asked] == [0, 1, 2, 3, 4]
+
+
+def test_the_prompts_digest_is_in_the_fingerprint(tmp_path: Path) -> None:
+    def fingerprint(**reward: Any) -> str:
+        recipe = find_recipe("tiny", [])
+        config = recipe.reward.model_copy(update=reward)
+        spec = StageSpec(
+            stage="reward",
+            store=str(tmp_path),
+            run="r",
+            loop=1,
+            phase=Phase.RL,
+            output="o",
+            inputs={},
+            recipe=recipe.model_copy(update={"reward": config}),
+        )
+        return stage_fingerprint(FolderStore(tmp_path), spec)
+
+    judge = JudgeConfig(endpoint="http://127.0.0.1:9/v1", model="m")
+    with pytest.MonkeyPatch.context() as patch:
+        before, judged = fingerprint(), fingerprint(judge=judge)
+        patch.setattr("pelican.rewards.judge.PROMPT_VERSION", "other words")
+        assert fingerprint() == before
+        assert fingerprint(judge=judge) != judged
 
 
 def test_a_judge_that_fails_once_is_asked_again(endpoint: Endpoint) -> None:
     endpoint.replies = [503, "yes", "yes"]
-    assert endpoint_judge(endpoint.config)("what?", "a", "a")
+    assert EndpointJudge(endpoint.config)("what?", "a", "a").right
 
 
 def test_a_judge_that_is_away_is_not_a_wrong_answer(endpoint: Endpoint) -> None:
-    endpoint.replies = [500] * 4
-    with pytest.raises(InfrastructureError, match="gave no reply"):
-        endpoint_judge(endpoint.config)("what?", "a", "a")
+    endpoint.replies = [500] * 3
+    with pytest.raises(InfrastructureError, match=r"judge .* did not answer in 3 attempts"):
+        EndpointJudge(endpoint.config)("what?", "a", "a")
+
+
+def test_an_answer_that_the_judge_refuses_is_counted_as_unjudged(endpoint: Endpoint) -> None:
+    endpoint.replies = [400]
+    found = graded(FELL, "it fell", judge=EndpointJudge(endpoint.config))
+    assert found.reason == "unjudged: the endpoint refused the request (status 400)"
+
+
+def test_answers_are_judged_several_at_a_time_and_stay_in_order(endpoint: Endpoint) -> None:
+    endpoint.delay_s = 0.05
+    endpoint.always = "yes"
+    judge = EndpointJudge(endpoint.config.model_copy(update={"votes": 1, "workers": 4}))
+    done = list(in_order(lambda i: (i, judge("q", "r", str(i)).right), range(12), 4))
+    assert done == [(i, True) for i in range(12)]
+    assert 1 < endpoint.most <= 4
+
+
+def test_work_in_order_reads_no_further_than_it_must() -> None:
+    read = []
+
+    def items() -> Iterator[int]:
+        for i in range(100):
+            read.append(i)
+            yield i
+
+    results = in_order(lambda i: i, items(), 2)
+    assert [next(results) for _ in range(3)] == [0, 1, 2]
+    assert len(read) < 12
+    results.close()  # type: ignore[attr-defined]
+    with pytest.raises(ZeroDivisionError):
+        list(in_order(lambda i: 1 // i, [1, 0, 1], 2))
 
 
 def test_training_has_no_judge_unless_the_recipe_says_so() -> None:

@@ -1,0 +1,281 @@
+"""One model on one benchmark: every completion is kept as it comes, the scores are written last."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict
+
+from pelican.benchmarks.answers import Answers, Settings
+from pelican.benchmarks.base import Benchmark, Clip, Context, Grade, Graded, Question
+from pelican.benchmarks.files import encoded
+from pelican.benchmarks.frames import read_frames
+from pelican.benchmarks.replies import final_reply
+from pelican.data.images import checked_image
+from pelican.data.quarantine import Quarantine, RowError
+from pelican.engines.base import Engine
+from pelican.errors import UserInputError
+from pelican.evaluation.results import ResultRow, result_row, write_results
+from pelican.parallel import in_order
+from pelican.recipe import digest_of
+from pelican.records import Sample, Score, Split, TextAnswer, Turn
+from pelican.rewards.base import Unscorable
+from pelican.rewards.format import format_reward, think_chars
+
+WINDOW = 64  # questions whose media are held at once
+SUCCESS = 0.5  # of a graded value, as in training
+T = TypeVar("T")
+
+
+class Scores(BaseModel):
+    """`scores.json`: points of 100 as published, and what they are over."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+    settings: Settings
+    source: str
+    metric: str
+    scores: dict[str, float]
+    groups: dict[str, int]
+    questions: int
+    not_public: int
+    limit: int | None
+    refused: int
+    chance: float
+    reasons: dict[str, int]
+    quarantined: dict[str, int]
+    quarantine: list[dict[str, Any]]
+
+
+@dataclass
+class Loaded:
+    """Questions of a folder as they are read; `not_public` have no answer to score against."""
+
+    quarantine: Quarantine = field(default_factory=Quarantine)
+    not_public: int = 0
+
+
+def load(benchmark: Benchmark, folder: Path, loaded: Loaded) -> Iterator[tuple[str, int, Question]]:
+    """The usable questions with their file and row; what can't be used is quarantined."""
+    seen: set[str] = set()
+    numbers: Counter[str] = Counter()
+    for file, row in benchmark.rows(folder):
+        number = numbers[file]
+        numbers[file] += 1
+        name = ""
+        try:
+            question = benchmark.question(row, folder)
+            if question is None:
+                loaded.not_public += 1
+                continue
+            name = question.id
+            if name in seen:
+                raise RowError("duplicate_id", f"id {name!r} occurred before")
+            seen.add(name)
+        except RowError as error:
+            loaded.quarantine.add(file, number, name, error)
+        except (TypeError, ValueError, KeyError, AttributeError) as error:
+            # A field of another type than the layout says.
+            wrong = RowError("schema", f"a field does not fit ({type(error).__name__}: {error})")
+            loaded.quarantine.add(file, number, name, wrong)
+        else:
+            yield file, number, question
+
+
+def sample_of(
+    benchmark: Benchmark, question: Question, folder: Path, *, frames: int, max_pixels: int
+) -> Sample:
+    """The question for an engine, with its media read. The benchmark's own rule grades it.
+
+    Raises RowError if the media can't be used, or if a mask is missing that points are to lie in.
+    """
+    if question.mask is not None:
+        encoded(question.mask, folder)
+    if isinstance(question.media, Clip):
+        times, images = read_frames(question.media, folder, frames, max_pixels)
+    else:
+        images = [checked_image(encoded(p, folder), max_pixels) for p in question.media]
+        times = [float(i) for i in range(len(images))]
+    clip = isinstance(question.media, Clip) and len(images) > 1
+    return Sample(
+        id=question.id,
+        media_kind="clip" if clip else "image",
+        images=tuple(images),
+        times_s=tuple(times),
+        turns=(Turn(role="user", text=question.prompt),),
+        family=benchmark.family,
+        dimension=benchmark.dimension,
+        answer=TextAnswer(value=question.truth),
+        source=benchmark.name,
+        scene=question.scene or question.id,
+        split=Split.TEST,
+        benchmark=benchmark.name,
+        chance=question.chance,
+    )
+
+
+@dataclass(frozen=True)
+class Result:
+    """All of one run: rows as Pelican's evaluations have them, and the published scores."""
+
+    rows: list[ResultRow]
+    questions: list[Question]
+    scores: Scores
+
+
+def run_benchmark(
+    benchmark: Benchmark,
+    folder: Path,
+    engine: Callable[[], Engine],
+    settings: Settings,
+    output: Path,
+    *,
+    context: Context,
+    limit: int | None = None,
+    workers: int = 1,
+    progress: Callable[[int], None] = lambda done: None,
+) -> Result:
+    """Answer, grade, and write `results.parquet` and `scores.json` below `output`.
+
+    The engine is opened when the first question is without its completion: a run that was cut off
+    goes on, and one that is complete is graded again.
+    """
+    answers = Answers(output / "answers.jsonl", settings)
+    loaded = Loaded()
+    opened: Engine | None = None
+    done: list[tuple[Question, ResultRow]] = []
+    questions = islice(load(benchmark, folder, loaded), limit)
+    try:
+        for window in _windows(questions, WINDOW):
+            samples: dict[str, Sample] = {}
+            for file, number, question in window:
+                try:
+                    samples[question.id] = sample_of(
+                        benchmark,
+                        question,
+                        folder,
+                        frames=settings.frames,
+                        max_pixels=settings.max_pixels,
+                    )
+                except RowError as error:
+                    loaded.quarantine.add(file, number, question.id, error)
+            todo = [s for s in samples.values() if s.id not in answers.rollouts]
+            if todo:
+                opened = opened or engine()
+                groups = opened.generate(todo, settings.sampling, 1, settings.seed)
+                refused: dict[str, str] = getattr(opened, "refused", {})
+                for sample, (rollout,) in zip(todo, groups, strict=True):
+                    answers.add(rollout, refused.get(sample.id, ""))
+                    progress(len(answers.rollouts))
+
+            def grade(item: tuple[str, int, Question]) -> Grade | RowError:
+                question = item[2]
+                reply = final_reply(answers.rollouts[question.id].completion)
+                try:
+                    return benchmark.grade(question, reply, context)
+                except RowError as error:  # the mask
+                    return error
+                except Unscorable as failure:  # the judge refuses
+                    return Grade(0.0, reply.text[:200], failure.reason)
+
+            usable = [item for item in window if item[2].id in samples]
+            for (file, number, question), graded in zip(
+                usable, in_order(grade, usable, workers), strict=True
+            ):
+                if isinstance(graded, RowError):
+                    loaded.quarantine.add(file, number, question.id, graded)
+                    continue
+                row = _row(benchmark, samples[question.id], answers, graded)
+                done.append((question, row))
+            progress(len(done))
+    finally:
+        if opened is not None:
+            opened.close()
+    return _conclude(benchmark, settings, output, done, answers, loaded, limit)
+
+
+def _windows(items: Iterator[T], size: int) -> Iterator[list[T]]:
+    while window := list(islice(items, size)):
+        yield window
+
+
+def _row(benchmark: Benchmark, sample: Sample, answers: Answers, graded: Grade) -> ResultRow:
+    rollout = answers.rollouts[sample.id]
+    refused = answers.refused.get(sample.id)
+    formatted = format_reward(rollout.completion, max_think_chars=1 << 30)
+    score = Score(
+        sample_id=sample.id,
+        index=0,
+        reward=graded.value,
+        format=formatted,
+        task=graded.value,
+        success=graded.value >= SUCCESS,
+        think_chars=think_chars(rollout.completion),
+        answer=graded.answer[:500].encode("utf-8", "replace").decode(),
+        reason=f"refused: {refused}" if refused else graded.reason,
+    )
+    return result_row(sample, benchmark.suite, rollout, score)
+
+
+def _conclude(
+    benchmark: Benchmark,
+    settings: Settings,
+    output: Path,
+    done: list[tuple[Question, ResultRow]],
+    answers: Answers,
+    loaded: Loaded,
+    limit: int | None,
+) -> Result:
+    if not done:
+        first = f"; first: {loaded.quarantine.rows[0]}" if loaded.quarantine.rows else ""
+        raise UserInputError(
+            f"no question of {benchmark.title} in {settings.data} can be scored"
+            f" ({len(loaded.quarantine)} quarantined, {loaded.not_public} without a public answer"
+            f"{first})"
+        )
+    rows = [row for _, row in done]
+    graded = [Graded(question.group, row["task"]) for question, row in done]
+    scores = Scores(
+        settings=settings,
+        source=benchmark.source,
+        metric=benchmark.metric,
+        scores=benchmark.scores(graded),
+        groups=dict(sorted(Counter(one.group for one in graded).items())),
+        questions=len(done),
+        not_public=loaded.not_public,
+        limit=limit,
+        refused=sum(row["sample_id"] in answers.refused for row in rows),
+        chance=100 * sum(row["chance"] for row in rows) / len(rows),
+        reasons=dict(Counter(row["reason"].partition(":")[0] for row in rows if row["reason"])),
+        quarantined=loaded.quarantine.counts,
+        quarantine=loaded.quarantine.notes(),
+    )
+    write_results(output / "results.parquet", rows)
+    write_json(output / "scores.json", scores.model_dump(mode="json"))
+    return Result(rows, [question for question, _ in done], scores)
+
+
+def write_json(path: Path, value: object) -> None:
+    """Under a temporary name, then renamed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False), encoding="utf-8")
+    temporary.replace(path)
+
+
+def checkpoint_digest(checkpoint: Path) -> str:
+    """Tells two checkpoints apart by their files' names, sizes and times of writing."""
+    files = sorted(path for path in checkpoint.rglob("*") if path.is_file())
+    return digest_of(
+        [
+            [path.relative_to(checkpoint).as_posix(), stat.st_size, stat.st_mtime_ns]
+            for path in files
+            for stat in [path.stat()]
+        ]
+    )
