@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
 from pelican.evaluation.metrics import Difference, total_difference
 from pelican.evaluation.summary import compare
+from pelican.report.cost import seconds, tokens
 from pelican.report.run import RESAMPLES, Evaluation, Run, open_run
 from pelican.storage.objects import ObjectStore
 
@@ -99,26 +100,6 @@ def _row(run: Run, first: Evaluation | None) -> RunRow:
         trained_tokens=tokens(run, "trained"),
         seconds=seconds(run),
     )
-
-
-def tokens(run: Run, kind: Literal["generated", "trained"]) -> int:
-    """Tokens that rollouts, the teacher and RL generated, or that RL and SFT trained on."""
-    total = 0
-    for stage in run.stages:
-        counts = stage.manifest.counts if stage.manifest else {}
-        drawn = counts.get("tokens_generated", 0)
-        if kind == "trained":
-            total += counts.get("tokens_trained", drawn)  # RL trains on what it draws
-        elif stage.name == "rollout":
-            total += counts.get("tokens", 0)
-        else:
-            total += drawn + counts.get("teacher_tokens", 0)
-    return total
-
-
-def seconds(run: Run) -> float:
-    """Time spent in all finished stages."""
-    return sum(stage.manifest.seconds for stage in run.stages if stage.manifest)
 
 
 def recipe_differences(recipes: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:

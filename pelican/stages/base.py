@@ -16,6 +16,7 @@ from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from pelican.data.corrections import NONE, Corrections, read_corrections
 from pelican.errors import UserInputError
 from pelican.recipe import Recipe, digest_of
 from pelican.records import Phase
@@ -46,6 +47,7 @@ SECTIONS: dict[StageName, tuple[str, ...]] = {
     "train-sft": ("seed", "model", "sft", "data.max_pixels"),
     "eval": ("seed", "model", "eval", "rollout", "reward", "data"),
 }
+CORRECTIONS = "corrections"  # an input beside `pool`
 PROGRESS = "::progress "
 
 
@@ -92,6 +94,12 @@ class StageContext:
     def input(self, name: str) -> Path:
         """Local path of an input."""
         return resolve_input(self.store, self.spec.inputs[name])
+
+    def corrections(self) -> Corrections:
+        """A person's corrections of the input `pool`; none if the recipe names no file."""
+        return (
+            read_corrections(self.input(CORRECTIONS)) if CORRECTIONS in self.spec.inputs else NONE
+        )
 
     def output(self, name: str = "") -> Path:
         """Local path for an output file; its folder exists. `work/…` is kept but not committed."""

@@ -35,12 +35,13 @@ def run(context: StageContext) -> None:
     Every rank takes the shards of its turn. A shard that is there already is not made again.
     """
     spec, recipe = context.spec, context.recipe
-    index = read_index(context.input("pool"))
+    index = read_index(context.input("pool"), context.corrections())
     entries = loop_samples(index, recipe, spec.loop, spec.phase)
     size = recipe.rollout.shard_size
     shards = [entries[i : i + size] for i in range(0, len(entries), size)]
     if context.rank == 0:
         _write_selection(context, shards)
+        context.counts.update(index.corrected)
         _count_quarantine(context, index.quarantine.rows)
     weak_mining = spec.phase is Phase.SFT
     tries = recipe.rollout.weak_samples if weak_mining else recipe.rollout.samples

@@ -26,7 +26,12 @@ def run(context: StageContext) -> None:
     if not ids:
         _keep_policy(context, "the buffer is empty: nothing is neither mastered nor intractable")
         return
-    pool = load_pool(context.input("pool"), max_pixels=context.recipe.data.max_pixels, ids=set(ids))
+    pool = load_pool(
+        context.input("pool"),
+        max_pixels=context.recipe.data.max_pixels,
+        ids=set(ids),
+        corrections=context.corrections(),
+    )
     judge = judge_of(context.recipe.reward, training=True)
     samples = practicable(pool.samples, judge)
     if context.rank == 0:
