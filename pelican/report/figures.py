@@ -139,11 +139,25 @@ def radar(
     width: float = WIDE,
 ) -> Markup | None:
     """The dimensions as a web from 0 in the middle to 100 at the rim."""
-    if len(names) < 3 or not any(v is not None for v in [*base, *final]):
+    found = [
+        ("base", "web base", colour("base"), base),
+        ("final", "web", colour("final"), final),
+    ]
+    return webs(names, found, "Scores of the nine dimensions, base and final", width)
+
+
+Web = tuple[str, str, str, Sequence[float | None]]  # name, class, style, a score per corner
+
+
+def webs(
+    names: Sequence[str], found: Sequence[Web], label: str, width: float = WIDE
+) -> Markup | None:
+    """Several webs over the same corners; an unknown score leaves its corner out."""
+    if len(names) < 3 or not any(v is not None for _, _, _, values in found for v in values):
         return None
     small = width < WIDE
     size, radius = ((width, 270.0), 88.0) if small else ((520.0, 372.0), 138.0)
-    figure = Svg(*size, "Scores of the nine dimensions, base and final")
+    figure = Svg(*size, label)
     cx, cy = size[0] / 2, size[1] / 2 + 10
     angles = [math.tau * index / len(names) - math.pi / 2 for index in range(len(names))]
 
@@ -164,14 +178,13 @@ def radar(
         down = y + 4 - 14 * (len(lines) - 1) * (1 - math.sin(angle)) / 2
         for row, words in enumerate(lines):
             figure.text(x, down + 14 * row, words, "label", anchor)
-    for values, css, style in ((base, "web base", "base"), (final, "web", "final")):
+    for web, css, style, values in found:
         corners = [at(a, v) for a, v in zip(angles, values, strict=True) if v is not None]
         if len(corners) >= 3:
-            figure.path(corners, css, colour(style), close=True)
+            figure.path(corners, css, style, close=True)
         for name, angle, value in zip(names, angles, values, strict=True):
             if value is not None:
-                tip = f"{name}, {style}: {value:.1f}"
-                figure.circle(*at(angle, value), 3.2, "dot", colour(style), tip)
+                figure.circle(*at(angle, value), 3.2, "dot", style, f"{name}, {web}: {value:.1f}")
     return figure.markup()
 
 
@@ -184,44 +197,3 @@ def _two_lines(name: str) -> list[str]:
         key=lambda i: max(len(" ".join(words[:i])), len(" ".join(words[i:]))),
     )
     return [" ".join(words[:cut]), " ".join(words[cut:])]
-
-
-@dataclass(frozen=True)
-class Trail:
-    """Where one family's trajectories lie, policy by policy: (label, x, y)."""
-
-    name: str
-    style: str
-    points: Sequence[tuple[str, float, float]]
-
-
-def trails(found: Sequence[Trail], width: float = WIDE) -> Markup | None:
-    """Figure 5: a path a family through the plane, from a ring to a large dot, fainter early."""
-    everything = [p for trail in found for p in trail.points]
-    if len(everything) < 3:
-        return None
-    small = width < WIDE
-    height, margin = (330.0, 20.0) if small else (430.0, 34.0)
-    figure = Svg(width, height, "Centroids of the trajectories by family, policy by policy")
-    x = linear(span([p[1] for p in everything]), (margin, width - margin))
-    y = linear(span([p[2] for p in everything]), (height - margin, margin))
-    for trail in found:
-        places = [(x(a), y(b)) for _, a, b in trail.points]
-        figure.path(places, "line thin faint", trail.style)
-        for index, ((label, _, _), (px, py)) in enumerate(zip(trail.points, places, strict=True)):
-            tip = f"{trail.name}, {label}"
-            if index == 0:
-                figure.circle(px, py, 4.5, "dot hollow", trail.style, tip)
-            elif index == len(places) - 1:
-                figure.circle(px, py, 7.5, "dot", trail.style, tip)
-            else:
-                share = round(40 + 60 * index / (len(places) - 1))
-                of = trail.style.removeprefix("--c:")
-                style = f"--c:color-mix(in srgb,{of} {share}%,var(--panel))"
-                figure.circle(px, py, 5, "dot", style, tip)
-    ends = [(y(t.points[-1][2]) + 4, x(t.points[-1][1]), t) for t in found if t.points]
-    for place, px, trail in sorted(ends, key=lambda end: end[0]):
-        left = px > width * 0.7
-        at = px - 11 if left else px + 11
-        figure.text(at, place, trail.name, "end", "end" if left else "start", trail.style)
-    return figure.markup()

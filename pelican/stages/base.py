@@ -20,6 +20,7 @@ from pelican.data.corrections import NONE, Corrections, read_corrections
 from pelican.errors import UserInputError
 from pelican.recipe import Recipe, digest_of
 from pelican.records import Phase
+from pelican.stages.resources import cpu_seconds_used, resources
 from pelican.storage.manifests import (
     MANIFEST,
     Manifest,
@@ -273,7 +274,9 @@ def run_stage(spec: StageSpec) -> Manifest:
     counts: Counter[str] = Counter()
     for share in ranks.all(dict(context.counts)):
         counts.update(share)
+    cpu_seconds = sum(ranks.all(cpu_seconds_used()))
     if ranks.rank == 0:
+        context.notes["resources"] = resources(spec, ranks.size, started, cpu_seconds)
         manifest = Manifest(
             stage=spec.stage,
             run=spec.run,

@@ -12,12 +12,11 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from pelican.report import figures
 from pelican.report.export import Table
 from pelican.report.figure import Figure, Legend, drawn, make_figure
-from pelican.report.figures import Trail
 from pelican.report.run import Run
 from pelican.report.svg import colour
+from pelican.report.trails import Trail, trails
 from pelican.report.tsne import tsne
 from pelican.report.words import family, place
 
@@ -34,12 +33,12 @@ def trajectory_figures(run: Run) -> list[Figure]:
     places = tsne(_centroids(completions))
     labels = [e.label for e in run.evaluations]
     names = sorted({name for _, name in keys}, key=place)
-    trails = []
+    found = []
     for name in names:
         rows = [i for i, (_, n) in enumerate(keys) if n == name]
         points = [(labels[keys[i][0]], *map(float, places[i])) for i in rows]
-        trails.append(Trail(family(name), _style(name), points))
-    table = [[t.name, when, x, y] for t in trails for when, x, y in t.points]
+        found.append(Trail(family(name), _style(name), points))
+    table = [[t.name, when, x, y] for t in found for when, x, y in t.points]
     figure = make_figure(
         "trajectories",
         "Trajectories over the loops",
@@ -47,9 +46,9 @@ def trajectory_figures(run: Run) -> list[Figure]:
         " base (ring) to the final policy (large); the plane is t-SNE's, so near means alike and"
         " lengths mean little. A completion is embedded by the words it holds (TF-IDF of words and"
         " word pairs), not by a model. Figure 5 of the paper.",
-        partial(figures.trails, trails),
+        partial(trails, found),
         Table(("family", "policy", "x", "y"), table),
-        [Legend(trail.name, trail.style, "dot") for trail in trails],
+        [Legend(trail.name, trail.style, "dot") for trail in found],
     )
     return drawn([figure])
 
