@@ -96,19 +96,32 @@ def show(
 
 
 @app.command()
-def report(run: Annotated[str, typer.Argument()], store: Store = None) -> None:
-    """Write a run's report again from what lies in the store, and print its path."""
-    from pelican.commands.inspect import print_report
+def report(
+    run: Annotated[str, typer.Argument()],
+    against: Annotated[
+        list[str] | None, typer.Option(help="A run to compare with, such as RL alone; repeatable.")
+    ] = None,
+    store: Store = None,
+) -> None:
+    """Write a run's report and ledger again from what lies in the store, and print the path."""
+    from pelican.commands.pages import print_report
 
-    print_report(run, store)
+    print_report(run, against or [], store)
 
 
 @app.command()
-def compare(run: Annotated[list[str], typer.Argument()], store: Store = None) -> None:
-    """The last scores of several runs side by side, with paired differences to the first."""
-    from pelican.commands.inspect import print_comparison
+def compare(
+    run: Annotated[list[str], typer.Argument(help="Names, or STORE/runs/NAME of other stores.")],
+    json: Annotated[bool, typer.Option("--json", help="The numbers, as JSON.")] = False,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="HTML page; default: in the store.")
+    ] = None,
+    store: Store = None,
+) -> None:
+    """Runs side by side: scores, paired differences, cost, recipes; and one HTML page."""
+    from pelican.commands.pages import print_comparison
 
-    print_comparison(run, store)
+    print_comparison(run, json, output, store)
 
 
 @app.command()

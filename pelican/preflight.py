@@ -18,8 +18,8 @@ from pelican.errors import UserInputError
 from pelican.recipe import Recipe, digest_of
 from pelican.recipes.overrides import fields, sentence
 from pelican.runs import FAILURE, RECIPE, SUMMARY, read_json, run_prefix
-from pelican.stages.base import input_digest
-from pelican.storage.manifests import versions
+from pelican.stages.base import input_digest, resolve_input
+from pelican.storage.manifests import file_digest, versions
 from pelican.storage.objects import ObjectStore, open_store
 from pelican.telemetry import record
 from pelican.telemetry.events import emit
@@ -169,12 +169,22 @@ def check_data(
     """A pool of samples: usable rows in readable shards. Returns what it holds and quarantines."""
     max_pixels, horizon_s = recipe.data.max_pixels, max(recipe.data.horizon_s)
 
+    where = recipe.data.corrections if name == "train" else None
+    path = resolve_input(store, settings.resolve(where)) if where else None
+
     def check() -> dict[str, Any]:
+        from pelican.data.corrections import NONE, read_corrections
         from pelican.data.pool import check_pool
 
         images = _size(folder) <= DECODED_BYTES
         try:
-            report = check_pool(folder, max_pixels=max_pixels, horizon_s=horizon_s, images=images)
+            report = check_pool(
+                folder,
+                max_pixels=max_pixels,
+                horizon_s=horizon_s,
+                images=images,
+                corrections=read_corrections(path) if path else NONE,
+            )
         except UserInputError as error:
             raise UserInputError(f"data.{name}: {error}") from None
         return report.summary()
@@ -182,7 +192,8 @@ def check_data(
     if digest is None:
         found = check()
     else:
-        found = _once(store, ["pool", digest, max_pixels, horizon_s], check)
+        fixes = [file_digest(path)] if path else []
+        found = _once(store, ["pool", digest, max_pixels, horizon_s, *fixes], check)
     return {**found, "folder": str(folder), "version": version_name(folder)}
 
 

@@ -36,6 +36,9 @@ class Data(_Section):
     )
     samples_per_loop: int | None = Field(None, gt=0, description="fresh samples a loop; none: all")
     max_pixels: int = Field(1_003_520, gt=0, description="an image above is scaled down")
+    corrections: str | None = Field(
+        None, description="a person's corrections of the training pool, JSON lines"
+    )
 
     def horizon(self, loop: int) -> float:
         """Longest clip in seconds that loop `loop` (from 1) trains on."""

@@ -1,21 +1,18 @@
-"""`pelican runs`, `show`, `report`, `compare`, `recipe`: what lies in the store, as text or JSON."""
+"""`pelican runs`, `show`, `recipe`: what lies in the store, as text or JSON."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pelican import settings
 from pelican.commands.tables import rows_table, score_table
 from pelican.recipes import ABLATIONS, ABLATIONS_OF_A_NUMBER, BASES, PIPELINES, find_recipe
 from pelican.recipes.overrides import describe, fields
-from pelican.runs import list_runs, manifests, require_run, scores, show, state
+from pelican.runs import list_runs, manifests, scores, show, state
 from pelican.storage.objects import open_store
 from pelican.telemetry.progress import seconds, where
-
-if TYPE_CHECKING:
-    from pelican.evaluation.metrics import Difference
 
 
 def print_runs(uri: str | None) -> None:
@@ -74,68 +71,6 @@ def print_run(run: str, as_json: bool, uri: str | None) -> None:
     print(f"report  {tree['report'] or 'not written'}")
 
 
-def print_report(run: str, uri: str | None) -> None:
-    """Also of a run that goes on or failed: the page shows what is there."""
-    from pelican.report import build_report
-
-    print(build_report(open_store(settings.store_uri(uri)), run))
-
-
-def print_comparison(runs: Sequence[str], uri: str | None) -> None:
-    """Final scores, what each gained on its base, and the difference to the first run, paired."""
-    from pelican.report import compare_runs
-
-    store = open_store(settings.store_uri(uri))
-    for run in runs:
-        require_run(store, run)
-    table = compare_runs(store, runs)
-    columns = ["run", "recipe", "loops", "embodied", "gain (95 %)", "general", "gain (95 %)"]
-    columns += [f"against {runs[0]}", "tokens generated", "trained", "stages"]
-    rows_table(
-        columns,
-        [
-            [
-                row.run,
-                row.recipe,
-                str(row.loops),
-                _number(row.final),
-                _change(row.gain),
-                _number(row.general),
-                _change(row.general_gain),
-                _change(row.against_first),
-                f"{row.generated_tokens:,}",
-                f"{row.trained_tokens:,}",
-                seconds(row.seconds),
-            ]
-            for row in table.rows
-        ],
-    )
-    families = sorted({name for row in table.rows for name in row.families})
-    if families:
-        rows_table(
-            ["family", *runs],
-            [[name, *(_number(row.families.get(name)) for row in table.rows)] for name in families],
-        )
-    if table.recipe_differences:
-        rows_table(
-            ["recipe field", *runs],
-            [
-                [field, *(_text(values[run]) for run in runs)]
-                for field, values in table.recipe_differences.items()
-            ],
-        )
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.1f}"
-
-
-def _change(change: Difference | None) -> str:
-    if change is None:
-        return "-"
-    return f"{change.delta:+.1f} ({change.low:+.1f} to {change.high:+.1f})"
-
-
 def print_recipes() -> None:
     def about(function: Any) -> str:
         return str(function.__doc__).strip().splitlines()[0]
@@ -157,13 +92,13 @@ def print_recipe(name: str, overrides: Sequence[str], as_json: bool) -> None:
         return
     for field, value in fields(recipe).items():
         about = describe(field)
-        print(f"{field:<26} {_text(value):<26} {about}".rstrip())
+        print(f"{field:<26} {text(value):<26} {about}".rstrip())
     print(f"{'(digest)':<26} {recipe.digest()}")
 
 
-def _text(value: object) -> str:
+def text(value: object) -> str:
     if isinstance(value, tuple | list):
-        return ",".join(_text(item) for item in value)
+        return ",".join(text(item) for item in value)
     if isinstance(value, bool) or value is None:
         return str(value).lower()
     return f"{value:g}" if isinstance(value, float) else str(value)

@@ -8,6 +8,7 @@ from pathlib import Path
 import polars as pl
 from pydantic import TypeAdapter, ValidationError
 
+from pelican.data.corrections import NONE, Corrections
 from pelican.data.tables import open_parquet, shard_paths
 from pelican.errors import UserInputError
 from pelican.records import Answer, Dimension, Family, Sample, Split, Turn
@@ -17,7 +18,9 @@ _TURNS: TypeAdapter[tuple[Turn, ...]] = TypeAdapter(tuple[Turn, ...])
 COLUMNS = ("id", "family", "dimension", "source", "turns", "answer")
 
 
-def pool_columns(folder: Path, columns: tuple[str, ...] = COLUMNS) -> pl.DataFrame:
+def pool_columns(
+    folder: Path, columns: tuple[str, ...] = COLUMNS, corrections: Corrections = NONE
+) -> pl.DataFrame:
     """Some columns of every sample below `folder`, not its images; of equal ids the first row.
 
     Nothing is validated: bad rows are the pool reader's business (`pelican.data.pool`), which puts
@@ -36,6 +39,7 @@ def pool_columns(folder: Path, columns: tuple[str, ...] = COLUMNS) -> pl.DataFra
         assert isinstance(frame, pl.DataFrame)
         frames.append(frame)
     pool = pl.concat(frames, how="vertical_relaxed").unique("id", keep="first", maintain_order=True)
+    pool = corrections.frame(pool)
     if pool.is_empty():
         raise UserInputError(f"pool {folder} holds no sample; check the recipe's data section")
     return pool

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import ValidationError
 
+from pelican.data.corrections import NONE, Corrections
 from pelican.data.images import ImageChecker, image_bytes, image_digest
 from pelican.data.quarantine import Quarantine, RowError
 from pelican.data.tables import SAMPLES, open_parquet, sample_from_row, shard_paths
@@ -57,6 +58,8 @@ class PoolIndex:
     shards: tuple[Path, ...]
     entries: tuple[Entry, ...]
     quarantine: Quarantine
+    corrections: Corrections = NONE
+    corrected: Mapping[str, int] = field(default_factory=dict)
 
     def within(self, horizon_s: float | None) -> list[Entry]:
         """The rows whose clip is not longer than `horizon_s`."""
@@ -76,6 +79,7 @@ class PoolIndex:
                 try:
                     if isinstance(values, RowError):
                         raise values
+                    values = self.corrections.row(values)
                     images = [
                         {"bytes": check(image_bytes(image, self._root))}
                         for image in values["images"]
@@ -100,8 +104,11 @@ class Pool:
     beyond_horizon: int = 0
 
 
-def read_index(folder: Path) -> PoolIndex:
-    """Check every row but its images. Raises UserInputError for an unreadable or an empty pool."""
+def read_index(folder: Path, corrections: Corrections = NONE) -> PoolIndex:
+    """Check every row but its images. Raises UserInputError for an unreadable or an empty pool.
+
+    A person's corrections come first, so that a corrected row is checked as any other is.
+    """
     shards = tuple(shard_paths(folder))
     quarantine = Quarantine()
     entries: list[Entry] = []
@@ -116,12 +123,14 @@ def read_index(folder: Path) -> PoolIndex:
                 if name in seen:
                     raise RowError("duplicate_id", f"id {name!r} occurred before")
                 seen.add(name)
-                entries.append(_entry(values, number, row))
+                if name not in corrections.dropped:
+                    entries.append(_entry(corrections.row(values), number, row))
             except RowError as error:
                 quarantine.add(path.name, row, name, error)
     if not entries:
         raise UserInputError(_empty(folder, quarantine))
-    return PoolIndex(folder, shards, tuple(entries), quarantine)
+    counts = corrections.counts(seen)
+    return PoolIndex(folder, shards, tuple(entries), quarantine, corrections, counts)
 
 
 def load_pool(
@@ -130,13 +139,14 @@ def load_pool(
     max_pixels: int,
     horizon_s: float | None = None,
     ids: Collection[str] | None = None,
+    corrections: Corrections = NONE,
 ) -> Pool:
     """The samples below `folder`, or those of `ids`, checked, with images of at most `max_pixels`.
 
     A clip longer than the horizon is left out and counted, not cut: its answer may lie in the
     part that would be cut off.
     """
-    index = read_index(folder)
+    index = read_index(folder, corrections)
     chosen = set(ids) if ids is not None else None
     entries = [e for e in index.entries if chosen is None or e.id in chosen]
     within = [e for e in entries if horizon_s is None or e.span_s <= horizon_s]
@@ -161,6 +171,7 @@ class PoolReport:
     dimensions: Counter[str] = field(default_factory=Counter)
     splits: Counter[str] = field(default_factory=Counter)
     quarantine: Quarantine = field(default_factory=Quarantine)
+    corrected: Mapping[str, int] = field(default_factory=dict)
 
     def summary(self) -> dict[str, Any]:
         """As JSON, with the first quarantined rows."""
@@ -175,14 +186,20 @@ class PoolReport:
             "splits": dict(sorted(self.splits.items())),
             "quarantined": self.quarantine.counts,
             "quarantine": self.quarantine.notes(),
+            "corrected": dict(self.corrected),
         }
 
 
 def check_pool(
-    folder: Path, *, max_pixels: int, horizon_s: float | None = None, images: bool = True
+    folder: Path,
+    *,
+    max_pixels: int,
+    horizon_s: float | None = None,
+    images: bool = True,
+    corrections: Corrections = NONE,
 ) -> PoolReport:
     """Read a whole pool and keep none of it. `images=False` leaves the images undecoded."""
-    index = read_index(folder)
+    index = read_index(folder, corrections)
     quarantine = Quarantine(list(index.quarantine.rows))
     bad: set[str] = set()
     if images:
@@ -191,7 +208,7 @@ def check_pool(
         bad = {row.id for row in quarantine.rows[len(index.quarantine) :]}
         if not usable:
             raise UserInputError(_empty(folder, quarantine))
-    report = PoolReport(str(folder), quarantine=quarantine)
+    report = PoolReport(str(folder), quarantine=quarantine, corrected=index.corrected)
     for entry in index.entries:
         if entry.id in bad:
             continue

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
+from pelican.evaluation.metrics import Difference
 from pelican.report.svg import WIDE, Svg, linear, number, shade, span, ticks, y_grid
 
 
@@ -65,7 +66,9 @@ class PanelGrid:
 
 
 def success_distribution(
-    panels: Sequence[tuple[str, Sequence[tuple[str, Mapping[float, int]]]]], width: float = WIDE
+    panels: Sequence[tuple[str, Sequence[tuple[str, Mapping[float, int]]]]],
+    width: float = WIDE,
+    axis: str = "success rate of a sample",
 ) -> Markup | None:
     """Figure 3: share of samples by success rate, one bar a loop, later loops darker.
 
@@ -98,13 +101,13 @@ def success_distribution(
                 figure.text(middle, bottom + 18, _share(rate), "tick", "middle")
             for row, (label, counts) in enumerate(bars):
                 share = counts.get(rate, 0) / max(1, sum(counts.values()))
-                tip = f"{label}, success rate {_share(rate)}: {share:.1%} ({counts.get(rate, 0)})"
+                tip = f"{label}, {_share(rate)}: {share:.1%} ({counts.get(rate, 0)})"
                 height = bottom - y(share)
                 figure.rect(
                     start + bar * row, y(share), bar - 1, height, "fill", shade(row, len(bars)), tip
                 )
         figure.line(x0, bottom, x1, bottom, "axis")
-        figure.text((x0 + x1) / 2, bottom + 38, "success rate of a sample", "tick", "middle")
+        figure.text((x0 + x1) / 2, bottom + 38, axis, "tick", "middle")
     return figure.markup()
 
 
@@ -181,4 +184,49 @@ def stacks(
             start += wide
         total = sum(value for _, _, value in parts)
         figure.text(start + 8, y + 20, f"{total:,.0f} {unit}", "tick")
+    return figure.markup()
+
+
+def differences(
+    groups: Sequence[tuple[str, Sequence[tuple[str, str, Difference | None]]]],
+    label: str,
+    width: float = WIDE,
+) -> Markup | None:
+    """Figure 4: per group one row a run, its change with a paired interval, left and right of zero.
+
+    A group is (its name, [(run, style, change)]).
+    """
+    known = [c for _, parts in groups for _, _, c in parts if c is not None]
+    if not known:
+        return None
+    small = width < WIDE
+    left, right = (10.0, width - 52) if small else (186.0, width - 64)
+    pitch, head = 19.0, (24.0 if small else 12.0)
+    heights = [head + pitch * len(parts) for _, parts in groups]
+    bottom = sum(heights) + 4
+    figure = Svg(width, bottom + 42, label)
+    low, high = span([0.0, *(c.low for c in known), *(c.high for c in known)])
+    x = linear((low, high), (left, right))
+    for value in ticks(low, high, 5 if small else 8):
+        figure.line(x(value), 4, x(value), bottom)
+        figure.text(x(value), bottom + 18, number(value), "tick", "middle")
+    figure.line(x(0), 0, x(0), bottom, "axis")
+    top = 0.0
+    for (name, parts), height in zip(groups, heights, strict=True):
+        if small:
+            figure.text(0, top + 16, name, "label")
+        else:
+            figure.text(left - 14, top + head / 2 + height / 2 + 3, name, "label", "end")
+        for row, (run, style, change) in enumerate(parts):
+            if change is None:
+                continue
+            y = top + head + pitch * (row + 0.5)
+            tip = f"{name}, {run}: {change.delta:+.1f} ({change.low:+.1f} to {change.high:+.1f})"
+            figure.line(x(0), y, x(change.delta), y, "stem", style)
+            figure.line(x(change.low), y, x(change.high), y, "whisker", style)
+            figure.circle(x(change.delta), y, 4.6, "dot", style, tip)
+            words = f"{change.delta:+.1f}".replace("-", "\N{MINUS SIGN}")
+            figure.text(width - 4, y + 4, words, "end", "end", style)
+        top += height
+    figure.text((left + right) / 2, bottom + 37, "points", "tick", "middle")
     return figure.markup()

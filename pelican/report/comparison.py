@@ -1,16 +1,22 @@
-"""What phases gained together, what a run cost, and runs side by side. Imports no torch."""
+"""Runs side by side: scores, paired differences, cost, recipes. Imports no torch."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from pelican.evaluation.metrics import Difference, total_difference
+from pelican.evaluation.metrics import Difference, Estimate, total_difference
 from pelican.evaluation.summary import compare
-from pelican.report.run import RESAMPLES, Evaluation, Run, open_run
+from pelican.report.cost import Cost, cost_of
+from pelican.report.labels import labelled, open_address
+from pelican.report.run import RESAMPLES, Evaluation, Run
+from pelican.report.sections.contrast import kind_of
 from pelican.storage.objects import ObjectStore
+
+MOST_PAIRED = 8  # runs of which every pair is compared; of more each with the first
 
 
 def phase_totals(run: Run) -> dict[str, Difference]:
@@ -31,13 +37,18 @@ def phase_totals(run: Run) -> dict[str, Difference]:
     return totals
 
 
-class RunRow(BaseModel):
-    """One run of a comparison; `against_first` is paired with the first run's final evaluation."""
-
+class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+
+class RunRow(_Part):
+    """One run of a comparison; `against_first` is paired with the first run's final evaluation."""
+
     run: str
+    kind: str
+    pipeline: str
     recipe: str
+    seed: int
     loops: int
     base: float | None
     final: float | None
@@ -45,46 +56,84 @@ class RunRow(BaseModel):
     gain: Difference | None
     general: float | None
     general_gain: Difference | None
+    lost: int
+    gained: int
+    questions: int
     against_first: Difference | None
     general_against_first: Difference | None
-    families: dict[str, float]
-    generated_tokens: int
-    trained_tokens: int
-    seconds: float
+    families: dict[str, Estimate]
+    dimensions: dict[str, Estimate]
+    cost: Cost
 
 
-class RunTable(BaseModel):
+class Pair(_Part):
+    """`second` minus `first`, on the questions that the final policies of both answered."""
+
+    first: str
+    second: str
+    embodied: Difference | None
+    general: Difference | None
+
+
+class RunTable(_Part):
     """Runs side by side, and the fields of their recipes that differ (dotted path: run: value)."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
     rows: list[RunRow]
+    pairs: list[Pair]
     recipe_differences: dict[str, dict[str, Any]]
 
 
-def compare_runs(store: ObjectStore, runs: Sequence[str]) -> RunTable:
-    """Final scores, paired with the first run on the same held-out questions; cost; recipes."""
-    opened = [open_run(store, name) for name in runs]
-    first = opened[0].final if opened else None
+def open_runs(store: ObjectStore, addresses: Sequence[str]) -> dict[str, Run]:
+    """The runs by their labels, each once. Raises UserInputError for one that is not there."""
+    return labelled([open_address(address, store) for address in addresses])
+
+
+def compare_runs(runs: Mapping[str, Run]) -> RunTable:
+    """Final scores, paired on the same held-out questions; cost; recipes. `runs`: label -> run."""
+    labels = list(runs)
+    wanted = (
+        list(combinations(labels, 2))
+        if len(labels) <= MOST_PAIRED
+        else [(labels[0], other) for other in labels[1:]]
+    )
+    pairs = {(a, b): _pair(a, b, runs) for a, b in wanted}
     return RunTable(
-        rows=[_row(run, first) for run in opened],
-        recipe_differences=recipe_differences({run.name: run.recipe for run in opened}),
+        rows=[_row(label, run, pairs.get((labels[0], label))) for label, run in runs.items()],
+        pairs=list(pairs.values()),
+        recipe_differences=recipe_differences({label: run.recipe for label, run in runs.items()}),
     )
 
 
-def _row(run: Run, first: Evaluation | None) -> RunRow:
+def _pair(first: str, second: str, runs: Mapping[str, Run]) -> Pair:
+    """The seed is the first run's of the whole comparison, so that all pairs draw alike."""
+    before, after = runs[first].final, runs[second].final
+    seed = next(iter(runs.values())).seed
+    found = (
+        compare(before.results, after.results, resamples=RESAMPLES, seed=seed)
+        if before is not None and after is not None
+        else None
+    )
+    return Pair(
+        first=first,
+        second=second,
+        embodied=found.embodied if found else None,
+        general=found.general if found else None,
+    )
+
+
+def _row(label: str, run: Run, against: Pair | None) -> RunRow:
     base, final = run.base, run.final
+    shown: Evaluation | None = final or base
     embodied = final.summary.embodied if final else None
     general = final.summary.general if final else None
     change = run.compared(base, final) if base and final else None
-    against = (
-        compare(first.results, final.results, resamples=RESAMPLES, seed=run.seed)
-        if first and final and first.path != final.path
-        else None
-    )
+    flips = (change.embodied_flips, change.general_flips) if change else ()
     return RunRow(
-        run=run.name,
+        run=label,
+        kind=kind_of(run),
+        pipeline=run.pipeline,
         recipe=str(run.recipe.get("name", "")),
+        seed=run.seed,
         loops=max((e.loop for e in run.evaluations), default=0),
         base=base.summary.embodied.score if base and base.summary.embodied else None,
         final=embodied.score if embodied else None,
@@ -92,33 +141,15 @@ def _row(run: Run, first: Evaluation | None) -> RunRow:
         gain=change.embodied if change else None,
         general=general.score if general else None,
         general_gain=change.general if change else None,
+        lost=sum(f.lost for f in flips),
+        gained=sum(f.gained for f in flips),
+        questions=len(shown.results) if shown else 0,
         against_first=against.embodied if against else None,
         general_against_first=against.general if against else None,
-        families={k: v.score for k, v in final.summary.families.items()} if final else {},
-        generated_tokens=tokens(run, "generated"),
-        trained_tokens=tokens(run, "trained"),
-        seconds=seconds(run),
+        families=final.summary.families if final else {},
+        dimensions=final.summary.dimensions if final else {},
+        cost=cost_of(run),
     )
-
-
-def tokens(run: Run, kind: Literal["generated", "trained"]) -> int:
-    """Tokens that rollouts, the teacher and RL generated, or that RL and SFT trained on."""
-    total = 0
-    for stage in run.stages:
-        counts = stage.manifest.counts if stage.manifest else {}
-        drawn = counts.get("tokens_generated", 0)
-        if kind == "trained":
-            total += counts.get("tokens_trained", drawn)  # RL trains on what it draws
-        elif stage.name == "rollout":
-            total += counts.get("tokens", 0)
-        else:
-            total += drawn + counts.get("teacher_tokens", 0)
-    return total
-
-
-def seconds(run: Run) -> float:
-    """Time spent in all finished stages."""
-    return sum(stage.manifest.seconds for stage in run.stages if stage.manifest)
 
 
 def recipe_differences(recipes: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:

@@ -139,11 +139,25 @@ def radar(
     width: float = WIDE,
 ) -> Markup | None:
     """The dimensions as a web from 0 in the middle to 100 at the rim."""
-    if len(names) < 3 or not any(v is not None for v in [*base, *final]):
+    found = [
+        ("base", "web base", colour("base"), base),
+        ("final", "web", colour("final"), final),
+    ]
+    return webs(names, found, "Scores of the nine dimensions, base and final", width)
+
+
+Web = tuple[str, str, str, Sequence[float | None]]  # name, class, style, a score per corner
+
+
+def webs(
+    names: Sequence[str], found: Sequence[Web], label: str, width: float = WIDE
+) -> Markup | None:
+    """Several webs over the same corners; an unknown score leaves its corner out."""
+    if len(names) < 3 or not any(v is not None for _, _, _, values in found for v in values):
         return None
     small = width < WIDE
     size, radius = ((width, 270.0), 88.0) if small else ((520.0, 372.0), 138.0)
-    figure = Svg(*size, "Scores of the nine dimensions, base and final")
+    figure = Svg(*size, label)
     cx, cy = size[0] / 2, size[1] / 2 + 10
     angles = [math.tau * index / len(names) - math.pi / 2 for index in range(len(names))]
 
@@ -164,14 +178,13 @@ def radar(
         down = y + 4 - 14 * (len(lines) - 1) * (1 - math.sin(angle)) / 2
         for row, words in enumerate(lines):
             figure.text(x, down + 14 * row, words, "label", anchor)
-    for values, css, style in ((base, "web base", "base"), (final, "web", "final")):
+    for web, css, style, values in found:
         corners = [at(a, v) for a, v in zip(angles, values, strict=True) if v is not None]
         if len(corners) >= 3:
-            figure.path(corners, css, colour(style), close=True)
+            figure.path(corners, css, style, close=True)
         for name, angle, value in zip(names, angles, values, strict=True):
             if value is not None:
-                tip = f"{name}, {style}: {value:.1f}"
-                figure.circle(*at(angle, value), 3.2, "dot", colour(style), tip)
+                figure.circle(*at(angle, value), 3.2, "dot", style, f"{name}, {web}: {value:.1f}")
     return figure.markup()
 
 

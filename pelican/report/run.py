@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from fnmatch import fnmatch
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from pydantic import ValidationError
 
 from pelican.evaluation.results import read_results
 from pelican.evaluation.summary import Comparison, Summary, compare
-from pelican.runs import read_json, require_run, run_prefix
+from pelican.runs import RUN, read_json, require_run, run_prefix
 from pelican.storage.manifests import Manifest, read_manifest
 from pelican.storage.objects import ObjectStore
 
@@ -77,6 +78,18 @@ class Run:
         return found if isinstance(found, dict) else {}
 
     @cached_property
+    def pipeline(self) -> str:
+        """What was submitted, such as `metaloop`; empty if that is not known."""
+        submission = self.json(RUN)
+        return str(submission.get("pipeline", "")) if isinstance(submission, dict) else ""
+
+    @property
+    def last_phase(self) -> str:
+        """The phase that ends a loop, whose evaluation decides whether there is another."""
+        sft = self.recipe.get("sft", {}).get("enabled", True) and self.pipeline != "rl_only"
+        return "sft" if sft else "rl"
+
+    @cached_property
     def seed(self) -> int:
         return int(self.recipe.get("seed", 0))
 
@@ -135,6 +148,15 @@ class Run:
             if frame is not None and set(columns) <= set(frame.columns):
                 found[one] = frame
         return found
+
+    def files(self, prefix: str, pattern: str) -> list[Path]:
+        """The files right below `prefix` whose names match, in order, here if need be by download."""
+        names = [
+            key
+            for key in self.store.keys(prefix)
+            if fnmatch(key.removeprefix(f"{prefix}/"), pattern)
+        ]
+        return [self.store.local(key) for key in names]
 
     def table(self, key: str) -> pl.DataFrame | None:
         """A Parquet file of the store, or None if it is absent or can't be read."""

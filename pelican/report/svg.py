@@ -131,7 +131,21 @@ def colour(name: str) -> str:
 def shade(index: int, of: int) -> str:
     """Style of one loop among several: later is darker (lighter on a dark page)."""
     share = 100 if of <= 1 else round(25 + 75 * index / (of - 1))
-    return f"--c:color-mix(in oklab,var(--late) {share}%,var(--early))"
+    return f"--c:color-mix(in srgb,var(--late) {share}%,var(--early))"
+
+
+def legend_rows(words: Sequence[str], width: float) -> list[list[float]]:
+    """Where the entries of a legend begin, row by row, if none may leave `width`."""
+    rows: list[list[float]] = []
+    x = width
+    for entry in words:
+        wide = 16 + 6.6 * len(entry) + 20
+        if x + wide > width:
+            rows.append([])
+            x = 0.0
+        rows[-1].append(x)
+        x += wide
+    return rows
 
 
 def y_grid(

@@ -16,9 +16,11 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from pelican.data.corrections import NONE, Corrections, read_corrections
 from pelican.errors import UserInputError
 from pelican.recipe import Recipe, digest_of
 from pelican.records import Phase
+from pelican.stages.resources import cpu_seconds_used, resources
 from pelican.storage.manifests import (
     MANIFEST,
     Manifest,
@@ -53,6 +55,7 @@ SECTIONS: dict[StageName, tuple[str, ...]] = {
     "train-sft": ("seed", "model", "sft", "data.max_pixels", "parallel"),
     "eval": ("seed", "model", "eval", "rollout", "reward", "data"),
 }
+CORRECTIONS = "corrections"  # an input beside `pool`
 PROGRESS = "::progress "
 _MARK = "work/fingerprint"  # of the recipe and inputs that lie below a stage's prefix
 
@@ -100,6 +103,12 @@ class StageContext:
     def input(self, name: str) -> Path:
         """Local path of an input."""
         return resolve_input(self.store, self.spec.inputs[name])
+
+    def corrections(self) -> Corrections:
+        """A person's corrections of the input `pool`; none if the recipe names no file."""
+        return (
+            read_corrections(self.input(CORRECTIONS)) if CORRECTIONS in self.spec.inputs else NONE
+        )
 
     def output(self, name: str = "") -> Path:
         """Local path for an output file; its folder exists. `work/…` is kept but not committed."""
@@ -331,6 +340,8 @@ def run_stage(spec: StageSpec) -> Manifest:
     for share in ranks.all(dict(context.counts)):
         counts.update(share)
     context.counts = counts
+    cpu_seconds = sum(ranks.all(cpu_seconds_used()))
+    context.notes["resources"] = resources(spec, ranks.size, started, cpu_seconds)
     manifest = commit(context, begun, started) if ranks.rank == 0 else None
     if manifest is not None:
         record.finished(manifest, ranks.size)

@@ -49,7 +49,7 @@ def run(context: StageContext) -> None:
     spec, config = context.spec, context.recipe.distill
     salt = f"distill:{context.recipe.seed}:{spec.loop}"
     indexes: dict[PoolName, PoolIndex] = {
-        "pool": read_index(context.input("pool")),
+        "pool": read_index(context.input("pool"), context.corrections()),
         "replay": read_index(context.input("replay")),
     }
     weak = _weak_entries(context, indexes["pool"])

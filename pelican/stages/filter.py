@@ -24,7 +24,8 @@ def run(context: StageContext) -> None:
     if context.rank:
         return
     spec = context.spec
-    pool = pool_columns(context.input("pool"), ("id", "family", "dimension", "source"))
+    columns = ("id", "family", "dimension", "source")
+    pool = pool_columns(context.input("pool"), columns, context.corrections())
     scores = sorted(context.input("scores").glob("scores-*.parquet"))
     if not scores:
         where = spec.inputs["scores"]

@@ -16,6 +16,7 @@ from pelican import settings
 from pelican.errors import InfrastructureError
 from pelican.stages.base import StageContext, StageSpec, commit, finished_manifest, open_or_finished
 from pelican.stages.base import begin as begin_stage
+from pelican.stages.resources import cpu_seconds_used, resources
 from pelican.storage.claims import Claim, Claims
 from pelican.storage.manifests import Manifest, now
 from pelican.storage.objects import ObjectStore
@@ -82,6 +83,9 @@ def run_replica(store: ObjectStore, spec: StageSpec, module: Any) -> Manifest:
 
     for _, claim in claimed(context, claims, ["commit"], committed):
         module.finish(context)
+        # Replicas may be lost, so this one's use stands for that of each.
+        used = cpu_seconds_used() * context.world_size
+        context.notes["resources"] = resources(spec, context.world_size, started, used)
         if not claim.lost:
             record.finished(commit(context, begun, started), context.world_size)
     manifest = finished_manifest(store, spec)

@@ -26,7 +26,7 @@ def run(context: StageContext) -> None:
     if not shards:
         where = context.spec.inputs["rollouts"]
         raise UserInputError(f"input {where!r} holds no rollouts-*.parquet; run the rollout stage")
-    pool = pool_columns(context.input("pool"))
+    pool = pool_columns(context.input("pool"), corrections=context.corrections())
     judge = judge_of(context.recipe.reward, training=False, store=context.store)
     written = []
     for done, shard in enumerate(shards, 1):

@@ -76,6 +76,7 @@ def finish(context: StageContext) -> None:
     """Write `selection.parquet`, and count what all replicas made."""
     index, shards = _shards(context)
     _write_selection(context, shards)
+    context.counts.update(index.corrected)
     _count_quarantine(context, index.quarantine.rows)
     for number in range(len(shards)):
         facts = json.loads(context.store.read(_facts_key(context, number)))
@@ -86,7 +87,7 @@ def finish(context: StageContext) -> None:
 def _shards(context: StageContext) -> tuple[PoolIndex, list[Sequence[Entry]]]:
     """The samples of this loop and phase, in shards."""
     spec, recipe = context.spec, context.recipe
-    index = read_index(context.input("pool"))
+    index = read_index(context.input("pool"), context.corrections())
     entries = loop_samples(index, recipe, spec.loop, spec.phase)
     size = recipe.rollout.shard_size
     return index, [entries[i : i + size] for i in range(0, len(entries), size)]

@@ -32,8 +32,12 @@ def run(context: StageContext) -> None:
     if context.recipe.parallel.at_scale:
         samples, there = _lazy(context, set(ids), judge)
     else:
-        pixels = context.recipe.data.max_pixels
-        pool = load_pool(context.input("pool"), max_pixels=pixels, ids=set(ids))
+        pool = load_pool(
+            context.input("pool"),
+            max_pixels=context.recipe.data.max_pixels,
+            ids=set(ids),
+            corrections=context.corrections(),
+        )
         samples, there = practicable(pool.samples, judge), len(pool.samples)
     if context.rank == 0:
         context.counts["left_to_judge"] = there - len(samples)
@@ -47,7 +51,7 @@ def _lazy(context: StageContext, ids: set[str], judge: Judge | None) -> tuple[La
     """What can be practised, read when needed, and how many samples the buffer has."""
     from pelican.training.grpo import schedule
 
-    index = read_index(context.input("pool"))
+    index = read_index(context.input("pool"), context.corrections())
     entries = [entry for entry in index.entries if entry.id in ids]
     kept = [e for e in entries if judge is not None or e.answer_kind != "open"]
     rl = context.recipe.rl

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 import torch
 
+from pelican.data.corrections import NONE
 from pelican.data.pool import load_pool
 from pelican.recipe import Recipe
 from pelican.records import Sample
@@ -48,7 +49,12 @@ def _train(context: StageContext, mixture: pl.DataFrame) -> None:
     samples: dict[tuple[str, str], Sample] = {}
     for name in mixture["pool"].unique():
         ids = set(mixture.filter(pl.col("pool") == name)["sample_id"])
-        pool = load_pool(context.input(name), max_pixels=recipe.data.max_pixels, ids=ids)
+        pool = load_pool(
+            context.input(name),
+            max_pixels=recipe.data.max_pixels,
+            ids=ids,
+            corrections=context.corrections() if name == "pool" else NONE,
+        )
         samples |= {(name, sample.id): sample for sample in pool.samples}
     rows = [
         Demonstration(samples[pool, sample_id], completion)

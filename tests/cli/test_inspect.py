@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from pelican import runs
-from pelican.commands.inspect import print_comparison, print_report, print_run
+from pelican.commands.inspect import print_run
+from pelican.commands.pages import print_comparison, print_report
 from pelican.storage.objects import FolderStore
 from tests.report.made_run import NAME, MadeRun
 
@@ -69,7 +70,7 @@ def test_show_and_compare_print_tables(
     store: FolderStore, capsys: pytest.CaptureFixture[str]
 ) -> None:
     print_run(NAME, False, store.uri)
-    print_comparison([NAME, NAME], store.uri)
+    print_comparison([NAME, NAME], False, None, store.uri)
     out = capsys.readouterr().out
     assert "loop 2, after SFT" in out
     assert "chance" in out
@@ -82,7 +83,7 @@ def test_report_writes_the_page_again_and_prints_its_path(
     page = Path(store.root / "runs" / NAME / "report.html")
     page.unlink(missing_ok=True)
     for _ in range(2):
-        print_report(NAME, store.uri)
+        print_report(NAME, [], store.uri)
         assert capsys.readouterr().out == f"{page}\n"
         assert "</html>" in page.read_text()
 

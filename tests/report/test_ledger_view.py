@@ -2,7 +2,8 @@
 
 import pytest
 
-from pelican.report.ledger_view import Case, Moment, _stratified, outcome_of, view_ledger
+from pelican.report.history import Case, Moment, outcome_of
+from pelican.report.ledger_view import _stratified, view_ledger
 from pelican.report.run import open_run
 from tests.report.made_run import NAME, MadeRun
 

@@ -1,18 +1,22 @@
 """The page of a made run: whole, unfinished and failed; self-contained; every figure has data."""
 
+import base64
+import csv
+import io
 import json
-import os
 import re
-import shutil
-import subprocess
 from html.parser import HTMLParser
 from xml.etree import ElementTree
 
 import pytest
 from PIL import Image
 
-from pelican.report.page import _acceptance, build_report, duration, render, signed, verdict
+from pelican.report.head import verdict
+from pelican.report.page import build_report, render
 from pelican.report.run import open_run
+from pelican.report.tables import acceptance
+from pelican.report.words import duration, signed
+from tests.report.browser import act, needs_chromium, screenshot
 from tests.report.made_run import NAME, MadeRun
 
 VOID = {"meta", "img", "input", "br", "link", "hr"}
@@ -22,7 +26,10 @@ FIGURES = [
     "dimensions",
     "radar",
     "distribution",
+    "shift-family",
+    "shift-benchmark",
     "ledger-counts",
+    "trajectories",
     "stagnation",
     "reward",
     "think_chars",
@@ -74,14 +81,17 @@ def checked(html: str) -> Checker:
 def test_the_page_parses_and_its_ids_are_unique(whole):
     checker = checked(whole[1].read_text())
     assert len(set(checker.ids)) == len(checker.ids)
-    assert {link.removeprefix("#") for link in checker.links} <= set(checker.ids)
+    inner = {link.removeprefix("#") for link in checker.links if link.startswith("#")}
+    assert inner and inner <= set(checker.ids)
 
 
 def test_nothing_is_loaded_from_elsewhere(whole):
     html = whole[1].read_text()
     checker = checked(html)
     assert checker.sources and all(source.startswith("data:image/") for source in checker.sources)
-    assert all(link.startswith("#") for link in checker.links)
+    allowed = ("#", "data:text/csv;", "data:image/svg+xml;", "ledger.html")
+    assert all(link.startswith(allowed) for link in checker.links)
+    assert (whole[1].parent / "ledger.html").exists()
     assert not re.search(r"url\(|@import|fetch\(|https?://", html)
     assert "default-src 'none'" in html
 
@@ -100,6 +110,41 @@ def test_every_figure_is_there_and_has_data(whole):
             assert "nan" not in drawing
 
 
+def taken(html: str, name: str, kind: str) -> str:
+    """A figure's download."""
+    link = re.search(rf'download="{NAME}-{name}\.{kind}" href="data:[^,]*,([^"]*)"', html)
+    assert link, name
+    return base64.b64decode(link.group(1)).decode()
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_every_figure_can_be_taken_along(whole, name):
+    html = whole[1].read_text()
+    drawing = taken(html, name, "svg")
+    root = ElementTree.fromstring(drawing.encode())
+    assert root.tag == "{http://www.w3.org/2000/svg}svg"
+    assert "var(" not in drawing and "color-mix" not in drawing and "class=" not in drawing
+    marks = [e for e in root if e.tag.rpartition("}")[2] in ("circle", "rect", "path")]
+    assert all("fill" in e.attrib or "stroke" in e.attrib for e in marks)
+    header, *rows = list(csv.reader(io.StringIO(taken(html, name, "csv"))))
+    assert len(rows) >= 3 and all(len(row) == len(header) for row in rows)
+
+
+def test_the_numbers_taken_along_are_those_of_the_evaluations(whole):
+    rows = list(csv.DictReader(io.StringIO(taken(whole[1].read_text(), "scores", "csv"))))
+    run = open_run(whole[0].store, NAME)
+    scores = [e.summary.embodied.score for e in run.evaluations]
+    found = [float(row["score"]) for row in rows if row["suite"] == "embodied"]
+    assert found == pytest.approx(scores)
+
+
+def test_the_shift_by_family_counts_every_practised_sample(whole):
+    rows = list(csv.DictReader(io.StringIO(taken(whole[1].read_text(), "shift-family", "csv"))))
+    assert {row["when"] for row in rows} == {"loop 1", "loop 2", "loop 3"}
+    for loop in ("loop 1", "loop 3"):
+        assert sum(int(row["samples"]) for row in rows if row["when"] == loop) == 90
+
+
 def test_the_verdict_names_base_final_interval_and_chance(whole):
     run = open_run(whole[0].store, NAME)
     words = verdict(run, run.compared(run.base, run.final))
@@ -109,7 +154,7 @@ def test_the_verdict_names_base_final_interval_and_chance(whole):
 
 def test_the_teachers_acceptance_is_that_of_the_weak_samples(whole):
     run = open_run(whole[0].store, NAME)
-    *families, total = _acceptance(run)
+    *families, total = acceptance(run)
     assert total["family"] == "all" and len(families) > 1
     for stage, frame in run.tables("distill", "teacher.parquet").items():
         weak = frame.filter(origin="weak")
@@ -216,21 +261,19 @@ def test_durations(seconds, words):
     assert duration(seconds) == words
 
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-
-
-@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
-@pytest.mark.parametrize("width", [1280, 390])
-def test_a_browser_shows_the_page_without_an_error(whole, tmp_path, width):
-    shot = tmp_path / "page.png"
-    command = [CHROMIUM, "--headless", "--disable-gpu", "--hide-scrollbars"]
-    command += ["--enable-logging=stderr", f"--user-data-dir={tmp_path / 'profile'}"]
-    command += [f"--window-size={width},1600", f"--screenshot={shot}", whole[1].as_uri()]
-    if os.geteuid() == 0:
-        command.insert(1, "--no-sandbox")
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-    assert shot.exists(), done.stderr[-2000:]
-    assert "CONSOLE" not in done.stderr  # an error or a refused resource
+@needs_chromium
+@pytest.mark.parametrize(("width", "dark"), [(1280, False), (390, True)])
+def test_a_browser_shows_the_page_without_an_error(whole, tmp_path, width, dark):
+    shot = screenshot(whole[1], tmp_path / "page.png", width, 1600, dark)
     with Image.open(shot) as image:
+        small = image.convert("RGB").resize((200, 200))
         assert image.size == (width, 1600)
-        assert len(image.convert("RGB").resize((200, 200)).getcolors(40_000)) > 50
+    assert len(small.getcolors(40_000)) > 50
+    assert (sum(small.getpixel((1, 1))) < 200) == dark
+
+
+@needs_chromium
+def test_no_part_of_the_page_is_wider_than_a_phone(whole):
+    script = "return { wide: document.documentElement.scrollWidth, window: innerWidth };"
+    found = act(whole[1], script, width=500)
+    assert found["wide"] <= found["window"]

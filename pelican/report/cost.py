@@ -1,0 +1,70 @@
+"""What a run cost: wall clock, GPU and CPU hours, tokens. Read from the stages' manifests."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from pelican.report.run import Run, StageRun
+
+RESOURCES = "resources"  # of a manifest's notes; see pelican.stages.base
+
+
+class Cost(BaseModel):
+    """`gpu_hours` and `cpu_hours` are None if a stage did not note what it used."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    seconds: float
+    gpu_hours: float | None
+    cpu_hours: float | None
+    generated_tokens: int
+    trained_tokens: int
+    evaluation_tokens: int
+
+
+def cost_of(run: Run) -> Cost:
+    """Of all finished stages. What a stage lost to a restart is not in it."""
+    return Cost(
+        seconds=seconds(run),
+        gpu_hours=_hours(run, "gpu_seconds"),
+        cpu_hours=_hours(run, "cpu_seconds"),
+        generated_tokens=tokens(run, "generated"),
+        trained_tokens=tokens(run, "trained"),
+        evaluation_tokens=sum(_counts(stage).get("tokens", 0) for stage in run.finished("eval")),
+    )
+
+
+def _hours(run: Run, name: str) -> float | None:
+    spent: list[Any] = []
+    for stage in run.stages:
+        if stage.manifest is not None:
+            noted = stage.manifest.notes.get(RESOURCES)
+            spent.append(noted.get(name) if isinstance(noted, dict) else None)
+    known = [float(value) for value in spent if isinstance(value, int | float)]
+    return sum(known) / 3600 if known and len(known) == len(spent) else None
+
+
+def tokens(run: Run, kind: Literal["generated", "trained"]) -> int:
+    """Tokens that rollouts, the teacher and RL generated, or that RL and SFT trained on."""
+    total = 0
+    for stage in run.stages:
+        counts = _counts(stage)
+        drawn = counts.get("tokens_generated", 0)
+        if kind == "trained":
+            total += counts.get("tokens_trained", drawn)  # RL trains on what it draws
+        elif stage.name == "rollout":
+            total += counts.get("tokens", 0)
+        else:
+            total += drawn + counts.get("teacher_tokens", 0)
+    return total
+
+
+def seconds(run: Run) -> float:
+    """Time spent in all finished stages."""
+    return sum(stage.manifest.seconds for stage in run.stages if stage.manifest)
+
+
+def _counts(stage: StageRun) -> dict[str, int]:
+    return stage.manifest.counts if stage.manifest else {}

@@ -1,0 +1,105 @@
+"""Runs beside each other in gain and forgetting (figure 4 of the paper)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+
+from pelican.evaluation.metrics import Difference
+from pelican.evaluation.summary import Comparison
+from pelican.report import charts
+from pelican.report.export import Table
+from pelican.report.figure import Figure, Legend, drawn, make_figure
+from pelican.report.run import Run
+from pelican.report.svg import colour
+from pelican.report.words import dimension, family, place
+
+COLOURS = 8
+Groups = list[tuple[str, list[tuple[str, str, Difference | None]]]]
+
+
+def kind_of(run: Run) -> str:
+    """`RL only`, `SFT only` or `RL and SFT`, by what the run's pipeline and recipe let it do."""
+    rl = run.recipe.get("rl", {}).get("enabled", True) and run.pipeline != "sft_only"
+    sft = run.recipe.get("sft", {}).get("enabled", True) and run.pipeline != "rl_only"
+    return "RL and SFT" if rl and sft else "RL only" if rl else "SFT only"
+
+
+def run_colour(index: int) -> str:
+    """The colour of one run among several."""
+    return colour(f"s-{index % COLOURS + 1}")
+
+
+def contrast_figures(runs: Mapping[str, Run]) -> list[Figure]:
+    """Each run's final policy against its own base. `runs`: label -> run."""
+    changes = {
+        label: run.compared(run.base, run.final)
+        for label, run in runs.items()
+        if run.base is not None and run.final is not None
+    }
+    if len(changes) < 2:
+        return []
+    styles = {label: run_colour(i) for i, label in enumerate(runs)}
+    legend = [Legend(label, styles[label], "dot") for label in changes]
+    kinds = {label: kind_of(run) for label, run in runs.items()}
+
+    def groups(names: Sequence[str], of: str) -> Groups:
+        table = {label: getattr(change, of) for label, change in changes.items()}
+        words = family if of == "families" else dimension
+        return [
+            (words(name), [(c, styles[c], table[c].get(name)) for c in changes]) for name in names
+        ]
+
+    whole: Groups = [
+        ("Gain: robot questions", [(c, styles[c], m.embodied) for c, m in changes.items()]),
+        ("Forgetting: general suite", [(c, styles[c], m.general) for c, m in changes.items()]),
+    ]
+    note = (
+        "Final policy minus the run's own base on the same held-out questions, in points, with"
+        " paired 95 % intervals; left of zero is loss. "
+    )
+    figures = [
+        _figure(
+            "gain-forgetting",
+            "Gain and forgetting",
+            note + "Figure 4 of the paper.",
+            whole,
+            legend,
+            kinds,
+        )
+    ]
+    for of, title in (("families", "family"), ("dimensions", "dimension")):
+        names = sorted({n for m in changes.values() for n in getattr(m, of)}, key=place)
+        found = groups(names, of)
+        figures.append(_figure(f"gain-{of}", f"Gain by {title}", note, found, legend, kinds))
+    return drawn(figures)
+
+
+def _figure(
+    id: str,
+    title: str,
+    note: str,
+    groups: Groups,
+    legend: Sequence[Legend],
+    kinds: Mapping[str, str],
+) -> Figure | None:
+    rows = [
+        [name, label, kinds[label], change.delta, change.low, change.high, change.n]
+        for name, parts in groups
+        for label, _, change in parts
+        if change is not None
+    ]
+    return make_figure(
+        id,
+        title,
+        note.strip(),
+        partial(charts.differences, groups, title),
+        Table(("of", "run", "trained by", "change", "low", "high", "questions"), rows),
+        legend,
+    )
+
+
+def lost_and_gained(change: Comparison) -> tuple[int, int]:
+    """Held-out questions of both suites that the base knew and the policy does not, and vice versa."""
+    both = (change.embodied_flips, change.general_flips)
+    return sum(f.lost for f in both), sum(f.gained for f in both)
