@@ -86,10 +86,12 @@ class ShardedOnCpus:
         asked = trainer.args.fsdp_plugin_args
         if asked is None or trainer.is_fsdp_enabled:
             return
+        from accelerate.state import PartialState
         from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 
         state = trainer.accelerator.state
         state.distributed_type = DistributedType.FSDP
+        PartialState._shared_state["distributed_type"] = DistributedType.FSDP  # else it comes back
         state.fsdp_plugin = FullyShardedDataParallelPlugin(**asked)
         trainer.is_fsdp_enabled = True
 

@@ -186,7 +186,7 @@ class ScaledGrpoTrainer(ShardedOnCpus, TokenBatches, DeliberateGrpoTrainer):
         return [(self._pass(inputs, part), len(part) / rows) for part in self._split(inputs)]
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
-        loss = super().training_step(model, inputs, num_items_in_batch)
+        loss: Tensor = super().training_step(model, inputs, num_items_in_batch)
         self._step += 1  # TRL counts its own
         return loss
 
