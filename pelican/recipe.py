@@ -249,7 +249,7 @@ class ParallelConfig(_Section):
     lora_rank: int | None = Field(
         None, gt=0, description="adapters on the language model's linear layers; none: all weights"
     )
-    lora_alpha: float = Field(128.0, gt=0, description="adapters are scaled by alpha / rank")
+    lora_alpha: int = Field(128, gt=0, description="adapters are scaled by alpha / rank")
 
     @property
     def at_scale(self) -> bool:

@@ -49,6 +49,7 @@ def backend_arguments(recipe: Recipe) -> dict[str, Any]:
                 "parallel.strategy is 'zero3' but deepspeed is not installed; install the extra"
                 " 'gpu', or set parallel.strategy=fsdp2"
             )
+        arguments["use_cpu"] = False  # accelerate knows no DeepSpeed on CPUs that were asked for
         arguments["deepspeed"] = {
             "bf16": {"enabled": mixed},
             "zero_optimization": {"stage": 3, "overlap_comm": torch.cuda.is_available()},
@@ -71,6 +72,28 @@ def finish_arguments(arguments: Any, recipe: Recipe) -> Any:
             param_dtype=torch.bfloat16, reduce_dtype=torch.float32, output_dtype=torch.float32
         )
     return arguments
+
+
+class ShardedOnCpus:
+    """Trainer mix-in: FSDP2 also without a GPU.
+
+    On CPUs accelerate takes FSDP's plugin and trains whole copies without a word.
+    """
+
+    def create_accelerator_and_postprocess(self) -> None:
+        super().create_accelerator_and_postprocess()  # type: ignore[misc]
+        trainer: Any = self
+        asked = trainer.args.fsdp_plugin_args
+        if asked is None or trainer.is_fsdp_enabled:
+            return
+        from accelerate.state import PartialState
+        from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
+
+        state = trainer.accelerator.state
+        state.distributed_type = DistributedType.FSDP
+        PartialState._shared_state["distributed_type"] = DistributedType.FSDP  # else it comes back
+        state.fsdp_plugin = FullyShardedDataParallelPlugin(**asked)
+        trainer.is_fsdp_enabled = True
 
 
 def load_for_training(recipe: Recipe, checkpoint: Path) -> tuple[Any, PromptEncoder]:

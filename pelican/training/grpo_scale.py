@@ -21,7 +21,7 @@ from pelican.engines.prompts import Encoded
 from pelican.engines.transformers import TransformersEngine
 from pelican.recipe import Recipe
 from pelican.records import Score
-from pelican.training.backends import load_copy, load_weights
+from pelican.training.backends import ShardedOnCpus, load_copy, load_weights
 from pelican.training.batches import TokenBatches, same_number, take
 from pelican.training.grpo import _EPSILON, DeliberateGrpoTrainer, Group, StepRecord
 from pelican.training.prefix import add_shared_prefix
@@ -31,7 +31,7 @@ from pelican.training.weights import copy_weights
 _Record = tuple[int, int, list[list[int]], list[Score]]
 
 
-class ScaledGrpoTrainer(TokenBatches, DeliberateGrpoTrainer):
+class ScaledGrpoTrainer(ShardedOnCpus, TokenBatches, DeliberateGrpoTrainer):
     """DeliberateGrpoTrainer with a sharded or adapted policy, and with passes of bounded size.
 
     Rollouts come from a whole copy of the policy in each process, brought to the policy's weights
@@ -186,7 +186,7 @@ class ScaledGrpoTrainer(TokenBatches, DeliberateGrpoTrainer):
         return [(self._pass(inputs, part), len(part) / rows) for part in self._split(inputs)]
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
-        loss = super().training_step(model, inputs, num_items_in_batch)
+        loss: Tensor = super().training_step(model, inputs, num_items_in_batch)
         self._step += 1  # TRL counts its own
         return loss
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from pelican.engines.prompts import PromptEncoder
 from pelican.recipe import Recipe
+from pelican.training.backends import ShardedOnCpus
 from pelican.training.batches import TokenBatches, same_number, take
 from pelican.training.sft import Collator, Demonstration, DemonstrationTrainer
 
@@ -19,7 +20,7 @@ class _CountingCollator(Collator):
         return {**super().__call__(features), "num_images": counts}
 
 
-class ScaledSftTrainer(TokenBatches, DemonstrationTrainer):
+class ScaledSftTrainer(ShardedOnCpus, TokenBatches, DemonstrationTrainer):
     """DemonstrationTrainer in passes of at most `parallel.micro_tokens` tokens."""
 
     def __init__(

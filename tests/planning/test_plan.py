@@ -89,7 +89,7 @@ def test_adapters_need_moments_for_themselves_alone() -> None:
     shape = shape_of("models/Qwen2.5-VL-7B-Instruct")
     recipe = find_recipe("pelican_7b", ["parallel.lora_rank=64"])
     parts = train_memory(shape, recipe, LOAD, rl=True)
-    assert parts["Adam's moments, float32"] < 0.03 * parts["weights, float32"]
+    assert parts["Adam's moments, float32"] < 0.05 * parts["weights, float32"]
     assert "reference" not in parts  # the policy without its adapters
 
 

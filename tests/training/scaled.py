@@ -150,6 +150,7 @@ def train(case: dict[str, Any], twin: Path, folder: Path, world: int) -> dict[st
     return {
         "losses": [row["loss"] for row in kept],
         "norms": [float(row.get("grad_norm", 0)) for row in kept],
+        "backend": str(trainer.accelerator.distributed_type),
         "dtypes": sorted({str(p.dtype) for p in trainer.model.parameters()}),
         "moved": max(
             float((whole.float() - start[name]).abs().max())
