@@ -154,13 +154,14 @@ def test_near_pairs_finds_what_comparing_all_finds(count: int, limit: int, seed:
         for j in range(i + 1, count)
         if np.bitwise_count(hashes[i] ^ hashes[j]).sum() <= limit
     }
-    assert {(i, j) for i, j, _ in near_pairs(hashes, limit)} == expected
+    assert {(i, j) for i, j, _ in near_pairs(hashes, limit, np.arange(count))} == expected
 
 
 def test_other_pictures_are_far_apart_and_flat_ones_have_no_hash() -> None:
     codes = [perceptual_hash(encoded(i)) for i in range(60)]
     assert None not in codes
-    assert list(near_pairs(stacked([c for c in codes if c]), 15)) == []
+    hashes = stacked([code for code in codes if code])
+    assert list(near_pairs(hashes, 15, np.arange(60))) == []
     out = io.BytesIO()
     Image.new("RGB", (64, 48), (9, 9, 9)).save(out, "PNG")
     assert perceptual_hash(out.getvalue()) is None

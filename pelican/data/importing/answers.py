@@ -188,7 +188,7 @@ def _number(value: float, unit: str, question: str, question_type: str) -> Answe
             raise RowError("answer", f"{unit!r} is no unit of length that is known")
         if value <= 0:
             raise RowError("answer", f"a length of {value:g} {unit} can't be scored")
-        return DistanceAnswer(value=value * known[1], unit=known[0])  # type: ignore[arg-type]
+        return DistanceAnswer(value=value * known[1], unit=known[0])
     if float(value).is_integer() and value >= 0:
         return CountAnswer(value=int(value))
     raise RowError("answer", f"{value:g} is no count, and no unit is given; add a field unit")
