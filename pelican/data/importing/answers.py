@@ -53,11 +53,30 @@ _OPTION = re.compile(
     r"(?:^|\n|\s)\(?([A-H])[).:]\s*(.+?)(?=\s*(?:\n|\s)\(?[A-H][).:]\s|\s*$)", re.S
 )
 _GROUP = re.compile(rf"[\[(]\s*({_NUMBER}|nan)((?:\s*,\s*(?:{_NUMBER}|nan)){{1,3}})\s*[\])]", re.I)
-_GRID = re.compile(r"\b(?:0|zero)\s*(?:to|-|–|and)\s*(1000|999|100|99|1)\b(?!\.\d)", re.IGNORECASE)
+_GRID = re.compile(
+    r"\b(?:0|zero)\s*(?:to|-|–|and|,)\s*(1000|999|100|99|1)\b(?!\.\d)", re.IGNORECASE
+)
 _HOW_MANY = re.compile(r"\bhow many\b|\bnumber of\b|\bcount\b", re.IGNORECASE)
 _SPAN = re.compile(
     rf"(?:from\s+)?({_NUMBER})\s*(?:s|sec|seconds)?\s*(?:-|–|to|,)\s*({_NUMBER})\s*(?:s|sec|seconds)?\.?",
     re.IGNORECASE,
+)
+_WORDS = tuple(
+    [
+        "zero",
+        "one",
+        "two",
+        "three",
+        "four",
+        "five",
+        "six",
+        "seven",
+        "eight",
+        "nine",
+        "ten",
+        "eleven",
+        "twelve",
+    ]
 )
 _STEP = re.compile(r"^\s*(?:step\s*)?\d{1,2}[.):]\s*(.+)$", re.IGNORECASE | re.MULTILINE)
 _ABOUT_TIME = re.compile(
@@ -306,7 +325,8 @@ def _text(
     ]
     if reference.kind == "points" and not groups:
         raise RowError("answer", f"no point in the answer {text!r:.80}")
-    if groups and not _ABOUT_TIME.search(question):
+    spanned = len(groups) == 1 and len(groups[0]) == 2 and "(" not in text
+    if groups and not (spanned and _ABOUT_TIME.search(f"{question} {question_type}")):
         _finite(groups)
         return _located(groups, reference, question, size)
     options = options_in(question)
@@ -320,6 +340,8 @@ def _text(
     span = _SPAN.fullmatch(text.strip("[]() "))
     if span and _ABOUT_TIME.search(f"{question} {question_type}"):
         return _interval(float(span[1]), float(span[2]), shift_s)
+    if _HOW_MANY.search(question) and normalise(text) in _WORDS:
+        return CountAnswer(value=_WORDS.index(normalise(text)))
     measure = _MEASURE.fullmatch(text)
     if measure and (not measure[2] or measure[2].lower() in _UNITS):
         number = float(measure[1].replace(",", ""))
