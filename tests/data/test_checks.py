@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -140,6 +140,7 @@ def test_thumbnails_show_what_failed_and_text_is_escaped(tmp_path: Path) -> None
     assert "<script>" not in page.read_text()
 
 
+@settings(max_examples=30)
 @given(st.integers(0, 40), st.integers(0, 15), st.integers(0, 2**32 - 1))
 def test_near_pairs_finds_what_comparing_all_finds(count: int, limit: int, seed: int) -> None:
     draws = np.random.default_rng(seed)

@@ -121,7 +121,7 @@ def _reference(row: Mapping[str, Any], options: Options) -> Reference:
     return Reference(
         value,
         options=texts,
-        index=isinstance(value, int) and not isinstance(value, bool),
+        index=True,
         unit=text_of(row, "unit"),
         mask=medium(row[mask], "image") if mask and row.get(mask) is not None else None,
     )
