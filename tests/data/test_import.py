@@ -167,7 +167,7 @@ def test_a_wrong_option_is_one_sentence(tmp_path: Path, wishes: dict[str, Any], 
 
 def test_a_source_without_a_usable_row_names_the_first_reason(tmp_path: Path) -> None:
     root = source(tmp_path / "lab", 3, 3, missing=3)
-    with pytest.raises(UserInputError, match=r"no usable row .* 3 x media_missing; first: train"):
+    with pytest.raises(UserInputError, match=r"no usable row .*3 x media_missing; first: train"):
         imported(root, tmp_path / "pool")
     assert not (tmp_path / "pool").exists()
 

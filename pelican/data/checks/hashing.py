@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +13,8 @@ from PIL import Image
 SIDE = 16
 BITS = SIDE * SIDE
 BANDS = 16  # of 16 bits: two hashes that differ in fewer bits than bands share a band whole
-MAX_BUCKET = 400  # hashes in one band's bucket that are compared with each other
+MAX_BUCKET = 200  # hashes in one band's bucket that are compared with each other
+MAX_PAIRS = 1_000_000  # more say no more, and would fill the memory
 FLAT = 2.0  # standard deviation of grey below which an image shows nothing
 
 
@@ -33,13 +35,16 @@ def perceptual_hash(data: bytes) -> bytes | None:
 
 def distances(hashes: NDArray[np.uint8], one: NDArray[np.uint8]) -> NDArray[np.int64]:
     """Bits in which each of `hashes` [n, 32] differs from `one` [32]."""
-    return np.bitwise_count(hashes ^ one).sum(axis=1, dtype=np.int64)
+    apart: NDArray[np.int64] = np.bitwise_count(hashes ^ one).sum(axis=1, dtype=np.int64)
+    return apart
 
 
-def near_pairs(hashes: NDArray[np.uint8], limit: int) -> Iterator[tuple[int, int, int]]:
-    """(i, j, bits) of the pairs i < j that differ in at most `limit` (below BANDS) bits.
+def near_pairs(
+    hashes: NDArray[np.uint8], limit: int, groups: NDArray[np.int64]
+) -> Iterator[tuple[int, int, int]]:
+    """(i, j, bits) of the pairs i < j of two groups that differ in at most `limit` (< BANDS) bits.
 
-    Exact but for buckets above MAX_BUCKET, of which each hash is compared with MAX_BUCKET
+    `groups` [n]: the scene of each; frames of one scene are near by nature. Exact but for buckets above MAX_BUCKET, of which each hash is compared with MAX_BUCKET
     neighbours: thousands of pictures of one table share bands, and all their pairs say no more.
     """
     if limit >= BANDS:
@@ -49,17 +54,21 @@ def near_pairs(hashes: NDArray[np.uint8], limit: int) -> Iterator[tuple[int, int
     for band in range(BANDS):
         order = np.argsort(bands[:, band], kind="stable")
         values = bands[order, band]
-        starts = np.flatnonzero(np.diff(values, prepend=values[:1] - 1)) if len(values) else []
-        for start, end in zip(starts, [*starts[1:], len(values)], strict=True):
+        changes = np.flatnonzero(values[1:] != values[:-1]) + 1
+        starts = [0, *changes.tolist()]
+        for start, end in pairwise([*starts, len(values)]):
             members = order[start:end]
             for at in range(len(members) - 1):
                 rest = members[at + 1 : at + 1 + MAX_BUCKET]
                 apart = distances(hashes[rest], hashes[members[at]])
-                for k in np.flatnonzero(apart <= limit):
+                near = (apart <= limit) & (groups[rest] != groups[members[at]])
+                for k in np.flatnonzero(near):
                     i, j = sorted((int(members[at]), int(rest[k])))
                     if (i, j) not in found:
                         found.add((i, j))
                         yield i, j, int(apart[k])
+                        if len(found) == MAX_PAIRS:
+                            return
 
 
 def stacked(hashes: Sequence[bytes]) -> NDArray[np.uint8]:

@@ -8,8 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from pelican.data.checks.findings import Finding, Findings
-from pelican.data.checks.hashing import near_pairs, stacked
+from pelican.data.checks.hashing import BITS, near_pairs, stacked
 from pelican.data.checks.scan import Scan, Seen, scan
 from pelican.data.versions import read_version
 from pelican.storage.manifests import file_digest
@@ -83,14 +86,20 @@ def _leaks_between_splits(found: Scan, findings: Findings) -> None:
 def _near(found: Scan, findings: Findings, limit: int) -> None:
     """Nearly the same image in two scenes: across splits a leak, within one a duplicate."""
     told: set[tuple[str, str]] = set()
-    for i, j, bits in near_pairs(stacked(found.hashes), limit):
+    for i, j, bits in near_pairs(stacked(found.hashes), limit, _scenes(found)):
         a, b = found.rows[found.hash_rows[i]], found.rows[found.hash_rows[j]]
-        if a.scene == b.scene or (a.scene, b.scene) in told:
-            continue
-        told.add((a.scene, b.scene))
-        check = "near_duplicate" if a.split == b.split else "near_leak"
-        reason = f"an image is within {bits} of 256 bits of one of {a.id}"
-        findings.add(_at(check, b, reason, a.id))
+        if (a.scene, b.scene) not in told:
+            told.add((a.scene, b.scene))
+            check = "near_duplicate" if a.split == b.split else "near_leak"
+            reason = f"an image is within {bits} of {BITS} bits of one of {a.id}"
+            findings.add(_at(check, b, reason, a.id))
+
+
+def _scenes(*scans: Scan) -> NDArray[np.int64]:
+    """The number of the scene of each hash."""
+    numbers: dict[str, int] = {}
+    scenes = [scan.rows[row].scene for scan in scans for row in scan.hash_rows]
+    return np.array([numbers.setdefault(s, len(numbers)) for s in scenes], dtype=np.int64)
 
 
 def _leaks_against(found: Scan, other: Scan, findings: Findings, limit: int) -> None:
@@ -105,15 +114,15 @@ def _leaks_against(found: Scan, other: Scan, findings: Findings, limit: int) -> 
         reason = f"one of its images is in the evaluation set {name}"
         findings.add(_at("leak", row, reason, held.id))
     ours = len(found.hashes)
-    both = stacked([*found.hashes, *other.hashes])
+    sides = np.repeat(np.array([0, 1], dtype=np.int64), [ours, len(other.hashes)])
     told: set[tuple[str, str]] = set()
-    for i, j, bits in near_pairs(both, limit):
-        if i >= ours or j < ours or found.hash_digests[i] == other.hash_digests[j - ours]:
+    for i, j, bits in near_pairs(stacked([*found.hashes, *other.hashes]), limit, sides):
+        if found.hash_digests[i] == other.hash_digests[j - ours]:
             continue
         row, held = found.rows[found.hash_rows[i]], other.rows[other.hash_rows[j - ours]]
         if (row.scene, held.scene) not in told:
             told.add((row.scene, held.scene))
-            reason = f"an image is within {bits} of 256 bits of one of the evaluation set {name}"
+            reason = f"an image is within {bits} of {BITS} bits of one of the evaluation set {name}"
             findings.add(_at("near_leak", row, reason, held.id))
 
 

@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-import io
 import json
 import math
 import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
-from PIL import Image, ImageDraw
 from pydantic import TypeAdapter, ValidationError
 
+from pelican.data.importing.points import grid, located, read_mask
 from pelican.data.quarantine import RowError
 from pelican.data.readers.base import Reference
 from pelican.records import (
     Answer,
-    BoxAnswer,
     ChoiceAnswer,
     CountAnswer,
     DistanceAnswer,
     IntervalAnswer,
-    Mask,
     OpenAnswer,
     PointsAnswer,
     StepsAnswer,
@@ -31,10 +27,7 @@ from pelican.records import (
 )
 from pelican.rewards.base import Unscorable
 from pelican.rewards.extract import extract_answer, normalise
-from pelican.rewards.masks import encode_mask
 
-POINT_RADIUS = 0.03  # of the longer side: a point without a mask stands for a disc [D]
-MASK_SIDE = 256  # pixels of the longer side of a mask that is drawn from points
 TEXT_WORDS = 4  # a longer free answer can't be asked for word by word
 _ANSWER: TypeAdapter[Answer] = TypeAdapter(Answer)
 _UNITS: dict[str, tuple[str, float]] = {
@@ -53,11 +46,27 @@ _OPTION = re.compile(
     r"(?:^|\n|\s)\(?([A-H])[).:]\s*(.+?)(?=\s*(?:\n|\s)\(?[A-H][).:]\s|\s*$)", re.S
 )
 _GROUP = re.compile(rf"[\[(]\s*({_NUMBER}|nan)((?:\s*,\s*(?:{_NUMBER}|nan)){{1,3}})\s*[\])]", re.I)
-_GRID = re.compile(r"\b(?:0|zero)\s*(?:to|-|–|and)\s*(1000|999|100|99|1)\b(?!\.\d)", re.IGNORECASE)
 _HOW_MANY = re.compile(r"\bhow many\b|\bnumber of\b|\bcount\b", re.IGNORECASE)
 _SPAN = re.compile(
     rf"(?:from\s+)?({_NUMBER})\s*(?:s|sec|seconds)?\s*(?:-|–|to|,)\s*({_NUMBER})\s*(?:s|sec|seconds)?\.?",
     re.IGNORECASE,
+)
+_WORDS = tuple(
+    [
+        "zero",
+        "one",
+        "two",
+        "three",
+        "four",
+        "five",
+        "six",
+        "seven",
+        "eight",
+        "nine",
+        "ten",
+        "eleven",
+        "twelve",
+    ]
 )
 _STEP = re.compile(r"^\s*(?:step\s*)?\d{1,2}[.):]\s*(.+)$", re.IGNORECASE | re.MULTILINE)
 _ABOUT_TIME = re.compile(
@@ -84,7 +93,7 @@ def read_answer(
             return _ANSWER.validate_python(reference.value)
         if mask_bytes is not None:
             mask = read_mask(mask_bytes(), size)
-            return PointsAnswer(mask=mask, scale=reference.scale or _grid(question, None))
+            return PointsAnswer(mask=mask, scale=reference.scale or grid(question, None))
         value = reference.value
         _finite(value)
         if value is None or value == "":
@@ -188,76 +197,10 @@ def _number(value: float, unit: str, question: str, question_type: str) -> Answe
             raise RowError("answer", f"{unit!r} is no unit of length that is known")
         if value <= 0:
             raise RowError("answer", f"a length of {value:g} {unit} can't be scored")
-        return DistanceAnswer(value=value * known[1], unit=known[0])  # type: ignore[arg-type]
+        return DistanceAnswer(value=value * known[1], unit=known[0])
     if float(value).is_integer() and value >= 0:
         return CountAnswer(value=int(value))
     raise RowError("answer", f"{value:g} is no count, and no unit is given; add a field unit")
-
-
-# --- points and boxes -----------------------------------------------------------------------
-
-
-def _grid(question: str, groups: Sequence[Sequence[float]] | None) -> int:
-    """The grid on which the question asks: 1, 100 or 1000 per side."""
-    match = _GRID.search(question)
-    if match:
-        return {"999": 1000, "99": 100}.get(match[1]) or int(match[1])
-    if groups is None or all(0 <= v <= 1 for group in groups for v in group):
-        return 1
-    raise RowError(
-        "answer",
-        "coordinates above 1, and the question names no grid such as 0 to 1000; add it to the"
-        " question, or divide by the image's width and height",
-    )
-
-
-def _located(
-    groups: Sequence[Sequence[float]], reference: Reference, question: str, size: tuple[int, int]
-) -> Answer:
-    scale = reference.scale or _grid(question, groups)
-    if any(not 0 <= v <= scale for group in groups for v in group):
-        raise RowError("answer", f"a point lies outside its frame of {scale} x {scale}")
-    if len(groups) == 1 and len(groups[0]) == 4:
-        x0, y0, x1, y1 = groups[0]
-        return BoxAnswer(box=(x0, y0, x1, y1), scale=scale)
-    if any(len(group) != 2 for group in groups):
-        raise RowError("answer", "a point has two coordinates, a box four")
-    return PointsAnswer(mask=discs([(x / scale, y / scale) for x, y in groups], size), scale=scale)
-
-
-def discs(points: Sequence[tuple[float, float]], size: tuple[int, int]) -> Mask:
-    """A mask of a disc of POINT_RADIUS around each point (0 to 1) in an image's proportions."""
-    factor = min(1.0, MASK_SIDE / max(size))
-    width, height = (max(1, round(side * factor)) for side in size)
-    image = Image.new("1", (width, height))
-    radius = max(1.0, POINT_RADIUS * max(width, height))
-    draw = ImageDraw.Draw(image)
-    for x, y in points:
-        cx, cy = min(x * width, width - 1), min(y * height, height - 1)
-        draw.ellipse((cx - radius, cy - radius, cx + radius, cy + radius), fill=1)
-    return encode_mask(np.asarray(image, dtype=np.uint8))
-
-
-def read_mask(data: bytes, size: tuple[int, int]) -> Mask:
-    """A mask image: what is brighter than half is inside. Raises RowError if it fits no `size`."""
-    try:
-        with Image.open(io.BytesIO(data), formats=("PNG", "JPEG", "BMP", "WEBP")) as image:
-            if image.size != size:
-                raise RowError(
-                    "mask_size",
-                    f"a mask of {image.width} x {image.height} for an image of {size[0]} x {size[1]}",
-                )
-            grey = np.asarray(image.convert("L"))
-    except RowError:
-        raise
-    except Exception as error:  # a decoder raises whatever it likes on hostile bytes
-        reason = (str(error).split(" <_io")[0].splitlines() or [type(error).__name__])[0]
-        raise RowError("answer", f"the mask can't be decoded ({reason})") from None
-    # Masks of 0 and 1 are as common as masks of 0 and 255.
-    pixels = (grey > (127 if grey.max(initial=0) > 1 else 0)).astype(np.uint8)
-    if not pixels.any():
-        raise RowError("answer", "the mask is empty")
-    return encode_mask(pixels)
 
 
 # --- lists and texts ------------------------------------------------------------------------
@@ -275,12 +218,12 @@ def _listed(
     if len(numbers) == len(value) and len(value) in (2, 4):
         if len(value) == 2 and _ABOUT_TIME.search(f"{question} {question_type}"):
             return _interval(numbers[0], numbers[1], shift_s)
-        return _located([numbers], reference, question, size)
+        return located([numbers], reference, question, size)
     nested = [list(v) for v in value if isinstance(v, list | tuple)]
     if nested and len(nested) == len(value):
         if not all(isinstance(n, int | float) for group in nested for n in group):
             raise RowError("answer", "a list of lists that are no coordinates")
-        return _located(nested, reference, question, size)
+        return located(nested, reference, question, size)
     texts = [str(v).strip() for v in value]
     if not texts or not all(texts):
         raise RowError("answer_missing", "the row has no answer")
@@ -306,9 +249,10 @@ def _text(
     ]
     if reference.kind == "points" and not groups:
         raise RowError("answer", f"no point in the answer {text!r:.80}")
-    if groups and not _ABOUT_TIME.search(question):
+    spanned = len(groups) == 1 and len(groups[0]) == 2 and "(" not in text
+    if groups and not (spanned and _ABOUT_TIME.search(f"{question} {question_type}")):
         _finite(groups)
-        return _located(groups, reference, question, size)
+        return located(groups, reference, question, size)
     options = options_in(question)
     if options and (_LETTER.match(text) or any(normalise(o) == normalise(text) for o in options)):
         return _choice(text, Reference(options=options))
@@ -320,6 +264,8 @@ def _text(
     span = _SPAN.fullmatch(text.strip("[]() "))
     if span and _ABOUT_TIME.search(f"{question} {question_type}"):
         return _interval(float(span[1]), float(span[2]), shift_s)
+    if _HOW_MANY.search(question) and normalise(text) in _WORDS:
+        return CountAnswer(value=_WORDS.index(normalise(text)))
     measure = _MEASURE.fullmatch(text)
     if measure and (not measure[2] or measure[2].lower() in _UNITS):
         number = float(measure[1].replace(",", ""))

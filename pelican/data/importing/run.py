@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
@@ -80,8 +80,10 @@ def run_import(plan: Plan, pool: Path, progress: Callable[[Tally], None]) -> Res
         before = current(pool)
         work = Work(folder / ".import", _identity(plan, source, before))
         tally = Tally()
-        keys, ids = _known(pool if before else None, work, tally)
-        for row in _converted(plan, source, keys, tally):
+        keys, ids = _known(pool if before else None, work)
+        left_out = {bad.key: bad.code for bad in work.quarantined()}
+        tally.quarantined.update(left_out.values())
+        for row in _converted(plan, source, keys, left_out.keys(), tally):
             if isinstance(row, Good):
                 tally.good += 1
                 name = row.sample.id
@@ -109,8 +111,8 @@ def _identity(plan: Plan, source: Source, before: Version | None) -> dict[str, A
     }
 
 
-def _known(pool: Path | None, work: Work, tally: Tally) -> tuple[set[str], set[int]]:
-    """Keys of rows that need no work, and ids that are taken (by hash: a pool may have millions)."""
+def _known(pool: Path | None, work: Work) -> tuple[set[str], set[int]]:
+    """Keys of rows that are good already, and ids that are taken (by hash: there may be millions)."""
     keys: set[str] = set()
     ids: set[int] = set()
     shards = sorted(pool.glob("*.parquet")) if pool else []
@@ -118,18 +120,17 @@ def _known(pool: Path | None, work: Work, tally: Tally) -> tuple[set[str], set[i
     for row in read_columns(shards, ["id", "key"]):
         keys.add(str(row["key"]))
         ids.add(hash(row["id"]))
-    for bad in work.quarantined():
-        keys.add(bad.key)
-        tally.quarantined[bad.code] += 1
     return keys, ids
 
 
-def _converted(plan: Plan, source: Source, keys: set[str], tally: Tally) -> Iterator[Good | Bad]:
+def _converted(
+    plan: Plan, source: Source, keys: Set[str], left_out: Set[str], tally: Tally
+) -> Iterator[Good | Bad]:
     """Results in the order of the source. At most four rows a worker are held at a time."""
     waiting: deque[Future[Good | Bad]] = deque()
     with ThreadPoolExecutor(plan.workers) as workers:
         try:
-            for found in _fresh(plan, source, keys, tally):
+            for found in _fresh(plan, source, keys, left_out, tally):
                 waiting.append(workers.submit(convert, found, plan.loader, plan.defaults))
                 if len(waiting) >= 4 * plan.workers:
                     yield waiting.popleft().result()
@@ -140,12 +141,19 @@ def _converted(plan: Plan, source: Source, keys: set[str], tally: Tally) -> Iter
                 future.cancel()
 
 
-def _fresh(plan: Plan, source: Source, keys: set[str], tally: Tally) -> Iterator[Found]:
-    """Records that are not done yet; one that stands twice in the source comes as a fault."""
+def _fresh(
+    plan: Plan, source: Source, keys: Set[str], left_out: Set[str], tally: Tally
+) -> Iterator[Found]:
+    """Records that are not done yet; one that stands twice in the source comes as a fault.
+
+    `keys`: of rows that are good already; `left_out`: of those that a finished chunk left out.
+    """
+    name = plan.defaults.source  # two data sets may have the same row about other media
     seen: Counter[str] = Counter()
     for number, found in enumerate(plan.reader.read(source, plan.options)):
         if plan.limit is not None and number >= plan.limit:
             return
+        found = replace(found, key=f"{found.key}@{name}")
         seen[found.key] += 1
         if seen[found.key] > 1:
             key = f"{found.key}+{seen[found.key]}"
@@ -153,7 +161,7 @@ def _fresh(plan: Plan, source: Source, keys: set[str], tally: Tally) -> Iterator
             found = Unread(found.place, key, found.id, error)
         if found.key in keys:
             tally.kept += 1
-        else:
+        elif found.key not in left_out:
             yield found
 
 
@@ -170,6 +178,7 @@ def _finish(
         codes = ", ".join(f"{n} x {code}" for code, n in sorted(tally.quarantined.items()))
         first = next(iter(left_out.values()), None)
         why = f" ({codes}; first: {first['place']}: {first['reason']})" if first else ""
+        work.remove()  # what is mended must be tried again
         raise UserInputError(
             f"{plan.where} holds no usable row for the reader {plan.reader.name}{why}"
         )

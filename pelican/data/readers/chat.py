@@ -104,7 +104,7 @@ def chat_turns(turns: Sequence[Any]) -> tuple[list[Turn], list[Media]]:
             media += inside
         if not isinstance(content, str):
             raise RowError("schema", f"a turn's text is {type(content).__name__}, not text")
-        found.append(Turn(role=role, text=content))  # type: ignore[arg-type]
+        found.append(Turn(role=role, text=content))
     return found, media
 
 

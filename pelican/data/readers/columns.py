@@ -69,14 +69,14 @@ def table_records(row: Mapping[str, Any], place: str, options: Options) -> Itera
         chat = column(row, "conversation", options)
         answer = _reference(row, options)
         if chat is not None:
-            turns, inside = chat_turns(list_of(row[chat]))
+            said, inside = chat_turns(list_of(row[chat]))
             media += tuple(inside)
             whole = replace(base, media=media)
             yield from chat_records(
-                without_tags(turns, media),
+                without_tags(said, media),
                 whole,
                 options,
-                answer=answer if turns[-1:] and turns[-1].role == "user" else None,
+                answer=answer if said[-1:] and said[-1].role == "user" else None,
             )
             return
         asked = column(row, "question", options)
@@ -121,7 +121,7 @@ def _reference(row: Mapping[str, Any], options: Options) -> Reference:
     return Reference(
         value,
         options=texts,
-        index=isinstance(value, int) and not isinstance(value, bool),
+        index=True,
         unit=text_of(row, "unit"),
         mask=medium(row[mask], "image") if mask and row.get(mask) is not None else None,
     )

@@ -70,6 +70,7 @@ class PyavVideo:
         shown: av.VideoFrame | None = None
         seek = targets[0] > SEEK_S
         while at < len(targets):
+            last = self.reached_s if seek else -1.0
             if seek:
                 self._seek(targets[at])
             ended = True
@@ -77,6 +78,9 @@ class PyavVideo:
                 time = self._time(frame)
                 if time is None:
                     continue
+                if time < last:  # no key frame between here and there: seeking only goes back
+                    step = 0.0
+                last = -1.0
                 length = (frame.duration or 0) * (frame.time_base or 0)
                 self.reached_s = max(self.reached_s, time + float(length))
                 if shown is not None and time > targets[at] + 1e-6:
@@ -108,7 +112,7 @@ class PyavVideo:
 
 
 def _upright(frame: av.VideoFrame) -> Image.Image:
-    image: Image.Image = frame.to_image()
+    image: Image.Image = frame.to_image()  # type: ignore[no-untyped-call]
     turn = round(frame.rotation / 90) * 90 % 360
     return image.rotate(turn, expand=True) if turn else image
 

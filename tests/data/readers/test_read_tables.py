@@ -104,7 +104,7 @@ def test_an_lmms_eval_task_is_read_and_none_of_its_code_is_run(tmp_path: Path) -
     row = {"q": "How many cups are left?", "gold": "2", "image": picture(0)}
     table([row, {**row, "q": "", "image": picture(1)}], root / "data" / "test.parquet")
     (root / "robot.yaml").write_text(
-        "dataset_path: data\ntask: robot_count\ntest_split: train\noutput_type: generate_until\n"
+        "dataset_path: data\ntask: robot_count\ntest_split: test\noutput_type: generate_until\n"
         "doc_to_visual: !function utils.visual\n"
         'doc_to_text: "{{q}}"\ndoc_to_target: gold\n'
     )
