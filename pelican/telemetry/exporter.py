@@ -134,7 +134,7 @@ class StageExporter:
         """Results are pushed if they can be: a stage ends before the next scrape."""
         return series.moment == "live" or not self._gateway
 
-    def _share(self, key: str, barrier: Callable[[], object]) -> Path:
+    def _share(self, key: str, barrier: Callable[[], object]) -> Path | None:
         """An empty folder for the values of this pod's processes, and files instead of numbers."""
         from prometheus_client import values
 
@@ -143,10 +143,15 @@ class StageExporter:
         folder = Path(base) / "-".join(filter(None, name))
         if self._first:
             shutil.rmtree(folder, ignore_errors=True)
-            folder.mkdir(parents=True)
+            try:
+                folder.mkdir(parents=True)
+            except OSError as error:
+                _warn(f"{FOLDER}: the processes of this pod share no metrics: {error}")
         barrier()
+        if not folder.is_dir():
+            return None
         os.environ[FOLDER] = str(folder)
-        values.ValueClass = values.MultiProcessValue()
+        values.ValueClass = values.MultiProcessValue()  # type: ignore[no-untyped-call]
         return folder
 
     def _source(self) -> Any:
@@ -154,7 +159,7 @@ class StageExporter:
             return self._registry.own
         from prometheus_client.multiprocess import MultiProcessCollector
 
-        return MultiProcessCollector(None, str(self._folder))
+        return MultiProcessCollector(None, str(self._folder))  # type: ignore[no-untyped-call]
 
 
 class NoExporter:
