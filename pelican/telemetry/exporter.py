@@ -25,6 +25,7 @@ PORT, GATEWAY, FOLDER = "PELICAN_METRICS_PORT", "PELICAN_PUSHGATEWAY", "PROMETHE
 # These take long enough to be scraped; the others only push.
 LONG = frozenset({"rollout", "train-rl", "distill", "train-sft", "eval"})
 PUSH_TIMEOUT_S = 5.0
+STAGE, JOB = "pelican", "pelican-job"  # Prometheus' label `job` of what is pushed
 Keep = Callable[[Series], bool]
 
 
@@ -110,7 +111,7 @@ class StageExporter:
         if self._gateway and os.environ.get("RANK", "0") == "0":
             served = self._served if self._server is not None else lambda series: False
             view = _View(self._source(), lambda series: not served(series))
-            push(self._gateway, "pelican", self._grouping, view)
+            push(self._gateway, STAGE, self._grouping, view)
         self.close()
 
     def close(self) -> None:
@@ -183,7 +184,7 @@ def open_stage(
 
 
 @contextmanager
-def pushed(stage: str, phase: str, job: str = "pelican") -> Iterator[Callable[[], None]]:
+def pushed(stage: str, phase: str, job: str = STAGE) -> Iterator[Callable[[], None]]:
     """Values set inside are pushed by calling what is given, and at the end if all went well."""
     gateway = os.environ.get(GATEWAY, "")
     if not gateway:
@@ -192,10 +193,14 @@ def pushed(stage: str, phase: str, job: str = "pelican") -> Iterator[Callable[[]
     registry = Registry(stage, phase)
     send_to(registry)
 
+    moment = "job" if job == JOB else "end"
+    view = _View(registry.own, lambda series: series.moment == moment)
+    reached = True
+
     def send() -> None:
-        moment = "job" if job != "pelican" else "end"
-        grouping = {"stage": stage, "phase": phase}
-        push(gateway, job, grouping, _View(registry.own, lambda series: series.moment == moment))
+        nonlocal reached
+        if reached:  # a gateway that is away is waited for once
+            reached = push(gateway, job, {"stage": stage, "phase": phase}, view)
 
     try:
         yield send
@@ -204,7 +209,7 @@ def pushed(stage: str, phase: str, job: str = "pelican") -> Iterator[Callable[[]
         send_to(None)
 
 
-def push(gateway: str, job: str, grouping: dict[str, str], collector: Any) -> None:
+def push(gateway: str, job: str, grouping: dict[str, str], collector: Any) -> bool:
     """Replace the group; on failure one line of warning. The run is no part of the group's key."""
     from prometheus_client import push_to_gateway
 
@@ -212,6 +217,8 @@ def push(gateway: str, job: str, grouping: dict[str, str], collector: Any) -> No
         push_to_gateway(gateway, job, collector, grouping, timeout=PUSH_TIMEOUT_S)
     except (OSError, ValueError) as error:
         _warn(f"{GATEWAY}={gateway!r} takes no metrics: {error}")
+        return False
+    return True
 
 
 def _serve(where: str, collector: Any) -> Any:

@@ -147,9 +147,14 @@ def test_trouble_with_metrics_is_a_warning_and_ends_nothing(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setenv(name, value)
-    with exporter.open_stage("rollout", "rl", "key", list) as stage:
-        m.TOKENS_GENERATED.inc()
-        stage.finish()
+    if name == exporter.PORT:
+        with exporter.open_stage("rollout", "rl", "key", list) as stage:
+            m.TOKENS_GENERATED.inc()
+            stage.finish()
+    else:  # asked at each change of state, told once
+        with jobs.watched("rollout", "rl") as watch:
+            watch.working()
+            watch.succeeded(1)
     err = capsys.readouterr().err
     assert said in err and value in err and err.count("\n") == 1
 
