@@ -100,7 +100,10 @@ def evaluation(store: ObjectStore, output: str, base: str) -> Shown:
     manifest = read_manifest(store, output)
     if manifest is None:
         return Shown({}, "The evaluation has not finished.")
-    metrics = {name.replace("/", " "): value for name, value in manifest.metrics.items()}
+    metrics = {
+        name.replace("/", " ") if "/" in name else name.replace("_", " "): value
+        for name, value in manifest.metrics.items()
+    }
     metrics |= forgotten(read_json(store, f"{output}/summary.json") or {})
     words = "go on" if manifest.metrics.get("go_on", 1.0) >= 0.5 else "stop"
     reasons = "".join(f"\n- {reason}" for reason in manifest.notes.get("gate", []))

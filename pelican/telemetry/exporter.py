@@ -26,6 +26,8 @@ PORT, GATEWAY, FOLDER = "PELICAN_METRICS_PORT", "PELICAN_PUSHGATEWAY", "PROMETHE
 # These take long enough to be scraped; the others only push.
 LONG = frozenset({"rollout", "train-rl", "distill", "train-sft", "eval"})
 PUSH_TIMEOUT_S = 5.0
+FOLDER_WAIT_S = 10.0  # of a replica for the first of its pod
+STAGE, JOB = "pelican", "pelican-job"  # Prometheus' label `job` of what is pushed
 Keep = Callable[[Series], bool]
 
 
@@ -114,7 +116,7 @@ class StageExporter:
         if self._gateway and os.environ.get("RANK", "0") == "0":
             served = self._served if self._server is not None else lambda series: False
             view = _View(self._source(), lambda series: not served(series))
-            push(self._gateway, "pelican", self._grouping, view)
+            push(self._gateway, STAGE, self._grouping, view)
         self.close()
 
     def close(self) -> None:
@@ -138,7 +140,7 @@ class StageExporter:
         """Results are pushed if they can be: a stage ends before the next scrape."""
         return series.moment == "live" or not self._gateway
 
-    def _share(self, key: str, barrier: Callable[[], object] | None) -> Path:
+    def _share(self, key: str, barrier: Callable[[], object] | None) -> Path | None:
         """An empty folder for the values of this pod's processes, and files instead of numbers."""
         from prometheus_client import values
 
@@ -147,13 +149,19 @@ class StageExporter:
         folder = Path(base) / "-".join(filter(None, name))
         if self._first:
             shutil.rmtree(folder, ignore_errors=True)
-            folder.mkdir(parents=True)
+            try:
+                folder.mkdir(parents=True)
+            except OSError as error:
+                _warn(f"{FOLDER}: the processes of this pod share no metrics: {error}")
         if barrier is not None:
             barrier()
-        while not folder.exists():
+        deadline = time.monotonic() + FOLDER_WAIT_S
+        while barrier is None and not folder.is_dir() and time.monotonic() < deadline:
             time.sleep(0.05)
+        if not folder.is_dir():
+            return None
         os.environ[FOLDER] = str(folder)
-        values.ValueClass = values.MultiProcessValue()
+        values.ValueClass = values.MultiProcessValue()  # type: ignore[no-untyped-call]
         return folder
 
     def _source(self) -> Any:
@@ -161,7 +169,7 @@ class StageExporter:
             return self._registry.own
         from prometheus_client.multiprocess import MultiProcessCollector
 
-        return MultiProcessCollector(None, str(self._folder))
+        return MultiProcessCollector(None, str(self._folder))  # type: ignore[no-untyped-call]
 
 
 class NoExporter:
@@ -185,7 +193,7 @@ def open_stage(
 
 
 @contextmanager
-def pushed(stage: str, phase: str, job: str = "pelican") -> Iterator[Callable[[], None]]:
+def pushed(stage: str, phase: str, job: str = STAGE) -> Iterator[Callable[[], None]]:
     """Values set inside are pushed by calling what is given, and at the end if all went well."""
     gateway = os.environ.get(GATEWAY, "")
     if not gateway:
@@ -194,10 +202,14 @@ def pushed(stage: str, phase: str, job: str = "pelican") -> Iterator[Callable[[]
     registry = Registry(stage, phase)
     send_to(registry)
 
+    moment = "job" if job == JOB else "end"
+    view = _View(registry.own, lambda series: series.moment == moment)
+    reached = True
+
     def send() -> None:
-        moment = "job" if job != "pelican" else "end"
-        grouping = {"stage": stage, "phase": phase}
-        push(gateway, job, grouping, _View(registry.own, lambda series: series.moment == moment))
+        nonlocal reached
+        if reached:  # a gateway that is away is waited for once
+            reached = push(gateway, job, {"stage": stage, "phase": phase}, view)
 
     try:
         yield send
@@ -206,7 +218,7 @@ def pushed(stage: str, phase: str, job: str = "pelican") -> Iterator[Callable[[]
         send_to(None)
 
 
-def push(gateway: str, job: str, grouping: dict[str, str], collector: Any) -> None:
+def push(gateway: str, job: str, grouping: dict[str, str], collector: Any) -> bool:
     """Replace the group; on failure one line of warning. The run is no part of the group's key."""
     from prometheus_client import push_to_gateway
 
@@ -214,6 +226,8 @@ def push(gateway: str, job: str, grouping: dict[str, str], collector: Any) -> No
         push_to_gateway(gateway, job, collector, grouping, timeout=PUSH_TIMEOUT_S)
     except (OSError, ValueError) as error:
         _warn(f"{GATEWAY}={gateway!r} takes no metrics: {error}")
+        return False
+    return True
 
 
 def _serve(where: str, collector: Any) -> Any:

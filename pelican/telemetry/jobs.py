@@ -9,7 +9,7 @@ from typing import Literal, get_args
 
 from pelican.errors import InfrastructureError, ResourceError, UserInputError
 from pelican.telemetry import metrics as m
-from pelican.telemetry.exporter import pushed
+from pelican.telemetry.exporter import JOB, pushed
 
 State = Literal["pending", "running", "succeeded", "failed"]
 _KINDS: dict[type[BaseException], str] = {
@@ -58,7 +58,7 @@ class JobWatch:
 @contextmanager
 def watched(stage: str, phase: str) -> Iterator[JobWatch]:
     """Watch one job from its launch to its end."""
-    with pushed(stage, phase, job="pelican-job") as send:
+    with pushed(stage, phase, job=JOB) as send:
         watch = JobWatch(send)
         try:
             yield watch

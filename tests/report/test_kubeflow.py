@@ -81,7 +81,8 @@ def test_an_evaluation_shows_its_gate_and_the_base_compares_with_nothing(
     base, last = evaluation(store, BASE, ""), evaluation(store, LAST, BASE)
     assert base.matrix is None and last.matrix is not None
     assert last.markdown.startswith("**The gate says: ")
-    assert {"embodied", "general", "family counting", "forgotten embodied %"} <= set(last.metrics)
+    expected = {"embodied", "embodied low", "general chance", "family counting", "format rate"}
+    assert expected | {"forgotten embodied %"} <= set(last.metrics)
 
 
 def test_a_failed_run_shows_what_there_is(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import shutil
 import socket
 import subprocess
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -38,6 +39,8 @@ def get(url: str, *, patience_s: float = 30.0) -> str:
         try:
             with urllib.request.urlopen(url, timeout=5) as answer:
                 return str(answer.read().decode())
+        except urllib.error.HTTPError:
+            raise  # it is up, and doesn't like the question
         except OSError:
             if time.monotonic() > end:
                 raise

@@ -147,11 +147,32 @@ def test_trouble_with_metrics_is_a_warning_and_ends_nothing(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setenv(name, value)
-    with exporter.open_stage("rollout", "rl", "key", list) as stage:
-        m.TOKENS_GENERATED.inc()
-        stage.finish()
+    if name == exporter.PORT:
+        with exporter.open_stage("rollout", "rl", "key", list) as stage:
+            m.TOKENS_GENERATED.inc()
+            stage.finish()
+    else:  # asked at each change of state, told once
+        with jobs.watched("rollout", "rl") as watch:
+            watch.working()
+            watch.succeeded(1)
     err = capsys.readouterr().err
     assert said in err and value in err and err.count("\n") == 1
+
+
+def test_without_a_folder_to_share_a_process_tells_of_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    port = free_port()
+    for name, value in (("WORLD_SIZE", "2"), ("RANK", "0"), (exporter.FOLDER, tmp_path / "file")):
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.setenv(exporter.PORT, f"127.0.0.1:{port}")
+    with exporter.open_stage("rollout", "rl", "key", list) as stage:
+        m.TOKENS_GENERATED.inc(2)
+        found = values(get(f"http://127.0.0.1:{port}/metrics"))
+        stage.finish()
+    assert found["pelican_tokens_generated_total"] == 2
+    assert "share no metrics" in capsys.readouterr().err
 
 
 def test_nan_in_a_trainers_log_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -42,8 +42,8 @@ MAY_FIRE = {"PelicanForgetting", "PelicanGateClosed", "PelicanNoNewData"}
 class Prometheus:
     """Questions to a running Prometheus."""
 
-    def __init__(self, url: str) -> None:
-        self.url = url
+    def __init__(self, url: str, run: Path = Path()) -> None:
+        self.url, self.run = url, run
 
     def ask(self, path: str, **parameters: str) -> Any:
         answer = get(f"{self.url}/api/v1/{path}?{urllib.parse.urlencode(parameters)}")
@@ -58,7 +58,7 @@ class Prometheus:
         """Whether a panel would show anything between two Unix times."""
         step = max(1.0, (end - start) / 2000)
         asked = {"query": plain_query(query), "start": str(start), "end": str(end)}
-        return bool(self.ask("query_range", step=f"{step}s", **asked)["result"])
+        return bool(self.ask("query_range", step=str(step), **asked)["result"])
 
     def span(self) -> tuple[float, float]:
         """First and last Unix time with a series of ours."""
@@ -113,7 +113,7 @@ def scraped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
     ):
         done = subprocess.run(command, env=environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stdout + done.stderr
-        yield Prometheus(url)
+        yield Prometheus(url, folder / "store/runs/small")
 
 
 needs_teacher = pytest.mark.skipif(
@@ -132,14 +132,12 @@ def test_every_documented_series_and_panel_is_there(scraped: Prometheus) -> None
 @needs_teacher
 @pytest.mark.slow
 def test_two_trainers_are_one_target(scraped: Prometheus) -> None:
-    """Every rank counts its share: all completions of RL, not those of rank 0."""
-    start, end = scraped.span()
+    """Every rank counts its share; rank 0 alone has about half of what the manifest sums up."""
+    manifest = json.loads((scraped.run / "loop-1/train-rl-rl/manifest.json").read_text())
     query = 'max_over_time(sum(pelican_rollouts_total{stage="train-rl"})[12h:1s])'
-    counted = scraped.ask("query", query=query)["result"]
-    steps = scraped.ask("query", query="max_over_time(pelican_training_steps_total[12h])")["result"]
-    most = max(float(found["value"][1]) for found in steps)
-    assert float(counted[0]["value"][1]) >= 2 * 4 * (most - 1)  # prompts of a step, completions
-    assert end > start
+    counted = float(scraped.ask("query", query=query)["result"][0]["value"][1])
+    completions = manifest["counts"]["completions"]
+    assert 0.75 * completions < counted <= completions  # the last scrape may miss the last step
 
 
 @needs_teacher
