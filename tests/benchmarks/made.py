@@ -147,10 +147,11 @@ def phyx(folder: Path) -> None:
 
 
 def omnispatial(folder: Path) -> None:
-    row = {"question": "How?", "options": ["a", "b"], "task_type": "Complex_Logic"}
-    row["sub_task_type"] = "Geometric_Reasoning"
+    row = {"question": "How?", "options": ["a", "b"], "sub_task_type": "Geometric_Reasoning"}
     image(folder / "Complex_Logic" / "0.png")
-    rows = [{**row, "id": f"0_{i}", "answer": i} for i in range(3)]  # 2 is outside
+    rows = [
+        {**row, "task_type": "Complex_Logic", "id": f"0_{i}", "answer": i} for i in range(3)
+    ]  # 2 is outside
     write(folder / "data.json", rows)
 
 
