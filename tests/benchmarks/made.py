@@ -89,6 +89,7 @@ def refspatial(folder: Path) -> None:
         image(folder / task / "image" / "1.png")
         mask(folder / task / "mask" / "1.png")
         write(folder / task / "question.json", [{**row, **paths}])
+    mask(folder / "Unseen" / "m.png")
     broken = {"id": 2, "prompt": "?", "rgb_path": "../../x.png", "mask_path": "m.png"}
     write(
         folder / "Unseen" / "question.json",
