@@ -14,6 +14,8 @@ from pelican.data.images import checked_image
 from pelican.data.quarantine import Quarantine, RowError
 from pelican.records import Sample, Split, TextAnswer, Turn
 
+Placed = tuple[str, int, Question]  # file, row, question
+
 
 @dataclass
 class Loaded:
@@ -23,7 +25,7 @@ class Loaded:
     not_public: int = 0
 
 
-def load(benchmark: Benchmark, folder: Path, loaded: Loaded) -> Iterator[tuple[str, int, Question]]:
+def load(benchmark: Benchmark, folder: Path, loaded: Loaded) -> Iterator[Placed]:
     """The usable questions with their file and row; what can't be used is quarantined."""
     seen: set[str] = set()
     numbers: Counter[str] = Counter()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict
 
 from pelican.benchmarks.answers import Answers, Settings
 from pelican.benchmarks.base import Benchmark, Clip, Context, Grade, Graded, Question
-from pelican.benchmarks.load import Loaded, load, sample_of, sample_with
+from pelican.benchmarks.load import Loaded, Placed, load, sample_of, sample_with
 from pelican.benchmarks.replies import final_reply
 from pelican.data.quarantine import RowError
 from pelican.engines.base import Engine
@@ -82,24 +82,20 @@ def run_benchmark(
     opened: Engine | None = None
     done: list[tuple[Question, ResultRow]] = []
     questions = islice(load(benchmark, folder, loaded), limit)
+
+    def grade(item: Placed) -> Grade | RowError:
+        question = item[2]
+        reply = final_reply(answers.rollouts[question.id].completion)
+        try:
+            return benchmark.grade(question, reply, context)
+        except RowError as error:  # the mask
+            return error
+        except Unscorable as failure:  # the judge refuses
+            return Grade(0.0, reply.text[:200], failure.reason)
+
     try:
         for window in _windows(questions, WINDOW):
-            todo: list[Sample] = []
-            for file, number, question in window:
-                if question.id in answers.rollouts:
-                    continue
-                try:
-                    sample = sample_of(
-                        benchmark,
-                        question,
-                        folder,
-                        frames=settings.frames,
-                        max_pixels=settings.max_pixels,
-                    )
-                except RowError as error:
-                    loaded.quarantine.add(file, number, question.id, error)
-                else:
-                    todo.append(sample)
+            todo = _unanswered(benchmark, folder, settings, window, answers, loaded)
             if todo:
                 opened = opened or engine()
                 groups = opened.generate(todo, settings.sampling, 1, settings.seed)
@@ -107,30 +103,39 @@ def run_benchmark(
                 for sample, (rollout,) in zip(todo, groups, strict=True):
                     answers.add(rollout, sample.span_s, refused.get(sample.id, ""))
                     progress(len(answers.rollouts))
-
-            def grade(item: tuple[str, int, Question]) -> Grade | RowError:
-                question = item[2]
-                reply = final_reply(answers.rollouts[question.id].completion)
-                try:
-                    return benchmark.grade(question, reply, context)
-                except RowError as error:  # the mask
-                    return error
-                except Unscorable as failure:  # the judge refuses
-                    return Grade(0.0, reply.text[:200], failure.reason)
-
             usable = [item for item in window if item[2].id in answers.rollouts]
-            for (file, number, question), graded in zip(
-                usable, in_order(grade, usable, workers), strict=True
-            ):
+            grades = in_order(grade, usable, workers)
+            for (file, number, question), graded in zip(usable, grades, strict=True):
                 if isinstance(graded, RowError):
                     loaded.quarantine.add(file, number, question.id, graded)
                     continue
-                done.append((question, _row(benchmark, question, answers, graded)))
-            progress(len(done))
+                row = _row(benchmark, question, answers, graded)
+                done.append((replace(question, media=(), mask=None), row))  # pictures are large
     finally:
         if opened is not None:
             opened.close()
     return _conclude(benchmark, settings, output, done, answers, loaded, limit)
+
+
+def _unanswered(
+    benchmark: Benchmark,
+    folder: Path,
+    settings: Settings,
+    window: Sequence[Placed],
+    answers: Answers,
+    loaded: Loaded,
+) -> list[Sample]:
+    """The questions without a completion, their media read; what can't be read is quarantined."""
+    samples: list[Sample] = []
+    limits = {"frames": settings.frames, "max_pixels": settings.max_pixels}
+    for file, number, question in window:
+        if question.id in answers.rollouts:
+            continue
+        try:
+            samples.append(sample_of(benchmark, question, folder, **limits))
+        except RowError as error:
+            loaded.quarantine.add(file, number, question.id, error)
+    return samples
 
 
 def _windows(items: Iterator[T], size: int) -> Iterator[list[T]]:

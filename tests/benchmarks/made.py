@@ -113,7 +113,7 @@ def erqa(folder: Path) -> None:
     row = {"question": "Which <image> one? A. x B. y", "question_type": "Pointing", "answer": "B"}
     rows = [
         {**row, "question_id": "1", "images": [inline(1), inline(2)]},
-        {**row, "question_id": "2", "images": [inline(3)]},
+        {**row, "question_id": "2", "question": "Where? A. x B. y", "images": [inline(3)]},
         {**row, "question_id": "3", "images": [{"bytes": b"no image", "path": None}]},
     ]
     parquet(folder / "data" / "test-0.parquet", rows)

@@ -153,7 +153,7 @@ def test_a_run_goes_on_where_it_was_cut_off_and_is_graded_again(
     server.answer = lambda body: "B" if len(server.asked) == 1 else 503
     with pytest.MonkeyPatch.context() as patch, pytest.raises(InfrastructureError):
         patch.setattr("pelican.chat.ATTEMPTS", 1)
-        score("erqa", tmp_path / "data", server.url, out)
+        score("erqa", tmp_path / "data", server.url, out, concurrency=1)
     with (out / "answers.jsonl").open("a") as file:
         file.write('{"rollout": {"sample_id"')  # the machine died here
     server.answer = lambda body: "A"
