@@ -206,6 +206,9 @@ def benchmark_run(
     served_model: Annotated[
         str | None, typer.Option(help="Name at the endpoint; default: the first it lists.")
     ] = None,
+    concurrency: Annotated[
+        int, typer.Option(min=1, help="Requests at a time, to an endpoint.")
+    ] = 16,
     judge: Annotated[str | None, typer.Option(help="Judge's endpoint, its URL to /v1.")] = None,
     judge_model: Annotated[str | None, typer.Option(help="Name of the judge's model.")] = None,
 ) -> None:
@@ -222,6 +225,7 @@ def benchmark_run(
         limit=limit,
         frames=frames,
         served_model=served_model,
+        concurrency=concurrency,
         judge=judge,
         judge_model=judge_model,
     )

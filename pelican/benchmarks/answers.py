@@ -34,6 +34,7 @@ class Answers:
         self._path = path
         self.rollouts: dict[str, Rollout] = {}
         self.refused: dict[str, str] = {}
+        self.spans_s: dict[str, float] = {}
         head = json.dumps({"settings": settings.model_dump(mode="json")})
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -54,14 +55,17 @@ class Answers:
                 continue
             whole.append(line)
             self.rollouts[rollout.sample_id] = rollout
+            self.spans_s[rollout.sample_id] = float(kept.get("span_s") or 0.0)
             if kept.get("refused"):
                 self.refused[rollout.sample_id] = str(kept["refused"])
         path.write_text("\n".join(whole) + "\n", encoding="utf-8")
 
-    def add(self, rollout: Rollout, refused: str) -> None:
+    def add(self, rollout: Rollout, span_s: float, refused: str) -> None:
+        """Keep one completion, the length of its clip, and why the endpoint gave none."""
         self.rollouts[rollout.sample_id] = rollout
+        self.spans_s[rollout.sample_id] = span_s
         if refused:
             self.refused[rollout.sample_id] = refused
-        kept = {"rollout": rollout.model_dump(mode="json"), "refused": refused}
+        kept = {"rollout": rollout.model_dump(mode="json"), "span_s": span_s, "refused": refused}
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(kept, ensure_ascii=False) + "\n")

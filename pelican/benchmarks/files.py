@@ -138,7 +138,7 @@ def picture(value: object) -> Picture:
         return Picture(data=value)
     if not isinstance(value, str) or not value:
         raise RowError("image_missing", "an image is missing")
-    if len(value) < 512:
+    if len(value) < 512:  # no image is as small in base64
         return Picture(path=value)
     try:
         return Picture(data=base64.b64decode(value, validate=True))

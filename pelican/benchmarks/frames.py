@@ -6,6 +6,7 @@ import io
 import math
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
@@ -87,7 +88,8 @@ def _of_video(path: Path, clip: Clip, count: int) -> Iterator[tuple[float, Image
             while due < len(wanted) and wanted[due] <= time + 0.5 / _rate(stream):
                 due += 1
             if due:
-                yield time, frame.to_image()
+                decoded: Any = frame
+                yield time, decoded.to_image()
                 wanted = wanted[due:]
             if not wanted:
                 return

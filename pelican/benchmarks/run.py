@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,17 +14,15 @@ from pydantic import BaseModel, ConfigDict
 
 from pelican.benchmarks.answers import Answers, Settings
 from pelican.benchmarks.base import Benchmark, Clip, Context, Grade, Graded, Question
-from pelican.benchmarks.files import encoded
-from pelican.benchmarks.frames import read_frames
+from pelican.benchmarks.load import Loaded, Placed, load, sample_of, sample_with
 from pelican.benchmarks.replies import final_reply
-from pelican.data.images import checked_image
-from pelican.data.quarantine import Quarantine, RowError
+from pelican.data.quarantine import RowError
 from pelican.engines.base import Engine
 from pelican.errors import UserInputError
 from pelican.evaluation.results import ResultRow, result_row, write_results
 from pelican.parallel import in_order
 from pelican.recipe import digest_of
-from pelican.records import Sample, Score, Split, TextAnswer, Turn
+from pelican.records import Sample, Score
 from pelican.rewards.base import Unscorable
 from pelican.rewards.format import format_reward, think_chars
 
@@ -51,73 +49,6 @@ class Scores(BaseModel):
     reasons: dict[str, int]
     quarantined: dict[str, int]
     quarantine: list[dict[str, Any]]
-
-
-@dataclass
-class Loaded:
-    """Questions of a folder as they are read; `not_public` have no answer to score against."""
-
-    quarantine: Quarantine = field(default_factory=Quarantine)
-    not_public: int = 0
-
-
-def load(benchmark: Benchmark, folder: Path, loaded: Loaded) -> Iterator[tuple[str, int, Question]]:
-    """The usable questions with their file and row; what can't be used is quarantined."""
-    seen: set[str] = set()
-    numbers: Counter[str] = Counter()
-    for file, row in benchmark.rows(folder):
-        number = numbers[file]
-        numbers[file] += 1
-        name = ""
-        try:
-            question = benchmark.question(row, folder)
-            if question is None:
-                loaded.not_public += 1
-                continue
-            name = question.id
-            if name in seen:
-                raise RowError("duplicate_id", f"id {name!r} occurred before")
-            seen.add(name)
-        except RowError as error:
-            loaded.quarantine.add(file, number, name, error)
-        except (TypeError, ValueError, KeyError, AttributeError) as error:
-            # A field of another type than the layout says.
-            wrong = RowError("schema", f"a field does not fit ({type(error).__name__}: {error})")
-            loaded.quarantine.add(file, number, name, wrong)
-        else:
-            yield file, number, question
-
-
-def sample_of(
-    benchmark: Benchmark, question: Question, folder: Path, *, frames: int, max_pixels: int
-) -> Sample:
-    """The question for an engine, with its media read. The benchmark's own rule grades it.
-
-    Raises RowError if the media can't be used, or if a mask is missing that points are to lie in.
-    """
-    if question.mask is not None:
-        encoded(question.mask, folder)
-    if isinstance(question.media, Clip):
-        times, images = read_frames(question.media, folder, frames, max_pixels)
-    else:
-        images = [checked_image(encoded(p, folder), max_pixels) for p in question.media]
-        times = [float(i) for i in range(len(images))]
-    clip = isinstance(question.media, Clip) and len(images) > 1
-    return Sample(
-        id=question.id,
-        media_kind="clip" if clip else "image",
-        images=tuple(images),
-        times_s=tuple(times),
-        turns=(Turn(role="user", text=question.prompt),),
-        family=benchmark.family,
-        dimension=benchmark.dimension,
-        answer=TextAnswer(value=question.truth),
-        source=benchmark.name,
-        scene=question.scene or question.id,
-        split=Split.TEST,
-        benchmark=benchmark.name,
-        chance=question.chance,
-    )
 
 
 @dataclass(frozen=True)
@@ -151,53 +82,60 @@ def run_benchmark(
     opened: Engine | None = None
     done: list[tuple[Question, ResultRow]] = []
     questions = islice(load(benchmark, folder, loaded), limit)
+
+    def grade(item: Placed) -> Grade | RowError:
+        question = item[2]
+        reply = final_reply(answers.rollouts[question.id].completion)
+        try:
+            return benchmark.grade(question, reply, context)
+        except RowError as error:  # the mask
+            return error
+        except Unscorable as failure:  # the judge refuses
+            return Grade(0.0, reply.text[:200], failure.reason)
+
     try:
         for window in _windows(questions, WINDOW):
-            samples: dict[str, Sample] = {}
-            for file, number, question in window:
-                try:
-                    samples[question.id] = sample_of(
-                        benchmark,
-                        question,
-                        folder,
-                        frames=settings.frames,
-                        max_pixels=settings.max_pixels,
-                    )
-                except RowError as error:
-                    loaded.quarantine.add(file, number, question.id, error)
-            todo = [s for s in samples.values() if s.id not in answers.rollouts]
+            todo = _unanswered(benchmark, folder, settings, window, answers, loaded)
             if todo:
                 opened = opened or engine()
                 groups = opened.generate(todo, settings.sampling, 1, settings.seed)
                 refused: dict[str, str] = getattr(opened, "refused", {})
                 for sample, (rollout,) in zip(todo, groups, strict=True):
-                    answers.add(rollout, refused.get(sample.id, ""))
+                    answers.add(rollout, sample.span_s, refused.get(sample.id, ""))
                     progress(len(answers.rollouts))
-
-            def grade(item: tuple[str, int, Question]) -> Grade | RowError:
-                question = item[2]
-                reply = final_reply(answers.rollouts[question.id].completion)
-                try:
-                    return benchmark.grade(question, reply, context)
-                except RowError as error:  # the mask
-                    return error
-                except Unscorable as failure:  # the judge refuses
-                    return Grade(0.0, reply.text[:200], failure.reason)
-
-            usable = [item for item in window if item[2].id in samples]
-            for (file, number, question), graded in zip(
-                usable, in_order(grade, usable, workers), strict=True
-            ):
+            usable = [item for item in window if item[2].id in answers.rollouts]
+            grades = in_order(grade, usable, workers)
+            for (file, number, question), graded in zip(usable, grades, strict=True):
                 if isinstance(graded, RowError):
                     loaded.quarantine.add(file, number, question.id, graded)
                     continue
-                row = _row(benchmark, samples[question.id], answers, graded)
-                done.append((question, row))
-            progress(len(done))
+                row = _row(benchmark, question, answers, graded)
+                done.append((replace(question, media=(), mask=None), row))  # pictures are large
     finally:
         if opened is not None:
             opened.close()
     return _conclude(benchmark, settings, output, done, answers, loaded, limit)
+
+
+def _unanswered(
+    benchmark: Benchmark,
+    folder: Path,
+    settings: Settings,
+    window: Sequence[Placed],
+    answers: Answers,
+    loaded: Loaded,
+) -> list[Sample]:
+    """The questions without a completion, their media read; what can't be read is quarantined."""
+    samples: list[Sample] = []
+    limits = {"frames": settings.frames, "max_pixels": settings.max_pixels}
+    for file, number, question in window:
+        if question.id in answers.rollouts:
+            continue
+        try:
+            samples.append(sample_of(benchmark, question, folder, **limits))
+        except RowError as error:
+            loaded.quarantine.add(file, number, question.id, error)
+    return samples
 
 
 def _windows(items: Iterator[T], size: int) -> Iterator[list[T]]:
@@ -205,9 +143,13 @@ def _windows(items: Iterator[T], size: int) -> Iterator[list[T]]:
         yield window
 
 
-def _row(benchmark: Benchmark, sample: Sample, answers: Answers, graded: Grade) -> ResultRow:
-    rollout = answers.rollouts[sample.id]
-    refused = answers.refused.get(sample.id)
+def _row(benchmark: Benchmark, question: Question, answers: Answers, graded: Grade) -> ResultRow:
+    rollout = answers.rollouts[question.id]
+    refused = answers.refused.get(question.id)
+    span_s = answers.spans_s[question.id]
+    times = [0.0, span_s] if span_s > 0 and isinstance(question.media, Clip) else [0.0]
+    # A row tells of the media only how long the clip is; they need not be read again.
+    sample = sample_with(benchmark, question, len(times) > 1, times, [b"-"] * len(times))
     formatted = format_reward(rollout.completion, max_think_chars=1 << 30)
     score = Score(
         sample_id=sample.id,

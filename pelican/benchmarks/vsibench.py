@@ -48,7 +48,8 @@ def _rows(folder: Path) -> Iterator[tuple[str, Row]]:
 def _question(row: Row, folder: Path) -> Question:
     kind = text(row, "question_type")
     parts = ["These are frames of a video.", text(row, "question")]
-    truth, options = text(row, "ground_truth"), ()
+    truth = text(row, "ground_truth")
+    options: tuple[str, ...] = ()
     if kind in CHOICES:
         options = texts(row, "options")
         parts += ["Options:", *options, LETTER_DIRECTLY]

@@ -42,6 +42,7 @@ def run(
     limit: int | None,
     frames: int | None,
     served_model: str | None,
+    concurrency: int,
     judge: str | None,
     judge_model: str | None,
 ) -> None:
@@ -57,7 +58,7 @@ def run(
         raise UserInputError(f"--data {str(data)!r} is not a folder; give the benchmark's folder")
     recipe = find_recipe(recipe_name, overrides)
     started = datetime.now().astimezone()
-    model_name, identity, engine = _engine(recipe, model, served_model)
+    model_name, identity, engine = _engine(recipe, model, served_model, concurrency)
     where = output or settings.home() / ".pelican" / "benchmarks" / name / _slug(model_name)
     ask = _judge(recipe, judge, judge_model, where)
     if benchmark.needs_judge and ask is None:
@@ -94,7 +95,7 @@ def run(
 
 
 def _engine(
-    recipe: Recipe, model: str, served_model: str | None
+    recipe: Recipe, model: str, served_model: str | None, concurrency: int
 ) -> tuple[str, str, Callable[[], Engine]]:
     """The model's name, what tells its completions from another's, and how to open it."""
     if "://" in model:
@@ -102,7 +103,14 @@ def _engine(
         from pelican.engines.endpoint import KEY_VARIABLE, EndpointEngine
 
         name = served_model or served_models(model, "--model", KEY_VARIABLE)[0]
-        client = ChatClient(model, name, who="model", setting="--model", key_variable=KEY_VARIABLE)
+        client = ChatClient(
+            model,
+            name,
+            who="model",
+            setting="--model",
+            key_variable=KEY_VARIABLE,
+            concurrency=concurrency,
+        )
         return name, name, lambda: EndpointEngine(client, recipe.model.system_prompt)
     from pelican.benchmarks.run import checkpoint_digest
     from pelican.engines.base import check_checkpoint, open_engine

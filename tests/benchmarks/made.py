@@ -89,6 +89,7 @@ def refspatial(folder: Path) -> None:
         image(folder / task / "image" / "1.png")
         mask(folder / task / "mask" / "1.png")
         write(folder / task / "question.json", [{**row, **paths}])
+    mask(folder / "Unseen" / "m.png")
     broken = {"id": 2, "prompt": "?", "rgb_path": "../../x.png", "mask_path": "m.png"}
     write(
         folder / "Unseen" / "question.json",
@@ -112,7 +113,7 @@ def erqa(folder: Path) -> None:
     row = {"question": "Which <image> one? A. x B. y", "question_type": "Pointing", "answer": "B"}
     rows = [
         {**row, "question_id": "1", "images": [inline(1), inline(2)]},
-        {**row, "question_id": "2", "images": [inline(3)]},
+        {**row, "question_id": "2", "question": "Where? A. x B. y", "images": [inline(3)]},
         {**row, "question_id": "3", "images": [{"bytes": b"no image", "path": None}]},
     ]
     parquet(folder / "data" / "test-0.parquet", rows)
@@ -147,10 +148,11 @@ def phyx(folder: Path) -> None:
 
 
 def omnispatial(folder: Path) -> None:
-    row = {"question": "How?", "options": ["a", "b"], "task_type": "Complex_Logic"}
-    row["sub_task_type"] = "Geometric_Reasoning"
+    row = {"question": "How?", "options": ["a", "b"], "sub_task_type": "Geometric_Reasoning"}
     image(folder / "Complex_Logic" / "0.png")
-    rows = [{**row, "id": f"0_{i}", "answer": i} for i in range(3)]  # 2 is outside
+    rows = [
+        {**row, "task_type": "Complex_Logic", "id": f"0_{i}", "answer": i} for i in range(3)
+    ]  # 2 is outside
     write(folder / "data.json", rows)
 
 

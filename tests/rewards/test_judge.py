@@ -63,7 +63,7 @@ def test_the_majority_decides_and_no_vote_is_wasted(
     endpoint.replies = list(replies)
     judge = EndpointJudge(endpoint.config)
     found = judge("what?", "the cup fell", "it fell over")
-    assert (found.right, found.agreement) == (right, pytest.approx(agreement))
+    assert found.right == right and found.agreement == pytest.approx(agreement)
     assert [body["seed"] for body in endpoint.asked] == list(range(asked))
     assert endpoint.asked[0]["path"] == "/v1/chat/completions"
     assert "it fell over" in endpoint.asked[0]["messages"][0]["content"]

@@ -14,8 +14,8 @@ import pytest
 
 from pelican.benchmarks.base import Clip
 from pelican.benchmarks.frames import read_frames
+from pelican.benchmarks.load import Loaded, load
 from pelican.benchmarks.registry import BENCHMARKS
-from pelican.benchmarks.run import Loaded, load
 from pelican.commands.benchmark import run
 from pelican.data.quarantine import RowError
 from pelican.errors import InfrastructureError, UserInputError
@@ -76,6 +76,7 @@ def score(
         "limit": None,
         "frames": 4,
         "served_model": None,
+        "concurrency": 2,
         "judge": None,
         "judge_model": None,
     }
@@ -152,7 +153,7 @@ def test_a_run_goes_on_where_it_was_cut_off_and_is_graded_again(
     server.answer = lambda body: "B" if len(server.asked) == 1 else 503
     with pytest.MonkeyPatch.context() as patch, pytest.raises(InfrastructureError):
         patch.setattr("pelican.chat.ATTEMPTS", 1)
-        score("erqa", tmp_path / "data", server.url, out)
+        score("erqa", tmp_path / "data", server.url, out, concurrency=1)
     with (out / "answers.jsonl").open("a") as file:
         file.write('{"rollout": {"sample_id"')  # the machine died here
     server.answer = lambda body: "A"
@@ -163,6 +164,14 @@ def test_a_run_goes_on_where_it_was_cut_off_and_is_graded_again(
     assert len(server.asked) == before + 1
     with pytest.raises(UserInputError, match="answers of other settings"):
         score("erqa", tmp_path / "data", server.url, out, "eval.sampling.max_tokens=9")
+
+
+def test_a_clip_that_was_answered_is_not_decoded_again(server: Server, tmp_path: Path) -> None:
+    LAYOUTS["vsibench"](tmp_path / "data")
+    first = score("vsibench", tmp_path / "data", server.url, tmp_path / "out")
+    (tmp_path / "data/scannet/scene1.mp4").write_bytes(b"gone")
+    assert score("vsibench", tmp_path / "data", server.url, tmp_path / "out") == first
+    assert set(read_results(tmp_path / "out")["horizon"]) == {"clip_to_32s"}
 
 
 def test_a_refused_request_counts_as_wrong_and_is_said(
