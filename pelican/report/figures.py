@@ -14,6 +14,7 @@ from markupsafe import Markup
 
 from pelican.evaluation.metrics import Estimate
 from pelican.report.svg import WIDE, Svg, colour, linear, span, ticks, y_grid
+from pelican.report.words import signed
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,7 @@ def before_after(
             tip = f"{name}: {final.score:.1f} ({final.low:.1f} to {final.high:.1f}), n = {final.n}"
             figure.circle(x(final.score), y, 5.5, "dot", colour("final"), tip)
             if base:
-                change = f"{final.score - base.score:+.1f}".replace("-", "\N{MINUS SIGN}")
+                change = signed(final.score - base.score)
                 figure.text(width - 4, y + 4, change, "end", "end", colour("ink"))
         if base:
             tip = f"{name}, base: {base.score:.1f} ({base.low:.1f} to {base.high:.1f})"
