@@ -39,8 +39,8 @@ def contrast_figures(runs: Mapping[str, Run]) -> list[Figure]:
     if len(changes) < 2:
         return []
     styles = {label: run_colour(i) for i, label in enumerate(runs)}
-    legend = [Legend(label, styles[label], "dot") for label in changes]
     kinds = {label: kind_of(run) for label, run in runs.items()}
+    legend = [Legend(f"{label} ({kinds[label]})", styles[label], "dot") for label in changes]
 
     def groups(names: Sequence[str], of: str) -> Groups:
         table = {label: getattr(change, of) for label, change in changes.items()}
