@@ -18,7 +18,7 @@ from pelican.errors import UserInputError
 from pelican.recipe import Recipe, digest_of
 from pelican.recipes.overrides import fields, sentence
 from pelican.runs import FAILURE, RECIPE, SUMMARY, read_json, run_prefix
-from pelican.stages.base import input_digest, resolve_input
+from pelican.stages.base import corrections_place, input_digest, resolve_input
 from pelican.storage.manifests import file_digest, versions
 from pelican.storage.objects import ObjectStore, open_store
 from pelican.telemetry import record
@@ -169,8 +169,8 @@ def check_data(
     """A pool of samples: usable rows in readable shards. Returns what it holds and quarantines."""
     max_pixels, horizon_s = recipe.data.max_pixels, max(recipe.data.horizon_s)
 
-    where = recipe.data.corrections if name == "train" else None
-    path = resolve_input(store, settings.resolve(where)) if where else None
+    where = corrections_place(store, recipe) if name == "train" else None
+    path = resolve_input(store, where) if where else None
 
     def check() -> dict[str, Any]:
         from pelican.data.corrections import NONE, read_corrections

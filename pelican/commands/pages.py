@@ -14,7 +14,7 @@ from pelican.telemetry.progress import seconds
 
 if TYPE_CHECKING:
     from pelican.evaluation.metrics import Difference
-    from pelican.report.comparison import RunTable
+    from pelican.report.comparison import RunRow, RunTable
 
 
 def print_report(run: str, against: Sequence[str], uri: str | None) -> None:
@@ -62,9 +62,9 @@ def _print_tables(table: RunTable) -> None:
                 _change(row.gain),
                 _number(row.general),
                 _change(row.general_gain),
-                _change(row.against_first),
+                _against(row, first=index == 0),
             ]
-            for row in table.rows
+            for index, row in enumerate(table.rows)
         ],
     )
     rows_table(
@@ -112,6 +112,12 @@ def _number(value: float | None) -> str:
 
 def _hours(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f}"
+
+
+def _against(row: RunRow, first: bool) -> str:
+    if row.against_first is None and not first and row.final is not None:
+        return "no common question"
+    return _change(row.against_first)
 
 
 def _change(change: Difference | None) -> str:

@@ -15,7 +15,13 @@ from pelican.launch.base import Job, JobResult, Launcher, StageError
 from pelican.launch.process import ProcessLauncher
 from pelican.records import Phase
 from pelican.runs import FAILURE, read_recipe, run_prefix, stage_prefix
-from pelican.stages.base import CORRECTIONS, StageName, StageSpec, finished_manifest
+from pelican.stages.base import (
+    CORRECTIONS,
+    StageName,
+    StageSpec,
+    corrections_place,
+    finished_manifest,
+)
 from pelican.storage.manifests import Manifest
 from pelican.storage.objects import ObjectStore, open_store
 from pelican.telemetry.events import Event, emit
@@ -83,8 +89,8 @@ def make_spec(
     for name, field in DATA[stage].items():
         section, leaf = field.split(".")
         named[name] = settings.resolve(getattr(getattr(recipe, section), leaf))
-    if "pool" in named and recipe.data.corrections:
-        named[CORRECTIONS] = settings.resolve(recipe.data.corrections)
+    if "pool" in named and (fixes := corrections_place(store, recipe)):
+        named[CORRECTIONS] = fixes
     if stage == "distill" and recipe.distill.endpoint:
         del named["teacher"]
     return StageSpec(

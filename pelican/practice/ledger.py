@@ -2,7 +2,7 @@
 
 Within loop k the row of phase rl was measured before RL, that of phase sft after RL and before
 SFT; so RL lies between (k, rl) and (k, sft), and SFT between (k, sft) and (k + 1, rl). What became
-of a sample in between is told by `pelican.report.ledger_view`.
+of a sample in between is told by `pelican.report.history`.
 """
 
 from __future__ import annotations

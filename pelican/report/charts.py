@@ -13,6 +13,7 @@ from markupsafe import Markup
 
 from pelican.evaluation.metrics import Difference
 from pelican.report.svg import WIDE, Svg, linear, number, shade, span, ticks, y_grid
+from pelican.report.words import signed
 
 
 @dataclass(frozen=True)
@@ -225,8 +226,7 @@ def differences(
             figure.line(x(0), y, x(change.delta), y, "stem", style)
             figure.line(x(change.low), y, x(change.high), y, "whisker", style)
             figure.circle(x(change.delta), y, 4.6, "dot", style, tip)
-            words = f"{change.delta:+.1f}".replace("-", "\N{MINUS SIGN}")
-            figure.text(width - 4, y + 4, words, "end", "end", style)
+            figure.text(width - 4, y + 4, signed(change.delta), "end", "end", style)
         top += height
     figure.text((left + right) / 2, bottom + 37, "points", "tick", "middle")
     return figure.markup()

@@ -14,6 +14,7 @@ from markupsafe import Markup
 
 from pelican.evaluation.metrics import Estimate
 from pelican.report.svg import WIDE, Svg, colour, linear, span, ticks, y_grid
+from pelican.report.words import signed
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ def stage_scores(points: Sequence[Point], width: float = WIDE) -> Markup | None:
         return None
     small = width < WIDE
     figure = Svg(width, 330, "Scores of every stage with 95 % intervals")
-    left, right, top, bottom = (24.0 if small else 44.0), width - (94 if small else 96), 16.0, 284.0
+    left, right, top, bottom = (24.0 if small else 44.0), width - (102 if small else 96), 16.0, 284.0
     chance = next((p.embodied.chance for p in points if p.embodied), None)
     low, high = span([*(e.low for e in estimates), *(e.high for e in estimates), chance or 0.0])
     y = linear((max(0.0, low), min(100.0, high)), (bottom, top))
@@ -124,7 +125,7 @@ def before_after(
             tip = f"{name}: {final.score:.1f} ({final.low:.1f} to {final.high:.1f}), n = {final.n}"
             figure.circle(x(final.score), y, 5.5, "dot", colour("final"), tip)
             if base:
-                change = f"{final.score - base.score:+.1f}".replace("-", "\N{MINUS SIGN}")
+                change = signed(final.score - base.score)
                 figure.text(width - 4, y + 4, change, "end", "end", colour("ink"))
         if base:
             tip = f"{name}, base: {base.score:.1f} ({base.low:.1f} to {base.high:.1f})"

@@ -47,5 +47,5 @@ def trails(found: Sequence[Trail], width: float = WIDE) -> Markup | None:
     for place, px, trail in sorted(ends, key=lambda end: end[0]):
         left = px > width * 0.7
         at = px - 11 if left else px + 11
-        figure.text(at, place, trail.name, "end", "end" if left else "start", trail.style)
+        figure.text(at, place, trail.name, "mark end", "end" if left else "start", trail.style)
     return figure.markup()

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from pelican import settings
 from pelican.data.corrections import NONE, Corrections, read_corrections
 from pelican.errors import UserInputError
 from pelican.recipe import Recipe, digest_of
@@ -162,6 +163,15 @@ def resolve_input(store: ObjectStore, where: str) -> Path:
             f"input {where!r} is neither in {store.uri} nor a path; check the recipe"
         )
     return path
+
+
+def corrections_place(store: ObjectStore, recipe: Recipe) -> str | None:
+    """Where the recipe's corrections lie: a key of the store if there is one, else a path."""
+    where = recipe.data.corrections
+    if not where:
+        return None
+    inside = "://" not in where and not where.startswith("/") and store.exists(where)
+    return where if inside else settings.resolve(where)
 
 
 def input_digest(store: ObjectStore, where: str) -> str:

@@ -75,7 +75,7 @@ def test_every_reader_of_the_pool_obeys(pool, tmp_path):
 
 def test_a_wrong_new_answer_is_quarantined_like_any_other(pool, tmp_path):
     folder, ids = pool
-    answer = {"kind": "yes_no", "value": True}  # no reward in the family counting
+    answer = {"kind": "interval", "start": 0, "end": 1}  # no reward in the family counting
     path = written(tmp_path / "c.jsonl", {"id": ids[0], "action": "relabel", "answer": answer})
     index = read_index(folder, read_corrections(path))
     assert index.quarantine.counts == {"answer": 1} and len(index.entries) == len(ids) - 1

@@ -216,7 +216,10 @@ def large(tmp_path_factory):
         "media_kind": ["image"] * count,
         "images": [[{"bytes": image, "path": None}]] * count,
         "times_s": [[0.0]] * count,
-        "turns": [[{"role": "user", "text": f"How many of the {i % 700} cups are here?"}] for i in range(count)],
+        "turns": [
+            [{"role": "user", "text": f"How many of the {i % 700} cups are here?"}]
+            for i in range(count)
+        ],
         "family": family,
         "dimension": dimension,
         "answer": [CountAnswer(value=i % 9).model_dump_json() for i in range(count)],

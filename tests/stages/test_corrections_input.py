@@ -55,3 +55,18 @@ def test_preflight_counts_them_and_refuses_a_bad_file(world: World) -> None:
     path.write_text('{"id": "s00000", "action": "forget"}\n')
     with pytest.raises(UserInputError, match="line 1"):
         preflight(world.store.uri, RUN, recipe)
+
+
+def test_a_file_of_the_store_is_found_by_its_key(world: World) -> None:
+    start(world)
+    recipe = world.recipe("data.corrections=corrections/fixes.jsonl")
+    world.store.write(f"runs/{RUN}/recipe.json", recipe.model_dump_json().encode())
+    world.store.write("corrections/fixes.jsonl", b'{"id": "s00002", "action": "drop"}')
+    spec = make_spec(world.store, "rollout", RUN, 1, "rl", {"policy": str(world.root / "policy")})
+    assert StageContext(spec, world.store).corrections().dropped == {"s00002"}
+
+
+def test_a_file_that_is_nowhere_is_named_by_preflight(world: World) -> None:
+    recipe = world.recipe("data.corrections=/nowhere/fixes.jsonl").model_dump_json()
+    with pytest.raises(UserInputError, match="nowhere"):
+        preflight(world.store.uri, RUN, recipe)

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 
 from pelican.evaluation.metrics import Difference
-from pelican.evaluation.summary import Comparison
 from pelican.report import charts
 from pelican.report.export import Table
 from pelican.report.figure import Figure, Legend, drawn, make_figure
@@ -14,7 +13,7 @@ from pelican.report.run import Run
 from pelican.report.svg import colour
 from pelican.report.words import dimension, family, place
 
-COLOURS = 8
+COLOURS = 10
 Groups = list[tuple[str, list[tuple[str, str, Difference | None]]]]
 
 
@@ -40,8 +39,8 @@ def contrast_figures(runs: Mapping[str, Run]) -> list[Figure]:
     if len(changes) < 2:
         return []
     styles = {label: run_colour(i) for i, label in enumerate(runs)}
-    legend = [Legend(label, styles[label], "dot") for label in changes]
     kinds = {label: kind_of(run) for label, run in runs.items()}
+    legend = [Legend(f"{label} ({kinds[label]})", styles[label], "dot") for label in changes]
 
     def groups(names: Sequence[str], of: str) -> Groups:
         table = {label: getattr(change, of) for label, change in changes.items()}
@@ -97,9 +96,3 @@ def _figure(
         Table(("of", "run", "trained by", "change", "low", "high", "questions"), rows),
         legend,
     )
-
-
-def lost_and_gained(change: Comparison) -> tuple[int, int]:
-    """Held-out questions of both suites that the base knew and the policy does not, and vice versa."""
-    both = (change.embodied_flips, change.general_flips)
-    return sum(f.lost for f in both), sum(f.gained for f in both)
