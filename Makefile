@@ -8,7 +8,7 @@ UV := $(shell command -v uv 2>/dev/null || echo $(MADE)/uv/bin/uv)
 
 PIPELINE ?= metaloop
 RECIPE ?= tiny
-LAUNCHER ?= local
+LAUNCHER ?= auto
 SET ?=
 RUN ?=
 SPLIT ?= all

@@ -36,7 +36,9 @@ def submit(
     recipe: Address = "tiny",
     set_: Set = None,
     run: Annotated[str | None, typer.Option(help="Name; default: recipe, date, digest.")] = None,
-    launcher: Annotated[str, typer.Option(help="local: processes of this machine.")] = "local",
+    launcher: Annotated[
+        str, typer.Option(help="local, pytorchjob, kubeflow; auto: what is configured.")
+    ] = "auto",
     store: Store = None,
 ) -> None:
     """Run a pipeline; the same command continues a run that was cut off."""
@@ -48,7 +50,7 @@ def submit(
 @app.command()
 def stage(
     name: Annotated[str, typer.Argument(help="rollout, reward, filter, train-rl, …")],
-    spec: Annotated[Path, typer.Option(help="The stage's specification, JSON.")],
+    spec: Annotated[str, typer.Option(help="The stage's specification, JSON; path or URI.")],
 ) -> None:
     """Run one stage as this process; several under torchrun."""
     from pelican.commands.stage import run_spec

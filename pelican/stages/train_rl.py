@@ -70,7 +70,13 @@ def _train(context: StageContext, samples: list[Sample], judge: Judge | None) ->
 
     from pelican.engines.transformers import TransformersEngine, load_model
     from pelican.training.arguments import grpo_arguments
-    from pelican.training.checkpoints import Losses, last_checkpoint, save_policy
+    from pelican.training.checkpoints import (
+        TRAINER_STATE,
+        KeepCheckpoints,
+        Losses,
+        last_checkpoint,
+        save_policy,
+    )
     from pelican.training.curve import STATE, RlCurve
     from pelican.training.grpo import DeliberateGrpoTrainer, schedule
 
@@ -85,7 +91,11 @@ def _train(context: StageContext, samples: list[Sample], judge: Judge | None) ->
 
     curve = RlCurve(config, _gather, report)
     losses = Losses(lambda *_: None)
-    work = context.output("work/trainer")
+    work = context.restored("work/trainer")
+
+    def keep(checkpoint: str) -> None:
+        context.keep(f"work/trainer/{checkpoint}", last=(TRAINER_STATE, STATE))
+
     seed = seed_of(recipe, context.spec.loop)
     order = schedule(len(samples), config.max_steps * config.prompts_per_step, seed)
     trainer = DeliberateGrpoTrainer(
@@ -93,7 +103,7 @@ def _train(context: StageContext, samples: list[Sample], judge: Judge | None) ->
         args=grpo_arguments(recipe, work, context.world_size, seed),
         train_dataset=Dataset.from_dict({"prompt": [""] * len(order), "sample": order}),
         processing_class=encoder.processor,
-        callbacks=[curve, losses],
+        callbacks=[curve, losses, KeepCheckpoints(keep)],
         engine=TransformersEngine(policy, encoder, batch_size=1),
         samples=samples,
         config=config,

@@ -37,7 +37,13 @@ def run(context: StageContext) -> None:
 def _train(context: StageContext, mixture: pl.DataFrame) -> None:
     from pelican.engines.transformers import load_model
     from pelican.training.arguments import sft_arguments
-    from pelican.training.checkpoints import Losses, last_checkpoint, save_policy
+    from pelican.training.checkpoints import (
+        TRAINER_STATE,
+        KeepCheckpoints,
+        Losses,
+        last_checkpoint,
+        save_policy,
+    )
     from pelican.training.sft import Demonstration, DemonstrationTrainer
 
     recipe, config = context.recipe, context.recipe.sft
@@ -56,7 +62,11 @@ def _train(context: StageContext, mixture: pl.DataFrame) -> None:
     ]
     policy, encoder = load_model(recipe.model, context.input("policy"))
     losses = Losses(lambda step, total: context.progress(step, total, "steps"))
-    work = context.output("work/trainer")
+    work = context.restored("work/trainer")
+
+    def keep(checkpoint: str) -> None:
+        context.keep(f"work/trainer/{checkpoint}", last=(TRAINER_STATE,))
+
     steps = sft_steps(recipe, len(rows))
     trainer = DemonstrationTrainer(
         model=policy,
@@ -64,7 +74,7 @@ def _train(context: StageContext, mixture: pl.DataFrame) -> None:
             recipe, work, context.world_size, _seed(recipe, context.spec.loop), steps
         ),
         processing_class=encoder.processor,
-        callbacks=[losses],
+        callbacks=[losses, KeepCheckpoints(keep)],
         encoder=encoder,
         rows=rows,
     )
