@@ -110,6 +110,50 @@ def compare(run: Annotated[list[str], typer.Argument()], store: Store = None) ->
 
 
 @app.command()
+def logs(
+    run: Annotated[str, typer.Argument()],
+    stage_: Annotated[str | None, typer.Argument(metavar="[STAGE]")] = None,
+    store: Store = None,
+) -> None:
+    """Print a stage's log, such as train-rl (the newest) or loop-1-eval-rl; without STAGE: which."""
+    from pelican.commands.cluster import logs as print_logs
+
+    print_logs(run, stage_, store)
+
+
+@app.command()
+def cancel(run: Annotated[str, typer.Argument()], store: Store = None) -> None:
+    """End a run of a cluster and delete its jobs; the same submission continues it."""
+    from pelican.commands.cluster import cancel as end
+
+    end(run, store)
+
+
+@app.command()
+def reap(
+    grace: Annotated[float, typer.Option(help="Minutes without a launcher.")] = 30.0,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell.")] = False,
+    store: Store = None,
+) -> None:
+    """Delete the cluster's jobs whose run is gone or ended; a CronJob runs this."""
+    from pelican.commands.cluster import reap as reap_them
+
+    reap_them(store, grace, dry_run)
+
+
+@app.command()
+def gc(
+    days: Annotated[float, typer.Option(help="What is younger stays.")] = 7.0,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell.")] = False,
+    store: Store = None,
+) -> None:
+    """Delete what no manifest, run or promoted model of the store refers to."""
+    from pelican.commands.cluster import gc as collect
+
+    collect(store, days, dry_run)
+
+
+@app.command()
 def doctor(store: Store = None) -> None:
     """What is installed, reachable and missing, and the command that mends it."""
     from pelican.doctor import report as examine

@@ -48,6 +48,22 @@ class Target:
             kfp_run=env.get("KFP_RUN_ID") or None,
         )
 
+    def variables(self) -> dict[str, str]:
+        """The environment that says the same to a launcher in a pod."""
+        found = {
+            "PELICAN_NAMESPACE": self.namespace,
+            "PELICAN_SERVICE_ACCOUNT": self.service_account,
+            "PELICAN_S3_SECRET": self.store_secret,
+            "PELICAN_IMAGE": self.control_image,
+            "PELICAN_TRAIN_IMAGE": self.train_image,
+            "PELICAN_ROLLOUT_IMAGE": self.rollout_image,
+        }
+        if self.ca_secret:
+            found["PELICAN_S3_CA_SECRET"] = self.ca_secret
+        if self.pull_secrets:
+            found["PELICAN_PULL_SECRETS"] = ",".join(self.pull_secrets)
+        return found
+
     def image_of(self, stage: str, recipe: Recipe) -> str:
         """The smallest image that has what the stage imports."""
         if stage in _LIGHT:

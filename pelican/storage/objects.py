@@ -85,6 +85,14 @@ class ObjectStore(ABC):
         with path.open("rb") as file:
             return path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest()
 
+    @abstractmethod
+    def sizes(self, prefix: str) -> dict[str, int]:
+        """Bytes of the objects below `prefix`, by key."""
+
+    @abstractmethod
+    def ages(self, prefix: str) -> dict[str, float]:
+        """When the objects below `prefix` were last written, in seconds since 1970, by key."""
+
     def tags(self, prefix: str) -> dict[str, str]:
         """By key at or below `prefix`, what tells that an object changed."""
         return {key: self.describe(key)[1] for key in self.keys(prefix)}
@@ -159,6 +167,12 @@ class FolderStore(ObjectStore):
         for path in sorted(base.rglob("*")):
             if path.is_file() and not path.name.endswith(".tmp"):
                 yield path.relative_to(self.root).as_posix()
+
+    def sizes(self, prefix: str) -> dict[str, int]:
+        return {key: self._path(key).stat().st_size for key in self.keys(prefix)}
+
+    def ages(self, prefix: str) -> dict[str, float]:
+        return {key: self._path(key).stat().st_mtime for key in self.keys(prefix)}
 
     def delete(self, key: str) -> None:
         path = self._path(key)

@@ -139,8 +139,10 @@ class S3Store(ObjectStore):
         return {self._key(o): str(o.etag).strip('"') for o in found}
 
     def sizes(self, prefix: str) -> dict[str, int]:
-        """Bytes of the objects below `prefix`, by key."""
         return {self._key(found): int(found.size or 0) for found in self._objects(prefix)}
+
+    def ages(self, prefix: str) -> dict[str, float]:
+        return {self._key(o): o.last_modified.timestamp() for o in self._objects(prefix)}
 
     def delete(self, key: str) -> None:
         """The manifest goes first: no reader may find it without its files."""
