@@ -43,6 +43,8 @@ def job_name(job: Job) -> str:
 def processes_of(job: Job, resources: StageResources) -> tuple[int, int]:
     """Pods, and processes of each. Raises UserInputError if they do not fit the stage."""
     pods = resources.replicas or 1
+    if job.spec.stage in ("reward", "filter"):
+        return 1, 1  # one process does their work; others would wait
     if resources.processes:
         each = resources.processes
     elif resources.gpus:
@@ -54,8 +56,6 @@ def processes_of(job: Job, resources: StageResources) -> tuple[int, int]:
         )
     else:
         each = job.processes // pods
-    if job.spec.stage in ("reward", "filter") and pods * each > 1:
-        pods, each = 1, 1  # one process does their work; others would wait
     recipe = job.spec.recipe
     rows = {"train-rl": recipe.rl.prompts_per_step, "train-sft": recipe.sft.batch_size}
     total = rows.get(job.spec.stage, pods * each)
@@ -79,10 +79,8 @@ def build_job(job: Job, target: Target, spec_uri: str, store_env: Mapping[str, s
         RUN: job.spec.run,
         STAGE: job.label[:63],
     }
-    if target.kfp_run:
-        labels[KFP_RUN] = target.kfp_run
-    if resources.queue:
-        labels["kueue.x-k8s.io/queue-name"] = resources.queue
+    queue = {"kueue.x-k8s.io/queue-name": resources.queue} if resources.queue else {}
+    owner = {KFP_RUN: target.kfp_run} if target.kfp_run else {}
     template = {
         "metadata": {
             "labels": labels,
@@ -103,14 +101,14 @@ def build_job(job: Job, target: Target, spec_uri: str, store_env: Mapping[str, s
         },
         "pytorchReplicaSpecs": replicas,
     }
-    digest = digest_of([spec, labels, job.spec.model_dump(mode="json")])
+    digest = digest_of([spec, queue, job.spec.model_dump(mode="json")])
     return {
         "apiVersion": f"{GROUP}/{VERSION}",
         "kind": "PyTorchJob",
         "metadata": {
             "name": job_name(job),
             "namespace": target.namespace,
-            "labels": labels,
+            "labels": {**labels, **queue, **owner},
             "annotations": {DIGEST: digest},
         },
         "spec": spec,

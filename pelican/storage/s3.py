@@ -311,7 +311,7 @@ class S3Store(ObjectStore):
 
     def _fetch_all(self, names: dict[str, str], root: Path) -> None:
         with ThreadPoolExecutor(PARALLEL) as threads:
-            list(threads.map(lambda item: self._fetch(*item, root / item[0]), names.items()))
+            list(threads.map(lambda name: self._fetch(name, names[name], root / name), names))
 
     def _drop_others(self, folder: Path, names: dict[str, str], root: Path) -> None:
         """Files below `folder` that are no objects any more."""

@@ -14,14 +14,14 @@ from urllib.parse import urlsplit
 import certifi
 import urllib3
 from minio import Minio
-from minio.credentials import (
+from minio.credentials.providers import (
     AWSConfigProvider,
     ChainedProvider,
     EnvAWSProvider,
     IamAwsProvider,
     Provider,
+    StaticProvider,
 )
-from minio.credentials.providers import StaticProvider
 from minio.error import InvalidResponseError, S3Error, ServerError
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
@@ -122,9 +122,9 @@ def make_client(settings: S3Settings, *, patient: bool = True) -> Minio:
         http_client=pool,
     )
     if settings.path_style is True:
-        client.disable_virtual_style_endpoint()
+        client.disable_virtual_style_endpoint()  # type: ignore[no-untyped-call]
     elif settings.path_style is False:
-        client.enable_virtual_style_endpoint()
+        client.enable_virtual_style_endpoint()  # type: ignore[no-untyped-call]
     return client
 
 
