@@ -28,7 +28,9 @@ class Waiting:
 _IMAGE_ERRORS = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull")
 _CONFIG_ERRORS = ("CreateContainerConfigError", "CreateContainerError", "RunContainerError")
 _EVENT_ERRORS = ("FailedCreatePod", "FailedCreate", "FailedMount", "FailedCreateService")
-_IMAGE_S, _CONFIG_S, _CREATE_S = 45.0, 45.0, 60.0
+# A registry or a webhook may fail for a moment; what is not there does not come by waiting.
+_IMAGE_S, _NO_IMAGE_S, _CONFIG_S, _CREATE_S = 90.0, 10.0, 30.0, 20.0
+_NO_IMAGE = ("not found", "no such host", "denied", "InvalidImageName", "ErrImageNeverPull")
 _FREE = re.compile(r"Insufficient ([\w./-]+)")
 
 
@@ -49,7 +51,9 @@ def waiting(pods: Iterable[Tree], events: Iterable[Tree], wanted: StageResources
                 return Waiting(f"{_name(pod)} waits for its queue to admit it")
     for event in reversed(list(events)):
         if event.get("type") == "Warning" and event.get("reason") in _EVENT_ERRORS:
-            return Waiting(_refused(str(event.get("message", ""))), _CREATE_S)
+            message = str(event.get("message", ""))
+            used_up = "exceeded quota" in message  # others will end
+            return Waiting(_refused(message), None if used_up else _CREATE_S)
     return None
 
 
@@ -61,7 +65,7 @@ def _container(status: Tree, reason: Tree) -> Waiting | None:
             f"the image {image!r} cannot be pulled ({why}: {_short(message)}); build and push it,"
             " or name another (PELICAN_IMAGE, PELICAN_TRAIN_IMAGE, PELICAN_ROLLOUT_IMAGE,"
             " resources.<stage>.image)",
-            _IMAGE_S,
+            _NO_IMAGE_S if any(word in f"{why} {message}" for word in _NO_IMAGE) else _IMAGE_S,
         )
     if why in _CONFIG_ERRORS:
         return Waiting(f"a container cannot start ({why}: {_short(message)})", _CONFIG_S)

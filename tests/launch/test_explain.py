@@ -81,7 +81,7 @@ NO_ROOM = "0/1 nodes are available: 1 Insufficient nvidia.com/gpu. preemption: 0
                 }
             ],
             "quota is used up",
-            True,
+            False,
         ),
         (
             [],
