@@ -113,6 +113,12 @@ class Kfp:
             made = self._experiments.experiment_service_create_experiment(body)
             return str(made.experiment_id)
 
+    def experiments(self) -> int:
+        """How many there are: a question that shows whether the API answers."""
+        with self._told():
+            found = self._experiments.experiment_service_list_experiments(**self._in_namespace())
+            return int(found.total_size or 0)
+
     def active_run(self, experiment: str, name: str) -> str | None:
         """A run of this name that has not ended: submitting again must not start a second one."""
         with self._told():
