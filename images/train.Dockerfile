@@ -1,14 +1,26 @@
 # The stages that need torch: train-rl, train-sft, and rollout, distill and eval with transformers.
+# The first layers are the same in all three images.
 ARG BASE=python:3.11-slim
 FROM ${BASE}
+RUN python3 -m venv /opt/venv
+ENV PATH=/opt/venv/bin:$PATH
 WORKDIR /opt/pelican
-# One heavy layer, which the rollout image shares.
+COPY requirements/core.txt requirements/
+RUN pip install --no-cache-dir --require-hashes -r requirements/core.txt
+# One heavy layer, which the train and rollout images share.
 COPY requirements/train.txt requirements/
 RUN pip install --no-cache-dir --require-hashes -r requirements/train.txt
 COPY pyproject.toml README.md ./
 COPY pelican pelican
 COPY components components
 COPY pipelines pipelines
-ENV PYTHONPATH=/opt/pelican PELICAN_HOME=/opt/pelican PYTHONUNBUFFERED=1
+RUN python -m compileall -q pelican components pipelines
+ENV PYTHONPATH=/opt/pelican PELICAN_HOME=/opt/pelican PYTHONUNBUFFERED=1 HOME=/tmp
+ARG VERSION=0.1.0
+ARG REVISION=unknown
+LABEL org.opencontainers.image.title="pelican-train" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}"
 USER 65532:65532
 ENTRYPOINT ["python", "-m", "pelican"]

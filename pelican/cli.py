@@ -40,7 +40,9 @@ def submit(
     recipe: Address = "tiny",
     set_: Set = None,
     run: Annotated[str | None, typer.Option(help="Name; default: recipe, date, digest.")] = None,
-    launcher: Annotated[str, typer.Option(help="local: processes of this machine.")] = "local",
+    launcher: Annotated[
+        str, typer.Option(help="local, pytorchjob, kubeflow; auto: what is configured.")
+    ] = "auto",
     store: Store = None,
 ) -> None:
     """Run a pipeline; the same command continues a run that was cut off."""
@@ -52,7 +54,7 @@ def submit(
 @app.command()
 def stage(
     name: Annotated[str, typer.Argument(help="rollout, reward, filter, train-rl, …")],
-    spec: Annotated[Path, typer.Option(help="The stage's specification, JSON.")],
+    spec: Annotated[str, typer.Option(help="The stage's specification, JSON; path or URI.")],
 ) -> None:
     """Run one stage as this process; several under torchrun."""
     from pelican.commands.stage import run_spec
@@ -150,6 +152,50 @@ def plan(
         completion_tokens=completion_tokens,
         as_json=json,
     )
+
+
+@app.command()
+def logs(
+    run: Annotated[str, typer.Argument()],
+    stage_: Annotated[str | None, typer.Argument(metavar="[STAGE]")] = None,
+    store: Store = None,
+) -> None:
+    """Print a stage's log, such as train-rl (the newest) or loop-1-eval-rl; without STAGE: which."""
+    from pelican.commands.cluster import logs as print_logs
+
+    print_logs(run, stage_, store)
+
+
+@app.command()
+def cancel(run: Annotated[str, typer.Argument()], store: Store = None) -> None:
+    """End a run of a cluster and delete its jobs; the same submission continues it."""
+    from pelican.commands.cluster import cancel as end
+
+    end(run, store)
+
+
+@app.command()
+def reap(
+    grace: Annotated[float, typer.Option(help="Minutes without a launcher.")] = 30.0,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell.")] = False,
+    store: Store = None,
+) -> None:
+    """Delete the cluster's jobs whose run is gone or ended; a CronJob runs this."""
+    from pelican.commands.cluster import reap as reap_them
+
+    reap_them(store, grace, dry_run)
+
+
+@app.command()
+def gc(
+    days: Annotated[float, typer.Option(help="What is younger stays.")] = 7.0,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell.")] = False,
+    store: Store = None,
+) -> None:
+    """Delete what no manifest, run or promoted model of the store refers to."""
+    from pelican.commands.cluster import gc as collect
+
+    collect(store, days, dry_run)
 
 
 @app.command()

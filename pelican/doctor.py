@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 from pelican import settings
+from pelican.doctor_cluster import examine
 from pelican.errors import PelicanError
 from pelican.preflight import check_checkpoint
 from pelican.recipes import find_recipe
@@ -54,7 +55,7 @@ def findings(store: str | None = None) -> Iterator[Finding]:
     )
     yield from _packages()
     yield from _files()
-    yield _store(store)
+    yield from _launcher(store)
     yield _machine()
     yield from _gpu()
     yield from _cluster()
@@ -116,10 +117,15 @@ def _files() -> Iterator[Finding]:
             yield Finding("missing", f"data.{name}", f"no shards in {where}", "make sample-data")
 
 
-def _store(given: str | None) -> Finding:
+def _launcher(given: str | None) -> Iterator[Finding]:
     uri = settings.store_uri(given)
-    if "://" in uri:
-        return Finding("optional", "store", f"{uri}: not looked at")
+    for works, name, about, mend in examine(uri):
+        yield Finding("ok" if works else "missing", name, about, mend)
+    if "://" not in uri:
+        yield _folder(uri)
+
+
+def _folder(uri: str) -> Finding:
     try:
         Path(uri).mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(uri).free / 1e9

@@ -17,16 +17,18 @@ from pelican.data.versions import version_name
 from pelican.errors import UserInputError
 from pelican.recipe import Recipe, digest_of
 from pelican.recipes.overrides import fields, sentence
-from pelican.runs import FAILURE, RECIPE, SUMMARY, read_json, run_prefix
+from pelican.runs import CANCELLED, FAILURE, RECIPE, SUMMARY, read_json, run_prefix
 from pelican.stages.base import corrections_place, input_digest, resolve_input
+from pelican.storage.listing import Listing, listing
 from pelican.storage.manifests import file_digest, versions
-from pelican.storage.objects import ObjectStore, open_store
+from pelican.storage.objects import ObjectStore, local_path, open_store
 from pelican.telemetry import record
 from pelican.telemetry.events import emit
 from pelican.telemetry.exporter import pushed
 
 DECODED_BYTES = 1 << 31  # above, images are not read here but where they are used: rollout, eval
 CHECKED = "cache/preflight"  # in the store: what was found of a pool, by its content
+INDEX = "model.safetensors.index.json"
 POOLS = ("train", "replay", "evaluation", "general")
 
 
@@ -39,7 +41,8 @@ def preflight(store: str, run: str, recipe: str) -> Recipe:
     for name, where in needed_models(parsed).items():
         check_checkpoint(name, settings.resolve(where))
     pools = {
-        name: Path(settings.resolve(getattr(parsed.data, name))) for name in needed_pools(parsed)
+        name: _pool(name, settings.resolve(getattr(parsed.data, name)))
+        for name in needed_pools(parsed)
     }
     digests = {name: pool_digest(objects, name, folder) for name, folder in pools.items()}
     reports = {
@@ -66,14 +69,17 @@ def claim(store: ObjectStore, run: str, recipe: Recipe) -> None:
     data = recipe.model_dump_json(indent=1).encode()
     if not store.write(key, data, if_absent=True):
         check_same_recipe(run, Recipe.model_validate(read_json(store, key)), recipe)
-    for name in (FAILURE, SUMMARY):  # of an earlier attempt
+        store.write(key, data)  # its resources may be others
+    for name in (FAILURE, SUMMARY, CANCELLED):  # of an earlier attempt
         store.delete(f"{run_prefix(run)}/{name}")
 
 
 def check_same_recipe(run: str, before: Recipe, now: Recipe) -> None:
-    """A run has one recipe; raises UserInputError naming the fields that differ."""
+    """A run has one recipe, on any resources; raises UserInputError naming what differs."""
     old, new = fields(before), fields(now)
-    different = [name for name in new if new[name] != old.get(name)]
+    different = [
+        name for name in new if new[name] != old.get(name) and not name.startswith("resources.")
+    ]
     if not different:
         return
     changes = ", ".join(f"{name} ({old.get(name)!r}, now {new[name]!r})" for name in different[:3])
@@ -96,9 +102,9 @@ def needed_pools(recipe: Recipe) -> tuple[str, ...]:
 
 
 def check_checkpoint(name: str, where: str) -> None:
-    """A Hugging Face folder: configuration, tokenizer, processor, whole safetensors files."""
-    folder = Path(where)
-    if not folder.is_dir():
+    """A Hugging Face folder or s3:// URI: configuration, tokenizer, processor, whole safetensors."""
+    folder = listing(where)
+    if folder is None or not folder.sizes:
         raise UserInputError(
             f"{name}: there is no checkpoint at {where}; change the field, or make the small ones"
             " (`make base-model`)"
@@ -108,45 +114,55 @@ def check_checkpoint(name: str, where: str) -> None:
         "tokenizer.json|vocab.json",
         "preprocessor_config.json|processor_config.json",
     ):
-        if not any((folder / file).is_file() for file in wanted.split("|")):
+        if not any(file in folder.sizes for file in wanted.split("|")):
             choices = " or ".join(wanted.split("|"))
             raise UserInputError(f"{name}: the checkpoint {where} lacks {choices}")
     try:
-        json.loads((folder / "config.json").read_bytes())
+        json.loads(folder.read("config.json"))
     except ValueError:
-        raise UserInputError(f"{name}: {folder / 'config.json'} is not JSON") from None
-    weights = sorted(folder.glob("*.safetensors"))
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        named = {folder / file for file in json.loads(index.read_bytes())["weight_map"].values()}
-        missing = sorted(path.name for path in named if not path.is_file())
+        raise UserInputError(f"{name}: {where}/config.json is not JSON") from None
+    weights = sorted(file for file in folder.sizes if file.endswith(".safetensors"))
+    if INDEX in folder.sizes:
+        named = set(json.loads(folder.read(INDEX))["weight_map"].values())
+        missing = sorted(named - set(folder.sizes))
         if missing:
             raise UserInputError(f"{name}: the checkpoint {where} lacks {missing[0]}")
     if not weights:
         raise UserInputError(f"{name}: the checkpoint {where} has no .safetensors file")
-    for path in weights:
-        check_safetensors(name, path)
+    for file in weights:
+        check_safetensors(name, folder, file)
 
 
-def check_safetensors(name: str, path: Path) -> None:
+def check_safetensors(name: str, folder: Listing, file: str) -> None:
     """The header is read and its longest offset compared with the file's size; no tensor is."""
-    size = path.stat().st_size
+    size = folder.sizes[file]
     try:
-        with path.open("rb") as file:
-            (length,) = struct.unpack("<Q", file.read(8))
-            if length > size - 8:
-                raise ValueError
-            header = json.loads(file.read(length))
+        (length,) = struct.unpack("<Q", folder.read(file, 0, 8))
+        if length > size - 8:
+            raise ValueError
+        header = json.loads(folder.read(file, 8, length))
         end = max(
             (t["data_offsets"][1] for k, t in header.items() if k != "__metadata__"), default=0
         )
     except (struct.error, ValueError, KeyError, TypeError):
-        raise UserInputError(f"{name}: {path} is not a whole safetensors file") from None
+        raise UserInputError(
+            f"{name}: {folder.where}/{file} is not a whole safetensors file"
+        ) from None
     if 8 + length + end != size:
         raise UserInputError(
-            f"{name}: {path} has {size} bytes but its header tells of {8 + length + end}; "
-            "copy it again"
+            f"{name}: {folder.where}/{file} has {size} bytes but its header tells of"
+            f" {8 + length + end}; copy it again"
         )
+
+
+def _pool(name: str, where: str) -> Path:
+    """A pool as a path; one of an s3:// URI is fetched."""
+    try:
+        return local_path(where)
+    except KeyError:
+        raise UserInputError(
+            f"data.{name}: there is no pool at {where}; change the field"
+        ) from None
 
 
 def pool_digest(store: ObjectStore, name: str, folder: Path) -> str | None:
@@ -252,12 +268,13 @@ def check_packages(recipe: Recipe) -> None:
 
 def check_space(store: ObjectStore, recipe: Recipe) -> None:
     """Room for the checkpoints: two phases a loop, each with the trainer's state (4 x) on its way."""
-    folder = Path(settings.resolve(recipe.models.policy))
-    weights = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    if store.remote:
+        return
+    folder = listing(settings.resolve(recipe.models.policy))
+    sizes = folder.sizes if folder else {}
+    weights = sum(size for file, size in sizes.items() if file.endswith(".safetensors"))
     phases = recipe.loops * (recipe.rl.enabled + recipe.sft.enabled)
     needed = weights * (phases + 4) + (1 << 28)
-    if "://" in store.uri:
-        return
     free = shutil.disk_usage(store.local_root("runs")).free
     if free < needed:
         raise UserInputError(

@@ -12,6 +12,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from pelican.placement import Resources
+
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
@@ -274,6 +276,7 @@ class Recipe(_Section):
     sft: SftConfig = SftConfig()
     eval: EvalConfig = EvalConfig()
     parallel: ParallelConfig = ParallelConfig()
+    resources: Resources = Field(Resources(), description="of the pods; no part of the digest")
 
     @model_validator(mode="after")
     def _some_phase(self) -> Recipe:
@@ -316,8 +319,8 @@ class Recipe(_Section):
         return self
 
     def digest(self) -> str:
-        """SHA-256 of the canonical JSON, shortened to 16 hex digits."""
-        return digest_of(self.model_dump(mode="json"))
+        """SHA-256 of the canonical JSON without `resources`, shortened to 16 hex digits."""
+        return digest_of(self.model_dump(mode="json", exclude={"resources"}))
 
 
 def digest_of(value: object) -> str:

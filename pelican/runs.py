@@ -25,6 +25,7 @@ from pelican.storage.manifests import Manifest, now, read_manifest
 from pelican.storage.objects import ObjectStore
 
 RUN, RECIPE, FAILURE, SUMMARY = "run.json", "recipe.json", "failure.json", "summary.json"
+CANCELLED = "cancelled.json"  # whoever launches a stage of the run stops
 LOCK = "logs/run.lock"
 PHASES = (Phase.BASE.value, Phase.RL.value, Phase.SFT.value)
 _STAGE = re.compile(r"loop-(\d+)/([a-z-]+)-(base|rl|sft)/manifest\.json")

@@ -13,6 +13,7 @@ from typing import Any
 
 from pelican.recipe import Recipe
 from pelican.recipes import PIPELINES
+from pipelines.pods import Setup, pods
 
 Pipeline = Any  # kfp's GraphComponent
 
@@ -23,15 +24,19 @@ def build(name: str, recipe: Recipe) -> Pipeline:
     return builder(recipe)
 
 
-def compile_pipeline(name: str, recipe: Recipe, path: Path) -> None:
-    """Write the pipeline's IR (YAML); the recipe is the parameter's default."""
+def compile_pipeline(name: str, recipe: Recipe, path: Path, setup: Setup | None = None) -> None:
+    """Write the pipeline's IR (YAML); the recipe is the parameter's default.
+
+    `setup` is applied to every task that becomes a pod.
+    """
     from kfp import compiler
 
-    compiler.Compiler().compile(
-        build(name, recipe),
-        str(path),
-        pipeline_parameters={"recipe": recipe.model_dump_json()},
-    )
+    with pods(setup):
+        compiler.Compiler().compile(
+            build(name, recipe),
+            str(path),
+            pipeline_parameters={"recipe": recipe.model_dump_json()},
+        )
 
 
 __all__ = ["PIPELINES", "build", "compile_pipeline"]

@@ -18,6 +18,7 @@ from components.rollout import rollout
 from components.train_rl import train_rl
 from components.train_sft import train_sft
 from pelican.records import Phase
+from pipelines.pods import set_up
 
 Task = Any  # kfp's PipelineTask
 Prefix = Any  # a prefix of the store: a text, or the output of a task
@@ -32,13 +33,15 @@ def named(task: Task, name: str) -> Task:
 def checked(store: Prefix, run: Prefix, recipe: Prefix) -> Prefix:
     """The base policy, once recipe, data and checkpoints have been checked."""
     task = components.preflight.preflight(store=store, run=run, recipe=recipe)
-    return named(task, "preflight").output
+    return named(set_up(task), "preflight").output
 
 
 def summarised(store: Prefix, run: Prefix, pipeline: str) -> AbstractContextManager[Any]:
     """Whatever happens inside, the summary and the report are written at the end."""
     task = components.summary.summary(store=store, run=run, pipeline=pipeline)
-    handler: AbstractContextManager[Any] = dsl.ExitHandler(named(task, "summary"), name=pipeline)
+    handler: AbstractContextManager[Any] = dsl.ExitHandler(
+        named(set_up(task), "summary"), name=pipeline
+    )
     return handler
 
 
@@ -90,4 +93,4 @@ class Stages:
         )
         name = name or component.name
         where = f"loop {self.loop}, {PHASES[self.phase]}" if self.loop else "base"
-        return named(task, f"{name}, {where}")
+        return named(set_up(task), f"{name}, {where}")

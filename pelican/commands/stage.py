@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import os
 import signal
 import sys
 from pathlib import Path
 
 from pydantic import ValidationError
 
-from pelican.errors import PelicanError, ResourceError, UserInputError
+from pelican.errors import InfrastructureError, PelicanError, ResourceError, UserInputError
 from pelican.launch.leash import die_with_parent
+from pelican.pod import ERRORS
 from pelican.telemetry.events import emit
 
 # The recipe's field that a stage's memory grows with.
@@ -24,7 +27,20 @@ _SIZES = {
 }
 
 
-def run_spec(name: str, path: Path) -> None:
+# How gloo and NCCL say that another process of the job is gone.
+_LOST_PEER = (
+    "Connection closed by peer",
+    "Connection reset by peer",
+    "Connection refused",
+    "Broken pipe",
+    "Socket closed",
+    "remote process exited",
+    "Timed out waiting",
+    "TCPStore",
+)
+
+
+def run_spec(name: str, path: str) -> None:
     """Run the stage of a specification. Its exit code tells the launcher what kind of end it was."""
     die_with_parent()
     # A stage is resumable at any moment, so SIGTERM may end it as any exception would.
@@ -32,28 +48,52 @@ def run_spec(name: str, path: Path) -> None:
     try:
         _run(name, path)
     except PelicanError as error:
-        emit("error", {"message": str(error), "exit_code": error.exit_code})
+        _tell(error)
         raise
     except Exception as error:
-        if not _out_of_memory(error):
+        told = _meaning(name, error)
+        if told is None:
             raise
-        told = ResourceError(
-            f"{name}: out of memory ({error}); a run with a smaller {_SIZES[name]} may fit"
-        )
-        emit("error", {"message": str(told), "exit_code": told.exit_code})
+        _tell(told)
         raise told from error
 
 
-def _run(name: str, path: Path) -> None:
+def _meaning(name: str, error: Exception) -> PelicanError | None:
+    """What is no bug: memory ran out, or another process of the job is gone."""
+    if _out_of_memory(error):
+        return ResourceError(
+            f"{name}: out of memory ({error}); a run with a smaller {_SIZES[name]} may fit"
+        )
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    if several and isinstance(error, RuntimeError) and any(w in str(error) for w in _LOST_PEER):
+        first = str(error).strip().splitlines()[0]
+        return InfrastructureError(f"{name}: another process of the job is gone ({first})")
+    return None
+
+
+def _tell(error: PelicanError) -> None:
+    """In the log, and where a pod's first process looks."""
+    told = {"message": str(error), "exit_code": error.exit_code}
+    emit("error", told)
+    folder = os.environ.get(ERRORS)
+    if folder:
+        rank = os.environ.get("RANK", "0")
+        Path(folder, f"{rank}.json").write_text(json.dumps(told))
+
+
+def _run(name: str, path: str) -> None:
     from pelican.recipes.overrides import nearest
     from pelican.stages.base import STAGES, StageSpec, run_stage
+    from pelican.storage.objects import local_path
 
     if name not in STAGES:
         raise UserInputError(f"there is no stage {name!r}{nearest(name, STAGES)}")
     try:
-        spec = StageSpec.model_validate_json(path.read_bytes())
+        spec = StageSpec.model_validate_json(local_path(path).read_bytes())
     except OSError as error:
         raise UserInputError(f"the specification {path} cannot be read: {error.strerror}") from None
+    except KeyError:
+        raise UserInputError(f"there is no specification {path}") from None
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"])

@@ -15,12 +15,14 @@ from pathlib import Path
 from pelican import settings
 from pelican.errors import PelicanError, UserInputError
 from pelican.launch.base import CancelledError, error_of
+from pelican.launch.choice import choose
 from pelican.launch.leash import OWNER, PARENT, identity
 from pelican.launch.lock import exclusive
 from pelican.preflight import check_same_recipe
 from pelican.recipe import Recipe
 from pelican.recipes import find_recipe, for_pipeline
 from pelican.runs import (
+    CANCELLED,
     FAILURE,
     RUN,
     Submission,
@@ -36,6 +38,7 @@ from pelican.runs import (
 )
 from pelican.storage.manifests import now
 from pelican.storage.objects import ObjectStore, open_store
+from pelican.storage.publish import publish
 from pelican.telemetry.view import View, open_view
 
 END_S = 10.0  # for the pipeline to end its stages after Ctrl-C
@@ -47,13 +50,16 @@ def submit(
     overrides: Sequence[str],
     run: str | None,
     store: str | None,
-    launcher: str,
+    launcher: str = "auto",
 ) -> None:
     """Run a pipeline to its end. Raises PelicanError with one sentence if it fails."""
-    if launcher != "local":
-        raise UserInputError(f"there is no launcher {launcher!r}; there is 'local'")
     recipe = for_pipeline(pipeline, find_recipe(address, overrides))
-    objects = open_store(settings.store_uri(store))
+    uri = settings.store_uri(store)
+    chosen, _ = choose(launcher, uri)
+    objects = open_store(uri)
+    if chosen != "local":
+        objects.probe()
+        recipe = publish(objects, recipe)
     asked = Submission(
         run="-",
         pipeline=pipeline,
@@ -67,7 +73,13 @@ def submit(
     with exclusive(lock, f"run {name!r}"):
         record = asked.model_copy(update={"run": name}).model_dump_json(indent=1)
         objects.write(f"{run_prefix(name)}/{RUN}", record.encode(), if_absent=True)
-        run_here(objects, name, pipeline, recipe)
+        objects.delete(f"{run_prefix(name)}/{CANCELLED}")
+        if chosen == "kubeflow":
+            from pelican.launch.kfp_client import submit_run
+
+            submit_run(objects, name, pipeline, recipe)
+        else:
+            run_here(objects, name, pipeline, recipe, chosen)
 
 
 def choose_run(store: ObjectStore, asked: Submission, recipe: Recipe, given: str | None) -> str:
@@ -109,7 +121,9 @@ def new_run_name(store: ObjectStore, recipe: Recipe) -> str:
     return name
 
 
-def run_here(store: ObjectStore, run: str, pipeline: str, recipe: Recipe) -> None:
+def run_here(
+    store: ObjectStore, run: str, pipeline: str, recipe: Recipe, launcher: str = "local"
+) -> None:
     """Start the pipeline as a process of its own, follow it, and print what came out."""
     logs = store.local_root(f"{run_prefix(run)}/logs")
     recipe_file = logs / "submitted.json"
@@ -119,7 +133,7 @@ def run_here(store: ObjectStore, run: str, pipeline: str, recipe: Recipe) -> Non
     store.delete(f"{run_prefix(run)}/{FAILURE}")
     started = time.monotonic()
     with open_view(expected_stages(recipe, pipeline)) as view:
-        code = _follow(command, logs / "pipeline.log", view)
+        code = _follow(command, logs / "pipeline.log", view, launcher)
     failure = read_json(store, f"{run_prefix(run)}/{FAILURE}")
     if failure is None and code != 0 and view.progress.failure is not None:
         failure = view.progress.failure
@@ -138,11 +152,13 @@ def state_after(store: ObjectStore, run: str) -> str:
     return str(summary.get("state", "unfinished"))
 
 
-def _follow(command: list[str], log_file: Path, view: View) -> int:
+def _follow(command: list[str], log_file: Path, view: View, launcher: str) -> int:
     """Run `command`, show its events, keep the rest of its log. Ctrl-C and SIGTERM end it whole."""
     me = os.getpid()
     environment = {**os.environ, OWNER: identity(me), PARENT: str(me), "PYTHONUNBUFFERED": "1"}
-    environment["PELICAN_LAUNCHER"] = "process"
+    environment["PELICAN_LAUNCHER"] = "process" if launcher == "local" else launcher
+    if launcher != "local":
+        environment["PELICAN_WARM"] = "off"  # the stages run elsewhere
     # The components import pelican, wherever the command was typed.
     environment["PYTHONPATH"] = os.pathsep.join(
         [str(settings.home()), *filter(None, [os.environ.get("PYTHONPATH")])]

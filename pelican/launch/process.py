@@ -62,9 +62,14 @@ class ProcessLauncher(Launcher):
         with exclusive(logs / f"{job.label}.lock", f"stage {job.name}", wait_s=LOCK_WAIT_S) as lock:
             spec_file = logs / f"{job.label}.spec.json"
             spec_file.write_text(job.spec.model_dump_json(indent=1))
-            for attempt in retrying:
-                with attempt:
-                    self._attempt(job, spec_file, logs / f"{job.label}.log", lock, on_progress)
+            log_file = logs / f"{job.label}.log"
+            try:
+                for attempt in retrying:
+                    with attempt:
+                        self._attempt(job, spec_file, log_file, lock, on_progress)
+            finally:
+                if log_file.exists():
+                    store.put(job.logs, log_file)
         manifest = finished_manifest(store, job.spec)
         if manifest is None:
             raise error_of(1, f"{job.name} ended well but left no manifest; see {job.logs}")

@@ -136,7 +136,13 @@ def make_launcher() -> Launcher:
     name = settings.launcher_name()
     if name == "process":
         return ProcessLauncher()
-    raise UserInputError(f"PELICAN_LAUNCHER={name!r} is not known; there is 'process'")
+    if name == "pytorchjob":
+        from pelican.launch.pytorchjob import PyTorchJobLauncher
+
+        return PyTorchJobLauncher()
+    raise UserInputError(
+        f"PELICAN_LAUNCHER={name!r} is not known; there are 'process' and 'pytorchjob'"
+    )
 
 
 def _run(store: ObjectStore, spec: StageSpec) -> Manifest:
@@ -160,6 +166,8 @@ def _run(store: ObjectStore, spec: StageSpec) -> Manifest:
         watch.succeeded(result.attempts)
     seconds = round(time.monotonic() - started, 1)
     numbers = _numbers(result.manifest) | {"seconds": seconds, "attempts": result.attempts}
+    if settings.launcher_name() != "process":
+        numbers["beyond"] = round(seconds - result.manifest.seconds, 1)
     emit("event", {"event": "done", **what, **numbers})
     return result.manifest
 

@@ -6,9 +6,11 @@ import importlib
 import json
 import math
 import os
+import shutil
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path, PurePosixPath
@@ -33,7 +35,7 @@ from pelican.storage.manifests import (
     read_manifest,
     versions,
 )
-from pelican.storage.objects import ObjectStore, open_store
+from pelican.storage.objects import ObjectStore, local_path, open_store, open_uri
 from pelican.telemetry import exporter, record
 
 if TYPE_CHECKING:
@@ -95,6 +97,7 @@ class StageContext:
     counts: Counter[str] = field(default_factory=Counter)
     metrics: dict[str, float] = field(default_factory=dict)
     notes: dict[str, Any] = field(default_factory=dict)
+    barrier: Callable[[], object] = lambda: None
     _last_progress: float = 0.0
 
     @property
@@ -116,6 +119,35 @@ class StageContext:
         path = Path(self.store.local_root(self.spec.output)) / name
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
+
+    def restored(self, name: str) -> Path:
+        """`output(name)`, a folder of `work/`, with what an earlier attempt kept, on any machine."""
+        if self.store.remote:
+            if _local_rank() == 0:
+                self.store.restore(f"{self.spec.output}/{name}")
+            self.barrier()
+        return self.output(name)
+
+    def keep(self, name: str, last: tuple[str, ...]) -> None:
+        """Every rank: the folder `name` is whole, and the next attempt may find it on any machine.
+
+        Of the folders beside it none is kept. The files `last`, rank 0's, mark it as whole.
+        """
+        if not self.store.remote:
+            return
+        prefix = f"{self.spec.output}/{name}"
+        self.barrier()
+        if _local_rank() == 0:
+            self.store.upload(prefix, skip=last)
+        self.barrier()
+        if self.rank == 0:
+            for file in last:
+                self.store.put(f"{prefix}/{file}", self.output(name) / file)
+            above = prefix.rpartition("/")[0]
+            depth = above.count("/") + 1
+            for other in {key.split("/")[depth] for key in self.store.keys(above)}:
+                if f"{above}/{other}" != prefix:
+                    self.store.delete(f"{above}/{other}")
 
     def progress(self, done: int, total: int, unit: str, **info: float) -> None:
         """Report progress, at most twice a second; the launcher that follows the log shows it.
@@ -154,7 +186,12 @@ class StageContext:
 
 
 def resolve_input(store: ObjectStore, where: str) -> Path:
-    """A prefix of the store if it exists there, else a path of this machine."""
+    """A prefix of the store if it exists there, an s3:// URI, else a path of this machine."""
+    if "://" in where:
+        try:
+            return local_path(where)
+        except KeyError:
+            raise UserInputError(f"there is nothing at {where}; check the recipe") from None
     if not where.startswith("/") and store.exists(where):
         return store.local(where)
     path = Path(where)
@@ -178,8 +215,15 @@ def input_digest(store: ObjectStore, where: str) -> str:
     """Digest of a stage's output (by its manifest), or of a plain file or folder (by content).
 
     `<prefix>/checkpoint`, a folder that a stage committed, has the digest that a plain copy of it
-    has, but is read from the stage's manifest instead of hashed again.
+    has, but is read from the stage's manifest instead of hashed again. What an s3:// URI names
+    counts by the endpoint's entity tags, so that nothing is downloaded to be compared.
     """
+    if "://" in where:
+        outside, key = open_uri(where)
+        tags = outside.tags(key)
+        if not tags:
+            raise UserInputError(f"there is nothing at {where}; check the recipe")
+        return digest_of([[name.removeprefix(key), tags[name]] for name in sorted(tags)])
     if not where.startswith("/"):
         manifest = read_manifest(store, where)
         if manifest is not None:
@@ -223,6 +267,10 @@ def _part(tree: Any, name: str) -> Any:
     for key in name.split("."):
         tree = tree[key]
     return tree
+
+
+def _local_rank() -> int:
+    return int(os.environ.get("LOCAL_RANK", "0"))
 
 
 class _Ranks:
@@ -340,7 +388,11 @@ def run_stage(spec: StageSpec) -> Manifest:
     if isinstance(begun, Manifest):
         ranks.leave()
         return begun
-    context = StageContext(spec, store, ranks.rank, ranks.size)
+    context = StageContext(spec, store, ranks.rank, ranks.size, barrier=lambda: ranks.all(None))
+    if store.remote:
+        if _local_rank() == 0:  # of an attempt that was cut off here
+            shutil.rmtree(store.local_root(spec.output))
+        context.barrier()
     started = now()
     key = spec.output.replace("/", "-")
     telemetry = exporter.open_stage(spec.stage, spec.phase.value, key, lambda: ranks.all(None))
@@ -352,8 +404,10 @@ def run_stage(spec: StageSpec) -> Manifest:
     context.counts = counts
     cpu_seconds = sum(ranks.all(cpu_seconds_used()))
     context.notes["resources"] = resources(spec, ranks.size, started, cpu_seconds)
-    manifest = commit(context, begun, started) if ranks.rank == 0 else None
-    if manifest is not None:
+    manifest = None
+    if ranks.rank == 0:
+        store.upload(spec.output)
+        manifest = commit(context, begun, started)
         record.finished(manifest, ranks.size)
     committed: Manifest = ranks.from_main(manifest)
     telemetry.finish()

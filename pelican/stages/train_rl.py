@@ -97,7 +97,13 @@ def _train(context: StageContext, samples: Sequence[Sample], judge: Judge | None
     from pelican.engines.transformers import TransformersEngine, load_model
     from pelican.training.arguments import grpo_arguments
     from pelican.training.backends import check_world_size, load_for_training
-    from pelican.training.checkpoints import Losses, last_checkpoint, save_trained
+    from pelican.training.checkpoints import (
+        TRAINER_STATE,
+        KeepCheckpoints,
+        Losses,
+        last_checkpoint,
+        save_trained,
+    )
     from pelican.training.curve import STATE, RlCurve
     from pelican.training.grpo import DeliberateGrpoTrainer, schedule
     from pelican.training.grpo_scale import ScaledGrpoTrainer
@@ -111,13 +117,17 @@ def _train(context: StageContext, samples: Sequence[Sample], judge: Judge | None
 
     curve = RlCurve(config, _gather, report)
     losses = Losses(lambda *_: None)
-    work = context.output("work/trainer")
+    work = context.restored("work/trainer")
+
+    def keep(checkpoint: str) -> None:
+        context.keep(f"work/trainer/{checkpoint}", last=(TRAINER_STATE, STATE))
+
     seed = seed_of(recipe, context.spec.loop)
     order = schedule(len(samples), config.max_steps * config.prompts_per_step, seed)
     arguments: dict[str, Any] = {
         "args": grpo_arguments(recipe, work, context.world_size, seed),
         "train_dataset": Dataset.from_dict({"prompt": [""] * len(order), "sample": order}),
-        "callbacks": [curve, losses],
+        "callbacks": [curve, losses, KeepCheckpoints(keep)],
         "samples": samples,
         "scorer": training_scorer(recipe, seed, judge),
         "on_step": curve.add,

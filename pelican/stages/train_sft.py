@@ -39,7 +39,13 @@ def _train(context: StageContext, mixture: pl.DataFrame) -> None:
     from pelican.engines.transformers import load_model
     from pelican.training.arguments import sft_arguments
     from pelican.training.backends import check_world_size, load_for_training
-    from pelican.training.checkpoints import Losses, last_checkpoint, save_trained
+    from pelican.training.checkpoints import (
+        TRAINER_STATE,
+        KeepCheckpoints,
+        Losses,
+        last_checkpoint,
+        save_trained,
+    )
     from pelican.training.sft import Demonstration, DemonstrationTrainer
     from pelican.training.sft_scale import ScaledSftTrainer
 
@@ -63,12 +69,16 @@ def _train(context: StageContext, mixture: pl.DataFrame) -> None:
         ).iter_rows()
     ]
     losses = Losses(lambda step, total: context.progress(step, total, "steps"))
-    work = context.output("work/trainer")
+    work = context.restored("work/trainer")
+
+    def keep(checkpoint: str) -> None:
+        context.keep(f"work/trainer/{checkpoint}", last=(TRAINER_STATE,))
+
     steps = sft_steps(recipe, len(rows))
     seed = _seed(recipe, context.spec.loop)
     arguments: dict[str, Any] = {
         "args": sft_arguments(recipe, work, context.world_size, seed, steps),
-        "callbacks": [losses],
+        "callbacks": [losses, KeepCheckpoints(keep)],
         "rows": rows,
     }
     if recipe.parallel.at_scale:

@@ -16,7 +16,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from pelican.recipe import digest_of
-from pelican.storage.objects import ObjectStore
+from pelican.storage.objects import WORK, ObjectStore
 
 MANIFEST = "manifest.json"
 _PACKAGES = (
@@ -100,10 +100,10 @@ def describe_outputs(store: ObjectStore, prefix: str) -> list[OutputFile]:
     outputs = []
     for key in store.keys(prefix):
         name = key.removeprefix(f"{prefix}/")
-        if name == MANIFEST or name.startswith("work/"):
+        if name == MANIFEST or name.startswith(WORK):
             continue
-        path = store.local(key)
-        outputs.append(OutputFile(path=name, size=path.stat().st_size, sha256=file_digest(path)))
+        size, digest = store.describe(key)
+        outputs.append(OutputFile(path=name, size=size, sha256=digest))
     return outputs
 
 

@@ -14,11 +14,22 @@ from pathlib import Path, PurePosixPath
 from pelican.errors import UserInputError
 from pelican.telemetry.metrics import STORE_BYTES
 
+WORK = "work/"  # below a stage's prefix: kept for its next attempt, no part of its result
+
 
 class ObjectStore(ABC):
-    """Objects by key; a key is a relative POSIX path without `..`."""
+    """Objects by key; a key is a relative POSIX path without `..`.
+
+    What is written below `local_root` is in a folder's store at once; in a remote one after `put`
+    or `upload`.
+    """
 
     uri: str
+    remote = False
+
+    def probe(self) -> None:
+        """One quick look. Raises UserInputError or InfrastructureError if the store is not there."""
+        return  # a folder is made when it is needed
 
     @abstractmethod
     def exists(self, key: str) -> bool: ...
@@ -52,11 +63,40 @@ class ObjectStore(ABC):
 
     @abstractmethod
     def local(self, key: str) -> Path:
-        """A local path with the object's content, or of the folder below `key`; downloads if needed."""
+        """A local path with the object's content, or of the folder below `key`; downloads if needed.
+
+        A downloaded folder lacks what is below its `work/`. Raises KeyError.
+        """
 
     @abstractmethod
     def local_root(self, prefix: str) -> Path:
         """A local folder that stands for `prefix`; what is written there can be `put` later."""
+
+    def restore(self, prefix: str) -> Path:
+        """`local_root(prefix)`, holding exactly what the store has there."""
+        return self.local_root(prefix)
+
+    def upload(self, prefix: str, *, skip: tuple[str, ...] = ()) -> None:
+        """Put what lies below `local_root(prefix)`, but its `work/` and the names to skip."""
+        return  # a folder's store has it already
+
+    def describe(self, key: str) -> tuple[int, str]:
+        """Bytes and SHA-256 of an object. Raises KeyError."""
+        path = self.local(key)
+        with path.open("rb") as file:
+            return path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest()
+
+    @abstractmethod
+    def sizes(self, prefix: str) -> dict[str, int]:
+        """Bytes of the objects below `prefix`, by key."""
+
+    @abstractmethod
+    def ages(self, prefix: str) -> dict[str, float]:
+        """When the objects below `prefix` were last written, in seconds since 1970, by key."""
+
+    def tags(self, prefix: str) -> dict[str, str]:
+        """By key at or below `prefix`, what tells that an object changed."""
+        return {key: self.describe(key)[1] for key in self.keys(prefix)}
 
 
 class FolderStore(ObjectStore):
@@ -132,6 +172,12 @@ class FolderStore(ObjectStore):
             if path.is_file() and not path.name.endswith(".tmp"):
                 yield path.relative_to(self.root).as_posix()
 
+    def sizes(self, prefix: str) -> dict[str, int]:
+        return {key: self._path(key).stat().st_size for key in self.keys(prefix)}
+
+    def ages(self, prefix: str) -> dict[str, float]:
+        return {key: self._path(key).stat().st_mtime for key in self.keys(prefix)}
+
     def delete(self, key: str) -> None:
         path = self._path(key)
         if path.is_dir():
@@ -166,9 +212,29 @@ def _tag(data: bytes) -> str:
 
 
 def open_store(uri: str) -> ObjectStore:
-    """The store at `uri`: a folder's path or `file://` URI."""
+    """The store at `uri`: a folder's path or `file://` URI, or `s3://bucket/prefix`."""
     if uri.startswith("file://"):
         return FolderStore(uri.removeprefix("file://"))
+    if uri.startswith("s3://"):
+        from pelican.storage.s3 import S3Store
+
+        return S3Store(uri)
     if "://" in uri:
-        raise UserInputError(f"store {uri!r} has a scheme that is not supported; use a folder")
+        raise UserInputError(
+            f"store {uri!r} has a scheme that is not supported; use a folder or s3://bucket/prefix"
+        )
     return FolderStore(uri)
+
+
+def open_uri(uri: str) -> tuple[ObjectStore, str]:
+    """The store of the bucket that `s3://bucket/key` names, and the key."""
+    bucket, _, key = uri.removeprefix("s3://").partition("/")
+    return open_store(f"s3://{bucket}"), key.strip("/")
+
+
+def local_path(where: str) -> Path:
+    """A path as it is; what an s3:// URI names as a path of the cache. Raises KeyError."""
+    if "://" not in where:
+        return Path(where)
+    store, key = open_uri(where)
+    return store.local(key)

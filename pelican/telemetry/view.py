@@ -49,12 +49,19 @@ class View(ABC):
             case "done":
                 score = f", {run.score}" if event.get("stage") == "eval" else ""
                 tries = f", attempt {event['attempts']}" if event.get("attempts", 1) > 1 else ""
-                return f"{name} done in {seconds(event['seconds'])}{tries}{score} {count}"
+                took = seconds(event["seconds"])
+                if "beyond" in event:
+                    took += f" ({seconds(event['beyond'])} of it to start and end the job)"
+                return f"{name} done in {took}{tries}{score} {count}"
             case "reused":
                 return f"{name} done before {count}"
             case "smaller":
                 size = event["batch_size"]
                 return f"{name} out of memory; once more with a rollout.batch_size of {size}"
+            case "waiting":
+                return f"{name} waits: {event['message']}"
+            case "again":
+                return f"{name} is tried again: {event['message']}"
             case "failed":
                 return f"{name} failed: {event['message']}"
         return ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +84,16 @@ class ExactResume:
         policy = trainer.model
         saved = type(policy).from_pretrained(resume_from_checkpoint, dtype=policy.dtype)
         policy.load_state_dict(saved.state_dict())
+
+
+class KeepCheckpoints(TrainerCallback):  # type: ignore[misc]
+    """Hands on every checkpoint once it is whole; it comes after the callbacks that write into it."""
+
+    def __init__(self, keep: Callable[[str], None]) -> None:
+        self._keep = keep
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._keep(f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}")
 
 
 class Losses(TrainerCallback):  # type: ignore[misc]

@@ -1,0 +1,83 @@
+"""`pelican cancel`, `logs`, `reap` and `gc`: runs that others drive, and what they leave."""
+
+from __future__ import annotations
+
+import json
+
+from pelican import settings
+from pelican.errors import UserInputError
+from pelican.runs import CANCELLED, require_run, run_prefix
+from pelican.storage.manifests import now
+from pelican.storage.objects import ObjectStore, open_store
+
+
+def cancel(run: str, given: str | None) -> None:
+    """End a run wherever it is driven: mark it, end Kubeflow's run, delete its jobs."""
+    store = open_store(settings.store_uri(given))
+    require_run(store, run)
+    mark = {"cancelled": now().isoformat()}
+    store.write(f"{run_prefix(run)}/{CANCELLED}", json.dumps(mark).encode())
+    if not store.remote:
+        raise UserInputError(
+            f"run {run!r} is driven by processes of a machine: end `pelican submit` with Ctrl-C"
+        )
+    from pelican.launch.kfp_client import Kfp, kfp_run_of
+    from pelican.launch.kube import Kube
+    from pelican.launch.pytorchjob import end_jobs
+    from pelican.launch.target import Target
+
+    run_id = kfp_run_of(store, run)
+    if run_id is not None:
+        Kfp().terminate(run_id)
+    names = end_jobs(Kube(Target.from_environment().namespace), run)
+    print(f"run {run} is cancelled; {len(names)} jobs deleted; the same command continues it")
+
+
+def logs(run: str, stage: str | None, given: str | None) -> None:
+    """Print the log of a stage (`loop-1-train-rl-rl`, or `train-rl` for the newest), or list them."""
+    from pelican.recipes.overrides import nearest
+
+    store = open_store(settings.store_uri(given))
+    require_run(store, run)
+    found = _logs(store, run)
+    if stage is None:
+        for name in found:
+            print(name)
+        return
+    matching = [name for name in found if name == stage or f"-{stage}-" in f"{name}-"]
+    if not matching:
+        raise UserInputError(f"run {run!r} has no log of {stage!r}{nearest(stage, found)}")
+    text = store.read(f"{run_prefix(run)}/logs/{matching[-1]}.log").decode("utf-8", "replace")
+    print(text, end="" if text.endswith("\n") else "\n")
+
+
+def _logs(store: ObjectStore, run: str) -> list[str]:
+    prefix = f"{run_prefix(run)}/logs"
+    names = [key.removeprefix(f"{prefix}/") for key in store.keys(prefix)]
+    return sorted(name.removesuffix(".log") for name in names if name.endswith(".log"))
+
+
+def reap(given: str | None, grace_minutes: float, dry_run: bool) -> None:
+    """Delete the jobs that nobody follows any more, and those of runs that have ended."""
+    from pelican.launch.kube import Kube
+    from pelican.launch.reaper import reap_jobs
+    from pelican.launch.target import Target
+
+    uri = settings.store_uri(given)
+    store = open_store(uri) if uri.startswith("s3://") else None
+    kube = Kube(Target.from_environment().namespace)
+    for name, why in reap_jobs(kube, store, grace_minutes * 60, dry_run=dry_run):
+        print(f"{'would delete' if dry_run else 'deleted'} {name}: {why}", flush=True)
+
+
+def gc(given: str | None, days: float, dry_run: bool) -> None:
+    """Delete what no manifest, run or promotion refers to."""
+    from pelican.garbage import collect
+
+    store = open_store(settings.store_uri(given))
+    store.probe()
+    freed = 0
+    for key, size, why in collect(store, days * 86400, dry_run=dry_run):
+        freed += size
+        print(f"{'would delete' if dry_run else 'deleted'} {key} ({size / 1e6:.1f} MB): {why}")
+    print(f"{freed / 1e6:.1f} MB {'could be ' if dry_run else ''}freed", flush=True)

@@ -1,0 +1,221 @@
+"""From a stage and its resources to a PyTorchJob: a pure function, the same job for the same stage."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+from pelican.errors import UserInputError
+from pelican.launch.base import Job
+from pelican.launch.target import Target
+from pelican.placement import StageResources
+from pelican.recipe import digest_of
+
+GROUP, VERSION, PLURAL = "kubeflow.org", "v1", "pytorchjobs"
+CONTAINER = "pytorch"  # the operator wants this name
+MANAGED, RUN, STAGE, KFP_RUN = (
+    "app.kubernetes.io/managed-by",
+    "pelican.dev/run",
+    "pelican.dev/stage",
+    "pelican.dev/kfp-run",
+)
+DIGEST, ATTEMPT, FOLLOWED = (
+    "pelican.dev/spec-digest",
+    "pelican.dev/attempt",
+    "pelican.dev/followed",
+)
+USER = 65532  # of the images
+PORT = 23456
+CACHE, SCRATCH, CA = "/cache", "/tmp", "/etc/pelican/ca"
+MAX_NAME = 50  # the operator adds `-worker-10`, and a label has 63 characters
+Tree = dict[str, Any]
+
+
+def job_name(job: Job) -> str:
+    """`<run>-loop-1-train-rl-rl`; a long one is cut and keeps a digest of the whole."""
+    if len(job.name) <= MAX_NAME:
+        return job.name
+    digest = hashlib.sha256(job.name.encode()).hexdigest()[:8]
+    return f"{job.name[: MAX_NAME - 9].rstrip('-')}-{digest}"
+
+
+def processes_of(job: Job, resources: StageResources) -> tuple[int, int]:
+    """Pods, and processes of each. Raises UserInputError if they do not fit the stage."""
+    pods = resources.replicas or 1
+    if job.spec.stage in ("reward", "filter"):
+        return 1, 1  # one process does their work; others would wait
+    if resources.processes:
+        each = resources.processes
+    elif resources.gpus:
+        each = resources.gpus
+    elif job.processes % pods:
+        raise UserInputError(
+            f"{job.spec.stage} has {job.processes} processes, which {pods} pods cannot share"
+            f" evenly; change resources.{job.spec.stage.replace('-', '_')}.replicas"
+        )
+    else:
+        each = job.processes // pods
+    recipe = job.spec.recipe
+    rows = {"train-rl": recipe.rl.prompts_per_step, "train-sft": recipe.sft.batch_size}
+    total = rows.get(job.spec.stage, pods * each)
+    if total % (pods * each):
+        raise UserInputError(
+            f"{job.spec.stage}: {total} rows of a step cannot be shared by {pods} pods x {each}"
+            " processes; change resources or the batch"
+        )
+    return pods, each
+
+
+def build_job(job: Job, target: Target, spec_uri: str, store_env: Mapping[str, str]) -> Tree:
+    """The PyTorchJob of `job`, with the digest of its own content.
+
+    `store_env`: what is not secret of how the store is reached; credentials come from the Secret.
+    """
+    resources = job.spec.recipe.resources.of(job.spec.stage)
+    pods, each = processes_of(job, resources)
+    labels = {
+        MANAGED: "pelican",
+        RUN: job.spec.run,
+        STAGE: job.label[:63],
+    }
+    queue = {"kueue.x-k8s.io/queue-name": resources.queue} if resources.queue else {}
+    owner = {KFP_RUN: target.kfp_run} if target.kfp_run else {}
+    template = {
+        "metadata": {
+            "labels": labels,
+            "annotations": {"sidecar.istio.io/inject": "false"},
+        },
+        "spec": _pod(job, target, resources, spec_uri, store_env, pods, each),
+    }
+    replicas: Tree = {"Master": {"replicas": 1, "restartPolicy": "Never", "template": template}}
+    if pods > 1:
+        replicas["Worker"] = {**replicas["Master"], "replicas": pods - 1}
+    spec: Tree = {
+        "nprocPerNode": str(each),
+        "runPolicy": {
+            # A failed pod stays for whoever asks why; the launcher makes new attempts.
+            "cleanPodPolicy": "Running",
+            "activeDeadlineSeconds": resources.deadline_s,
+            "ttlSecondsAfterFinished": resources.ttl_s,
+        },
+        "pytorchReplicaSpecs": replicas,
+    }
+    digest = digest_of([spec, queue, job.spec.model_dump(mode="json")])
+    return {
+        "apiVersion": f"{GROUP}/{VERSION}",
+        "kind": "PyTorchJob",
+        "metadata": {
+            "name": job_name(job),
+            "namespace": target.namespace,
+            "labels": {**labels, **queue, **owner},
+            "annotations": {DIGEST: digest},
+        },
+        "spec": spec,
+    }
+
+
+def _pod(
+    job: Job,
+    target: Target,
+    resources: StageResources,
+    spec_uri: str,
+    store_env: Mapping[str, str],
+    pods: int,
+    each: int,
+) -> Tree:
+    volumes: list[Tree] = [
+        {"name": "scratch", "emptyDir": {}},
+        {"name": "cache", "emptyDir": {"sizeLimit": resources.cache}},
+        {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": resources.shm}},
+    ]
+    mounts: list[Tree] = [
+        {"name": "scratch", "mountPath": SCRATCH},
+        {"name": "cache", "mountPath": CACHE},
+        {"name": "shm", "mountPath": "/dev/shm"},
+    ]
+    if target.ca_secret:
+        volumes.append({"name": "ca", "secret": {"secretName": target.ca_secret}})
+        mounts.append({"name": "ca", "mountPath": CA, "readOnly": True})
+    container: Tree = {
+        "name": CONTAINER,
+        "image": resources.image or target.image_of(job.spec.stage, job.spec.recipe),
+        "imagePullPolicy": "IfNotPresent",
+        "command": ["python", "-m", "pelican.pod", job.spec.stage, spec_uri, str(each)],
+        "env": _variables(job, target, resources, store_env),
+        "envFrom": [{"secretRef": {"name": target.store_secret}}],
+        "ports": [{"name": "pytorchjob-port", "containerPort": PORT}],
+        "resources": _quantities(resources),
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "capabilities": {"drop": ["ALL"]},
+            "readOnlyRootFilesystem": True,
+        },
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        "volumeMounts": mounts,
+    }
+    pod: Tree = {
+        "serviceAccountName": resources.service_account or target.service_account,
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "terminationGracePeriodSeconds": 10,
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": USER,
+            "runAsGroup": USER,
+            "fsGroup": USER,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "containers": [container],
+        "volumes": volumes,
+    }
+    if resources.node_selector:
+        pod["nodeSelector"] = dict(resources.node_selector)
+    if resources.tolerations:
+        pod["tolerations"] = [t.model_dump(exclude_none=True) for t in resources.tolerations]
+    if resources.priority_class:
+        pod["priorityClassName"] = resources.priority_class
+    if target.pull_secrets:
+        pod["imagePullSecrets"] = [{"name": name} for name in target.pull_secrets]
+    if pods > 1 and resources.together:
+        pod["affinity"] = _near(job)
+    return pod
+
+
+def _variables(
+    job: Job, target: Target, resources: StageResources, store_env: Mapping[str, str]
+) -> list[Tree]:
+    threads = str(job.threads)
+    found = {
+        "HOME": SCRATCH,
+        "HF_HUB_OFFLINE": "1",
+        "OMP_NUM_THREADS": threads,
+        "POLARS_MAX_THREADS": threads,
+        "PELICAN_CACHE": CACHE,
+        "TOKENIZERS_PARALLELISM": "false",
+        **store_env,
+    }
+    if target.ca_secret:
+        found["S3_CA_BUNDLE"] = f"{CA}/ca.crt"
+    found |= resources.env or {}
+    found |= job.env
+    return [{"name": name, "value": found[name]} for name in sorted(found)]
+
+
+def _quantities(resources: StageResources) -> Tree:
+    asked: Tree = {"cpu": resources.cpu, "memory": resources.memory}
+    limits: Tree = {"memory": resources.memory}
+    if resources.gpus:
+        name = resources.gpu_resource or "nvidia.com/gpu"
+        asked[name] = limits[name] = str(resources.gpus)
+    return {"requests": asked, "limits": limits}
+
+
+def _near(job: Job) -> Tree:
+    """Prefer the node that has the job's other pods: their gradients then stay on it."""
+    term = {
+        "labelSelector": {"matchLabels": {RUN: job.spec.run, STAGE: job.label[:63]}},
+        "topologyKey": "kubernetes.io/hostname",
+    }
+    preferred = {"weight": 100, "podAffinityTerm": term}
+    return {"podAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [preferred]}}

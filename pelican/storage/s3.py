@@ -1,0 +1,335 @@
+"""A bucket of S3 as a store: `s3://bucket/prefix`, with a folder of this machine as its cache.
+
+Objects carry their SHA-256 as metadata and are checked when they are read. What `local` gives lies
+below `mirror/` in the cache and is fetched again when the object's tag has changed; what a stage
+writes lies below `work/` until `put` or `upload` brings it to the bucket.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import Any
+from urllib.parse import urlsplit
+
+from minio import Minio
+from minio.deleteobjects import DeleteObject
+from minio.error import S3Error
+
+from pelican import settings as places
+from pelican.errors import InfrastructureError, UserInputError
+from pelican.storage.manifests import file_digest
+from pelican.storage.objects import WORK, ObjectStore
+from pelican.storage.s3_client import (
+    S3Settings,
+    again,
+    is_absent,
+    lost_condition,
+    make_client,
+    told,
+)
+from pelican.storage.transfer import PART, download
+
+PARALLEL = 4  # files on their way at a time
+SHA256, WRITER = "x-amz-meta-sha256", "x-amz-meta-writer"
+TAG = ".etag"
+
+
+class S3Store(ObjectStore):
+    """Objects of one bucket below a prefix."""
+
+    remote = True
+
+    def __init__(
+        self, uri: str, settings: S3Settings | None = None, cache: Path | None = None
+    ) -> None:
+        """Raises UserInputError if `uri` is not `s3://bucket/prefix`; the endpoint is not asked."""
+        parts = urlsplit(uri)
+        self.bucket, self.prefix = parts.netloc, parts.path.strip("/")
+        if parts.scheme != "s3" or not self.bucket or "@" in self.bucket:
+            raise UserInputError(f"store {uri!r} is not of the form s3://bucket/prefix")
+        self.uri = f"s3://{self.bucket}/{self.prefix}".rstrip("/")
+        self.settings = settings or S3Settings.from_environment()
+        place = hashlib.sha256(f"{self.settings.endpoint} {self.bucket}".encode()).hexdigest()
+        self.cache = (cache or places.cache()) / "s3" / place[:16]
+        self._sent: dict[Path, tuple[str, int, int]] = {}  # path -> etag, size, mtime when put
+
+    @cached_property
+    def client(self) -> Minio:
+        return make_client(self.settings)
+
+    def probe(self) -> None:
+        """One quick request. Raises UserInputError or InfrastructureError if the store is not there."""
+        with self._told():
+            if not make_client(self.settings, patient=False).bucket_exists(self.bucket):
+                raise UserInputError(
+                    f"there is no bucket {self.bucket!r} at {self.settings.endpoint};"
+                    " create it, or change the store"
+                )
+
+    def exists(self, key: str) -> bool:
+        return self._stat(key) is not None or any(True for _ in self._objects(key, 1))
+
+    def read(self, key: str) -> bytes:
+        return self.read_tagged(key)[0]
+
+    def read_tagged(self, key: str) -> tuple[bytes, str]:
+        def get() -> tuple[bytes, str, str]:
+            response = self.client.get_object(self.bucket, self._name(key))
+            try:
+                headers = response.headers
+                return response.read(), headers["etag"].strip('"'), headers.get(SHA256, "")
+            finally:
+                response.close()
+                response.release_conn()
+
+        try:
+            with self._told():
+                data, tag, digest = again(get)
+        except S3Error as error:
+            if is_absent(error):
+                raise KeyError(key) from None
+            raise
+        if digest and hashlib.sha256(data).hexdigest() != digest:
+            raise InfrastructureError(f"{self.uri}/{key} was damaged on its way or in the store")
+        return data, tag
+
+    def write(
+        self, key: str, data: bytes, *, if_absent: bool = False, if_tag: str | None = None
+    ) -> bool:
+        writer = uuid.uuid4().hex
+        headers: dict[str, Any] = {SHA256: hashlib.sha256(data).hexdigest(), WRITER: writer}
+        if if_absent:
+            headers["If-None-Match"] = "*"
+        elif if_tag is not None:
+            headers["If-Match"] = f'"{if_tag}"'
+        with self._told():
+            try:
+                # The public call knows no conditions.
+                self.client._put_object(self.bucket, self._name(key), data, headers)
+            except S3Error as error:
+                if is_absent(error) and if_tag is not None:
+                    return False
+                if not lost_condition(error):
+                    raise
+                # A request that was tried again may have met its own first try.
+                found = self._stat(key)
+                return found is not None and (found.metadata or {}).get(WRITER) == writer
+        return True
+
+    def keys(self, prefix: str = "") -> Iterator[str]:
+        if prefix and self._stat(prefix) is not None:
+            yield prefix
+            return
+        for found in self._objects(prefix):
+            yield self._key(found)
+
+    def tags(self, prefix: str) -> dict[str, str]:
+        """Entity tags of the objects at or below `prefix`, by key: what tells that one changed."""
+        own = self._stat(prefix)
+        found = [own] if own is not None else self._objects(prefix)
+        return {self._key(o): str(o.etag).strip('"') for o in found}
+
+    def sizes(self, prefix: str) -> dict[str, int]:
+        return {self._key(found): int(found.size or 0) for found in self._objects(prefix)}
+
+    def ages(self, prefix: str) -> dict[str, float]:
+        return {self._key(o): o.last_modified.timestamp() for o in self._objects(prefix)}
+
+    def delete(self, key: str) -> None:
+        """The manifest goes first: no reader may find it without its files."""
+        names = [found.object_name for found in self._objects(key)]
+        with self._told():
+            self.client.remove_object(self.bucket, self._name(key))
+            for name in [name for name in names if name.endswith("/manifest.json")]:
+                self.client.remove_object(self.bucket, name)
+            for error in self.client.remove_objects(self.bucket, map(DeleteObject, names)):
+                raise InfrastructureError(f"{self.uri}/{key} could not be deleted: {error.message}")
+        for tree in ("work", "mirror"):
+            shutil.rmtree(self.cache / tree / self._name(key), ignore_errors=True)
+
+    def put(self, key: str, path: Path) -> None:
+        stat = path.stat()
+        if self._sent.get(path, ("", 0, 0))[1:] == (stat.st_size, stat.st_mtime_ns):
+            return
+        metadata: dict[str, Any] = {SHA256: file_digest(path)}
+        with self._told():
+            written = again(
+                lambda: self.client.fput_object(
+                    self.bucket,
+                    self._name(key),
+                    str(path),
+                    metadata=metadata,
+                    part_size=PART,
+                    num_parallel_uploads=2,
+                )
+            )
+        if path.is_relative_to(self.cache):
+            self._sent[path] = (str(written.etag), stat.st_size, stat.st_mtime_ns)
+
+    def describe(self, key: str) -> tuple[int, str]:
+        found = self._stat(key)
+        if found is None:
+            raise KeyError(key)
+        digest = (found.metadata or {}).get(SHA256)
+        return int(found.size or 0), digest or file_digest(self.local(key))
+
+    def peek(self, key: str, start: int, length: int) -> bytes:
+        """Some bytes of an object. Raises KeyError if there is none."""
+        try:
+            with self._told():
+                response = self.client.get_object(self.bucket, self._name(key), start, length)
+                try:
+                    return response.read()
+                finally:
+                    response.close()
+                    response.release_conn()
+        except S3Error as error:
+            if is_absent(error):
+                raise KeyError(key) from None
+            raise
+
+    def local(self, key: str) -> Path:
+        target = self.cache / "mirror" / self._name(key)
+        with self._only_one(key):
+            found = self._stat(key)
+            if found is not None:
+                written = self.cache / "work" / self._name(key)
+                if self._is_what_was_sent(written, found.etag):
+                    return written
+                self._fetch(found.object_name, found.etag, target)
+                return target
+            below = f"{self._name(key)}/" if self._name(key) else ""
+            names = {
+                str(o.object_name): str(o.etag)
+                for o in self._objects(key)
+                if not str(o.object_name).removeprefix(below).startswith(WORK)
+            }
+            if not names:
+                raise KeyError(key)
+            self._fetch_all(names, self.cache / "mirror")
+            self._drop_others(target, names, self.cache / "mirror")
+        return target
+
+    def local_root(self, prefix: str) -> Path:
+        path = self.cache / "work" / self._name(prefix)
+        path.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def restore(self, prefix: str) -> Path:
+        work = self.cache / "work"
+        shutil.rmtree(work / self._name(prefix), ignore_errors=True)
+        names = {str(o.object_name): str(o.etag) for o in self._objects(prefix)}
+        self._fetch_all(names, work)
+        for name in names:
+            self._tag_file(work / name).unlink(missing_ok=True)
+        return self.local_root(prefix)
+
+    def upload(self, prefix: str, *, skip: tuple[str, ...] = ()) -> None:
+        root = self.local_root(prefix)
+        found = [path for path in sorted(root.rglob("*")) if path.is_file()]
+        names = {path: path.relative_to(root).as_posix() for path in found}
+        wanted = [
+            path
+            for path, name in names.items()
+            if not name.startswith((WORK, ".")) and not name.endswith(".tmp") and name not in skip
+        ]
+        with ThreadPoolExecutor(PARALLEL) as threads:
+            list(threads.map(lambda path: self.put(f"{prefix}/{names[path]}", path), wanted))
+
+    def _name(self, key: str) -> str:
+        """The object's name in the bucket."""
+        if key.startswith("/") or "://" in key or ".." in PurePosixPath(key).parts:
+            raise UserInputError(f"object key {key!r} leaves the store; use a relative path")
+        return "/".join(part for part in (self.prefix, key.strip("/")) if part)
+
+    def _key(self, found: Any) -> str:
+        return str(found.object_name)[len(self.prefix) + 1 if self.prefix else 0 :]
+
+    def _told(self) -> Any:
+        return told(self.settings, self.bucket)
+
+    def _stat(self, key: str) -> Any:
+        name = self._name(key)
+        if not name:
+            return None
+        try:
+            with self._told():
+                return self.client.stat_object(self.bucket, name)
+        except S3Error as error:
+            if is_absent(error):
+                return None
+            raise
+
+    def _objects(self, prefix: str, at_most: int | None = None) -> Iterator[Any]:
+        """The objects below a prefix, sorted by name."""
+        name = self._name(prefix)
+        with self._told():
+            found = self.client.list_objects(
+                self.bucket,
+                f"{name}/" if name else None,
+                recursive=True,
+                extra_query_params={"max-keys": str(at_most)} if at_most else None,
+            )
+            yield from (o for o in found if not str(o.object_name).endswith(("/", ".tmp")))
+
+    def _is_what_was_sent(self, path: Path, tag: str | None) -> bool:
+        try:
+            stat = path.stat()
+        except FileNotFoundError:
+            return False
+        return self._sent.get(path) == (tag, stat.st_size, stat.st_mtime_ns)
+
+    @staticmethod
+    def _tag_file(path: Path) -> Path:
+        return path.with_name(f".{path.name}{TAG}")
+
+    def _fetch(self, name: str, tag: str, target: Path) -> None:
+        """One object as a file, unless the file of this tag is there already."""
+        mark = self._tag_file(target)
+        if target.is_file() and mark.is_file() and mark.read_text() == tag:
+            return
+        if target.is_dir():
+            shutil.rmtree(target)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with self._told():
+            tag, digest = download(self.client, self.bucket, name, target)
+        if digest and file_digest(target) != digest:
+            target.unlink()
+            raise InfrastructureError(
+                f"s3://{self.bucket}/{name} was damaged on its way or in the store"
+            )
+        mark.write_text(tag)
+
+    def _fetch_all(self, names: dict[str, str], root: Path) -> None:
+        with ThreadPoolExecutor(PARALLEL) as threads:
+            list(threads.map(lambda name: self._fetch(name, names[name], root / name), names))
+
+    def _drop_others(self, folder: Path, names: dict[str, str], root: Path) -> None:
+        """Files below `folder` that are no objects any more."""
+        wanted = {root / name for name in names}
+        for path in folder.rglob("*"):
+            if path.is_file() and path not in wanted and not path.name.endswith((TAG, ".tmp")):
+                path.unlink(missing_ok=True)
+                self._tag_file(path).unlink(missing_ok=True)
+
+    @contextmanager
+    def _only_one(self, key: str) -> Iterator[None]:
+        """Of the processes of this machine one fetches, the others then find it there."""
+        name = hashlib.sha256(self._name(key).encode()).hexdigest()[:24]
+        folder = self.cache / "locks"
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder / name, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)

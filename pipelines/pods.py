@@ -1,0 +1,50 @@
+"""What the pods of a compiled pipeline get: the launcher, the store, secrets by reference."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+
+SECRETS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+Setup = Callable[[Any], Any]
+_SETUP: ContextVar[Setup | None] = ContextVar("setup of a task", default=None)
+
+
+@dataclass(frozen=True)
+class StepPods:
+    """A task's pod only starts a job and follows it, so it asks for little."""
+
+    variables: Mapping[str, str]
+    store_secret: str
+    cpu: str = "100m"
+    memory: str = "1Gi"
+
+    def __call__(self, task: Any) -> Any:
+        from kfp import kubernetes
+
+        for name in sorted(self.variables):
+            task.set_env_variable(name, self.variables[name])
+        task.set_cpu_request(self.cpu).set_memory_request(self.memory)
+        kubernetes.use_secret_as_env(task, self.store_secret, {name: name for name in SECRETS})
+        run = "metadata.labels['pipeline/runid']"
+        kubernetes.use_field_path_as_env(task, "KFP_RUN_ID", run)
+        return task
+
+
+@contextmanager
+def pods(setup: Setup | None) -> Iterator[None]:
+    """Every task that is made inside gets `setup`."""
+    token = _SETUP.set(setup)
+    try:
+        yield
+    finally:
+        _SETUP.reset(token)
+
+
+def set_up(task: Any) -> Any:
+    """`task`, as the pipeline that is being built wants its pods."""
+    setup = _SETUP.get()
+    return setup(task) if setup is not None else task

@@ -1,0 +1,317 @@
+"""Stages as PyTorchJobs on a real cluster, as the launcher's service account; and what goes wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from pelican.errors import PelicanError, UserInputError
+from pelican.launch.base import CancelledError, Job, JobResult
+from pelican.launch.jobspec import DIGEST, job_name
+from pelican.launch.kube import Absent
+from pelican.launch.pytorchjob import PyTorchJobLauncher, StuckError, end_jobs
+from pelican.launch.reaper import reap_jobs
+from pelican.launch.steps import make_job
+from pelican.recipes import find_recipe
+from pelican.records import Phase
+from pelican.stages.base import StageName, StageSpec
+from pelican.storage.manifests import read_manifest
+from pelican.storage.publish import publish
+from tests.cluster.conftest import NAMESPACE, Cluster, kubectl
+
+pytestmark = [pytest.mark.cluster, pytest.mark.slow]
+SMALL = (
+    "data.train=samples/dev data.evaluation=samples/dev data.samples_per_loop=16 rollout.samples=2"
+    " rollout.shard_size=8 rollout.workers=1 rl.processes=2 rl.max_steps=12 rl.min_steps=1"
+    " rl.save_steps=2 rl.prompts_per_step=4 rl.group_size=4"
+    " resources.every.cpu=200m resources.every.memory=2Gi resources.train_rl.replicas=2"
+)
+
+
+def spec(
+    cluster: Cluster, run: str, stage: StageName, *more: str, inputs: dict[str, str] | None = None
+) -> Job:
+    fields = dict(word.split("=", 1) for text in [SMALL, *more] for word in text.split())
+    recipe = publish(
+        cluster.store, find_recipe("tiny", [f"{name}={value}" for name, value in fields.items()])
+    )
+    named = {"pool": recipe.data.train, "policy": recipe.models.policy, **(inputs or {})}
+    return make_job(
+        StageSpec(
+            stage=stage,
+            store=cluster.store.uri,
+            run=run,
+            loop=1,
+            phase=Phase.RL,
+            output=f"runs/{run}/loop-1/{stage}-rl",
+            inputs=named,
+            recipe=recipe,
+        )
+    )
+
+
+def launch(cluster: Cluster, job: Job) -> JobResult:
+    return PyTorchJobLauncher(cluster.kube, cluster.target).run(job)
+
+
+def nothing_left(cluster: Cluster, run: str) -> None:
+    cluster.wait_for("the end of all pods", 60, lambda: not cluster.pods(run))
+    assert not cluster.jobs(run)
+
+
+@pytest.mark.parametrize(
+    ("more", "kind", "words"),
+    [
+        (
+            "resources.rollout.gpus=64 resources.rollout.pending_s=6",
+            StuckError,
+            "64 nvidia.com/gpu",
+        ),
+        (
+            'resources.rollout.node_selector={"pool":"nowhere"} resources.rollout.pending_s=6',
+            StuckError,
+            "no node of the pool pool=nowhere",
+        ),
+        ("resources.rollout.image=pelican.test/none:1", UserInputError, "cannot be pulled"),
+        ("resources.rollout.service_account=nobody", UserInputError, "service account is missing"),
+    ],
+)
+def test_a_job_that_cannot_start_is_explained_and_deleted(
+    cluster: Cluster,
+    capsys: pytest.CaptureFixture[str],
+    request: pytest.FixtureRequest,
+    more: str,
+    kind: type[PelicanError],
+    words: str,
+) -> None:
+    run = f"stuck-{abs(hash(request.node.name)) % 10**6}"
+    with pytest.raises(kind, match=words) as caught:
+        launch(cluster, spec(cluster, run, "rollout", more.replace('"', '\\"')))
+    assert "\n" not in str(caught.value)
+    assert '"event": "waiting"' in capsys.readouterr().out
+    nothing_left(cluster, run)
+
+
+@pytest.fixture(scope="session")
+def buffer(cluster: Cluster) -> str:
+    """What train-rl reads of a filter: ids of a few samples of the pool."""
+    import io
+
+    import polars as pl
+
+    ids = pl.read_parquet("samples/dev/*.parquet", columns=["id"])["id"].sort()[:24]
+    data = io.BytesIO()
+    pl.DataFrame({"sample_id": ids}).write_parquet(data)
+    cluster.store.write("made/buffer/buffer.parquet", data.getvalue())
+    return f"{cluster.store.uri}/made/buffer"
+
+
+def train(cluster: Cluster, run: str, buffer: str, *more: str) -> Job:
+    return spec(cluster, run, "train-rl", *more, inputs={"buffer": buffer})
+
+
+def in_process(cluster: Cluster, job: Job) -> subprocess.Popen[str]:
+    """A launcher as a process of its own, which may be killed."""
+    program = (
+        "import sys; from pelican.launch.pytorchjob import PyTorchJobLauncher as L;"
+        "from pelican.launch.steps import make_job; from pelican.stages.base import StageSpec;"
+        "L().run(make_job(StageSpec.model_validate_json(sys.stdin.read())), print)"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", program], stdin=subprocess.PIPE, text=True, env=dict(os.environ)
+    )
+    assert process.stdin is not None
+    process.stdin.write(job.spec.model_dump_json())
+    process.stdin.close()
+    return process
+
+
+def running(cluster: Cluster, run: str, pods: int = 1) -> list[dict[str, Any]]:
+    def all_run() -> list[dict[str, Any]]:
+        found = cluster.pods(run)
+        return found if [p["status"]["phase"] for p in found] == ["Running"] * pods else []
+
+    found: list[dict[str, Any]] = cluster.wait_for(f"{pods} running pods", 240, all_run)
+    return found
+
+
+def kept_checkpoint(cluster: Cluster, run: str) -> Callable[[], bool]:
+    prefix = f"runs/{run}/loop-1/train-rl-rl/work/trainer"
+    return lambda: any(key.endswith("trainer_state.json") for key in cluster.store.keys(prefix))
+
+
+def test_a_stage_of_two_pods_runs_as_the_manifests_account(cluster: Cluster, buffer: str) -> None:
+    """Also: what runs meets Pod Security "restricted", and nothing that is written holds a secret."""
+    job = train(cluster, "plain", buffer)
+    seen: list[dict[str, Any]] = []
+    watcher = threading.Thread(target=lambda: seen.extend(running(cluster, "plain", 2)))
+    watcher.start()
+    started = time.monotonic()
+    result = launch(cluster, job)
+    beyond = time.monotonic() - started - result.manifest.seconds
+    watcher.join()
+    assert result.attempts == 1
+    assert result.manifest.counts["steps"] > 0
+    assert {"checkpoint/config.json", "curve.parquet"} <= {o.path for o in result.manifest.outputs}
+    log = cluster.store.read(job.logs).decode()
+    assert f"job {job_name(job)}, attempt 1" in log
+    print(f"train-rl: {result.manifest.seconds:.0f} s, and {beyond:.0f} s around it")
+    for pod in seen:
+        assert pod["spec"]["serviceAccountName"] == "pelican-stage"
+        (own,) = [c for c in pod["spec"]["containers"] if c["name"] == "pytorch"]
+        assert own["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+        assert own["securityContext"]["readOnlyRootFilesystem"]
+    secret = os.environ["AWS_SECRET_ACCESS_KEY"]
+    written = [cluster.store.read(key) for key in cluster.store.keys("runs/plain/logs")]
+    assert not any(secret.encode() in text for text in written)
+    assert secret not in json.dumps(cluster.jobs("plain")) + json.dumps(seen)
+
+
+def test_a_deleted_worker_costs_no_more_than_since_the_last_checkpoint(
+    cluster: Cluster, buffer: str
+) -> None:
+    job = train(cluster, "worker", buffer, "rl.max_steps=10")
+    with ThreadPoolExecutor(1) as threads:
+        result = threads.submit(launch, cluster, job)
+        cluster.wait_for("a checkpoint", 300, kept_checkpoint(cluster, "worker"))
+        names = [pod["metadata"]["name"] for pod in running(cluster, "worker", 2)]
+        (worker,) = [name for name in names if name.endswith("worker-0")]
+        kubectl("-n", NAMESPACE, "delete", "pod", worker, "--wait=false")
+        done = result.result(timeout=400)
+    assert done.attempts == 2
+    assert done.manifest.counts["steps"] == 10
+    import polars as pl
+
+    curve = pl.read_parquet(cluster.store.local(f"{job.spec.output}/curve.parquet"))
+    assert curve["step"].unique().sort().to_list() == list(range(1, 11))
+    assert read_manifest(cluster.store, job.spec.output) == done.manifest
+
+
+def test_a_killed_launchers_job_is_adopted(cluster: Cluster, buffer: str) -> None:
+    job = train(cluster, "adopted", buffer)
+    first = in_process(cluster, job)
+    running(cluster, "adopted", 2)
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    (before,) = cluster.jobs("adopted")
+    result = launch(cluster, job)
+    (after,) = cluster.jobs("adopted")
+    assert after["metadata"]["uid"] == before["metadata"]["uid"]
+    assert result.attempts == 1
+    assert "adopted" in cluster.store.read(job.logs).decode()
+
+
+def test_two_launchers_of_one_step_share_one_job(cluster: Cluster) -> None:
+    job = spec(cluster, "shared", "rollout")
+    with ThreadPoolExecutor(2) as threads:
+        results = [threads.submit(launch, cluster, job) for _ in range(2)]
+        manifests = [result.result(timeout=400).manifest for result in results]
+    assert manifests[0] == manifests[1]
+    assert len(cluster.jobs("shared")) == 1
+    assert manifests[0].counts["rollouts"] == 32
+
+
+def test_another_specification_of_a_running_name_is_refused(cluster: Cluster, buffer: str) -> None:
+    first = in_process(cluster, train(cluster, "conflict", buffer))
+    try:
+        running(cluster, "conflict", 2)
+        with pytest.raises(UserInputError, match="another specification") as caught:
+            launch(cluster, train(cluster, "conflict", buffer, "rl.learning_rate=0.1"))
+        (job,) = cluster.jobs("conflict")
+        assert job["metadata"]["annotations"][DIGEST] in str(caught.value)
+    finally:
+        end_jobs(cluster.kube, "conflict")
+        assert first.wait(timeout=60) != 0
+    nothing_left(cluster, "conflict")
+
+
+def test_cancelling_leaves_nothing_and_is_no_failure(cluster: Cluster, buffer: str) -> None:
+    launcher = PyTorchJobLauncher(cluster.kube, cluster.target)
+    job = train(cluster, "cancelled", buffer)
+    with ThreadPoolExecutor(1) as threads:
+        result = threads.submit(launcher.run, job)
+        running(cluster, "cancelled", 2)
+        launcher.cancel()
+        with pytest.raises(CancelledError):
+            result.result(timeout=60)
+    nothing_left(cluster, "cancelled")
+    assert read_manifest(cluster.store, job.spec.output) is None
+
+
+def test_orphans_are_reaped(cluster: Cluster, buffer: str) -> None:
+    """As the reaper's account does it: a job that is followed stays, one that is not goes."""
+    first = in_process(cluster, train(cluster, "orphan", buffer))
+    running(cluster, "orphan", 2)
+    cluster.store.write("runs/orphan/recipe.json", b"{}")
+    assert "orphan" not in str(list(reap_jobs(cluster.kube, cluster.store, 600.0)))
+    first.kill()
+    first.wait()
+    found = dict(reap_jobs(cluster.kube, cluster.store, 0.0))
+    assert any("orphan" in name and "followed" in why for name, why in found.items())
+    nothing_left(cluster, "orphan")
+
+
+def test_the_users_mistake_is_not_tried_again(cluster: Cluster) -> None:
+    job = spec(cluster, "mistake", "rollout", inputs={"policy": f"{cluster.store.uri}/made/none"})
+    cluster.store.write("made/none/config.json", b"{}")
+    with pytest.raises(UserInputError) as caught:
+        launch(cluster, job)
+    assert "\n" not in str(caught.value)
+    assert "attempt 2" not in cluster.store.read(job.logs).decode()
+    nothing_left(cluster, "mistake")
+
+
+def test_memory_that_ran_out_is_told(cluster: Cluster) -> None:
+    from pelican.errors import ResourceError
+
+    job = spec(cluster, "memory", "rollout", "resources.every.memory=200Mi")
+    with pytest.raises(ResourceError, match="memory"):
+        launch(cluster, job)
+    nothing_left(cluster, "memory")
+
+
+def test_a_taint_holds_the_pods_until_it_is_gone(cluster: Cluster) -> None:
+    job = spec(cluster, "taint", "rollout")
+    node = kubectl("get", "nodes", "-o", "name").strip()
+    kubectl("taint", node, "pelican.dev/test=full:NoSchedule")
+    try:
+        with ThreadPoolExecutor(1) as threads:
+            result = threads.submit(launch, cluster, job)
+            cluster.wait_for("a pod", 60, lambda: cluster.pods("taint"))
+            time.sleep(3)
+            assert [p["status"]["phase"] for p in cluster.pods("taint")] == ["Pending"]
+            kubectl("taint", node, "pelican.dev/test-")
+            assert result.result(timeout=300).attempts == 1
+    finally:
+        kubectl("taint", node, "pelican.dev/test-", check=False)
+
+
+def test_a_restarted_operator_loses_nothing(cluster: Cluster) -> None:
+    job = spec(cluster, "operator", "rollout")
+    with ThreadPoolExecutor(1) as threads:
+        result = threads.submit(launch, cluster, job)
+        cluster.wait_for("a job", 60, lambda: cluster.jobs("operator"))
+        selector = "control-plane=kubeflow-training-operator"
+        kubectl("-n", "kubeflow", "delete", "pod", "-l", selector, "--wait=false")
+        assert result.result(timeout=300).attempts == 1
+
+
+def test_the_account_may_do_what_it_needs_and_no_more(cluster: Cluster) -> None:
+    jobs = ("pytorchjobs", "kubeflow.org")
+    for verb in ("create", "get", "list", "patch", "delete"):
+        assert cluster.kube.may(verb, *jobs)
+    assert cluster.kube.may("get", "pods/log")
+    for verb, resource in (("create", "pods"), ("get", "secrets"), ("delete", "pods")):
+        assert not cluster.kube.may(verb, resource)
+    with pytest.raises(Absent):
+        cluster.kube.job("no-such-job")

@@ -1,0 +1,103 @@
+"""A real MinIO, if its binary is on the PATH, with a bucket of its own for every test."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from pelican.storage.s3 import S3Store
+from pelican.storage.s3_client import S3Settings, make_client
+
+USER, PASSWORD = "tests", "only-for-tests"
+
+
+@dataclass
+class Server:
+    """MinIO on a port of this machine; it may be stopped and started again."""
+
+    folder: Path
+    port: int
+    process: subprocess.Popen[bytes] | None = field(default=None)
+
+    @property
+    def endpoint(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        self.process = subprocess.Popen(
+            ["minio", "server", str(self.folder), "--address", f"127.0.0.1:{self.port}", "--quiet"],
+            env={
+                "PATH": str(Path(shutil.which("minio") or "").parent),
+                "HOME": str(self.folder),
+                "MINIO_ROOT_USER": USER,
+                "MINIO_ROOT_PASSWORD": PASSWORD,
+                "MINIO_BROWSER": "off",
+            },
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        deadline = time.monotonic() + 60
+        while True:
+            try:
+                urllib.request.urlopen(f"{self.endpoint}/minio/health/ready", timeout=2)
+                return
+            except (urllib.error.URLError, OSError):
+                assert time.monotonic() < deadline, "MinIO did not start"
+                time.sleep(0.1)
+
+    def stop(self) -> None:
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+
+
+@pytest.fixture(scope="session")
+def minio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    if shutil.which("minio") is None:
+        pytest.skip("there is no `minio` on the PATH: these tests need a real S3 server")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    server = Server(tmp_path_factory.mktemp("minio"), port)
+    server.start()
+    yield server
+    server.stop()
+
+
+@dataclass
+class Bucket:
+    """A bucket, and stores in it: each with a cache of its own, as on machines of their own."""
+
+    uri: str
+    settings: S3Settings
+    folder: Path
+    made: int = 0
+
+    def store(self, below: str = "store") -> S3Store:
+        self.made += 1
+        return S3Store(f"{self.uri}/{below}", self.settings, self.folder / f"cache-{self.made}")
+
+
+@pytest.fixture
+def bucket(
+    minio: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> Bucket:
+    for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_REGION", "AWS_CA_BUNDLE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", USER)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", PASSWORD)
+    monkeypatch.setenv("S3_ENDPOINT_URL", minio.endpoint)
+    monkeypatch.setenv("PELICAN_CACHE", str(tmp_path / "cache"))
+    settings = S3Settings.from_environment()
+    name = f"t{abs(hash(request.node.nodeid)):x}"
+    make_client(settings).make_bucket(name)
+    return Bucket(f"s3://{name}", settings, tmp_path)

@@ -1,0 +1,60 @@
+"""`pelican gc`: what a manifest, a recipe or a promotion refers to stays."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from pelican.garbage import collect
+from pelican.storage.manifests import Manifest, OutputFile, commit_manifest, now
+from pelican.storage.objects import FolderStore
+
+STAGE = "runs/r/loop-1/train-rl-rl"
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> FolderStore:
+    store = FolderStore(tmp_path)
+    recipe = {"data": {"train": f"{store.uri}/data/used-1"}}
+    store.write("runs/r/recipe.json", json.dumps(recipe).encode())
+    for name in ("checkpoint/model", "stray", "work/trainer/checkpoint-5/weights"):
+        store.write(f"{STAGE}/{name}", b"x")
+    outputs = [OutputFile(path="checkpoint/model", size=1, sha256="0")]
+    manifest = Manifest(
+        stage="train-rl", run="r", loop=1, phase="rl", fingerprint="f", recipe="d", inputs={},
+        outputs=outputs, started=now(), finished=now(),
+    )  # fmt: skip
+    commit_manifest(store, STAGE, manifest)
+    for key in (
+        "runs/r/loop-1/train-sft-sft/work/trainer/checkpoint-5/weights",
+        "runs/r/logs/loop-1.log",
+        "runs/half/loop-1/eval-rl/results.parquet",
+        "data/used-1/part.parquet",
+        "data/used-1.json",
+        "data/unused-2/part.parquet",
+        "data/promoted-3/model",
+        "cache/preflight/a.json",
+    ):
+        store.write(key, b"x")
+    store.write("registry/best.json", b'{"checkpoint": "data/promoted-3"}')
+    return store
+
+
+def test_what_is_referred_to_stays(store: FolderStore) -> None:
+    found = {key for key, _, _ in collect(store, -1.0, dry_run=True)}
+    assert found == {
+        f"{STAGE}/stray",
+        f"{STAGE}/work/trainer/checkpoint-5/weights",
+        "runs/half/loop-1/eval-rl/results.parquet",
+        "data/unused-2/part.parquet",
+        "cache/preflight/a.json",
+    }
+    before = set(store.keys())
+    assert {key for key, _, _ in collect(store, -1.0)} == found
+    assert set(store.keys()) == before - found
+
+
+def test_what_is_young_stays(store: FolderStore) -> None:
+    assert not list(collect(store, 3600.0))
