@@ -55,6 +55,8 @@ class View(ABC):
             case "smaller":
                 size = event["batch_size"]
                 return f"{name} out of memory; once more with a rollout.batch_size of {size}"
+            case "told":
+                return f"{event['stage']:<10} {event['message']}"
             case "failed":
                 return f"{name} failed: {event['message']}"
         return ""
