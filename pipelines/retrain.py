@@ -39,9 +39,7 @@ def build(config: Recipe) -> Any:
             weak = named(practice(store=store, run=run, ledger=ledger), "diagnosis")
             with dsl.If(weak.outputs["Output"] == 1, name="any weakness?"):
                 base = diagnosis.evaluate(current).prefix
-                loop = first_loop(
-                    store=store, run=run, policy=current, base=base, previous=base
-                )
+                loop = first_loop(store=store, run=run, policy=current, base=base, previous=base)
                 named(loop, f"loop 1 of {config.loops}")
                 judged = named(gate(store=store, run=run).after(loop), "gate")
                 with dsl.If(judged.outputs["Output"] == 1, name="better, nothing forgotten?"):

@@ -107,7 +107,9 @@ def show(
         if version.version in (move.version, move.before):
             why = f": {move.reason}" if move.reason else ""
             before = f" (before: {move.before})" if move.before else ""
-            print(f"{move.at:%Y-%m-%d %H:%M} {move.action} {move.version}{before} by {move.by}{why}")
+            print(
+                f"{move.at:%Y-%m-%d %H:%M} {move.action} {move.version}{before} by {move.by}{why}"
+            )
 
 
 @app.command()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from pelican import settings
 from pelican.errors import UserInputError
@@ -13,7 +14,7 @@ from pelican.registry.versions import ModelVersion
 from pelican.retrain.records import Verdict, read_verdict
 from pelican.retrain.versions import find_version
 from pelican.runs import state
-from pelican.storage.objects import open_store
+from pelican.storage.objects import ObjectStore, open_store
 
 REASONS = 6  # of a verdict, shown
 
@@ -33,26 +34,46 @@ def retrain(
             " `pelican retrain --data VERSION --from MODEL`; with make: DATA=… FROM=…"
         )
     objects = open_store(settings.store_uri(store))
-    version, parent = find_version(objects, data), resolve_model(objects, model)
-    if any(use.digest == version.digest for use in parent.lineage.data):
-        print(f"{parent.name} has learned from {version.name} already; nothing to do")
+    plan = plan_of(objects, data, model, address, overrides)
+    if plan.learned:
+        print(f"{plan.parent} has learned from {plan.data} already; nothing to do")
         return
-    wanted = [*overrides, f"retrain.data={version.name}", f"retrain.parent={parent.name}"]
-    recipe = for_pipeline("retrain", find_recipe(address, wanted))
-    run = run_name(parent, recipe)
-    verdict = read_verdict(objects, run)
-    if verdict is None or state(objects, run) != "complete":
-        if state(objects, run) == "running":
-            print(f"run {run} is under way; `pelican show {run}` tells how far it is")
-            return
+    verdict = read_verdict(objects, plan.run)
+    now = state(objects, plan.run)
+    if now == "running":
+        print(f"run {plan.run} is under way; `pelican show {plan.run}` tells how far it is")
+        return
+    if verdict is None or now != "complete":
         from pelican.commands.submit import submit
 
-        submit("retrain", address, wanted, run, store, launcher)
-        verdict = read_verdict(objects, run)
+        submit("retrain", address, plan.overrides, plan.run, store, launcher)
+        verdict = read_verdict(objects, plan.run)
     else:
-        print(f"run {run} is complete")
+        print(f"run {plan.run} is complete")
     if verdict is not None:
         print_verdict(verdict)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A retraining by its run's name, which data, model version and recipe determine."""
+
+    run: str
+    data: str
+    parent: str
+    overrides: list[str]
+    learned: bool
+
+
+def plan_of(
+    store: ObjectStore, data: str, model: str, address: str, overrides: Sequence[str]
+) -> Plan:
+    """What a call means. Raises UserInputError for data, a model or a recipe that is not there."""
+    version, parent = find_version(store, data), resolve_model(store, model)
+    wanted = [*overrides, f"retrain.data={version.name}", f"retrain.parent={parent.name}"]
+    recipe = for_pipeline("retrain", find_recipe(address, wanted))
+    learned = any(use.digest == version.digest for use in parent.lineage.data)
+    return Plan(run_name(parent, recipe), version.name, parent.name, wanted, learned)
 
 
 def run_name(parent: ModelVersion, recipe: Recipe) -> str:

@@ -42,7 +42,10 @@ def _verdict(decision: Decision) -> str:
 def _data(lineage: Lineage) -> list[str]:
     if not lineage.data:
         return ["None but what the imported checkpoint was trained on."]
-    rows = ["| data version | digest | training rows | held out | quarantined |", "|---|---|---|---|---|"]
+    rows = [
+        "| data version | digest | training rows | held out | quarantined |",
+        "|---|---|---|---|---|",
+    ]
     for use in lineage.data:
         numbers = f"{use.samples} | {use.held_samples} | {use.quarantined}"
         rows.append(f"| {use.version} | {use.digest} | {numbers} |")
@@ -52,7 +55,12 @@ def _data(lineage: Lineage) -> list[str]:
 def _scores(lineage: Lineage) -> list[str]:
     if not lineage.scores:
         return ["Not evaluated here."]
-    rows = ["Points of 100 with 95 % intervals.", "", "| | score | low | high |", "|---|---|---|---|"]
+    rows = [
+        "Points of 100 with 95 % intervals.",
+        "",
+        "| | score | low | high |",
+        "|---|---|---|---|",
+    ]
     for name, score in lineage.scores.items():
         rows.append(f"| {name} | {score['score']:.1f} | {score['low']:.1f} | {score['high']:.1f} |")
     return rows

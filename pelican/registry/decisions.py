@@ -60,7 +60,5 @@ def override(
     store: ObjectStore, model: str, version: int, against: str | None, by: str, reason: str
 ) -> Decision:
     """A person promotes what the gate refused or has not seen; the reason is kept."""
-    made = Decision(
-        kind="override", passed=True, against=against, by=by, reason=reason, at=now()
-    )
+    made = Decision(kind="override", passed=True, against=against, by=by, reason=reason, at=now())
     return record_decision(store, model, version, made)

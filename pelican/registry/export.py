@@ -38,7 +38,9 @@ def export_folder(store: ObjectStore, version: ModelVersion, folder: Path) -> Pa
     return folder
 
 
-def inference_service(version: ModelVersion, uri: str, *, gpus: int = 1, namespace: str = "") -> str:
+def inference_service(
+    version: ModelVersion, uri: str, *, gpus: int = 1, namespace: str = ""
+) -> str:
     """An InferenceService (serving.kserve.io/v1beta1), YAML; `uri` is where KServe finds the checkpoint.
 
     KServe's Hugging Face runtime serves a Qwen2.5-VL checkpoint with its vLLM backend.
@@ -78,5 +80,3 @@ def storage_uri(store: ObjectStore, version: ModelVersion) -> str:
             " address with --uri, such as pvc://models/tiny or s3://bucket/key"
         )
     return f"{store.uri.rstrip('/')}/{version.checkpoint}"
-
-

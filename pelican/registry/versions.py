@@ -194,7 +194,15 @@ def code_version() -> dict[str, str]:
     found = versions()
     commit = os.environ.get("PELICAN_COMMIT", "")
     if not commit:
-        asked = ["git", "-C", str(settings.home()), "describe", "--always", "--dirty", "--abbrev=12"]
+        asked = [
+            "git",
+            "-C",
+            str(settings.home()),
+            "describe",
+            "--always",
+            "--dirty",
+            "--abbrev=12",
+        ]
         try:
             commit = subprocess.run(
                 asked, capture_output=True, text=True, check=True, timeout=30

@@ -191,5 +191,3 @@ def _end(
         at=now(),
     )
     return write_verdict(store, verdict)
-
-
