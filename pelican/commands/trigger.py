@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import time
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -69,30 +69,30 @@ def poll(
 ) -> None:
     """Look for new objects instead of being told; otherwise as the service."""
     from pelican.trigger.config import read_config
-    from pelican.trigger.metrics import Metrics
-    from pelican.trigger.poll import poll as look
+    from pelican.trigger.poll import keep_polling
     from pelican.trigger.submitter import CommandSubmitter
-    from pelican.trigger.worker import Worker
 
     config = read_config()
     objects = open_store(settings.store_uri(store))
-    source = open_store(config.source) if config.source else objects
-    worker = Worker(objects, config, CommandSubmitter(objects, config), Metrics())
+    submitter = CommandSubmitter(objects, config)
     _log()
-    next_look = 0.0
-    try:
-        while True:
-            if time.monotonic() >= next_look:
-                new = look(source, worker.inbox, rescan=rescan)
-                next_look = time.monotonic() + every
-                if new:
-                    print(f"{new} new objects", flush=True)
-            worker.tick(at_once=now)
-            if once and (worker.idle() or (not now and worker.waiting_only())):
-                return
-            time.sleep(config.tick_s)
-    finally:
-        worker.stop()
+    new = keep_polling(
+        objects, config, submitter, every_s=every, once=once, at_once=now, rescan=rescan
+    )
+    print(f"{new} new objects")
+
+
+@app.command("compile")
+def compile_(
+    output: Annotated[Path, typer.Option("-o", "--output", help="IR, YAML.")],
+) -> None:
+    """Compile the pipeline that polls once, for a recurring run of Kubeflow."""
+    from kfp import compiler
+
+    from pipelines.poll import build
+
+    compiler.Compiler().compile(build(), str(output))
+    print(f"{output}: {output.stat().st_size / 1024:.0f} KB")
 
 
 @app.command()

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import time
 
-from pelican.storage.objects import ObjectStore
+from pelican.storage.objects import ObjectStore, open_store
+from pelican.trigger.config import TriggerConfig
 from pelican.trigger.events import ObjectEvent, is_wanted
 from pelican.trigger.inbox import ROOT, Inbox
+from pelican.trigger.metrics import Metrics
+from pelican.trigger.worker import Submitter, Worker
 
 WATERMARK = f"{ROOT}/watermark.json"
 
@@ -42,6 +46,37 @@ def poll(source: ObjectStore, inbox: Inbox, *, rescan: bool = False) -> int:
             break
         known, mark = _read_watermark(inbox.store)  # another replica polls too
     return new
+
+
+def keep_polling(
+    store: ObjectStore,
+    config: TriggerConfig,
+    submitter: Submitter,
+    *,
+    every_s: float = 60.0,
+    once: bool = False,
+    at_once: bool = False,
+    rescan: bool = False,
+) -> int:
+    """Poll, and look after the batches as the service does; returns the new objects.
+
+    `once`: one look, and the end when no batch is under way; events that are not quiet yet wait in
+    the store for the next call, unless `at_once`.
+    """
+    source = open_store(config.source) if config.source else store
+    worker = Worker(store, config, submitter, Metrics())
+    new, next_look = 0, 0.0
+    try:
+        while True:
+            if time.monotonic() >= next_look:
+                new += poll(source, worker.inbox, rescan=rescan)
+                next_look = float("inf") if once else time.monotonic() + every_s
+            worker.tick(at_once=at_once)
+            if once and (worker.idle() if at_once else worker.all_finished()):
+                return new
+            time.sleep(config.tick_s)
+    finally:
+        worker.stop()
 
 
 def _read_watermark(store: ObjectStore) -> tuple[dict[str, str], str | None]:

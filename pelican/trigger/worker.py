@@ -116,9 +116,9 @@ class Worker:
 
     def idle(self) -> bool:
         """Nothing waits and every batch is finished."""
-        return not self.inbox.pending() and self.waiting_only()
+        return not self.inbox.pending() and self.all_finished()
 
-    def waiting_only(self) -> bool:
+    def all_finished(self) -> bool:
         """Every batch is finished; events may wait for theirs."""
         head, _ = self.inbox.head()
         return head is None or self._cursor() > head.number

@@ -16,7 +16,9 @@ SECRETS = [SecretStr("the-old-secret-000"), SecretStr("the-new-secret-111")]
 NOW = 1_700_000_000
 
 
-def signed(secret: str = "the-new-secret-111", stamp: int = NOW, body: bytes = b"{}") -> dict[str, str]:
+def signed(
+    secret: str = "the-new-secret-111", stamp: int = NOW, body: bytes = b"{}"
+) -> dict[str, str]:
     return {
         "webhook-id": "m1",
         "webhook-timestamp": str(stamp),
