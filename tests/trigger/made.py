@@ -81,7 +81,7 @@ class Service:
     def post(self, body: Any, token: str = TOKEN, **headers: str) -> httpx.Response:
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
         headers = {"authorization": f"Bearer {token}", **headers}
-        return httpx.post(f"{self.url}/v1/events/s3", content=data, headers=headers, timeout=30)
+        return httpx.post(f"{self.url}/v1/events/s3", content=data, headers=headers, timeout=300)
 
     def kill(self) -> None:
         self.process.kill()
@@ -115,18 +115,18 @@ def service(store: FolderStore, log: Path, **settings: object) -> Iterator[Servi
     finally:
         if process.poll() is None:
             process.terminate()
-            process.wait(30)
+            process.wait(300)
 
 
 def answers(running: Service) -> bool:
     assert running.process.poll() is None, running.log.read_text()
     try:
-        return httpx.get(f"{running.url}/healthz", timeout=5).status_code == 200
+        return httpx.get(f"{running.url}/healthz", timeout=60).status_code == 200
     except httpx.TransportError:
         return False
 
 
-def wait_for(condition: Any, otherwise: str, limit_s: float = 120.0) -> None:
+def wait_for(condition: Any, otherwise: str, limit_s: float = 900.0) -> None:
     """Until `condition` holds; the limit is for a test that would never end."""
     deadline = time.monotonic() + limit_s
     while not condition():

@@ -53,7 +53,7 @@ def signed(body: bytes, request_id: str, stamp: int | None = None) -> dict[str, 
 
 
 def send(running: Service, body: bytes, headers: dict[str, str]) -> httpx.Response:
-    return httpx.post(f"{running.url}/v1/events/s3", content=body, headers=headers, timeout=30)
+    return httpx.post(f"{running.url}/v1/events/s3", content=body, headers=headers, timeout=300)
 
 
 BODY = json.dumps(notification(event(7000))).encode()
