@@ -252,6 +252,10 @@ def finish(store: ObjectStore, run: str, pipeline: str, succeeded: bool) -> dict
         store.delete(f"{prefix}/{FAILURE}")
         tree["failure"] = None
     store.write(f"{prefix}/{SUMMARY}", json.dumps(tree, indent=1, allow_nan=False).encode())
+    if pipeline == "retrain":
+        from pelican.retrain.notify import notify
+
+        notify(store, run)
     return summary_metrics(tree)
 
 

@@ -21,7 +21,3 @@ def summary(
     succeeded = status.state in ("COMPLETE", "SUCCEEDED")
     for name, value in finish(open_store(store), run, pipeline, succeeded).items():
         metrics.log_metric(name, value)
-    if pipeline == "retrain":
-        from pelican.retrain.notify import notify
-
-        notify(open_store(store), run)
