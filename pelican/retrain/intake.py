@@ -10,6 +10,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from pelican.data.pool import Entry, PoolIndex, check_splits, read_index
@@ -71,7 +72,7 @@ def take_in(
                 f"{prefix}/{side}/file-{number:04d}",
                 max_pixels=max_pixels,
                 quarantine=quarantine,
-                change=lambda s, split=split: _renamed(s, version.name, split),
+                change=partial(_renamed, version=version.name, split=split),
             )
     for side in written:
         if not written[side]:

@@ -26,6 +26,7 @@ class TriggerConfig(BaseModel):
     recipe: str = "tiny"
     overrides: str = Field("", description="as of --set")
     launcher: str = "local"
+    command: str = Field("", description="called instead of `pelican retrain`, same arguments")
     source: str | None = Field(None, description="store of the objects; none: the store itself")
     bucket: str | None = Field(None, description="other buckets' events are ignored")
     prefix: str = Field("", description="keys below it count")

@@ -127,7 +127,7 @@ def _receive(worker: Worker, sender: Sender, body: bytes) -> dict[str, int]:
             raise RefusedError(409, "replayed", "this request was received before")
         events = parse_notification(body, config.max_events)
         wanted = [event for event in events if is_wanted(event, config)]
-        counted = Counter(worker.inbox.receive(event) for event in wanted)
+        counted = Counter[str](worker.inbox.receive(event) for event in wanted)
         results = {"ignored": len(events) - len(wanted), **counted}
         if counted["new"]:
             audit.record(store, worker.replica, "received", by=sender.kind, **results)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import IO, Literal
@@ -35,10 +35,9 @@ class _Started:
 class CommandSubmitter:
     """`pelican retrain …` in the background. The call is idempotent, so it may be made again."""
 
-    def __init__(
-        self, store: ObjectStore, config: TriggerConfig, command: Sequence[str] = COMMAND
-    ) -> None:
-        self.store, self.config, self.command = store, config, list(command)
+    def __init__(self, store: ObjectStore, config: TriggerConfig) -> None:
+        self.store, self.config = store, config
+        self.command = shlex.split(config.command) or list(COMMAND)
         self._started: dict[str, _Started] = {}
 
     def plan(self, data: str, model: str) -> Plan:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import socket
 import subprocess
 import sys
@@ -24,7 +25,7 @@ from pelican.trigger.events import ObjectEvent
 from tests.conftest import ROOT, write_checkpoint
 
 TOKEN, SECRET = "a-token-of-the-tests", "a-secret-of-the-tests"
-MADE = [sys.executable, str(Path(__file__).parent / "made_retrain.py")]
+MADE = shlex.join([sys.executable, str(Path(__file__).parent / "made_retrain.py")])
 
 
 def event(number: int, tag: str = "", sequencer: str = "", key: str = "") -> ObjectEvent:
@@ -95,15 +96,10 @@ def service(store: FolderStore, log: Path, **settings: object) -> Iterator[Servi
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     chosen = {"quiet_s": 0.3, "tick_s": 0.05, "lease_s": 2, "backoff_s": 0.2, "rate": 1e6}
-    chosen |= {"burst": 1000000, "tokens": TOKEN, "secrets": SECRET, **settings}
+    chosen |= {"burst": 1000000, "tokens": TOKEN, "secrets": SECRET, "command": MADE, **settings}
     environment = {f"PELICAN_TRIGGER_{k.upper()}": str(v) for k, v in chosen.items()}
     environment = {**os.environ, **environment, "PYTHONPATH": str(ROOT)}
-    code = (
-        "import sys, pelican.trigger.submitter as s\n"
-        f"s.CommandSubmitter.__init__.__defaults__ = ({MADE!r},)\n"
-        "from pelican.cli import main\nmain()"
-    )
-    command = [sys.executable, "-c", code, "trigger", "serve", "--port", str(port)]
+    command = [sys.executable, "-m", "pelican", "trigger", "serve", "--port", str(port)]
     with log.open("ab") as out:
         process = subprocess.Popen(
             [*command, "--store", store.uri], env=environment, stdout=out, stderr=out
