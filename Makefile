@@ -11,6 +11,8 @@ RECIPE ?= tiny
 LAUNCHER ?= auto
 SET ?=
 RUN ?=
+export DATA ?=
+export FROM ?= tiny
 SPLIT ?= all
 SEED ?= 0
 PROCESSES ?= 2
@@ -46,9 +48,10 @@ $(MADE)/installed: requirements/dev.txt pyproject.toml | $(BIN)/python
 
 install: $(MADE)/installed ## Python packages into .venv (the other targets do it themselves)
 
-submit: $(MADE)/installed ## Run a pipeline: PIPELINE, RECIPE, SET, RUN; again to continue it
+submit: $(MADE)/installed ## Run a pipeline: PIPELINE, RECIPE, SET, RUN (retrain: DATA, FROM); again to continue it
 	@$(BIN)/pelican submit --pipeline $(PIPELINE) --recipe '$(RECIPE)' --set '$(SET)' \
-		--launcher $(LAUNCHER) $(if $(RUN),--run $(RUN)) $(ARGS)
+		--launcher $(LAUNCHER) $(if $(RUN),--run $(RUN)) \
+		$(if $(DATA),--data "$$DATA" --from "$$FROM") $(ARGS)
 
 test: $(MADE)/installed ## All tests but those of a cluster
 	@echo "tests marked 'cluster' are skipped: they need a Kubernetes cluster with Kubeflow"

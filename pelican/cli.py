@@ -9,6 +9,8 @@ from typing import Annotated
 import typer
 
 from pelican.commands.data import app as data
+from pelican.commands.models import app as models
+from pelican.commands.trigger import app as trigger
 from pelican.errors import PelicanError, ResourceError
 
 app = typer.Typer(
@@ -20,6 +22,8 @@ app = typer.Typer(
 recipes = typer.Typer(help="Named recipes.", no_args_is_help=True)
 app.add_typer(recipes, name="recipe")
 app.add_typer(data, name="data")
+app.add_typer(models, name="models")
+app.add_typer(trigger, name="trigger")
 benchmarks = typer.Typer(help="Published benchmarks.", no_args_is_help=True)
 app.add_typer(benchmarks, name="benchmark")
 
@@ -30,13 +34,19 @@ Set = Annotated[
     list[str] | None, typer.Option("--set", help="Overrides, such as 'loops=2 rl.max_steps=50'.")
 ]
 Address = Annotated[str, typer.Option("--recipe", help="Such as tiny or tiny+rl_only.")]
+Data = Annotated[
+    str | None, typer.Option(help="Of a retraining: data version, prefix of the store, or folder.")
+]
+From = Annotated[
+    str | None, typer.Option("--from", help="Of a retraining: model, such as tiny or tiny:3.")
+]
 
 
 @app.command()
 def submit(
-    pipeline: Annotated[str, typer.Option(help="metaloop, evaluate, rl_only, sft_only.")] = (
-        "metaloop"
-    ),
+    pipeline: Annotated[
+        str, typer.Option(help="metaloop, evaluate, rl_only, sft_only, retrain.")
+    ] = "metaloop",
     recipe: Address = "tiny",
     set_: Set = None,
     run: Annotated[str | None, typer.Option(help="Name; default: recipe, date, digest.")] = None,
@@ -44,11 +54,32 @@ def submit(
         str, typer.Option(help="local, pytorchjob, kubeflow; auto: what is configured.")
     ] = "auto",
     store: Store = None,
+    data: Data = None,
+    from_: From = None,
 ) -> None:
     """Run a pipeline; the same command continues a run that was cut off."""
+    if pipeline == "retrain":
+        from pelican.commands.retrain import retrain as retrain_it
+
+        return retrain_it(data, from_, recipe, set_ or [], store, launcher)
     from pelican.commands.submit import submit as run_it
 
     run_it(pipeline, recipe, set_ or [], run or None, store, launcher)
+
+
+@app.command()
+def retrain(
+    data: Data = None,
+    from_: From = None,
+    recipe: Address = "tiny",
+    set_: Set = None,
+    launcher: Annotated[str, typer.Option(help="local: processes of this machine.")] = "local",
+    store: Store = None,
+) -> None:
+    """New data in, a better model out. The same call again continues, or tells the verdict."""
+    from pelican.commands.retrain import retrain as retrain_it
+
+    retrain_it(data, from_, recipe, set_ or [], store, launcher)
 
 
 @app.command()

@@ -91,7 +91,7 @@ def check_same_recipe(run: str, before: Recipe, now: Recipe) -> None:
 
 def needed_models(recipe: Recipe) -> dict[str, str]:
     """The checkpoints that this recipe reads."""
-    models = {"models.policy": recipe.models.policy}
+    models = {} if recipe.retrain.parent else {"models.policy": recipe.models.policy}
     if recipe.sft.enabled and not recipe.distill.endpoint:
         models["models.teacher"] = recipe.models.teacher
     return models

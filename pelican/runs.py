@@ -132,9 +132,10 @@ def expected_stages(recipe: Recipe, pipeline: str) -> int:
     """How many stages a run of a pipeline has if no gate stops it."""
     if pipeline == "evaluate":
         return 1
+    diagnosis = 3 if pipeline == "retrain" else 0
     rl = 5 if recipe.rl.enabled and pipeline != "sft_only" else 0
     sft = 6 if recipe.sft.enabled and pipeline != "rl_only" else 0
-    return 1 + recipe.loops * (rl + sft)
+    return 1 + diagnosis + recipe.loops * (rl + sft)
 
 
 def scores(store: ObjectStore, run: str) -> list[dict[str, Any]]:
@@ -244,6 +245,7 @@ def finish(store: ObjectStore, run: str, pipeline: str, succeeded: bool) -> dict
         except Exception as error:  # the summary must be written whatever the page lacks
             report_error = f"{type(error).__name__}: {error}"
     tree = show(store, run)
+    tree["verdict"] = read_json(store, f"{prefix}/verdict.json")  # of a retraining
     complete = succeeded and _ran_to_its_end(tree, read_recipe(store, run), pipeline)
     tree |= {"state": "complete" if complete else "failed", "finished": now().isoformat()}
     tree |= {"pipeline": pipeline, "report_error": report_error}
@@ -251,11 +253,17 @@ def finish(store: ObjectStore, run: str, pipeline: str, succeeded: bool) -> dict
         store.delete(f"{prefix}/{FAILURE}")
         tree["failure"] = None
     store.write(f"{prefix}/{SUMMARY}", json.dumps(tree, indent=1, allow_nan=False).encode())
+    if pipeline == "retrain":
+        from pelican.retrain.notify import notify
+
+        notify(store, run)
     return summary_metrics(tree)
 
 
 def _ran_to_its_end(tree: dict[str, Any], recipe: Recipe | None, pipeline: str) -> bool:
     """Whether the last evaluation is that of the last loop, or its gate said stop."""
+    if pipeline == "retrain":
+        return tree["verdict"] is not None
     if recipe is None or not tree["scores"]:
         return False
     last = tree["scores"][-1]

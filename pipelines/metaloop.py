@@ -20,7 +20,7 @@ from pipelines.parts import Prefix, Stages, checked, named, summarised
 
 def build(config: Recipe, name: str = "metaloop") -> Any:
     """The graph for a recipe: as many loops as it has, and the phases that it enables."""
-    first_loop = _loop(1, config)
+    first_loop = build_loop(1, config)
 
     @dsl.pipeline(name=name.replace("_", "-"), description=__doc__)
     def metaloop(store: str, run: str, recipe: str) -> None:
@@ -33,9 +33,9 @@ def build(config: Recipe, name: str = "metaloop") -> Any:
     return metaloop
 
 
-def _loop(k: int, config: Recipe) -> Any:
+def build_loop(k: int, config: Recipe) -> Any:
     """Loop k of K as a pipeline: policy_k -> policy_k+1 -> loop k + 1."""
-    next_loop = _loop(k + 1, config) if k < config.loops else None
+    next_loop = build_loop(k + 1, config) if k < config.loops else None
 
     @dsl.pipeline(name=f"loop-{k}-of-{config.loops}")
     def loop(store: str, run: str, policy: str, base: str, previous: str) -> None:

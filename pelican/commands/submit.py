@@ -36,6 +36,7 @@ from pelican.runs import (
     show,
     state,
 )
+from pelican.stages.base import STAGES
 from pelican.storage.manifests import now
 from pelican.storage.objects import ObjectStore, open_store
 from pelican.storage.publish import publish
@@ -221,8 +222,8 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 def _error(failure: dict[str, object]) -> PelicanError:
     codes = {"UserInputError": 2, "InfrastructureError": 75, "ResourceError": 77}
     where = f"{failure['stage']}, loop {failure['loop']} {failure['phase']}"
-    if failure["stage"] == "preflight":
-        where = "preflight"
+    if failure["stage"] not in STAGES:  # preflight, or a step of a retraining
+        where = str(failure["stage"])
     return error_of(codes.get(str(failure["kind"]), 1), f"{where}: {failure['message']}")
 
 

@@ -32,11 +32,11 @@ def loop_samples(index: PoolIndex, recipe: Recipe, loop: int, phase: Phase) -> l
     uses: Counter[str] = Counter()
     order = shuffled(index.entries, f"select:{recipe.seed}")
     chosen: list[Entry] = []
-    for k in range(1, loop + 1):
-        horizon = recipe.data.horizon(k)
+    for k in range(1, max(loop, 1) + 1):  # loop 0, a diagnosis, draws as loop 1 does
+        horizon = recipe.data.horizon(min(k, loop))
         eligible = [e for e in order if e.split is Split.TRAIN and e.span_s <= horizon]
         chosen = _draw(eligible, uses, size)
-        if k == loop and phase is not Phase.SFT:
+        if k >= loop and phase is not Phase.SFT:
             break
         taken = {e.id for e in chosen}
         chosen += _draw([e for e in eligible if e.id not in taken], uses, size)

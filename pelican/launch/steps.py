@@ -14,6 +14,7 @@ from pelican.errors import PelicanError, ResourceError, UserInputError
 from pelican.launch.base import Job, JobResult, Launcher, StageError
 from pelican.launch.process import ProcessLauncher
 from pelican.records import Phase
+from pelican.retrain.pools import pool_of
 from pelican.runs import FAILURE, read_recipe, run_prefix, stage_prefix
 from pelican.stages.base import (
     CORRECTIONS,
@@ -73,7 +74,7 @@ def step(
         spec = make_spec(objects, stage, run, loop, phase, inputs)
         return StepResult(spec.output, _run(objects, spec))
     except PelicanError as error:
-        _note_failure(objects, run, stage, loop, phase, error)
+        note_failure(objects, run, stage, loop, phase, error)
         print(f"error: {error}", file=sys.stderr, flush=True)
         raise SystemExit(error.exit_code) from None
 
@@ -88,7 +89,8 @@ def make_spec(
     named = {name: where for name, where in inputs.items() if where}
     for name, field in DATA[stage].items():
         section, leaf = field.split(".")
-        named[name] = settings.resolve(getattr(getattr(recipe, section), leaf))
+        of_recipe = settings.resolve(getattr(getattr(recipe, section), leaf))
+        named[name] = pool_of(recipe, run, stage, loop, field) or of_recipe
     if "pool" in named and (fixes := corrections_place(store, recipe)):
         named[CORRECTIONS] = fixes
     if stage == "distill" and recipe.distill.endpoint:
@@ -199,7 +201,7 @@ def _numbers(manifest: Manifest) -> Event:
     }
 
 
-def _note_failure(
+def note_failure(
     store: ObjectStore, run: str, stage: str, loop: int, phase: str, error: PelicanError
 ) -> None:
     failure: Event = {

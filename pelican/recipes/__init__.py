@@ -33,6 +33,7 @@ ABLATIONS_OF_A_NUMBER: dict[str, Callable[[Recipe, float], Recipe]] = {
 PIPELINES: dict[str, Callable[[Recipe], Recipe]] = {
     "metaloop": lambda recipe: recipe,
     "evaluate": lambda recipe: recipe,
+    "retrain": lambda recipe: recipe,
     "rl_only": lambda recipe: ablations.rl_only(recipe) if recipe.sft.enabled else recipe,
     "sft_only": lambda recipe: ablations.sft_only(recipe) if recipe.rl.enabled else recipe,
 }

@@ -62,6 +62,8 @@ class View(ABC):
                 return f"{name} waits: {event['message']}"
             case "again":
                 return f"{name} is tried again: {event['message']}"
+            case "told":
+                return f"{event['stage']:<10} {event['message']}"
             case "failed":
                 return f"{name} failed: {event['message']}"
         return ""

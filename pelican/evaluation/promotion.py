@@ -1,0 +1,193 @@
+"""The gate before promotion: does a retrained model gain on the new data, and forget nothing?
+
+The target is the held-out part of the new data; it must rise with confidence. On the old held-out
+sets a family, dimension or benchmark fails if it lost more than its tolerance *and* more than
+noise (whole paired 95 % interval below zero), as in the gate between loops. Format, thinking and
+the data itself are checked too: labels that the teacher does not confirm are no progress.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+
+from pelican.evaluation.gate import MAX_FORMAT_DROP, MIN_THINK_SHARE, Check
+from pelican.evaluation.metrics import Difference, bootstrap_means, difference, paired
+from pelican.evaluation.summary import compare, suite_of
+from pelican.recipe import GateConfig
+
+
+@dataclass(frozen=True)
+class DataFacts:
+    """What is known of the new data: rows read and left out; the teacher's accepted answers.
+
+    `agreed_new` and `agreed_old` are (accepted, asked) on new and on earlier training samples.
+    """
+
+    rows: int
+    quarantined: int
+    agreed_new: tuple[int, int] = (0, 0)
+    agreed_old: tuple[int, int] = (0, 0)
+
+
+def judge(
+    before: pl.DataFrame,
+    after: pl.DataFrame,
+    new: str,
+    facts: DataFacts,
+    config: GateConfig,
+    *,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> list[Check]:
+    """Every condition of the promotion. Results as of an eval stage; new samples' ids begin with `new`."""
+    is_new = pl.col("sample_id").str.starts_with(new)
+    old_before, old_after = before.filter(~is_new), after.filter(~is_new)
+    pairs = paired(suite_of(before.filter(is_new), "embodied"), after)
+    checks = [_gain(pairs, config, resamples, seed)]
+    checks += _kept(old_before, old_after, config, resamples, seed)
+    checks += _form(before, after)
+    checks += [_usable(facts, config), _labels(facts, config)]
+    return checks
+
+
+def _gain(pairs: pl.DataFrame, config: GateConfig, resamples: int, seed: int) -> Check:
+    """More than `min_gain` points on the new questions, mean over families, in enough resamples."""
+    if pairs.is_empty():
+        return Check(
+            name="gain",
+            passed=False,
+            reason="gain: no new held-out question was answered by both models",
+        )
+    means = bootstrap_means(
+        pairs["delta"].to_numpy(),
+        pairs["family"].to_list(),
+        pairs["scene"].to_list(),
+        resamples=resamples,
+        seed=seed,
+    )
+    delta, low, high = means.macro()
+    sure = float((np.nanmean(means.draws, axis=1) > config.min_gain).mean())
+    return Check(
+        name="gain",
+        passed=sure >= config.confidence and delta > config.min_gain,
+        reason=(
+            f"gain: {delta:+.1f} points on the new held-out set (95 % {low:+.1f} to {high:+.1f},"
+            f" n = {len(pairs)}); more than {config.min_gain:g} with confidence {sure:.3f},"
+            f" wanted {config.confidence:g}"
+        ),
+        numbers={
+            "delta": delta,
+            "low": low,
+            "high": high,
+            "n": len(pairs),
+            "limit": config.min_gain,
+            "confidence": sure,
+            "wanted_confidence": config.confidence,
+        },
+    )
+
+
+def _kept(
+    before: pl.DataFrame, after: pl.DataFrame, config: GateConfig, resamples: int, seed: int
+) -> list[Check]:
+    """No family, dimension or benchmark of the old held-out sets lost more than it may."""
+    change = compare(before, after, resamples=resamples, seed=seed)
+    named = paired(before, after).with_columns(
+        benchmark=pl.concat_str("suite", "benchmark", separator="/")
+    )
+    benchmarks = difference(named, "benchmark", resamples=resamples, seed=seed)[1]
+    return [
+        _drop(kind, name, part, config)
+        for kind, parts in (
+            ("family", change.families),
+            ("dimension", change.dimensions),
+            ("benchmark", benchmarks),
+        )
+        for name, part in sorted(parts.items())
+    ]
+
+
+def _drop(kind: str, name: str, change: Difference, config: GateConfig) -> Check:
+    limit = config.tolerances.get(name, config.max_drop)
+    return Check(
+        name=f"{kind}/{name}",
+        passed=not (change.delta < -limit and change.worse),
+        reason=(
+            f"{kind} {name}: {change.delta:+.1f} points on the old held-out sets"
+            f" (95 % {change.low:+.1f} to {change.high:+.1f}, n = {change.n});"
+            f" may lose {limit:g} beyond noise"
+        ),
+        numbers={
+            "delta": change.delta,
+            "low": change.low,
+            "high": change.high,
+            "n": change.n,
+            "limit": limit,
+        },
+    )
+
+
+def _form(before: pl.DataFrame, after: pl.DataFrame) -> list[Check]:
+    change = compare(before, after, resamples=1)
+    drop, share = change.format_drop, change.think_share
+    return [
+        Check(
+            name="format",
+            passed=drop <= MAX_FORMAT_DROP,
+            reason=f"format: {round(-drop, 1) + 0.0:+.1f} points; may lose {MAX_FORMAT_DROP:g}",
+            numbers={"drop": drop, "limit": MAX_FORMAT_DROP},
+        ),
+        Check(
+            name="thinking",
+            passed=share >= MIN_THINK_SHARE,
+            reason=(
+                f"thinking: {share:.2f} times the length before;"
+                f" less than {MIN_THINK_SHARE:g} is a lost chain of thought"
+            ),
+            numbers={"share": share, "limit": MIN_THINK_SHARE},
+        ),
+    ]
+
+
+def _usable(facts: DataFacts, config: GateConfig) -> Check:
+    share = facts.quarantined / max(1, facts.rows)
+    return Check(
+        name="data",
+        passed=share <= config.max_quarantined,
+        reason=(
+            f"data: {facts.quarantined} of {facts.rows} new rows were unusable"
+            f" ({100 * share:.1f} %); at most {100 * config.max_quarantined:g} %"
+        ),
+        numbers={"share": share, "rows": facts.rows, "limit": config.max_quarantined},
+    )
+
+
+def _labels(facts: DataFacts, config: GateConfig) -> Check:
+    """The teacher is right about new labels nearly as often as about old ones, which are trusted."""
+    (right_new, asked_new), (right_old, asked_old) = facts.agreed_new, facts.agreed_old
+    if not (asked_new and right_old):
+        return Check(
+            name="labels",
+            passed=True,
+            reason="labels: the teacher was not asked about both new and earlier samples",
+        )
+    new, old = right_new / asked_new, right_old / asked_old
+    return Check(
+        name="labels",
+        passed=new / old >= config.min_teacher_agreement,
+        reason=(
+            f"labels: the teacher's answers confirm {100 * new:.0f} % of {asked_new} new labels and"
+            f" {100 * old:.0f} % of {asked_old} earlier ones, {new / old:.2f} times;"
+            f" less than {config.min_teacher_agreement:g} speaks of wrong labels"
+        ),
+        numbers={
+            "new": new,
+            "old": old,
+            "asked_new": asked_new,
+            "asked_old": asked_old,
+            "limit": config.min_teacher_agreement,
+        },
+    )

@@ -1,0 +1,82 @@
+"""A registered model for others: a Hugging Face folder, or a manifest that KServe serves with vLLM."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from pelican.errors import UserInputError
+from pelican.registry.versions import VERSION, ModelVersion, version_prefix
+from pelican.storage.manifests import file_digest
+from pelican.storage.objects import ObjectStore
+
+
+def export_folder(store: ObjectStore, version: ModelVersion, folder: Path) -> Path:
+    """Checkpoint, model card and lineage as one folder that `from_pretrained` loads.
+
+    Every file is compared with its digest. The folder appears whole or not at all.
+    """
+    if folder.exists():
+        raise UserInputError(f"{folder} is there already; give another folder")
+    temporary = folder.with_name(f".{folder.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    for file in version.files:
+        target = temporary / file.path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(store.local(f"{version.checkpoint}/{file.path}"), target)
+        if file_digest(target) != file.sha256:
+            raise UserInputError(
+                f"{version.checkpoint}/{file.path} is not what was registered; restore it from a"
+                " backup of the store, or export another version"
+            )
+    prefix = version_prefix(version.model, version.version)
+    if store.exists(f"{prefix}/README.md"):
+        (temporary / "README.md").write_bytes(store.read(f"{prefix}/README.md"))
+    (temporary / VERSION).write_text(version.model_dump_json(indent=1))
+    temporary.rename(folder)
+    return folder
+
+
+def inference_service(
+    version: ModelVersion, uri: str, *, gpus: int = 1, namespace: str = ""
+) -> str:
+    """An InferenceService (serving.kserve.io/v1beta1), YAML; `uri` is where KServe finds the checkpoint.
+
+    KServe's Hugging Face runtime serves a Qwen2.5-VL checkpoint with its vLLM backend.
+    """
+    limits = {"cpu": "4", "memory": "24Gi"} | ({"nvidia.com/gpu": str(gpus)} if gpus else {})
+    name = f"{version.model}-{version.version}"
+    metadata: dict[str, object] = {"name": version.model}
+    if namespace:
+        metadata["namespace"] = namespace
+    metadata["labels"] = {"pelican/model": version.model, "pelican/version": str(version.version)}
+    metadata["annotations"] = {"pelican/digest": version.digest}
+    tree = {
+        "apiVersion": "serving.kserve.io/v1beta1",
+        "kind": "InferenceService",
+        "metadata": metadata,
+        "spec": {
+            "predictor": {
+                "model": {
+                    "modelFormat": {"name": "huggingface"},
+                    "args": [f"--model_name={name}", "--backend=vllm"],
+                    "storageUri": uri,
+                    "resources": {"limits": limits, "requests": limits},
+                }
+            }
+        },
+    }
+    import yaml
+
+    return str(yaml.safe_dump(tree, sort_keys=False))
+
+
+def storage_uri(store: ObjectStore, version: ModelVersion) -> str:
+    """`<store>/<checkpoint>` as KServe's storage initialiser reads it. A folder has none."""
+    if "://" not in store.uri:
+        raise UserInputError(
+            f"the store {store.uri} is a folder, which no cluster reads; give the checkpoint's"
+            " address with --uri, such as pvc://models/tiny or s3://bucket/key"
+        )
+    return f"{store.uri.rstrip('/')}/{version.checkpoint}"

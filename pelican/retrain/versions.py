@@ -1,0 +1,77 @@
+"""Data versions: which files were delivered together. Immutable, named by their content."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from pelican import settings
+from pelican.errors import UserInputError
+from pelican.recipe import digest_of
+from pelican.retrain.records import DataObject, DataVersion
+from pelican.storage.manifests import file_digest, now
+from pelican.storage.objects import ObjectStore
+
+PREFIX = "data/versions"
+_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,60}[a-z0-9])?")
+
+
+def version_key(name: str) -> str:
+    return f"{PREFIX}/{name}.json"
+
+
+def make_version(
+    store: ObjectStore, label: str, source: str, objects: Sequence[DataObject]
+) -> DataVersion:
+    """Name a set of objects `<label>-<digest>` and keep it; the same objects give the same name."""
+    digest = digest_of([source, sorted([o.key, o.tag] for o in objects)])
+    short = re.sub(r"[^a-z0-9]+", "-", label.lower()).strip("-")[:40].strip("-") or "data"
+    version = DataVersion(
+        name=f"{short}-{digest[:10]}",
+        source=source,
+        objects=sorted(objects, key=lambda o: o.key),
+        digest=digest,
+        created=now(),
+    )
+    key = version_key(version.name)
+    store.write(key, version.model_dump_json(indent=1).encode(), if_absent=True)
+    return DataVersion.model_validate_json(store.read(key))
+
+
+def find_version(store: ObjectStore, where: str) -> DataVersion:
+    """A data version by its name; or of the Parquet files below a prefix of the store or a folder."""
+    if _NAME.fullmatch(where) and store.exists(version_key(where)):
+        return DataVersion.model_validate_json(store.read(version_key(where)))
+    if not where.startswith("/") and ".." not in where and store.exists(where):
+        return version_of_prefix(store, where)
+    folder = Path(settings.resolve(where))
+    if not folder.exists():
+        raise UserInputError(
+            f"data {where!r} is neither a data version, nor a prefix of {store.uri}, nor a folder;"
+            " give one of these"
+        )
+    paths = [folder] if folder.is_file() else sorted(folder.rglob("*.parquet"))
+    root = folder.parent if folder.is_file() else folder
+    objects = [
+        DataObject(
+            key=path.relative_to(root).as_posix(), tag=file_digest(path), size=path.stat().st_size
+        )
+        for path in paths
+    ]
+    return _not_empty(store, folder.stem, str(root), objects, where)
+
+
+def version_of_prefix(store: ObjectStore, prefix: str) -> DataVersion:
+    """The Parquet objects below a prefix of the store, as they are now."""
+    keys = [key for key in store.keys(prefix) if key.endswith(".parquet")]
+    objects = [DataObject(key=key, tag=store.read_tagged(key)[1]) for key in keys]
+    return _not_empty(store, prefix.rstrip("/").split("/")[-1], store.uri, objects, prefix)
+
+
+def _not_empty(
+    store: ObjectStore, label: str, source: str, objects: list[DataObject], where: str
+) -> DataVersion:
+    if not objects:
+        raise UserInputError(f"data {where!r} holds no *.parquet file; docs/data.md gives the form")
+    return make_version(store, label, source, objects)

@@ -1,0 +1,31 @@
+"""What Prometheus scrapes of one replica; a registry of its own, so that several fit a process."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
+
+
+class Metrics:
+    """Counters and gauges of the trigger. Labels have few values, none from a request."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+
+        def counter(name: str, about: str, *labels: str) -> Counter:
+            return Counter(f"pelican_trigger_{name}", about, labels, registry=self.registry)
+
+        def gauge(name: str, about: str) -> Gauge:
+            return Gauge(f"pelican_trigger_{name}", about, registry=self.registry)
+
+        self.requests = counter("requests", "Requests by what became of them", "result")
+        self.events = counter("events", "Events by what became of them", "result")
+        self.sealed = counter("batches_sealed", "Batches that this replica made")
+        self.started = counter("starts", "Starts of runs, repeated ones too")
+        self.finished = counter("batches_finished", "Batches by how they ended", "outcome")
+        self.errors = counter("tick_errors", "Ticks that failed, such as when the store is away")
+        self.pending = gauge("pending_events", "Events that wait for their batch")
+        self.oldest = gauge("oldest_pending_seconds", "How long the oldest of them has waited")
+        self.backlog = gauge("batches_unfinished", "Batches that are sealed and not finished")
+
+    def text(self) -> bytes:
+        return generate_latest(self.registry)

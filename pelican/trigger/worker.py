@@ -1,0 +1,266 @@
+"""Looks after the batches: seals them, starts one run each, in order, and follows it to its end.
+
+A replica works on a batch under a lease in the store. If it falls silent another takes over; that
+can repeat a start, never double a run, because the run's name comes from data, model version and
+recipe, and all three are pinned before the first start.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from typing import Any, Literal, Protocol
+
+from pydantic import BaseModel, ConfigDict
+
+from pelican.commands.retrain import Plan
+from pelican.errors import UserInputError
+from pelican.registry.aliases import resolve_model
+from pelican.retrain.records import read_verdict
+from pelican.storage.objects import ObjectStore
+from pelican.trigger import audit
+from pelican.trigger.config import TriggerConfig
+from pelican.trigger.inbox import ROOT, Batch, Inbox
+from pelican.trigger.metrics import Metrics
+
+log = logging.getLogger("pelican.trigger")
+MAX_BACKOFF_S = 600.0
+
+
+class Submitter(Protocol):
+    """Who starts runs; see `pelican.trigger.submitter`."""
+
+    def plan(self, data: str, model: str) -> Plan: ...
+    def start(self, data: str, model: str, run: str) -> None: ...
+    def look(self, run: str) -> tuple[str, str]: ...
+    def stop(self) -> None: ...
+
+
+class Status(BaseModel):
+    """`status/<n>.json`. Times in seconds since 1970."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    batch: int
+    state: Literal["claimed", "started", "done", "failed"] = "claimed"
+    owner: str
+    lease_until: float
+    parent: str | None = None
+    run: str | None = None
+    attempts: int = 0
+    not_before: float = 0.0
+    outcome: str = ""
+    message: str = ""
+
+
+class Worker:
+    """One replica's share of the work; `tick` does what is to be done now and returns."""
+
+    def __init__(
+        self,
+        store: ObjectStore,
+        config: TriggerConfig,
+        submitter: Submitter,
+        metrics: Metrics,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.store, self.config, self.submitter, self.metrics = store, config, submitter, metrics
+        self.clock = clock
+        self.inbox = Inbox(store, config, clock)
+        self.replica = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
+        self.healthy = True
+        self._end = threading.Event()
+
+    def run(self) -> None:
+        """Tick until `stop`. Whatever a tick raises is told and tried again at the next."""
+        while not self._end.wait(self.config.tick_s):
+            try:
+                self.tick()
+                self.healthy = True
+            except Exception as error:
+                self.healthy = False
+                self.metrics.errors.inc()
+                log.warning("tick failed: %s: %s", type(error).__name__, error)
+
+    def stop(self) -> None:
+        """End the runs that this replica started, and hand its batch to the others."""
+        self._end.set()
+        self.submitter.stop()
+        try:
+            status, tag = self._status(self._cursor())
+            if status is not None and status.owner == self.replica:
+                self._write(status, tag, lease_until=0.0)
+        except Exception as error:
+            log.warning("the lease was not handed back: %s", error)
+
+    def tick(self, *, at_once: bool = False) -> None:
+        """Seal a batch if one is due; then look after the oldest that is not finished."""
+        batch = self.inbox.seal(at_once=at_once)
+        if batch is not None:
+            self.metrics.sealed.inc()
+            self._audit("sealed", batch.number, objects=len(batch.events), why=batch.why)
+        waiting = self.inbox.pending()
+        self.metrics.pending.set(len(waiting))
+        self.metrics.oldest.set(self.clock() - waiting[0].received if waiting else 0)
+        head, _ = self.inbox.head()
+        number = self._cursor()
+        self.metrics.backlog.set(max(0, head.number - number + 1) if head else 0)
+        if head is None or number > head.number:
+            return
+        self._work(self.inbox.batch(number))
+
+    def idle(self) -> bool:
+        """Nothing waits and every batch is finished."""
+        return not self.inbox.pending() and self.all_finished()
+
+    def all_finished(self) -> bool:
+        """Every batch is finished; events may wait for theirs."""
+        head, _ = self.inbox.head()
+        return head is None or self._cursor() > head.number
+
+    def _work(self, batch: Batch) -> None:
+        status, tag = self._status(batch.number)
+        if status is not None and status.state in ("done", "failed"):
+            self._advance(batch.number)
+            return
+        mine = self._claim(batch.number, status, tag)
+        if mine is None:
+            return
+        status, tag = mine
+        if status.run is None or status.parent is None:
+            pinned = self._pin(batch, status, tag)
+            if pinned is None:
+                return
+            status, tag = pinned
+        if status.state == "started":
+            self._follow(batch, status, tag)
+        elif self.clock() >= status.not_before:
+            self._start(batch, status, tag)
+
+    def _claim(
+        self, number: int, status: Status | None, tag: str | None
+    ) -> tuple[Status, str] | None:
+        """The status under our lease, taken or renewed; None while another replica has it."""
+        now = self.clock()
+        until = now + self.config.lease_s
+        if status is None:
+            made = Status(batch=number, owner=self.replica, lease_until=until)
+            if not self.store.write(_key(number), _json(made), if_absent=True):
+                return None
+            self._audit("claimed", number)
+            return self._reread(number)
+        if status.owner != self.replica:
+            if status.lease_until > now:
+                return None
+            taken = self._write(status, tag, owner=self.replica, lease_until=until)
+            if taken:
+                self._audit("taken over", number, before=status.owner)
+            return taken
+        if status.lease_until - now < self.config.lease_s / 2:
+            return self._write(status, tag, lease_until=until)
+        return status, tag or ""
+
+    def _pin(self, batch: Batch, status: Status, tag: str) -> tuple[Status, str] | None:
+        """Fix the model version and so the run's name before anything is started."""
+        try:
+            parent = resolve_model(self.store, self.config.model).name
+            plan = self.submitter.plan(batch.data or "", parent)
+        except UserInputError as error:
+            self._finish(batch.number, status, tag, "failed", str(error))
+            return None
+        if plan.learned:
+            self._finish(batch.number, status, tag, "done", "learned before")
+            return None
+        return self._write(status, tag, parent=parent, run=plan.run)
+
+    def _start(self, batch: Batch, status: Status, tag: str) -> None:
+        """Note the attempt, then start: a kill in between costs a lease, not the batch."""
+        wait = min(self.config.backoff_s * 2**status.attempts, MAX_BACKOFF_S)
+        noted = self._write(
+            status,
+            tag,
+            state="started",
+            attempts=status.attempts + 1,
+            not_before=self.clock() + wait,
+        )
+        if noted is None:
+            return
+        assert status.run is not None and status.parent is not None and batch.data is not None
+        self._audit("started", batch.number, run=status.run, attempt=status.attempts + 1)
+        self.metrics.started.inc()
+        self.submitter.start(batch.data, status.parent, status.run)
+
+    def _follow(self, batch: Batch, status: Status, tag: str) -> None:
+        assert status.run is not None
+        found, message = self.submitter.look(status.run)
+        if found == "complete":
+            verdict = read_verdict(self.store, status.run)
+            self._finish(batch.number, status, tag, "done", verdict.outcome if verdict else "")
+        elif found == "refused" or (found == "lost" and status.attempts >= self.config.attempts):
+            self._finish(batch.number, status, tag, "failed", message)
+        elif found == "lost" and self.clock() >= status.not_before:
+            self._audit("lost", batch.number, run=status.run, message=message)
+            again = self._write(status, tag, state="claimed", message=message)
+            if again is not None:
+                self._start(batch, *again)
+
+    def _finish(
+        self, number: int, status: Status, tag: str, state: Literal["done", "failed"], said: str
+    ) -> None:
+        if self._write(status, tag, state=state, outcome=said) is None:
+            return
+        self.metrics.finished.labels(said if state == "done" else "failed").inc()
+        self._audit(state, number, run=status.run, outcome=said)
+        self._advance(number)
+
+    def _advance(self, number: int) -> None:
+        """The next batch's turn; several replicas may say so."""
+        key = f"{ROOT}/cursor.json"
+        try:
+            data, tag = self.store.read_tagged(key)
+        except KeyError:
+            self.store.write(key, str(number + 1).encode(), if_absent=True)
+            return
+        if int(data) == number:
+            self.store.write(key, str(number + 1).encode(), if_tag=tag)
+
+    def _cursor(self) -> int:
+        try:
+            return int(self.store.read(f"{ROOT}/cursor.json"))
+        except KeyError:
+            return 1
+
+    def _status(self, number: int) -> tuple[Status | None, str | None]:
+        try:
+            data, tag = self.store.read_tagged(_key(number))
+        except KeyError:
+            return None, None
+        return Status.model_validate_json(data), tag
+
+    def _reread(self, number: int) -> tuple[Status, str] | None:
+        status, tag = self._status(number)
+        return (status, tag) if status is not None and tag is not None else None
+
+    def _write(self, status: Status, tag: str | None, **changes: Any) -> tuple[Status, str] | None:
+        """The changed status with its tag; None if another replica was faster."""
+        after = status.model_copy(update=changes)
+        if not self.store.write(_key(status.batch), _json(after), if_tag=tag or ""):
+            return None
+        found = self._reread(status.batch)
+        return found if found is not None and found[0].owner == after.owner else None
+
+    def _audit(self, what: str, batch: int, **details: Any) -> None:
+        audit.record(self.store, self.replica, what, batch=batch, **details)
+
+
+def _key(number: int) -> str:
+    return f"{ROOT}/status/{number:06d}.json"
+
+
+def _json(status: Status) -> bytes:
+    return status.model_dump_json(indent=1).encode()

@@ -1,0 +1,33 @@
+"""One look for new data: the pipeline of a recurring run, where a store sends no events."""
+
+from typing import Any
+
+from kfp import dsl
+
+from components.poll import poll
+from pipelines.parts import named
+
+
+def build() -> Any:
+    """One step; what it starts is a run of its own."""
+
+    @dsl.pipeline(name="poll", description=__doc__)
+    def look(
+        store: str,
+        model: str = "tiny",
+        recipe: str = "tiny",
+        overrides: str = "",
+        prefix: str = "incoming/",
+        launcher: str = "local",
+    ) -> None:
+        task = poll(
+            store=store,
+            model=model,
+            recipe=recipe,
+            overrides=overrides,
+            prefix=prefix,
+            launcher=launcher,
+        )
+        named(task, "poll")
+
+    return look

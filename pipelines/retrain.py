@@ -1,0 +1,49 @@
+"""New data in, a better model out: the metaloop on what the current model can't do of new data.
+
+    new data ──intake──► train, held out
+    current ──rollout──reward──filter──► any weakness? ── no: stop and say so
+         yes: practice = new samples not mastered + replay of the old ledger
+    current, practice ──metaloop──► policy ──gate──► candidate ──► current
+
+The first evaluation is the current model's on the old and the new held-out sets; that of the last
+loop is the new model's; the gate compares them.
+"""
+
+from typing import Any
+
+from kfp import dsl
+
+from components.gate import gate
+from components.intake import intake
+from components.practice import practice
+from components.promote import promote
+from pelican.recipe import Recipe
+from pelican.records import Phase
+from pipelines.metaloop import build_loop
+from pipelines.parts import Stages, checked, named, summarised
+
+
+def build(config: Recipe) -> Any:
+    """Intake, diagnosis, and, if there is a weakness, the metaloop, the gate and the promotion."""
+    first_loop = build_loop(1, config)
+
+    @dsl.pipeline(name="retrain", description=__doc__)
+    def retrain(store: str, run: str, recipe: str) -> None:
+        with summarised(store, run, "retrain"):
+            start = checked(store, run, recipe)
+            taken = named(intake(store=store, run=run, checked=start), "intake of new data")
+            current = taken.output
+            diagnosis = Stages(store, run, 0, Phase.BASE)
+            scores = diagnosis.reward(diagnosis.rollout(current))
+            ledger = diagnosis.filter(scores, current)
+            weak = named(practice(store=store, run=run, ledger=ledger), "diagnosis")
+            with dsl.If(weak.outputs["Output"] == 1, name="any weakness?"):
+                base = diagnosis.evaluate(current).prefix
+                loop = first_loop(store=store, run=run, policy=current, base=base, previous=base)
+                named(loop, f"loop 1 of {config.loops}")
+                judged = named(gate(store=store, run=run).after(loop), "gate")
+                with dsl.If(judged.outputs["Output"] == 1, name="better, nothing forgotten?"):
+                    version = judged.outputs["version"]
+                    named(promote(store=store, run=run, version=version), "promote")
+
+    return retrain

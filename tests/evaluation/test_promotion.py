@@ -1,0 +1,110 @@
+"""The gate before promotion: tables of made results, one change at a time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+
+from pelican.evaluation.promotion import DataFacts, judge
+from pelican.recipe import GateConfig
+
+FAMILIES = ("counting", "planning")
+GOOD = DataFacts(rows=100, quarantined=2, agreed_new=(60, 100), agreed_old=(50, 100))
+
+
+def results(new: float, old: float, **changes: Any) -> pl.DataFrame:
+    """200 new and 200 old embodied questions and 100 general; success rates of the two sides."""
+    values = {"counting": old, "planning": old, "general": 0.6, "format": 1.0, "think": 40}
+    values |= changes
+    rows = []
+    for number in range(500):
+        kind = "new" if number < 200 else "old" if number < 400 else "general"
+        family = "general" if kind == "general" else FAMILIES[number % 2]
+        rate = new if kind == "new" else values[family]
+        rows.append(
+            {
+                "sample_id": f"v/{number}" if kind == "new" else f"{number}",
+                "suite": "general" if kind == "general" else "embodied",
+                "family": family,
+                "dimension": "spatial_geometric",
+                "benchmark": "v" if kind == "new" else "default",
+                "horizon": "image",
+                "scene": f"s{number}",
+                # The same questions succeed first, so that differences are paired as they would be.
+                "task": float(np.random.default_rng(number).random() < rate),
+                "format": float(values["format"]),
+                "think_chars": int(values["think"]),
+            }
+        )
+    frame = pl.DataFrame(rows)
+    return frame.with_columns(
+        success=pl.col("task") > 0.5, chance=pl.lit(0.2), answer=pl.lit(""), completion=pl.lit("")
+    )
+
+
+BASE = results(0.3, 0.5)
+CASES: dict[str, tuple[pl.DataFrame, DataFacts, dict[str, Any], set[str]]] = {
+    "better, nothing forgotten": (results(0.6, 0.5), GOOD, {}, set()),
+    "the same": (BASE, GOOD, {}, {"gain"}),
+    "better within noise": (results(0.3, 0.5, counting=0.6), GOOD, {}, {"gain"}),
+    "better, but less than wanted": (results(0.4, 0.5), GOOD, {"min_gain": 15.0}, {"gain"}),
+    "worse on the new": (results(0.1, 0.5), GOOD, {}, {"gain"}),
+    "a family forgotten": (
+        results(0.6, 0.5, counting=0.2),
+        GOOD,
+        {},
+        {"family/counting", "dimension/spatial_geometric", "benchmark/embodied/default"},
+    ),
+    "a family forgotten that may be": (
+        results(0.6, 0.5, counting=0.2),
+        GOOD,
+        {
+            "tolerances": {
+                "counting": 60,
+                "spatial_geometric": 60,
+                "embodied/default": 60,
+            }
+        },
+        set(),
+    ),
+    "the general suite forgotten": (
+        results(0.6, 0.5, general=0.2),
+        GOOD,
+        {},
+        {"benchmark/general/default"},
+    ),
+    "the format lost": (results(0.6, 0.5, format=0.9), GOOD, {}, {"format"}),
+    "thinking lost": (results(0.6, 0.5, think=2), GOOD, {}, {"thinking"}),
+    "many unusable rows": (results(0.6, 0.5), DataFacts(100, 11), {}, {"data"}),
+    "labels that the teacher denies": (
+        results(0.6, 0.5),
+        DataFacts(100, 0, (10, 100), (50, 100)),
+        {},
+        {"labels"},
+    ),
+    "no teacher": (results(0.6, 0.5), DataFacts(100, 0), {}, set()),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_gate_before_promotion(name: str) -> None:
+    after, facts, changes, failed = CASES[name]
+    checks = judge(BASE, after, "v/", facts, GateConfig(**changes), resamples=300)
+    assert {check.name for check in checks if not check.passed} == failed
+    assert all(check.reason.startswith(check.name.split("/")[0]) for check in checks)
+
+
+def test_every_number_of_a_check_is_kept() -> None:
+    checks = {c.name: c for c in judge(BASE, results(0.6, 0.5), "v/", GOOD, GateConfig())}
+    assert {"delta", "low", "high", "n", "confidence", "limit"} <= set(checks["gain"].numbers)
+    assert checks["gain"].numbers["n"] == 200
+    assert checks["family/counting"].numbers["n"] == 100
+    assert checks["labels"].numbers["new"] == 0.6
+
+
+def test_without_a_new_question_there_is_no_gain() -> None:
+    checks = judge(BASE, BASE, "another/", GOOD, GateConfig(), resamples=50)
+    assert [c.passed for c in checks if c.name == "gain"] == [False]
