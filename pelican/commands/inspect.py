@@ -91,6 +91,8 @@ def print_recipe(name: str, overrides: Sequence[str], as_json: bool) -> None:
         print(recipe.model_dump_json(indent=1))
         return
     for field, value in fields(recipe).items():
+        if value is None and field.startswith("resources.") and "resources.every." not in field:
+            continue  # two hundred lines: what a stage does not set is as `resources.every` says
         about = describe(field)
         print(f"{field:<26} {text(value):<26} {about}".rstrip())
     print(f"{'(digest)':<26} {recipe.digest()}")
