@@ -35,10 +35,8 @@ class Answers:
         self.rollouts: dict[str, Rollout] = {}
         self.refused: dict[str, str] = {}
         self.spans_s: dict[str, float] = {}
-        head = json.dumps({"settings": settings.model_dump(mode="json")})
+        self._head = head = json.dumps({"settings": settings.model_dump(mode="json")})
         if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(head + "\n", encoding="utf-8")
             return
         lines = path.read_text(encoding="utf-8").split("\n")
         if lines[0] != head:
@@ -67,5 +65,8 @@ class Answers:
         if refused:
             self.refused[rollout.sample_id] = refused
         kept = {"rollout": rollout.model_dump(mode="json"), "span_s": span_s, "refused": refused}
+        if not self._path.exists():
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._path.write_text(self._head + "\n", encoding="utf-8")
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(kept, ensure_ascii=False) + "\n")

@@ -156,8 +156,7 @@ def _print_scores(title: str, scores: Scores) -> None:
     of = f" (the first {scores.limit})" if scores.limit else ""
     print(f"{title}: {scores.scores['overall']:.1f} over {scores.questions} questions{of}")
     rows = [
-        [name, f"{value:.1f}", str(scores.groups.get(name, ""))]
-        for name, value in scores.scores.items()
+        [name, f"{value:.1f}", str(_count(name, scores))] for name, value in scores.scores.items()
     ]
     rows_table(["", "score", "questions"], rows)
     if scores.chance:
@@ -171,3 +170,11 @@ def _print_scores(title: str, scores: Scores) -> None:
         print(f"           first: {first['shard']}, row {first['row']}: {first['reason']}")
     if scores.refused:
         print(f"refused    {scores.refused} requests by the endpoint; each counts 0")
+
+
+def _count(name: str, scores: Scores) -> int:
+    """Questions behind one score; VSI-Bench's direction is of several groups."""
+    if name == "overall":
+        return scores.questions
+    groups = scores.groups.items()
+    return sum(n for group, n in groups if group == name or group.startswith(f"{name}_"))

@@ -217,6 +217,14 @@ def test_a_wrong_command_ends_in_one_sentence(
     assert words in str(caught.value) and not (tmp_path / "out").exists()
 
 
+def test_a_wrong_folder_leaves_nothing_in_the_way(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserInputError, match="holds no"):
+        score("blink", tmp_path / "empty", server.url, tmp_path / "out")
+    LAYOUTS["blink"](tmp_path / "data")
+    assert score("blink", tmp_path / "data", server.url, tmp_path / "out")["questions"] == 2
+
+
 def test_a_model_that_is_not_there_ends_in_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(UserInputError, match="is not a folder"):
         score("blink", tmp_path / "gone", "models/tiny-base", tmp_path / "out")
