@@ -41,7 +41,7 @@ _UNITS: dict[str, tuple[str, float]] = {
 _NUMBER = r"[-+]?(?:\d+(?:,\d{3})*(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d+)?"
 _MEASURE = re.compile(rf"\s*({_NUMBER}|nan|[-+]?inf(?:inity)?)\s*([a-zA-Z]*)\.?\s*", re.IGNORECASE)
 _IN_UNIT = re.compile(r"\bin\s+(?:square\s+)?([a-z]+)\b", re.IGNORECASE)
-_LETTER = re.compile(r"\s*[(\[]?([A-Z])[)\].:]?(?=\s|$)")
+_LETTER = re.compile(r"\s*(?:[(\[]([A-Za-z])[)\]]|([A-Z])[).:]|([A-Za-z])\s*$)(?=\s|$)")
 _OPTION = re.compile(
     r"(?:^|\n|\s)\(?([A-H])[).:]\s*(.+?)(?=\s*(?:\n|\s)\(?[A-H][).:]\s|\s*$)", re.S
 )
@@ -171,10 +171,8 @@ def _choice(value: Any, reference: Reference) -> ChoiceAnswer:
         letter = _LETTER.match(value)
         if exact or lettered:
             at = (exact or lettered)[0]
-        elif (letter and (letter.end() == len(value.rstrip()) or value.strip()[1:2] in ").:(")) or (
-            value.strip().startswith("(") and letter
-        ):
-            at = ord(letter[1]) - ord("A")
+        elif letter:
+            at = ord((letter[1] or letter[2] or letter[3]).upper()) - ord("A")
         elif value.strip().isdecimal() and reference.index:
             at = int(value)
     if at is None:

@@ -42,8 +42,8 @@ class Finder:
         """The file or folder that a row names. Raises RowError, with the mapping that would help."""
         if "://" in path:
             raise RowError("media_missing", f"{path!r} is an address; download it first")
-        if "\x00" in path:
-            raise RowError("media_path", "a path holds a zero byte")
+        if "\x00" in path or any("\ud800" <= char <= "\udfff" for char in path):
+            raise RowError("media_path", "a path holds a zero byte or half a character")
         for prefix, here in self.mapping:
             if path == prefix or path.startswith(prefix.rstrip("/") + "/"):
                 rest = path[len(prefix.rstrip("/")) :].lstrip("/")

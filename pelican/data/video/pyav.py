@@ -35,6 +35,9 @@ class PyavVideo:
             detail = "sound and no picture" if sound else "no video stream"
             raise RowError("video_no_picture", f"video {path.name!r} holds {detail}")
         stream = self._stream = self._container.streams.video[0]
+        if stream.codec_context is None:
+            self.close()
+            raise RowError("video_unreadable", f"video {path.name!r} has an unknown codec")
         stream.codec_context.thread_count = 1  # rows are decoded side by side already
         self._start = (
             float((stream.start_time or 0) * stream.time_base) if stream.time_base else 0.0
