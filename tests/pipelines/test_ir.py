@@ -101,6 +101,18 @@ def test_ten_loops_compile_below_the_limit_of_a_workflow(tmp_path: Path) -> None
     assert path.stat().st_size < 1_000_000
 
 
+def test_ten_loops_have_no_more_artifacts_than_the_ui_compares(tmp_path: Path) -> None:
+    tree = compiled("metaloop", tmp_path / "ir.yaml", "loops=10")
+    made = [tree["components"][task["componentRef"]["name"]] for task in tasks(tree)]
+    artifacts = [
+        name
+        for component in made
+        if "executorLabel" in component
+        for name in component.get("outputDefinitions", {}).get("artifacts", {})
+    ]
+    assert len(artifacts) == 21 * 3 + 4 <= 100
+
+
 def test_a_compiled_pipeline_carries_its_recipe(tmp_path: Path) -> None:
     path = tmp_path / "ir.yaml"
     compile_pipeline("metaloop", find_recipe("tiny"), path)

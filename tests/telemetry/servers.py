@@ -39,10 +39,9 @@ def get(url: str, *, patience_s: float = 30.0) -> str:
         try:
             with urllib.request.urlopen(url, timeout=5) as answer:
                 return str(answer.read().decode())
-        except urllib.error.HTTPError:
-            raise  # it is up, and doesn't like the question
-        except OSError:
-            if time.monotonic() > end:
+        except OSError as error:
+            refused = isinstance(error, urllib.error.HTTPError) and error.code < 500
+            if refused or time.monotonic() > end:
                 raise
             time.sleep(0.05)
 
