@@ -34,7 +34,12 @@ def stage_scores(points: Sequence[Point], width: float = WIDE) -> Markup | None:
         return None
     small = width < WIDE
     figure = Svg(width, 330, "Scores of every stage with 95 % intervals")
-    left, right, top, bottom = (24.0 if small else 44.0), width - (102 if small else 96), 16.0, 284.0
+    left, right, top, bottom = (
+        (24.0 if small else 44.0),
+        width - (102 if small else 96),
+        16.0,
+        284.0,
+    )
     chance = next((p.embodied.chance for p in points if p.embodied), None)
     low, high = span([*(e.low for e in estimates), *(e.high for e in estimates), chance or 0.0])
     y = linear((max(0.0, low), min(100.0, high)), (bottom, top))
