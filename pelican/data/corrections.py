@@ -69,7 +69,7 @@ class Corrections:
 
     def row(self, values: dict[str, Any]) -> dict[str, Any]:
         """A row of a shard with what is replaced in it."""
-        return values | self.replaced.get(str(values["id"]), {})
+        return {**values, **self.replaced.get(str(values["id"]), {})}
 
     def frame(self, pool: pl.DataFrame) -> pl.DataFrame:
         """Some columns of a pool, `id` among them, without the dropped rows and corrected."""

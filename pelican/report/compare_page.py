@@ -44,7 +44,9 @@ def verdict(table: RunTable) -> str:
     if len(scored) < 2:
         return "Fewer than two of these runs have a trained policy that was evaluated."
     best = max(scored, key=lambda row: row.final or 0.0)
-    apart, alike, unknown = [], [], []
+    apart: list[str] = []
+    alike: list[str] = []
+    unknown: list[str] = []
     for pair in table.pairs:
         if best.run not in (pair.first, pair.second):
             continue

@@ -27,12 +27,15 @@ _SPACE = "http://www.w3.org/2000/svg"
 FONT = "Helvetica, Arial, 'DejaVu Sans', sans-serif"
 
 
+Row = Sequence[Value]
+
+
 @dataclass(frozen=True)
 class Table:
     """The numbers behind a figure, one observation a row."""
 
     columns: Sequence[str]
-    rows: Sequence[Sequence[Value]]
+    rows: Sequence[Row]
 
     def csv(self) -> str:
         """RFC 4180, with a header; an unknown number is an empty field."""

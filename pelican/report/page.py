@@ -9,9 +9,10 @@ from pathlib import Path
 from pelican.report import head, tables
 from pelican.report.comparison import phase_totals
 from pelican.report.cost import cost_of
+from pelican.report.history import OUTCOMES
 from pelican.report.labels import labelled
 from pelican.report.ledger_page import build_ledger
-from pelican.report.ledger_view import OUTCOMES, view_forgotten, view_ledger
+from pelican.report.ledger_view import view_forgotten, view_ledger
 from pelican.report.pages import render_page
 from pelican.report.run import Run, open_run
 from pelican.report.sections.contrast import contrast_figures, kind_of

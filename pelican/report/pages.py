@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -11,6 +12,11 @@ from pelican.report import words
 
 def render_page(template: str, **values: Any) -> str:
     """The HTML of a template below `templates/`; whatever is put in is escaped."""
+    return _environment().get_template(template).render(values)
+
+
+@cache
+def _environment() -> Environment:
     environment = Environment(
         loader=PackageLoader("pelican.report", "templates"),
         autoescape=True,
@@ -28,4 +34,4 @@ def render_page(template: str, **values: Any) -> str:
         "many": lambda value: f"{value:,}",
         "first_upper": words.first_upper,
     }
-    return environment.get_template(template).render(values)
+    return environment

@@ -37,7 +37,8 @@ def tsne(points: Floats, perplexity: float = 12.0, steps: int = 1000) -> Floats:
         gain = np.maximum(np.where(same, gain * 0.8, gain + 0.2), 0.01)
         velocity = (0.5 if step < _EARLY else 0.8) * velocity - rate * gain * slope
         place = place + velocity
-    return place - place.mean(axis=0)
+    place -= place.mean(axis=0)
+    return place
 
 
 def affinities(points: Floats, perplexity: float) -> Floats:

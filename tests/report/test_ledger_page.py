@@ -211,6 +211,7 @@ def large(tmp_path_factory):
     dimension = [list(Dimension)[i % 9].value for i in range(count)]
     ids = [f"robot-{i:06d}" for i in range(count)]
     image = MadeRun(root / "small", train=1, held_out=1, loops=1).train[0].images[0]
+    answers = [CountAnswer(value=value).model_dump_json() for value in range(9)]
     columns = {
         "id": ids,
         "media_kind": ["image"] * count,
@@ -222,7 +223,7 @@ def large(tmp_path_factory):
         ],
         "family": family,
         "dimension": dimension,
-        "answer": [CountAnswer(value=i % 9).model_dump_json() for i in range(count)],
+        "answer": [answers[i % 9] for i in range(count)],
         "source": ["made"] * count,
         "scene": [f"s-{i // 3}" for i in range(count)],
         "split": ["train"] * count,

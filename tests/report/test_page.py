@@ -198,7 +198,7 @@ UNFINISHED = {
 @pytest.mark.parametrize("until", UNFINISHED)
 def test_an_unfinished_run_shows_what_is_there(tmp_path, until):
     made = MadeRun(tmp_path, train=40)
-    html = build_report(made.write(until=until), NAME).read_text()
+    html = render(open_run(made.write(until=until), NAME))
     checked(html)
     assert UNFINISHED[until] in html
     assert "unfinished" in html and "The last stage without a result is" in html
@@ -209,7 +209,7 @@ def test_a_failed_run_says_why(tmp_path):
     made.write(until="loop-1/train-rl-rl")
     failure = {"stage": "train-rl", "loop": 1, "phase": "rl", "message": "memory <ran> out"}
     made.store.write(f"runs/{NAME}/failure.json", json.dumps(failure).encode())
-    html = build_report(made.store, NAME).read_text()
+    html = render(open_run(made.store, NAME))
     checked(html)
     assert "train-rl, loop 1: memory &lt;ran&gt; out" in html
 
@@ -221,7 +221,7 @@ def test_a_run_that_the_gate_stopped_says_so(tmp_path):
     key = f"runs/{NAME}/loop-1/eval-sft/gate.json"
     gate = json.loads(made.store.read(key)) | {"go_on": False}
     made.store.write(key, json.dumps(gate).encode())
-    html = build_report(made.store, NAME).read_text()
+    html = render(open_run(made.store, NAME))
     assert 'class="state stopped"' in html and "The gate of loop 1 SFT said no." in html
 
 
@@ -229,7 +229,7 @@ def test_a_run_that_failed_once_and_then_finished_is_finished(whole):
     made, _ = whole
     key = f"runs/{NAME}/failure.json"
     made.store.write(key, b'{"message": "killed"}')
-    html = build_report(made.store, NAME).read_text()
+    html = render(open_run(made.store, NAME))
     made.store.delete(key)
     assert 'class="state finished"' in html and "killed" not in html
 
@@ -241,7 +241,7 @@ def test_missing_and_broken_tables_are_left_out(tmp_path):
     (root / "train-rl-rl/curve.parquet").unlink()
     (root / "train-rl-rl/stagnation.parquet").write_bytes(b"not a table")
     (root / "distill-sft/teacher.parquet").unlink()
-    html = build_report(made.store, NAME).read_text()
+    html = render(open_run(made.store, NAME))
     checked(html)
     assert 'id="fig-reward"' not in html and 'id="fig-stagnation"' not in html
     assert 'id="fig-sft-loss"' in html

@@ -7,7 +7,7 @@ from functools import partial
 
 from pelican.evaluation.metrics import Difference
 from pelican.report import charts
-from pelican.report.export import Table
+from pelican.report.export import Row, Table
 from pelican.report.figure import Figure, Legend, drawn, make_figure
 from pelican.report.run import Run
 from pelican.report.svg import colour
@@ -82,7 +82,7 @@ def _figure(
     legend: Sequence[Legend],
     kinds: Mapping[str, str],
 ) -> Figure | None:
-    rows = [
+    rows: list[Row] = [
         [name, label, kinds[label], change.delta, change.low, change.high, change.n]
         for name, parts in groups
         for label, _, change in parts

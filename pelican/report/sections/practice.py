@@ -9,7 +9,7 @@ from functools import partial
 import polars as pl
 
 from pelican.report import charts
-from pelican.report.export import Table
+from pelican.report.export import Row, Table
 from pelican.report.figure import Figure, Legend, drawn, make_figure
 from pelican.report.run import Run, StageRun
 from pelican.report.svg import colour, shade
@@ -119,7 +119,7 @@ def _held_out(run: Run) -> Figure | None:
 
 
 def _table(kind: str, panels: Panels) -> Table:
-    rows = [
+    rows: list[Row] = [
         [panel, when, rate, count, count / max(1, sum(counts.values()))]
         for panel, bars in panels
         for when, counts in bars

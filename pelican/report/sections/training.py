@@ -11,7 +11,7 @@ import polars as pl
 from pelican.records import EMBODIED_FAMILIES
 from pelican.report import charts
 from pelican.report.charts import Panel, Series
-from pelican.report.export import Table
+from pelican.report.export import Row, Table
 from pelican.report.figure import Figure, Legend, drawn, make_figure
 from pelican.report.run import Run
 from pelican.report.svg import colour
@@ -79,7 +79,7 @@ def _by_family(frame: pl.DataFrame, column: str, smooth: float = 1.0) -> list[Se
 
 
 def _lines(panels: Sequence[Panel], value: str) -> Table:
-    rows = [
+    rows: list[Row] = [
         [panel.title, series.name, x, y]
         for panel in panels
         for series in panel.series
@@ -155,5 +155,5 @@ def cost_figures(run: Run) -> list[Figure]:
 def _parts(
     kind: str, unit: str, rows: Sequence[tuple[str, Sequence[tuple[str, str, float]]]]
 ) -> Table:
-    found = [[when, name, value] for when, parts in rows for name, _, value in parts]
+    found: list[Row] = [[when, name, value] for when, parts in rows for name, _, value in parts]
     return Table(("when", kind, unit), found)

@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from pelican.report.export import Table
+from pelican.report.export import Row, Table
 from pelican.report.figure import Figure, Legend, drawn, make_figure
 from pelican.report.run import Run
 from pelican.report.svg import colour
@@ -36,9 +36,9 @@ def trajectory_figures(run: Run) -> list[Figure]:
     found = []
     for name in names:
         rows = [i for i, (_, n) in enumerate(keys) if n == name]
-        points = [(labels[keys[i][0]], *map(float, places[i])) for i in rows]
+        points = [(labels[keys[i][0]], float(places[i, 0]), float(places[i, 1])) for i in rows]
         found.append(Trail(family(name), _style(name), points))
-    table = [[t.name, when, x, y] for t in found for when, x, y in t.points]
+    table: list[Row] = [[t.name, when, x, y] for t in found for when, x, y in t.points]
     figure = make_figure(
         "trajectories",
         "Trajectories over the loops",
