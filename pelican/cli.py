@@ -39,12 +39,15 @@ def submit(
     launcher: Annotated[
         str, typer.Option(help="local, pytorchjob, kubeflow; auto: what is configured.")
     ] = "auto",
+    wait: Annotated[
+        bool, typer.Option("--wait", help="With kubeflow: until the run has ended.")
+    ] = False,
     store: Store = None,
 ) -> None:
     """Run a pipeline; the same command continues a run that was cut off."""
     from pelican.commands.submit import submit as run_it
 
-    run_it(pipeline, recipe, set_ or [], run or None, store, launcher)
+    run_it(pipeline, recipe, set_ or [], run or None, store, launcher, wait)
 
 
 @app.command()
