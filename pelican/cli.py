@@ -53,6 +53,9 @@ def submit(
     launcher: Annotated[
         str, typer.Option(help="local, pytorchjob, kubeflow; auto: what is configured.")
     ] = "auto",
+    wait: Annotated[
+        bool, typer.Option("--wait", help="With kubeflow: until the run has ended.")
+    ] = False,
     store: Store = None,
     data: Data = None,
     from_: From = None,
@@ -64,7 +67,7 @@ def submit(
         return retrain_it(data, from_, recipe, set_ or [], store, launcher)
     from pelican.commands.submit import submit as run_it
 
-    run_it(pipeline, recipe, set_ or [], run or None, store, launcher)
+    run_it(pipeline, recipe, set_ or [], run or None, store, launcher, wait)
 
 
 @app.command()

@@ -15,12 +15,12 @@ def cancel(run: str, given: str | None) -> None:
     """End a run wherever it is driven: mark it, end Kubeflow's run, delete its jobs."""
     store = open_store(settings.store_uri(given))
     require_run(store, run)
-    mark = {"cancelled": now().isoformat()}
-    store.write(f"{run_prefix(run)}/{CANCELLED}", json.dumps(mark).encode())
     if not store.remote:
         raise UserInputError(
             f"run {run!r} is driven by processes of a machine: end `pelican submit` with Ctrl-C"
         )
+    mark = {"cancelled": now().isoformat()}
+    store.write(f"{run_prefix(run)}/{CANCELLED}", json.dumps(mark).encode())
     from pelican.launch.kfp_client import Kfp, kfp_run_of
     from pelican.launch.kube import Kube
     from pelican.launch.pytorchjob import end_jobs

@@ -52,6 +52,7 @@ def submit(
     run: str | None,
     store: str | None,
     launcher: str = "auto",
+    wait: bool = False,
 ) -> None:
     """Run a pipeline to its end. Raises PelicanError with one sentence if it fails."""
     recipe = for_pipeline(pipeline, find_recipe(address, overrides))
@@ -76,9 +77,11 @@ def submit(
         objects.write(f"{run_prefix(name)}/{RUN}", record.encode(), if_absent=True)
         objects.delete(f"{run_prefix(name)}/{CANCELLED}")
         if chosen == "kubeflow":
-            from pelican.launch.kfp_client import submit_run
+            from pelican.launch.kfp_client import Kfp, submit_run, wait_for
 
-            submit_run(objects, name, pipeline, recipe)
+            kfp_run = submit_run(objects, name, pipeline, recipe)
+            if wait:
+                wait_for(Kfp(), kfp_run)
         else:
             run_here(objects, name, pipeline, recipe, chosen)
 
