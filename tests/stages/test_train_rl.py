@@ -7,6 +7,7 @@ from typing import Any
 from pelican.recipe import Recipe, RewardConfig
 from pelican.recipes import find_recipe
 from pelican.records import Family, OpenAnswer
+from pelican.rewards.base import Judgement
 from pelican.stages.train_rl import practicable, training_scorer
 from tests.data.factory import sample
 
@@ -24,7 +25,10 @@ def test_free_text_is_practised_only_with_a_judge() -> None:
 
 
 def test_the_judge_decides_in_training_too() -> None:
-    scorer = training_scorer(recipe(), 0, lambda question, reference, answer: reference == answer)
+    def judge(question: str, reference: str, answer: str) -> Judgement:
+        return Judgement(yes=3, no=0) if reference == answer else Judgement(yes=0, no=3)
+
+    scorer = training_scorer(recipe(), 0, judge)
     assert scorer(OPEN, "<answer>lift it</answer>", 0, 0).success
     assert not scorer(OPEN, "<answer>drop it</answer>", 0, 0).success
 
