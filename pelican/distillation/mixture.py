@@ -21,7 +21,7 @@ Origin = Literal["weak", "assoc", "general"]
 PoolName = Literal["pool", "replay"]
 ORIGINS: tuple[Origin, ...] = ("weak", "assoc", "general")
 COPIES = 2  # times that one row may stand in the mixture
-SPARE = 2  # asked for every row wanted, since the reward rejects some
+SPARE = 1.4  # asked for every row wanted: the reward rejects some, and more are repeated
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,13 +146,13 @@ def plan(
     if config.only_replay:
         weak, related = (), ()
     wanted = shares(len(weak), len(related), len(pool), config, copies=1)
-    spare = SPARE if config.max_rows is not None else 1
+    spare = SPARE if config.max_rows is not None else 1.0
     requests = [Request(entry, "weak", "pool", entry.id, 1.0) for entry in weak]
     requests += [
         Request(r.entry, "assoc", "pool", r.weak_id, r.similarity)
-        for r in related[: spare * wanted["assoc"]]
+        for r in related[: math.ceil(spare * wanted["assoc"])]
     ]
-    requests += [Request(entry, "general", "replay") for entry in pool[: spare * wanted["general"]]]
+    requests += [Request(entry, "general", "replay") for entry in pool[: math.ceil(spare * wanted["general"])]]
     return requests
 
 
