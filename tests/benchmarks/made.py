@@ -167,7 +167,12 @@ def blink(folder: Path) -> None:
 
 
 def embspatial(folder: Path) -> None:
-    row = {"data_source": "mp3d", "scene_id": "s", "question": "Which?", "relation": "close"}
+    row: dict[str, Any] = {
+        "data_source": "mp3d",
+        "scene_id": "s",
+        "question": "Which?",
+        "relation": "close",
+    }
     row["image"] = base64.b64encode(picture(1, (40, 40))).decode()
     rows = [
         {**row, "question_id": f"mp3d_{i}", "answer_options": ["a", "b", "c", "d"], "answer": i}
