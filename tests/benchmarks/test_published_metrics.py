@@ -300,14 +300,10 @@ def test_a_reply_that_makes_a_careless_pattern_run_for_ever(name: str, reply: st
     assert graded(name, asking(truth, mask=png()), reply) == 0.0
 
 
-PIECES = st.sampled_from(
-    "<think> </think> <answer> </answer> \\boxed{ } ( ) [ ] , . 0.3 5 -1 1e9 nan A B. (C) answer is"
-    " yes * é".split()
-    + [" ", "\n"]
-)
+LIKELY = st.text("()[]{},.:;-+*\\/0123456789ABCDEe answr\n", max_size=40)
 
 
-@given(st.lists(PIECES, max_size=12).map("".join) | st.text(max_size=40))
+@given(LIKELY | LIKELY.map("<answer>{}</answer>".format) | st.text(max_size=40))
 @settings(max_examples=60)
 def test_no_reply_raises(reply: str) -> None:
     for name in CASES:
