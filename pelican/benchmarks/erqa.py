@@ -25,12 +25,39 @@ from pelican.benchmarks.files import (
     without_placeholders,
 )
 from pelican.benchmarks.replies import Reply
+from pelican.benchmarks.tfrecord import Feature, read_examples
+from pelican.errors import UserInputError
 from pelican.records import Dimension, Family
 
 
 def _rows(folder: Path) -> Iterator[tuple[str, Row]]:
-    patterns = ("*.parquet", "data/*.parquet")
-    return read_files(files_below(folder, patterns, "*.parquet of ERQA"), folder)
+    patterns = ("*.tfrecord", "data/*.tfrecord", "*.parquet", "data/*.parquet")
+    files = files_below(folder, patterns, "erqa.tfrecord or *.parquet")
+    if files[0].suffix == ".parquet":
+        yield from read_files(files, folder)
+        return
+    for path in files:
+        try:
+            for number, example in enumerate(read_examples(path)):
+                yield path.relative_to(folder).as_posix(), _row(number, example)
+        except (ValueError, OSError) as error:
+            raise UserInputError(f"{path} can't be read ({error}); download it again") from None
+
+
+def _row(number: int, example: dict[str, Feature]) -> Row:
+    """One example of the original file, as the Parquet copy has it."""
+
+    def words(name: str) -> str | None:
+        value = next(iter(example.get(name) or ()), None)
+        return value.decode("utf-8", "replace") if isinstance(value, bytes) else None
+
+    return {
+        "question_id": str(number),
+        "question": words("question"),
+        "answer": words("answer"),
+        "question_type": words("question_type"),
+        "images": list(example.get("image/encoded") or ()),
+    }
 
 
 def _question(row: Row, folder: Path) -> Question:
@@ -58,7 +85,7 @@ BENCHMARK = Benchmark(
     family=Family.PLANNING,
     dimension=Dimension.DECISION_PLANNING,
     source="arXiv 2503.20020; embodiedreasoning/ERQA, eval_harness.py; Parquet of FlagEval/ERQA",
-    layout="*.parquet with question, images, answer, question_type",
+    layout="data/erqa.tfrecord, or *.parquet with question, images, answer, question_type",
     metric="exact match, dots and case aside",
     rows=_rows,
     question=_question,

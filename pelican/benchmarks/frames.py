@@ -11,6 +11,7 @@ from typing import Any
 from PIL import Image
 
 from pelican.benchmarks.base import Clip
+from pelican.data.images import FORMATS
 from pelican.data.quarantine import RowError
 from pelican.errors import UserInputError
 
@@ -40,7 +41,9 @@ def read_frames(clip: Clip, folder: Path, count: int, max_pixels: int) -> Frames
             if not times or time > times[-1]:
                 times.append(time)
                 images.append(_jpeg(image, max_pixels))
-    except (OSError, ValueError) as error:  # PyAV's errors are both
+    except UserInputError:
+        raise
+    except Exception as error:  # a decoder raises whatever it likes on hostile bytes
         raise RowError("image_unreadable", f"clip {clip.path!r} can't be read ({error})") from None
     if not images:
         raise RowError(
@@ -57,7 +60,7 @@ def _of_folder(path: Path, clip: Clip, count: int) -> Iterator[tuple[float, Imag
     for part in range(count):
         index = first + int((part + 0.5) * (last - first) / count)
         if index < len(files) and last > first:
-            with Image.open(files[index]) as image:
+            with Image.open(files[index], formats=FORMATS) as image:
                 yield index / fps, image.convert("RGB")
 
 

@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 Point = tuple[float, float]
 _SPARE = 100_000  # points of one reply beyond four times the frame's pixels
 
-_NUMBERS = r"[-+]?\d+\.?\d*"
+# One way to match each number: with two, a reply of "(11,11,11, …" would take for ever.
+_DIGITS = r"\d+(?:\.\d*)?"
+_NUMBERS = rf"[-+]?{_DIGITS}"
 _VECTOR = re.compile(rf"\(({_NUMBERS}(?:,\s*{_NUMBERS})*?)\)")
-_PAIR = r"\s*(\d+\.?\d*)\s*,\s*(\d+\.?\d*)\s*"
+_PAIR = rf"\s*({_DIGITS})\s*,\s*({_DIGITS})\s*"
 _ROUND, _SQUARE = re.compile(rf"\({_PAIR}\)"), re.compile(rf"\[{_PAIR}\]")
-_LIST = re.compile(r"\[(.*?)\]", re.DOTALL)
 
 
 class TooManyPoints(ValueError):
@@ -82,11 +83,12 @@ def first_pair(text: str) -> Point | None:
     found = _ROUND.search(text) or _SQUARE.search(text)
     if found:
         return float(found[1]), float(found[2])
-    inner = _LIST.search(text)
-    if inner is None or len(inner[1]) > 2000:
+    begin = text.find("[")
+    end = text.find("]", begin)
+    if begin < 0 or not 0 < end - begin < 2000:
         return None
     try:
-        values = ast.literal_eval(f"[{inner[1].strip().removesuffix(',')}]")
+        values = ast.literal_eval(f"[{text[begin + 1 : end].strip().removesuffix(',')}]")
     except (ValueError, SyntaxError, MemoryError, RecursionError):
         return None
     pair = values if len(values) == 2 and all(_number(v) for v in values) else values[:1]

@@ -108,13 +108,15 @@ class Votes:
         settings = {**self._settings, "max_tokens": max_tokens}
         text = json.dumps([settings, prompt], sort_keys=True)
         key = f"judge/{hashlib.sha256(text.encode('utf-8', 'replace')).hexdigest()}.json"
-        found = self._kept(key)
-        cached = enough(found)
+        kept = self._kept(key)
+        found: list[str] = []
         while not enough(found):
-            found.append(self._ask(prompt, max_tokens, seed=len(found)))
+            at = len(found)
+            found.append(kept[at] if at < len(kept) else self._ask(prompt, max_tokens, seed=at))
+        cached = len(found) <= len(kept)
         if self._store is not None and not cached:
-            kept = {**settings, "replies": found}
-            self._store.write(key, json.dumps(kept, ensure_ascii=False).encode())
+            entry = {**settings, "replies": found}
+            self._store.write(key, json.dumps(entry, ensure_ascii=False).encode())
         return found, cached
 
     def _kept(self, key: str) -> list[str]:

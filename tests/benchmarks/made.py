@@ -167,7 +167,12 @@ def blink(folder: Path) -> None:
 
 
 def embspatial(folder: Path) -> None:
-    row = {"data_source": "mp3d", "scene_id": "s", "question": "Which?", "relation": "close"}
+    row: dict[str, Any] = {
+        "data_source": "mp3d",
+        "scene_id": "s",
+        "question": "Which?",
+        "relation": "close",
+    }
     row["image"] = base64.b64encode(picture(1, (40, 40))).decode()
     rows = [
         {**row, "question_id": f"mp3d_{i}", "answer_options": ["a", "b", "c", "d"], "answer": i}
@@ -181,10 +186,9 @@ def cosmos(folder: Path) -> None:
     pair = {"question": "Safe?", "index2ans": {"A": "yes", "B": "no"}}
     rows = [
         {"video": "clips/a.mp4", "qa_pairs": [{**pair, "answer": "A"}]},
-        {"video": "clips/a.mp4", "qa_pairs": {**pair, "question": "Why?", "correct_answer": "b"}},
+        {"video": "clips/b.mp4", "qa_pairs": {**pair, "question": "Why?", "correct_answer": "b"}},
         {"video": "clips/gone.mp4", "qa_pairs": {**pair, "answer": "A"}},
     ]
-    rows[1]["video"] = "clips/b.mp4"
     video(folder / "av" / "clips" / "b.mp4", 1)
     write(folder / "av" / "av_benchmark_qa_pairs.json", rows)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -22,6 +23,7 @@ from pelican.errors import InfrastructureError, UserInputError
 from pelican.evaluation.results import read_results
 from pelican.evaluation.summary import summarise
 from tests.benchmarks.made import LAYOUTS, image, video
+from tests.data.factory import picture
 
 
 class Server:
@@ -143,6 +145,58 @@ def test_egoschema_leaves_out_what_has_no_public_answer(tmp_path: Path) -> None:
     loaded = Loaded()
     questions = [q for _, _, q in load(BENCHMARKS["egoschema"], tmp_path, loaded)]
     assert [q.truth for q in questions] == ["A", "E"] and loaded.not_public == 1
+
+
+def varint(value: int) -> bytes:
+    out = b""
+    while value > 127:
+        out += bytes([value & 127 | 128])
+        value >>= 7
+    return out + bytes([value])
+
+
+def message(*fields: tuple[int, bytes]) -> bytes:
+    return b"".join(varint(n << 3 | 2) + varint(len(data)) + data for n, data in fields)
+
+
+def record(**features: list[bytes] | list[int]) -> bytes:
+    """One TFRecord; numbers are packed."""
+    entries = []
+    for name, values in features.items():
+        texts = [(1, value) for value in values if isinstance(value, bytes)]
+        numbers = b"".join(varint(value) for value in values if isinstance(value, int))
+        feature = (1, message(*texts)) if texts else (3, message((1, numbers)))
+        entries.append((1, message((1, name.encode()), (2, message(feature)))))
+    data = message((1, message(*entries)))
+    return struct.pack("<Q", len(data)) + bytes(4) + data + bytes(4)
+
+
+def test_erqa_is_read_from_its_own_tfrecord(tmp_path: Path) -> None:
+    rows = []
+    for number in range(2):
+        pictures = [picture(number, (40, 40)) for _ in range(number + 1)]
+        fields: dict[str, Any] = {
+            "image/encoded": pictures,
+            "visual_indices": [0, 300][: number + 1],
+        }
+        fields |= {"question": ["Où?".encode()], "question_type": [b"Pointing"]}
+        rows.append(record(**fields, answer=[b"AB"[number : number + 1]]))
+    rows.append(record(question=[b"No picture?"], answer=[b"A"], question_type=[b"Other"]))
+    path = tmp_path / "data" / "erqa.tfrecord"
+    path.parent.mkdir()
+    path.write_bytes(b"".join(rows))
+    loaded = Loaded()
+    found = [q for _, _, q in load(BENCHMARKS["erqa"], tmp_path, loaded)]
+    assert [(q.prompt, q.truth, q.group) for q in found] == [
+        ("Où?", "A", "Pointing"),
+        ("Où?", "B", "Pointing"),
+    ]
+    assert [len(q.media) for q in found if isinstance(q.media, tuple)] == [1, 2]
+    assert loaded.quarantine.counts == {"image_missing": 1}
+    for broken in (path.read_bytes()[:-9], b"no tfrecord at all", path.read_bytes() + b"x"):
+        path.write_bytes(broken)
+        with pytest.raises(UserInputError, match="can't be read"):
+            list(load(BENCHMARKS["erqa"], tmp_path, Loaded()))
 
 
 def test_a_run_goes_on_where_it_was_cut_off_and_is_graded_again(

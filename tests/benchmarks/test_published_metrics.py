@@ -11,6 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from pelican.benchmarks.base import Context, Graded, Picture, Question
@@ -289,6 +291,29 @@ def test_an_options_own_text_is_found_in_a_longer_reply(reply: str, letter: str)
 def test_the_final_answer_of_a_completion(completion: str, text: str, tagged: bool) -> None:
     reply = final_reply(completion)
     assert (reply.text, reply.tagged) == (text, tagged)
+
+
+@pytest.mark.parametrize("name", ["where2place", "refspatial", "robospatial"])
+@pytest.mark.parametrize("reply", ["(" + "11, " * 3000, "(" + "1" * 9000, "[" * 9000, "(1" * 4000])
+def test_a_reply_that_makes_a_careless_pattern_run_for_ever(name: str, reply: str) -> None:
+    truth = SQUARE if name == "robospatial" else "mask"
+    assert graded(name, asking(truth, mask=png()), reply) == 0.0
+
+
+LIKELY = st.text("()[]{},.:;-+*\\/0123456789ABCDEe answr\n", max_size=40)
+
+
+@given(LIKELY | LIKELY.map("<answer>{}</answer>".format) | st.text(max_size=40))
+@settings(max_examples=60)
+def test_no_reply_raises(reply: str) -> None:
+    for name in CASES:
+        truth = "mask" if name in ("where2place", "refspatial") else "B"
+        truths = (
+            [SQUARE, "No"] if name == "robospatial" else ["3"] if name == "vsibench" else [truth]
+        )
+        for one in truths:
+            question = asking(one, DISTANCE, png() if one == "mask" else None)
+            assert 0.0 <= graded(name, question, reply) <= 1.0
 
 
 def scores(name: str, *values: tuple[str, float]) -> dict[str, float]:

@@ -99,6 +99,8 @@ def test_more_votes_ask_only_for_those_that_are_missing(endpoint: Endpoint, tmp_
     five = endpoint.config.model_copy(update={"votes": 5})
     assert EndpointJudge(five, FolderStore(tmp_path))("what?", "a", "b") == Judgement(2, 3)
     assert [body["seed"] for body in endpoint.asked] == [0, 1, 2, 3, 4]
+    three = EndpointJudge(endpoint.config, FolderStore(tmp_path))
+    assert three("what?", "a", "b") == Judgement(2, 0) and three.tally.cached == 1
 
 
 def test_the_prompts_digest_is_in_the_fingerprint(tmp_path: Path) -> None:
