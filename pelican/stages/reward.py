@@ -70,8 +70,8 @@ def _scores(
     else:  # the threads wait for the endpoint
         with ThreadPoolExecutor(recipe.reward.judge.workers) as threads:
             scores = list(threads.map(one, rollouts))
-    for group in groupby(scores, key=lambda score: score.sample_id):
-        record.scored(samples[group[0]].family.value, list(group[1]))
+    for sample_id, group in groupby(scores, key=lambda score: score.sample_id):
+        record.scored(samples[sample_id].family.value, list(group))
     return scores
 
 

@@ -54,9 +54,9 @@ def run(context: StageContext) -> None:
             engine = engine or _open(context)
             rows: list[Rollout] = []
             quarantine = Quarantine()
-            entries, pixels = shards[number], recipe.data.max_pixels
+            shard, pixels = shards[number], recipe.data.max_pixels
             with record.timed("data"):
-                samples = list(index.load(entries, max_pixels=pixels, quarantine=quarantine))
+                samples = list(index.load(shard, max_pixels=pixels, quarantine=quarantine))
             seed = phase_seed(recipe.seed, spec.loop, spec.phase)
             groups = engine.generate(samples, recipe.rollout.sampling, tries, seed)
             for group in record.timed_each("generate", groups if samples else ()):
