@@ -67,8 +67,8 @@ def _scores(
         )
 
     scores = list(in_order(one, rollouts, judge_workers(recipe.reward, judge)))
-    for group in groupby(scores, key=lambda score: score.sample_id):
-        record.scored(samples[group[0]].family.value, list(group[1]))
+    for sample_id, group in groupby(scores, key=lambda score: score.sample_id):
+        record.scored(samples[sample_id].family.value, list(group))
     return scores
 
 
