@@ -34,7 +34,8 @@ LEDGER = "ledger.html"
 BLOCK = 256  # samples of one block of texts
 PICTURED = 400  # of the first samples, as long as the budget lasts
 PICTURE_BUDGET = 4_000_000  # bytes
-ATTEMPTED = 8000  # of the first samples have completions
+ATTEMPTED = 3000  # of the first samples have completions, as long as the budget lasts
+ATTEMPT_BUDGET = 24_000_000  # characters, before compression
 _TEXT, _COMPLETION, _ANSWER = 600, 1500, 2000  # characters kept of each
 _ANSWERS: TypeAdapter[Answer] = TypeAdapter(Answer)
 _OUTCOMES = {**OUTCOMES, NEVER_WEAK: "never weak"}
@@ -166,14 +167,17 @@ def _texts(run: Run, ids: set[str], corrections: Corrections) -> dict[str, Text]
 
 
 def _blocks(cases: Sequence[Case], texts: dict[str, Text]) -> Iterator[list[dict[str, Any]]]:
-    """The texts of the samples, a block at a time."""
+    """The texts of the samples, a block at a time; completions until the budget is spent."""
+    spent = 0
     for start in range(0, len(cases), BLOCK):
         block = []
         for case in cases[start : start + BLOCK]:
             text = texts.get(case.id, Text("", "", ""))
             shown = [
-                [a.when, a.success, a.reason, a.completion[:_COMPLETION]] for a in case.attempts
+                [a.when, a.success, a.reason, a.completion[:_COMPLETION]]
+                for a in (case.attempts if spent < ATTEMPT_BUDGET else ())
             ]
+            spent += sum(len(str(one[3])) for one in shown)
             block.append({"q": text.question, "a": text.answer, "j": text.json, "x": shown})
         yield block
 
