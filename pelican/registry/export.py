@@ -62,7 +62,7 @@ def inference_service(
                     "modelFormat": {"name": "huggingface"},
                     "args": [f"--model_name={name}", "--backend=vllm"],
                     "storageUri": uri,
-                    "resources": {"limits": limits, "requests": limits},
+                    "resources": {"limits": limits, "requests": dict(limits)},
                 }
             }
         },
