@@ -43,7 +43,7 @@ def write(folder: Path, samples: int) -> None:
             "scene": [f"scene-{i // 4}" for i in numbers],
             "split": ["train"] * len(numbers),
             "benchmark": [""] * len(numbers),
-            "chance": [None] * len(numbers),
+            "chance": [0.1] * len(numbers),
         }
         table = pa.table({name: pa.array(rows[name], SAMPLES.field(name).type) for name in rows})
         table = table.cast(SAMPLES)

@@ -6,6 +6,7 @@ import hashlib
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import polars as pl
 import pyarrow as pa
 
@@ -40,20 +41,20 @@ def build_buffer(rates: pl.DataFrame, config: FilterConfig, seed: int) -> Buffer
     for at most `intractable_share` of what the buffer then holds. random: as many samples, drawn
     from all, whatever their SR.
     """
-    drawn = rates.with_columns(
-        pl.Series("draw", [_draw(seed, name) for name in rates["sample_id"]], dtype=pl.UInt64)
-    ).sort("draw", "sample_id")
-    practice = drawn.filter(pl.col("outcome") == "practice")
-    intractable = drawn.filter(pl.col("outcome") == "intractable")
-    if config.buffer_size is not None:
+    practice = rates.filter(pl.col("outcome") == "practice")
+    intractable = rates.filter(pl.col("outcome") == "intractable")
+    size = config.buffer_size
+    if size is not None and len(practice) > size:
         # Stable, so that among equals the draw decides; rounded, for 0.3 and 0.7 are equals.
         distance = (pl.col("success_rate") - 0.5).abs().round(9)
-        practice = practice.sort(distance, maintain_order=True).head(config.buffer_size)
-    room = math.inf if config.buffer_size is None else config.buffer_size - len(practice)
-    allowed = min(intractable_cap(len(practice), config.intractable_share), room)
-    chosen = pl.concat([practice, intractable.head(int(allowed))])
+        practice = _drawn(practice, seed).sort(distance, maintain_order=True).head(size)
+    room = math.inf if size is None else size - len(practice)
+    allowed = int(min(intractable_cap(len(practice), config.intractable_share), room))
+    if len(intractable) > allowed:
+        intractable = _drawn(intractable, seed).head(allowed)
+    chosen = pl.concat([practice, intractable])
     if config.strategy == "random":
-        chosen = drawn.head(len(chosen))
+        chosen = _drawn(rates, seed).head(len(chosen))
     kept = dict(chosen["outcome"].value_counts().iter_rows())
     there = dict(rates["outcome"].value_counts().iter_rows())
     counts = {"samples": len(rates), "buffer": len(chosen)}
@@ -74,7 +75,12 @@ def weak_set(rates: pl.DataFrame) -> pl.DataFrame:
     return weak.select(BUFFER.names).sort("sample_id")
 
 
-def _draw(seed: int, sample_id: str) -> int:
-    """A sample's place in the seeded order; the same on every machine and polars version."""
-    key = f"{seed}/{sample_id}".encode("utf-8", "replace")
-    return int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "big")
+def _drawn(rates: pl.DataFrame, seed: int) -> pl.DataFrame:
+    """The samples in an order drawn from the seed; the same on every machine and polars version."""
+    digests = [
+        hashlib.blake2b(f"{seed}/{name}".encode("utf-8", "replace"), digest_size=8).digest()
+        for name in rates["sample_id"]
+    ]
+    draws = np.frombuffer(b"".join(digests), dtype=">u8").astype(np.uint64)
+    order = rates.with_columns(pl.Series("draw", draws)).sort("draw", "sample_id")
+    return order.drop("draw")

@@ -52,11 +52,11 @@ def rates_of(score_files: Sequence[Path], pool: pl.DataFrame) -> pl.DataFrame:
             f" {doubled['sample_id'][0]!r}; delete the reward stage's output and run it again"
         )
     about = pool.select(pl.col("id").alias("sample_id"), "family", "dimension", "source")
-    joined = rates.drop("doubled").join(about, on="sample_id", how="left")
+    joined = rates.drop("doubled").join(about, on="sample_id", how="left", maintain_order="left")
     unknown = joined.filter(pl.col("family").is_null())
     if len(unknown):
         raise UserInputError(
             f"{len(unknown)} scored samples are not in the pool, such as"
             f" {unknown['sample_id'][0]!r}; scores and pool are of different runs"
         )
-    return joined.sort("sample_id")
+    return joined

@@ -336,9 +336,8 @@ def begin(store: ObjectStore, spec: StageSpec) -> str | Manifest:
     return identity
 
 
-def open_or_finished(store: ObjectStore, spec: StageSpec) -> str | Manifest | None:
+def open_or_finished(store: ObjectStore, spec: StageSpec, identity: str) -> str | Manifest | None:
     """What `begin` of rank 0 gave, seen from another process; None if it has not begun."""
-    identity = stage_fingerprint(store, spec)
     done = read_manifest(store, spec.output)
     if done is not None:
         return done if done.fingerprint == identity else None

@@ -14,11 +14,11 @@ from typing import Any
 
 from pelican import settings
 from pelican.errors import InfrastructureError
-from pelican.stages.base import StageContext, StageSpec, commit, finished_manifest, open_or_finished
+from pelican.stages.base import StageContext, StageSpec, commit, open_or_finished, stage_fingerprint
 from pelican.stages.base import begin as begin_stage
 from pelican.stages.resources import cpu_seconds_used, resources
 from pelican.storage.claims import Claim, Claims
-from pelican.storage.manifests import Manifest, now
+from pelican.storage.manifests import Manifest, now, read_manifest
 from pelican.storage.objects import ObjectStore
 from pelican.telemetry import exporter, record
 
@@ -65,7 +65,7 @@ def claimed(
 
 
 def run_replica(store: ObjectStore, spec: StageSpec, module: Any) -> Manifest:
-    """`module.work(context)` in every replica, `module.finish(context)` in the one that commits."""
+    """`module.work(context)` in every replica; `module.finish(context, its result)` where it commits."""
     rank = int(os.environ.get("RANK", "0"))
     context = StageContext(spec, store, rank, int(os.environ.get("WORLD_SIZE", "1")))
     begun = begin_stage(store, spec) if rank == 0 else _wait_for_begin(store, spec)
@@ -75,29 +75,36 @@ def run_replica(store: ObjectStore, spec: StageSpec, module: Any) -> Manifest:
     key = spec.output.replace("/", "-")
     telemetry = exporter.open_stage(spec.stage, spec.phase.value, key, None)
     with telemetry:
-        module.work(context)
+        plan = module.work(context)
     claims = claims_of(context)
 
     def committed() -> set[str]:
-        return {"commit"} if finished_manifest(store, spec) is not None else set()
+        return {"commit"} if _manifest_of(store, spec, begun) is not None else set()
 
     for _, claim in claimed(context, claims, ["commit"], committed):
-        module.finish(context)
+        module.finish(context, plan)
         # Replicas may be lost, so this one's use stands for that of each.
         used = cpu_seconds_used() * context.world_size
         context.notes["resources"] = resources(spec, context.world_size, started, used)
         if not claim.lost:
             record.finished(commit(context, begun, started), context.world_size)
-    manifest = finished_manifest(store, spec)
+    manifest = _manifest_of(store, spec, begun)
     assert manifest is not None
     telemetry.finish()
     return manifest
 
 
+def _manifest_of(store: ObjectStore, spec: StageSpec, identity: str) -> Manifest | None:
+    """The stage's manifest, if it is there; the inputs are not hashed again."""
+    manifest = read_manifest(store, spec.output)
+    return manifest if manifest is not None and manifest.fingerprint == identity else None
+
+
 def _wait_for_begin(store: ObjectStore, spec: StageSpec) -> str | Manifest:
     """Until replica 0 has cleared the prefix, or the stage is finished."""
     deadline = time.monotonic() + _BEGIN_S
-    while (begun := open_or_finished(store, spec)) is None:
+    identity = stage_fingerprint(store, spec)
+    while (begun := open_or_finished(store, spec, identity)) is None:
         if time.monotonic() > deadline:
             raise InfrastructureError(
                 f"replica 0 did not begin {spec.output} within {_BEGIN_S:.0f} s; it may be lost"

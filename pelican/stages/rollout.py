@@ -30,7 +30,10 @@ SELECTION = pa.schema(
 )
 
 
-def work(context: StageContext) -> None:
+Shards = list[Sequence[Entry]]
+
+
+def work(context: StageContext) -> tuple[PoolIndex, Shards]:
     """Inputs policy and pool; writes `rollouts-*.parquet`, shard by shard as they are claimed.
 
     Returns when all shards are there, by whichever replica. A shard that is there is not made again.
@@ -70,11 +73,12 @@ def work(context: StageContext) -> None:
     context.progress(share, share, "rollouts")
     if engine is not None:
         engine.close()
+    return index, shards
 
 
-def finish(context: StageContext) -> None:
-    """Write `selection.parquet`, and count what all replicas made."""
-    index, shards = _shards(context)
+def finish(context: StageContext, plan: tuple[PoolIndex, Shards]) -> None:
+    """Write `selection.parquet`, and count what all replicas made; `plan` is what `work` gave."""
+    index, shards = plan
     _write_selection(context, shards)
     context.counts.update(index.corrected)
     _count_quarantine(context, index.quarantine.rows)
@@ -84,7 +88,7 @@ def finish(context: StageContext) -> None:
         _count_quarantine(context, [QuarantineRow(**row) for row in facts["quarantine"]])
 
 
-def _shards(context: StageContext) -> tuple[PoolIndex, list[Sequence[Entry]]]:
+def _shards(context: StageContext) -> tuple[PoolIndex, Shards]:
     """The samples of this loop and phase, in shards."""
     spec, recipe = context.spec, context.recipe
     index = read_index(context.input("pool"), context.corrections())

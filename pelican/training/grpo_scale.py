@@ -199,9 +199,8 @@ class ScaledGrpoTrainer(ShardedOnCpus, TokenBatches, DeliberateGrpoTrainer):
     @torch.no_grad()
     def _reference_logps(self, batch: dict[str, Any]) -> Tensor:
         """[rows, width of completions], pass by pass."""
-        found: Tensor = batch["completion_ids"].new_zeros(
-            batch["completion_ids"].shape, dtype=torch.float
-        )
+        ids: Tensor = batch["completion_ids"]
+        found = torch.zeros(ids.shape, dtype=torch.float, device=ids.device)
         model = self.model_wrapped if self._adapted else self.ref_model
         bare = self.accelerator.unwrap_model(model)
         with bare.disable_adapter() if self._adapted else nullcontext():

@@ -174,10 +174,9 @@ def test_replicas_share_the_shards_and_each_could_commit(
     alone, shared = spec(tmp_path, pool, run="alone"), spec(tmp_path, pool, run="shared")
     expected = run_stage(alone)
     contexts = [StageContext(shared, open_store(shared.store), rank, 3) for rank in (2, 0, 1)]
-    for context in contexts:
-        rollout.work(context)
-    for context in contexts:
-        rollout.finish(context)
+    plans = [rollout.work(context) for context in contexts]
+    for context, plan in zip(contexts, plans, strict=True):
+        rollout.finish(context, plan)
         assert context.counts == expected.counts  # whoever commits, all is counted once
     for one, other in zip(shards(alone), shards(shared), strict=True):
         assert one.read_bytes() == other.read_bytes()

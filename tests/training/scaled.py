@@ -102,6 +102,10 @@ def train(case: dict[str, Any], twin: Path, folder: Path, world: int) -> dict[st
     from pelican.training.sft_scale import ScaledSftTrainer
     from pelican.training.weights import full_weights
 
+    if case["strategy"] == "zero3":
+        import deepspeed
+
+        deepspeed.ops.__compatible_ops__.clear()  # its helper for CPUs takes minutes to compile
     recipe = recipe_of(case)
     work = Path(case.get("work", folder))
     checkpoint = last_checkpoint(work)
@@ -153,7 +157,7 @@ def train(case: dict[str, Any], twin: Path, folder: Path, world: int) -> dict[st
         "backend": str(trainer.accelerator.distributed_type),
         "dtypes": sorted({str(p.dtype) for p in trainer.model.parameters()}),
         "moved": max(
-            float((whole.float() - start[name]).abs().max())
+            float((whole.detach().float() - start[name]).abs().max())
             for name, whole in full_weights(trainer.model_wrapped)
         ),
         "state_bytes": state_bytes(trainer),
