@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,7 +24,8 @@ class JobLog:
     def __init__(self, store: ObjectStore, key: str, on_progress: OnProgress | None) -> None:
         self._store, self._key, self._on_progress = store, key, on_progress
         folder, _, name = key.rpartition("/")
-        self._path: Path = store.local_root(folder) / name
+        # Of its own: two launchers may follow one job from one machine.
+        self._path: Path = store.local_root(folder) / f".{name}.{uuid.uuid4().hex}.tmp"
         try:
             self._path.write_bytes(store.read(key))  # of earlier attempts, by whomever
         except KeyError:
@@ -69,6 +71,7 @@ class JobLog:
         if not self._file.closed:
             self.keep()
             self._file.close()
+            self._path.unlink()
 
     def _line(self, line: str) -> None:
         found = parse(line)
