@@ -116,7 +116,8 @@ def correct(
     """Read a corrected copy of labels.csv back; makes a new version."""
     from pelican.data.importing.correct import correct_labels
 
-    correct_labels(pool, labels)
+    version, changed = correct_labels(pool, labels)
+    print(f"{pool}: version {version.id}, {changed} rows corrected")
 
 
 @app.command()

@@ -115,7 +115,8 @@ def test_labels_are_corrected_by_a_csv(tmp_path: Path) -> None:
         writer.writeheader()
         writer.writerows([wanted, *labels[1:]])
     before = read_version(tmp_path / "pool")
-    version = correct_labels(tmp_path / "pool", tmp_path / "mine.csv")
+    version, changed = correct_labels(tmp_path / "pool", tmp_path / "mine.csv")
+    assert changed == 1
     assert before and version.parent == before.id and version.counts["family"]["success"] == 1
     changes = diff(find_pool(f"{tmp_path}/pool@{before.id}"), tmp_path / "pool")
     assert changes.changed == {wanted["id"]: ["family", "dimension"]}

@@ -31,8 +31,10 @@ from pelican.rewards.score import FAMILIES
 PERSON = "corrected"
 
 
-def correct_labels(pool: Path, labels: Path) -> Version:
+def correct_labels(pool: Path, labels: Path) -> tuple[Version, int]:
     """Apply a CSV with `id` and `family` or `dimension`; empty fields change nothing.
+
+    The version that the pool is now, and how many rows changed; without any it stays as it was.
 
     Raises UserInputError that names the line. Nothing is written unless every line is right.
     """
@@ -54,8 +56,7 @@ def correct_labels(pool: Path, labels: Path) -> Version:
             raise UserInputError(f"{labels}: id {next(iter(left))!r} is not in {pool}")
         if not changed:
             shutil.rmtree(staged)
-            print(f"nothing to correct: {pool} stays version {before.id}")
-            return before
+            return before, 0
         if (pool / QUARANTINE).exists():
             link_or_copy(pool / QUARANTINE, staged / QUARANTINE)
         note = f"{changed} rows were corrected by hand"
@@ -70,9 +71,7 @@ def correct_labels(pool: Path, labels: Path) -> Version:
         )
         write_labels(staged, version)
         write_card(staged, pool.name, version)
-        done = commit(pool, staged, version)
-    print(f"{pool}: version {done.id}, {note}")
-    return done
+        return commit(pool, staged, version), changed
 
 
 def _read(labels: Path) -> dict[str, tuple[str, str]]:

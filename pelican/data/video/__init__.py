@@ -1,1 +1,1 @@
-"""Clips out of videos: frames sampled by time, through torchcodec or PyAV."""
+"""Clips out of videos: frames sampled by time, through PyAV or torchcodec."""

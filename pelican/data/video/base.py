@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from ctypes.util import find_library
 from dataclasses import dataclass
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Protocol
 
@@ -15,7 +15,7 @@ from PIL import Image
 from pelican.data.quarantine import RowError
 from pelican.errors import UserInputError
 
-DECODER = "PELICAN_VIDEO_DECODER"  # torchcodec or pyav; default: torchcodec where it loads
+DECODER = "PELICAN_VIDEO_DECODER"  # pyav (the default) or torchcodec
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,26 +67,24 @@ def open_video(path: Path) -> Video:
 
 @cache
 def decoder_name() -> str:
-    """`torchcodec` if it loads with this torch and an FFmpeg of this machine, else `pyav`.
+    """`pyav`, or `torchcodec` where PELICAN_VIDEO_DECODER says so; one that loads.
 
-    Raises UserInputError if neither is installed.
+    PyAV comes first: it brings its FFmpeg, needs no torch, and gave the right frame of videos of
+    variable rate where torchcodec gave the one before (docs/data-import.md).
     """
-    wish = os.environ.get(DECODER, "")
-    if wish not in ("", "torchcodec", "pyav"):
+    wish = os.environ.get(DECODER) or "pyav"
+    if wish not in ("torchcodec", "pyav"):
         raise UserInputError(f"{DECODER} is {wish!r}; it takes torchcodec or pyav")
-    if wish == "torchcodec" or (wish == "" and find_library("avcodec")):
+    if wish == "torchcodec":
         fault = _torchcodec_fault()
-        if not fault:
-            return "torchcodec"
-        if wish:
+        if fault:
             raise UserInputError(f"{DECODER}=torchcodec, but it does not load: {fault}")
-    try:
-        import av  # noqa: F401
-    except ImportError:
-        raise UserInputError(
-            "videos need PyAV or torchcodec: `uv pip install -e '.[data]'` brings PyAV"
-        ) from None
-    return "pyav"
+        return wish
+    if find_spec("av") is not None:
+        return wish
+    if not _torchcodec_fault():
+        return "torchcodec"
+    raise UserInputError("videos need PyAV: `uv pip install -e '.[data]'` brings it")
 
 
 def _torchcodec_fault() -> str:
