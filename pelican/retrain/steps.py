@@ -85,7 +85,7 @@ def practice_step(store: str, run: str) -> bool:
             new_train=new / "train",
             new_held=new / "held",
             old_train=_training_pools(objects, recipe, parent),
-            old_held=[p for p in old["held"] if p != Path(settings.resolve(recipe.data.general))],
+            old_held=[p for p in old["held"] if p != _pool(recipe.data.general)],
             ledgers=[objects.local(key) for key in parent.lineage.ledgers if objects.exists(key)],
         )
         inputs = {"ledger": input_digest(objects, where), "parent": parent.digest}
@@ -136,17 +136,33 @@ def promote_step(store: str, run: str, version: str) -> str:
     return _guarded("promote", store, run, work)
 
 
+def _pool(where: str) -> Path:
+    """A pool of the recipe."""
+    return Path(settings.resolve(where))
+
+
+def _kept(store: ObjectStore, parent: ModelVersion, where: str) -> Path:
+    """A pool of the parent's line; without it nobody could say what is forgotten."""
+    try:
+        return store.local(where)
+    except KeyError:
+        raise UserInputError(
+            f"{parent.name} has learned from {where}, which is not in {store.uri} any more;"
+            " restore it, or go on from a model without it"
+        ) from None
+
+
 def _training_pools(store: ObjectStore, recipe: Recipe, parent: ModelVersion) -> list[Path]:
-    uses = [store.local(use.train) for use in parent.lineage.data if use.train]
-    return [Path(settings.resolve(recipe.data.train)), *uses]
+    uses = [_kept(store, parent, use.train) for use in parent.lineage.data if use.train]
+    return [_pool(recipe.data.train), *uses]
 
 
 def _old_pools(store: ObjectStore, recipe: Recipe, parent: ModelVersion) -> dict[str, list[Path]]:
     """The recipe's pools and those of the data that the parent has learned from, by side."""
     data = recipe.data
-    train = [*_training_pools(store, recipe, parent), Path(settings.resolve(data.replay))]
-    held = [Path(settings.resolve(where)) for where in (data.evaluation, data.general)]
-    held += [store.local(use.held) for use in parent.lineage.data if use.held]
+    train = [*_training_pools(store, recipe, parent), _pool(data.replay)]
+    held = [_pool(where) for where in (data.evaluation, data.general)]
+    held += [_kept(store, parent, use.held) for use in parent.lineage.data if use.held]
     return {"train": train, "held": held}
 
 

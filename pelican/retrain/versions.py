@@ -59,7 +59,14 @@ def find_version(store: ObjectStore, where: str) -> DataVersion:
         )
         for path in paths
     ]
-    return _not_empty(store, folder.stem, str(root), objects, where)
+    if "://" not in store.uri:
+        return _not_empty(store, folder.stem, str(root), objects, where)
+    # Who reads a remote store does not see this machine's folders.
+    below = f"data/files/{digest_of([[o.key, o.tag] for o in objects])}"
+    for path, uploaded in zip(paths, objects, strict=True):
+        store.put(f"{below}/{uploaded.key}", path)
+    moved = [o.model_copy(update={"key": f"{below}/{o.key}"}) for o in objects]
+    return _not_empty(store, folder.stem, store.uri, moved, where)
 
 
 def version_of_prefix(store: ObjectStore, prefix: str) -> DataVersion:

@@ -161,3 +161,21 @@ def test_replay_takes_the_hard_ones_first_and_never_one_twice(
 def pool_of_30(tmp_path_factory: pytest.TempPathFactory) -> FolderStore:
     folder = tmp_path_factory.mktemp("pool")
     return FolderStore(write_pool(folder, [sample(n) for n in range(30)]))
+
+
+class Remote(FolderStore):
+    """A store that another machine reads: nothing of this machine's folders is there."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.uri = f"made://{root}"
+
+
+def test_a_folder_is_uploaded_to_a_remote_store(tmp_path: Path) -> None:
+    folder = write_pool(tmp_path / "new", [sample(n) for n in range(4)], per_shard=2)
+    store = Remote(tmp_path / "store")
+    version = find_version(store, str(folder))
+    assert version.source == store.uri and len(version.objects) == 2
+    for delivered in version.objects:
+        assert store.read_tagged(delivered.key)[1] == delivered.tag
+    assert find_version(store, str(folder)) == version == find_version(store, version.name)
