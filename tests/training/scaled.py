@@ -102,10 +102,6 @@ def train(case: dict[str, Any], twin: Path, folder: Path, world: int) -> dict[st
     from pelican.training.sft_scale import ScaledSftTrainer
     from pelican.training.weights import full_weights
 
-    if case["strategy"] == "zero3":
-        import deepspeed
-
-        deepspeed.ops.__compatible_ops__.clear()  # its helper for CPUs takes minutes to compile
     recipe = recipe_of(case)
     work = Path(case.get("work", folder))
     checkpoint = last_checkpoint(work)
