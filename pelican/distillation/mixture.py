@@ -152,7 +152,10 @@ def plan(
         Request(r.entry, "assoc", "pool", r.weak_id, r.similarity)
         for r in related[: math.ceil(spare * wanted["assoc"])]
     ]
-    requests += [Request(entry, "general", "replay") for entry in pool[: math.ceil(spare * wanted["general"])]]
+    requests += [
+        Request(entry, "general", "replay")
+        for entry in pool[: math.ceil(spare * wanted["general"])]
+    ]
     return requests
 
 

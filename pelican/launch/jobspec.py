@@ -27,6 +27,7 @@ DIGEST, ATTEMPT, FOLLOWED = (
 )
 USER = 65532  # of the images
 PORT = 23456
+METRICS_PORT = 9464  # scraped by the PodMonitor of manifests/monitoring
 CACHE, SCRATCH, CA = "/cache", "/tmp", "/etc/pelican/ca"
 MAX_NAME = 50  # the operator adds `-worker-10`, and a label has 63 characters
 Tree = dict[str, Any]
@@ -144,7 +145,10 @@ def _pod(
         "command": ["python", "-m", "pelican.pod", job.spec.stage, spec_uri, str(each)],
         "env": _variables(job, target, resources, store_env),
         "envFrom": [{"secretRef": {"name": target.store_secret}}],
-        "ports": [{"name": "pytorchjob-port", "containerPort": PORT}],
+        "ports": [
+            {"name": "pytorchjob-port", "containerPort": PORT},
+            {"name": "metrics", "containerPort": METRICS_PORT},
+        ],
         "resources": _quantities(resources),
         "securityContext": {
             "allowPrivilegeEscalation": False,
@@ -192,9 +196,12 @@ def _variables(
         "OMP_NUM_THREADS": threads,
         "POLARS_MAX_THREADS": threads,
         "PELICAN_CACHE": CACHE,
+        "PELICAN_METRICS_PORT": str(METRICS_PORT),
         "TOKENIZERS_PARALLELISM": "false",
         **store_env,
     }
+    if target.pushgateway:
+        found["PELICAN_PUSHGATEWAY"] = target.pushgateway
     if target.ca_secret:
         found["S3_CA_BUNDLE"] = f"{CA}/ca.crt"
     found |= resources.env or {}

@@ -26,6 +26,7 @@ class Target:
     control_image: str = settings.IMAGE
     train_image: str = "pelican-train:0.1.0"
     rollout_image: str = "pelican-rollout:0.1.0"
+    pushgateway: str | None = None
     kfp_run: str | None = None
 
     @classmethod
@@ -45,6 +46,7 @@ class Target:
             control_image=settings.image(),
             train_image=value("TRAIN_IMAGE", own.train_image),
             rollout_image=value("ROLLOUT_IMAGE", own.rollout_image),
+            pushgateway=env.get("PELICAN_PUSHGATEWAY") or None,
             kfp_run=env.get("KFP_RUN_ID") or None,
         )
 
@@ -62,6 +64,8 @@ class Target:
             found["PELICAN_S3_CA_SECRET"] = self.ca_secret
         if self.pull_secrets:
             found["PELICAN_PULL_SECRETS"] = ",".join(self.pull_secrets)
+        if self.pushgateway:
+            found["PELICAN_PUSHGATEWAY"] = self.pushgateway
         return found
 
     def image_of(self, stage: str, recipe: Recipe) -> str:

@@ -37,6 +37,7 @@ from pelican.storage.s3_client import (
     told,
 )
 from pelican.storage.transfer import PART, download
+from pelican.telemetry.metrics import STORE_BYTES
 
 PARALLEL = 4  # files on their way at a time
 SHA256, WRITER = "x-amz-meta-sha256", "x-amz-meta-writer"
@@ -98,6 +99,7 @@ class S3Store(ObjectStore):
             if is_absent(error):
                 raise KeyError(key) from None
             raise
+        STORE_BYTES.inc(len(data), direction="read")
         if digest and hashlib.sha256(data).hexdigest() != digest:
             raise InfrastructureError(f"{self.uri}/{key} was damaged on its way or in the store")
         return data, tag
@@ -123,6 +125,7 @@ class S3Store(ObjectStore):
                 # A request that was tried again may have met its own first try.
                 found = self._stat(key)
                 return found is not None and (found.metadata or {}).get(WRITER) == writer
+        STORE_BYTES.inc(len(data), direction="write")
         return True
 
     def keys(self, prefix: str = "") -> Iterator[str]:
@@ -172,6 +175,7 @@ class S3Store(ObjectStore):
                     num_parallel_uploads=2,
                 )
             )
+        STORE_BYTES.inc(stat.st_size, direction="write")
         if path.is_relative_to(self.cache):
             self._sent[path] = (str(written.etag), stat.st_size, stat.st_mtime_ns)
 
@@ -302,6 +306,7 @@ class S3Store(ObjectStore):
         target.parent.mkdir(parents=True, exist_ok=True)
         with self._told():
             tag, digest = download(self.client, self.bucket, name, target)
+        STORE_BYTES.inc(target.stat().st_size, direction="read")
         if digest and file_digest(target) != digest:
             target.unlink()
             raise InfrastructureError(

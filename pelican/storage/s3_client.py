@@ -26,6 +26,7 @@ from minio.error import InvalidResponseError, S3Error, ServerError
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
 from pelican.errors import InfrastructureError, PelicanError, UserInputError
+from pelican.telemetry.metrics import STORE_ERRORS, STORE_RETRIES
 
 AWS = "https://s3.amazonaws.com"
 PATIENCE_S = 90.0
@@ -192,6 +193,7 @@ def told(settings: S3Settings, bucket: str) -> Iterator[None]:
         if isinstance(error, PelicanError) or is_absent(error) or lost_condition(error):
             raise
         meant = _meaning(error, settings, bucket)
+        STORE_ERRORS.inc()
         if meant is None:
             raise
         raise meant from error
@@ -227,6 +229,7 @@ def again(operation: Callable[[], T]) -> T:
         retry=retry_if_exception(is_transient),
         stop=stop_after_attempt(3),
         wait=wait_random_exponential(0.5, max=5.0),
+        before_sleep=lambda _: STORE_RETRIES.inc(),
         reraise=True,
     )
     return retrying(operation)
