@@ -25,8 +25,8 @@ OVERLAY ?= local
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install submit test test-long lint dashboards bench experiments images sbom deploy undeploy \
-	sample-data base-model vllm-cpu lock clean
+.PHONY: help install submit test test-long test-cluster lint dashboards bench experiments images sbom \
+	deploy undeploy sample-data base-model vllm-cpu lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -59,6 +59,9 @@ test: $(MADE)/installed ## All tests but those of a cluster
 
 test-long: $(MADE)/installed ## What takes minutes: a run killed in five stages and continued
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m long $(ARGS)
+
+test-cluster: $(MADE)/installed ## The tests marked "cluster": KUBECONFIG, S3_ENDPOINT_URL, credentials, images
+	$(BIN)/pytest -m cluster -s tests/cluster $(ARGS)
 
 lint: $(MADE)/installed ## ruff and mypy --strict
 	$(BIN)/ruff check .

@@ -65,7 +65,7 @@ def _jobs() -> Line:
 
 
 def _kubeflow() -> Line:
-    from pelican.launch.kfp_client import Kfp
+    from pelican.launch.kfp_api import Kfp
 
     try:
         kfp = Kfp()

@@ -21,7 +21,8 @@ def cancel(run: str, given: str | None) -> None:
         )
     mark = {"cancelled": now().isoformat()}
     store.write(f"{run_prefix(run)}/{CANCELLED}", json.dumps(mark).encode())
-    from pelican.launch.kfp_client import Kfp, kfp_run_of
+    from pelican.launch.kfp_api import Kfp
+    from pelican.launch.kfp_client import kfp_run_of
     from pelican.launch.kube import Kube
     from pelican.launch.pytorchjob import end_jobs
     from pelican.launch.target import Target

@@ -77,7 +77,8 @@ def submit(
         objects.write(f"{run_prefix(name)}/{RUN}", record.encode(), if_absent=True)
         objects.delete(f"{run_prefix(name)}/{CANCELLED}")
         if chosen == "kubeflow":
-            from pelican.launch.kfp_client import Kfp, submit_run, wait_for
+            from pelican.launch.kfp_api import Kfp
+            from pelican.launch.kfp_client import submit_run, wait_for
 
             kfp_run = submit_run(objects, name, pipeline, recipe)
             if wait:

@@ -45,7 +45,7 @@ def _orphaned(job: Tree, store: ObjectStore | None, grace_s: float) -> str | Non
         if not store.exists(f"{run_prefix(run)}/{RECIPE}"):
             return f"run {run} is not in the store any more"
     if kfp_run and os.environ.get("KFP_HOST"):
-        from pelican.launch.kfp_client import ENDED, Kfp
+        from pelican.launch.kfp_api import ENDED, Kfp
 
         state = Kfp().state(kfp_run)
         if state is None or state in ENDED:

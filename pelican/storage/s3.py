@@ -7,14 +7,11 @@ writes lies below `work/` until `put` or `upload` brings it to the bucket.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
-import os
 import shutil
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -27,6 +24,7 @@ from minio.error import S3Error
 from pelican import settings as places
 from pelican.errors import InfrastructureError, UserInputError
 from pelican.storage.manifests import file_digest
+from pelican.storage.mirror import PARALLEL, Mirror
 from pelican.storage.objects import WORK, ObjectStore
 from pelican.storage.s3_client import (
     S3Settings,
@@ -36,12 +34,10 @@ from pelican.storage.s3_client import (
     make_client,
     told,
 )
-from pelican.storage.transfer import PART, download
+from pelican.storage.transfer import PART
 from pelican.telemetry.metrics import STORE_BYTES
 
-PARALLEL = 4  # files on their way at a time
 SHA256, WRITER = "x-amz-meta-sha256", "x-amz-meta-writer"
-TAG = ".etag"
 
 
 class S3Store(ObjectStore):
@@ -61,6 +57,7 @@ class S3Store(ObjectStore):
         self.settings = settings or S3Settings.from_environment()
         place = hashlib.sha256(f"{self.settings.endpoint} {self.bucket}".encode()).hexdigest()
         self.cache = (cache or places.cache()) / "s3" / place[:16]
+        self._mirror = Mirror(self.cache, self.bucket, lambda: self.client)
         self._sent: dict[Path, tuple[str, int, int]] = {}  # path -> etag, size, mtime when put
 
     @cached_property
@@ -202,26 +199,23 @@ class S3Store(ObjectStore):
             raise
 
     def local(self, key: str) -> Path:
-        target = self.cache / "mirror" / self._name(key)
-        with self._only_one(key):
+        name = self._name(key)
+        with self._mirror.only_one(name), self._told():
             found = self._stat(key)
             if found is not None:
-                written = self.cache / "work" / self._name(key)
+                written = self.cache / "work" / name
                 if self._is_what_was_sent(written, found.etag):
                     return written
-                self._fetch(found.object_name, found.etag, target)
-                return target
-            below = f"{self._name(key)}/" if self._name(key) else ""
-            names = {
+                return self._mirror.file(name, str(found.etag))
+            below = f"{name}/" if name else ""
+            tags = {
                 str(o.object_name): str(o.etag)
                 for o in self._objects(key)
                 if not str(o.object_name).removeprefix(below).startswith(WORK)
             }
-            if not names:
+            if not tags:
                 raise KeyError(key)
-            self._fetch_all(names, self.cache / "mirror")
-            self._drop_others(target, names, self.cache / "mirror")
-        return target
+            return self._mirror.tree(name, tags)
 
     def local_root(self, prefix: str) -> Path:
         path = self.cache / "work" / self._name(prefix)
@@ -229,12 +223,9 @@ class S3Store(ObjectStore):
         return path
 
     def restore(self, prefix: str) -> Path:
-        work = self.cache / "work"
-        shutil.rmtree(work / self._name(prefix), ignore_errors=True)
-        names = {str(o.object_name): str(o.etag) for o in self._objects(prefix)}
-        self._fetch_all(names, work)
-        for name in names:
-            self._tag_file(work / name).unlink(missing_ok=True)
+        with self._told():
+            tags = {str(o.object_name): str(o.etag) for o in self._objects(prefix)}
+            self._mirror.copy(self._name(prefix), tags, self.cache / "work")
         return self.local_root(prefix)
 
     def upload(self, prefix: str, *, skip: tuple[str, ...] = ()) -> None:
@@ -244,7 +235,7 @@ class S3Store(ObjectStore):
         wanted = [
             path
             for path, name in names.items()
-            if not name.startswith((WORK, ".")) and not name.endswith(".tmp") and name not in skip
+            if not name.startswith(WORK) and not name.endswith(".tmp") and name not in skip
         ]
         with ThreadPoolExecutor(PARALLEL) as threads:
             list(threads.map(lambda path: self.put(f"{prefix}/{names[path]}", path), wanted))
@@ -291,50 +282,3 @@ class S3Store(ObjectStore):
         except FileNotFoundError:
             return False
         return self._sent.get(path) == (tag, stat.st_size, stat.st_mtime_ns)
-
-    @staticmethod
-    def _tag_file(path: Path) -> Path:
-        return path.with_name(f".{path.name}{TAG}")
-
-    def _fetch(self, name: str, tag: str, target: Path) -> None:
-        """One object as a file, unless the file of this tag is there already."""
-        mark = self._tag_file(target)
-        if target.is_file() and mark.is_file() and mark.read_text() == tag:
-            return
-        if target.is_dir():
-            shutil.rmtree(target)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with self._told():
-            tag, digest = download(self.client, self.bucket, name, target)
-        STORE_BYTES.inc(target.stat().st_size, direction="read")
-        if digest and file_digest(target) != digest:
-            target.unlink()
-            raise InfrastructureError(
-                f"s3://{self.bucket}/{name} was damaged on its way or in the store"
-            )
-        mark.write_text(tag)
-
-    def _fetch_all(self, names: dict[str, str], root: Path) -> None:
-        with ThreadPoolExecutor(PARALLEL) as threads:
-            list(threads.map(lambda name: self._fetch(name, names[name], root / name), names))
-
-    def _drop_others(self, folder: Path, names: dict[str, str], root: Path) -> None:
-        """Files below `folder` that are no objects any more."""
-        wanted = {root / name for name in names}
-        for path in folder.rglob("*"):
-            if path.is_file() and path not in wanted and not path.name.endswith((TAG, ".tmp")):
-                path.unlink(missing_ok=True)
-                self._tag_file(path).unlink(missing_ok=True)
-
-    @contextmanager
-    def _only_one(self, key: str) -> Iterator[None]:
-        """Of the processes of this machine one fetches, the others then find it there."""
-        name = hashlib.sha256(self._name(key).encode()).hexdigest()[:24]
-        folder = self.cache / "locks"
-        folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(folder / name, os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(descriptor)

@@ -121,3 +121,17 @@ def _config_of(account: str) -> dict[str, Any]:
         ],
         "current-context": "t",
     }
+
+
+@pytest.fixture(scope="session")
+def buffer(cluster: Cluster) -> str:
+    """What train-rl reads of a filter: ids of a few samples of the pool."""
+    import io
+
+    import polars as pl
+
+    ids = pl.read_parquet("samples/dev/*.parquet", columns=["id"])["id"].sort()[:24]
+    data = io.BytesIO()
+    pl.DataFrame({"sample_id": ids}).write_parquet(data)
+    cluster.store.write("made/buffer/buffer.parquet", data.getvalue())
+    return f"{cluster.store.uri}/made/buffer"

@@ -102,20 +102,6 @@ def test_a_job_that_cannot_start_is_explained_and_deleted(
     nothing_left(cluster, run)
 
 
-@pytest.fixture(scope="session")
-def buffer(cluster: Cluster) -> str:
-    """What train-rl reads of a filter: ids of a few samples of the pool."""
-    import io
-
-    import polars as pl
-
-    ids = pl.read_parquet("samples/dev/*.parquet", columns=["id"])["id"].sort()[:24]
-    data = io.BytesIO()
-    pl.DataFrame({"sample_id": ids}).write_parquet(data)
-    cluster.store.write("made/buffer/buffer.parquet", data.getvalue())
-    return f"{cluster.store.uri}/made/buffer"
-
-
 def train(cluster: Cluster, run: str, buffer: str, *more: str) -> Job:
     return spec(cluster, run, "train-rl", *more, inputs={"buffer": buffer})
 

@@ -23,7 +23,8 @@ import yaml
 from pelican.errors import InfrastructureError, PelicanError, UserInputError
 from pelican.launch import kfp_client
 from pelican.launch.base import CancelledError
-from pelican.launch.kfp_client import Kfp, wait_for, written_out
+from pelican.launch.kfp_api import Kfp
+from pelican.launch.kfp_client import wait_for, written_out
 from pelican.recipes import find_recipe
 from pipelines import compile_pipeline
 from pipelines.pods import StepPods
