@@ -86,7 +86,7 @@ def command(root: Path, pool: Path) -> list[str]:
 
 
 def test_a_killed_import_goes_on_where_it_was(tmp_path: Path) -> None:
-    root, pool = source(tmp_path / "lab", 2600, 40), tmp_path / "pool"
+    root, pool = source(tmp_path / "lab", 1300, 40), tmp_path / "pool"
     env = {**os.environ, "PYTHONPATH": str(ROOT), "PELICAN_CACHE": str(tmp_path / "cache")}
     process = subprocess.Popen(command(root, pool), env=env, stdout=subprocess.DEVNULL)
     work = tmp_path / "pool.versions" / ".import"
@@ -96,9 +96,9 @@ def test_a_killed_import_goes_on_where_it_was(tmp_path: Path) -> None:
     process.wait()
     assert not pool.exists()
     done = subprocess.run(command(root, pool), env=env, capture_output=True, text=True, check=True)
-    assert "2,600 rows" in done.stdout and "were there" in done.stdout
+    assert "1,300 rows" in done.stdout and "were there" in done.stdout
     version = read_version(pool)
-    assert version and (version.rows, version.quarantined) == (2600, 0)
+    assert version and (version.rows, version.quarantined) == (1300, 0)
     assert not work.exists()
     again = subprocess.run(command(root, pool), env=env, capture_output=True, text=True, check=True)
     assert "nothing new" in again.stdout
