@@ -79,7 +79,9 @@ def write_card(folder: Path, name: str, version: Version) -> None:
     for column, values in version.counts.items():
         listed = ", ".join(f"{value or 'unknown'} {n}" for value, n in values.items())
         lines.append(f"- {column}: {listed}")
-    lines += ["", "## Settings", "", "```json", json.dumps(version.settings, indent=1), "```", ""]
+    # Folders of the machine it was read on stay in version.json.
+    shared = {k: v for k, v in version.settings.items() if k not in ("mapping", "media")}
+    lines += ["", "## Settings", "", "```json", json.dumps(shared, indent=1), "```", ""]
     if version.notes:
         lines += ["## Notes", "", *(f"- {note}" for note in version.notes), ""]
     (folder / CARD).write_text("\n".join(lines), encoding="utf-8")
