@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from trl import GRPOTrainer
+from trl.trainer.utils import add_fused_lm_head
 
 from pelican.engines.base import rollout_seed
 from pelican.engines.prompts import Encoded
@@ -38,9 +39,8 @@ class ScaledGrpoTrainer(ShardedOnCpus, TokenBatches, DeliberateGrpoTrainer):
     before every step. The reference is the phase's start, or the policy without its adapters.
     """
 
-    rows_per_pass = (
-        2**31
-    )  # a pass is one call on every rank: a sharded model's calls are collective
+    # A pass is one call on every rank: a sharded model's calls are collective.
+    rows_per_pass = 2**31
 
     def __init__(self, *args: Any, recipe: Recipe, checkpoint: Path, encoder: Any, **kwargs: Any):
         config = kwargs["args"]
@@ -57,6 +57,8 @@ class ScaledGrpoTrainer(ShardedOnCpus, TokenBatches, DeliberateGrpoTrainer):
         """The phase's start, sharded as the policy is."""
         reference = load_weights(recipe, checkpoint, getattr(torch, recipe.model.dtype))
         reference.requires_grad_(False)
+        if self._by_row:  # as TRL does with a reference of its own
+            add_fused_lm_head(reference, temperature=self.temperature)
         add_shared_prefix(reference, self._config.group_size, self.temperature)
         if self.is_deepspeed_enabled:
             from trl.models import prepare_deepspeed
