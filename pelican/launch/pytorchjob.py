@@ -84,14 +84,15 @@ class PyTorchJobLauncher(Launcher):
                 error = self._follow(store, job, self._current, log)
                 if error is None:
                     break
-                self._kube.delete_job(self._current.name, self._current.uid)
                 if isinstance(error, PreemptedError):
                     preempted += 1
                 else:
                     attempt += 1
                 again = isinstance(error, InfrastructureError) and not isinstance(error, StuckError)
                 if not again or attempt > most or preempted > MOST_PREEMPTIONS:
+                    self._leave(self._current)
                     raise error
+                self._kube.delete_job(self._current.name, self._current.uid)
                 log.note(f"attempt {attempt} of {most} after: {error}")
                 emit("event", {"event": "again", **_where(job), "message": str(error)})
         finally:
@@ -105,6 +106,15 @@ class PyTorchJobLauncher(Launcher):
         self._cancelled = True
         if self._current is not None:
             self._kube.delete_job(self._current.name, self._current.uid)
+
+    def _leave(self, current: _Followed) -> None:
+        """A job that failed stays until its TTL, for whoever else follows it; one that waits goes."""
+        try:
+            ended = _ended(self._kube.job(current.name))
+        except Absent:
+            return
+        if ended is None:
+            self._kube.delete_job(current.name, current.uid)
 
     def _describe(self, store: ObjectStore, job: Job) -> Tree:
         """The job's tree; its specification lies in the store, for the pods to read."""

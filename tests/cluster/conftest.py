@@ -28,12 +28,18 @@ from pelican.storage.s3_client import S3Settings, make_client
 ROOT = Path(__file__).parent.parent.parent
 NAMESPACE = "pelican"
 BUCKET = "pelican-tests"
+ADMIN = os.environ.get("KUBECONFIG", "")
 
 
 def kubectl(*arguments: str, text: str | None = None, check: bool = True) -> str:
     """As the administrator of the KUBECONFIG that the tests were started with."""
     done = subprocess.run(
-        ["kubectl", *arguments], input=text, capture_output=True, text=True, timeout=120
+        ["kubectl", *arguments],
+        input=text,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, "KUBECONFIG": ADMIN},
     )
     if check:
         assert done.returncode == 0, done.stderr
@@ -130,7 +136,7 @@ def buffer(cluster: Cluster) -> str:
 
     import polars as pl
 
-    ids = pl.read_parquet("samples/dev/*.parquet", columns=["id"])["id"].sort()[:24]
+    ids = pl.read_parquet("samples/train/*.parquet", columns=["id"])["id"].sort()[:24]
     data = io.BytesIO()
     pl.DataFrame({"sample_id": ids}).write_parquet(data)
     cluster.store.write("made/buffer/buffer.parquet", data.getvalue())
