@@ -57,7 +57,7 @@ test: $(MADE)/installed ## All tests but those of a cluster
 	@echo "tests marked 'cluster' are skipped: they need a Kubernetes cluster with Kubeflow"
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m 'not cluster and not long' $(ARGS)
 
-test-long: $(MADE)/installed ## What takes minutes: a run killed in five stages and continued
+test-long: $(MADE)/installed ## What takes minutes: a run killed in five stages, one scraped by Prometheus
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m long $(ARGS)
 
 test-cluster: $(MADE)/installed ## The tests marked "cluster": KUBECONFIG, S3_ENDPOINT_URL, credentials, images

@@ -19,7 +19,7 @@ _RESULT = re.compile(r'<script type="text/plain" id="result">(.*?)</script>', re
 # Runs what a test wants done once the page says that it is ready, and leaves the result behind.
 _ACT = """<script>(async () => {
   const ready = () => document.body.dataset.ready === "yes";
-  for (let n = 0; n < 400 && !ready(); n += 1) await new Promise((go) => setTimeout(go, 25));
+  for (let n = 0; n < 4000 && !ready(); n += 1) await new Promise((go) => setTimeout(go, 25));
   const settle = () => new Promise((go) => setTimeout(go, 400));
   const result = await (async () => { %s })();
   const element = document.createElement("script");
@@ -35,7 +35,7 @@ def _chromium(*arguments: str, dark: bool = False) -> subprocess.CompletedProces
     with tempfile.TemporaryDirectory() as profile:
         command = [CHROMIUM, "--headless", "--disable-gpu", "--hide-scrollbars"]
         command += ["--enable-logging=stderr", f"--user-data-dir={profile}"]
-        command += ["--virtual-time-budget=20000"]
+        command += ["--virtual-time-budget=200000"]
         if dark:
             command += ["--blink-settings=preferredColorScheme=0"]
         if os.geteuid() == 0:

@@ -123,14 +123,14 @@ needs_teacher = pytest.mark.skipif(
 
 
 @needs_teacher
-@pytest.mark.slow
+@pytest.mark.long
 def test_every_documented_series_and_panel_is_there(scraped: Prometheus) -> None:
     series, panels = missing(scraped)
     assert (series, panels) == (set(), [])
 
 
 @needs_teacher
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_trainers_are_one_target(scraped: Prometheus) -> None:
     """Every rank counts its share; rank 0 alone has about half of what the manifest sums up."""
     manifest = json.loads((scraped.run / "loop-1/train-rl-rl/manifest.json").read_text())
@@ -141,7 +141,7 @@ def test_two_trainers_are_one_target(scraped: Prometheus) -> None:
 
 
 @needs_teacher
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_run_in_order_raises_no_alert(scraped: Prometheus) -> None:
     fired = scraped.ask("query", query="max_over_time(ALERTS{alertstate='firing'}[12h])")["result"]
     assert {found["metric"]["alertname"] for found in fired} <= MAY_FIRE
@@ -150,7 +150,7 @@ def test_a_run_in_order_raises_no_alert(scraped: Prometheus) -> None:
 
 
 @needs_teacher
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_local_page_draws_every_panel(scraped: Prometheus, tmp_path: Path) -> None:
     text = drawn(page(scraped.url), tmp_path)
     plots = [plot for board in BOARDS for plots in board.rows.values() for plot in plots]
