@@ -18,7 +18,7 @@ import pytest
 from pelican.commands.cluster import cancel
 from pelican.errors import PelicanError, UserInputError
 from pelican.launch.base import CancelledError, Job, JobResult
-from pelican.launch.jobspec import DIGEST, job_name
+from pelican.launch.jobspec import DIGEST, build_job, job_name
 from pelican.launch.kube import Absent
 from pelican.launch.pytorchjob import PyTorchJobLauncher, StuckError, end_jobs
 from pelican.launch.reaper import reap_jobs
@@ -329,3 +329,23 @@ def test_the_account_may_do_what_it_needs_and_no_more(cluster: Cluster) -> None:
         assert not cluster.kube.may(verb, resource)
     with pytest.raises(Absent):
         cluster.kube.job("no-such-job")
+
+
+def test_our_containers_meet_pod_security_restricted(cluster: Cluster) -> None:
+    """Workers get the operator's init container beside ours, which does not: so "baseline" there."""
+    name = "pelican-restricted-test"
+    label = "pod-security.kubernetes.io/enforce=restricted"
+    kubectl("create", "namespace", name)
+    try:
+        kubectl("label", "namespace", name, label)
+        kubectl("-n", name, "create", "serviceaccount", "pelican-stage")
+        tree = build_job(spec(cluster, "restricted", "reward"), cluster.target, "s3://b/k", {})
+        template = tree["spec"]["pytorchReplicaSpecs"]["Master"]["template"]
+        pod = {"apiVersion": "v1", "kind": "Pod", **template}
+        pod["metadata"] = {"name": "restricted", **template["metadata"]}
+        create = ("-n", name, "create", "--dry-run=server", "-f", "-")
+        assert "created" in kubectl(*create, text=json.dumps(pod))
+        del pod["spec"]["containers"][0]["securityContext"]["capabilities"]
+        assert "created" not in kubectl(*create, text=json.dumps(pod), check=False)
+    finally:
+        kubectl("delete", "namespace", name, "--wait=false")
