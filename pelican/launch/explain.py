@@ -109,7 +109,8 @@ def failure(name: str, job: Tree, pods: Iterable[Tree]) -> PelicanError:
                 return UserInputError(
                     f"{name} ran longer than its deadline; raise resources.<stage>.deadline_s"
                 )
-            return InfrastructureError(f"{name}: {message}")
+            why = "the pod that failed is gone: deleted, or its node lost"
+            return InfrastructureError(f"{name}: {why} ({_short(message)})")
     return InfrastructureError(f"{name}: its pods are gone")
 
 

@@ -20,10 +20,11 @@ MANAGED, RUN, STAGE, KFP_RUN = (
     "pelican.dev/stage",
     "pelican.dev/kfp-run",
 )
-DIGEST, ATTEMPT, FOLLOWED = (
+DIGEST, ATTEMPT, FOLLOWED, STORE = (
     "pelican.dev/spec-digest",
     "pelican.dev/attempt",
     "pelican.dev/followed",
+    "pelican.dev/store",
 )
 USER = 65532  # of the images
 PORT = 23456
@@ -110,7 +111,7 @@ def build_job(job: Job, target: Target, spec_uri: str, store_env: Mapping[str, s
             "name": job_name(job),
             "namespace": target.namespace,
             "labels": {**labels, **queue, **owner},
-            "annotations": {DIGEST: digest},
+            "annotations": {DIGEST: digest, STORE: job.spec.store},
         },
         "spec": spec,
     }

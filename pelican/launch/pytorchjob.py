@@ -131,7 +131,7 @@ class PyTorchJobLauncher(Launcher):
         now = datetime.now(UTC).isoformat(timespec="seconds")
         wanted = {**tree, "metadata": dict(tree["metadata"])}
         wanted["metadata"]["annotations"] = {
-            DIGEST: digest,
+            **tree["metadata"]["annotations"],
             ATTEMPT: str(attempt),
             FOLLOWED: now,
         }

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from datetime import UTC, datetime
 
-from pelican.launch.jobspec import FOLLOWED, KFP_RUN, MANAGED, RUN, Tree
+from pelican.launch.jobspec import FOLLOWED, KFP_RUN, MANAGED, RUN, STORE, Tree
 from pelican.launch.kube import Kube
 from pelican.runs import CANCELLED, RECIPE, run_prefix
 from pelican.storage.objects import ObjectStore
@@ -18,7 +18,8 @@ def reap_jobs(
     """Delete what nobody needs; yields name and reason. Finished jobs are left to their TTL.
 
     A launcher notes once a minute that it follows its job; a retried step adopts it, so a job is
-    orphaned only once nobody has for `grace_s`. Kubeflow is asked if KFP_HOST is set.
+    orphaned only once nobody has for `grace_s`. Kubeflow is asked if KFP_HOST is set; the store says
+    nothing about jobs of another store.
     """
     for job in kube.jobs(f"{MANAGED}=pelican"):
         if _finished(job) or "deletionTimestamp" in job["metadata"]:
@@ -38,8 +39,9 @@ def _finished(job: Tree) -> bool:
 
 def _orphaned(job: Tree, store: ObjectStore | None, grace_s: float) -> str | None:
     labels = job["metadata"].get("labels", {})
+    annotations = job["metadata"].get("annotations", {})
     run, kfp_run = labels.get(RUN), labels.get(KFP_RUN)
-    if store is not None and run:
+    if store is not None and run and annotations.get(STORE) == store.uri:
         if store.exists(f"{run_prefix(run)}/{CANCELLED}"):
             return f"run {run} was cancelled"
         if not store.exists(f"{run_prefix(run)}/{RECIPE}"):
@@ -50,7 +52,6 @@ def _orphaned(job: Tree, store: ObjectStore | None, grace_s: float) -> str | Non
         state = Kfp().state(kfp_run)
         if state is None or state in ENDED:
             return f"Kubeflow's run {kfp_run} is {state or 'gone'}"
-    followed = job["metadata"].get("annotations", {}).get(FOLLOWED)
-    since = followed or job["metadata"]["creationTimestamp"]
+    since = annotations.get(FOLLOWED) or job["metadata"]["creationTimestamp"]
     age = (datetime.now(UTC) - datetime.fromisoformat(since)).total_seconds()
     return f"nobody has followed it for {age / 60:.0f} min" if age > grace_s else None

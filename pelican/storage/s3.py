@@ -58,7 +58,8 @@ class S3Store(ObjectStore):
         place = hashlib.sha256(f"{self.settings.endpoint} {self.bucket}".encode()).hexdigest()
         self.cache = (cache or places.cache()) / "s3" / place[:16]
         self._mirror = Mirror(self.cache, self.bucket, lambda: self.client)
-        self._sent: dict[Path, tuple[str, int, int]] = {}  # path -> etag, size, mtime when put
+        # What was put from the cache: path -> name, etag, size, mtime.
+        self._sent: dict[Path, tuple[str, str, int, int]] = {}
 
     @cached_property
     def client(self) -> Minio:
@@ -153,19 +154,24 @@ class S3Store(ObjectStore):
                 self.client.remove_object(self.bucket, name)
             for error in self.client.remove_objects(self.bucket, map(DeleteObject, names)):
                 raise InfrastructureError(f"{self.uri}/{key} could not be deleted: {error.message}")
+        gone = self._name(key)
         for tree in ("work", "mirror"):
-            shutil.rmtree(self.cache / tree / self._name(key), ignore_errors=True)
+            shutil.rmtree(self.cache / tree / gone, ignore_errors=True)
+        for path, (name, *_) in list(self._sent.items()):
+            if not gone or name == gone or name.startswith(f"{gone}/"):
+                del self._sent[path]
 
     def put(self, key: str, path: Path) -> None:
-        stat = path.stat()
-        if self._sent.get(path, ("", 0, 0))[1:] == (stat.st_size, stat.st_mtime_ns):
+        stat, name = path.stat(), self._name(key)
+        sent = self._sent.get(path)
+        if sent is not None and (sent[0], *sent[2:]) == (name, stat.st_size, stat.st_mtime_ns):
             return
         metadata: dict[str, Any] = {SHA256: file_digest(path)}
         with self._told():
             written = again(
                 lambda: self.client.fput_object(
                     self.bucket,
-                    self._name(key),
+                    name,
                     str(path),
                     metadata=metadata,
                     part_size=PART,
@@ -174,7 +180,7 @@ class S3Store(ObjectStore):
             )
         STORE_BYTES.inc(stat.st_size, direction="write")
         if path.is_relative_to(self.cache):
-            self._sent[path] = (str(written.etag), stat.st_size, stat.st_mtime_ns)
+            self._sent[path] = (name, str(written.etag), stat.st_size, stat.st_mtime_ns)
 
     def describe(self, key: str) -> tuple[int, str]:
         found = self._stat(key)
@@ -204,7 +210,7 @@ class S3Store(ObjectStore):
             found = self._stat(key)
             if found is not None:
                 written = self.cache / "work" / name
-                if self._is_what_was_sent(written, found.etag):
+                if self._is_what_was_sent(written, name, str(found.etag)):
                     return written
                 return self._mirror.file(name, str(found.etag))
             below = f"{name}/" if name else ""
@@ -276,9 +282,9 @@ class S3Store(ObjectStore):
             )
             yield from (o for o in found if not str(o.object_name).endswith(("/", ".tmp")))
 
-    def _is_what_was_sent(self, path: Path, tag: str | None) -> bool:
+    def _is_what_was_sent(self, path: Path, name: str, tag: str) -> bool:
         try:
             stat = path.stat()
         except FileNotFoundError:
             return False
-        return self._sent.get(path) == (tag, stat.st_size, stat.st_mtime_ns)
+        return self._sent.get(path) == (name, tag, stat.st_size, stat.st_mtime_ns)

@@ -83,7 +83,7 @@ class S3Settings:
             region=first("AWS_REGION", "AWS_DEFAULT_REGION"),
             ca=first("S3_CA_BUNDLE", "AWS_CA_BUNDLE"),
             path_style={"auto": None, "on": True, "off": False}[style],
-            patience_s=float(env.get("S3_PATIENCE_S") or PATIENCE_S),
+            patience_s=_seconds(env.get("S3_PATIENCE_S")),
         )
 
     def variables(self) -> dict[str, str]:
@@ -94,6 +94,13 @@ class S3Settings:
         if self.path_style is not None:
             found["S3_PATH_STYLE"] = "on" if self.path_style else "off"
         return found
+
+
+def _seconds(given: str | None) -> float:
+    try:
+        return float(given or PATIENCE_S)
+    except ValueError:
+        raise UserInputError(f"S3_PATIENCE_S={given!r} is not a number of seconds") from None
 
 
 def make_client(settings: S3Settings, *, patient: bool = True) -> Minio:

@@ -15,9 +15,10 @@ from typing import Any
 
 import pytest
 
+from pelican.commands.cluster import cancel
 from pelican.errors import PelicanError, UserInputError
 from pelican.launch.base import CancelledError, Job, JobResult
-from pelican.launch.jobspec import DIGEST, job_name
+from pelican.launch.jobspec import DIGEST, build_job, job_name
 from pelican.launch.kube import Absent
 from pelican.launch.pytorchjob import PyTorchJobLauncher, StuckError, end_jobs
 from pelican.launch.reaper import reap_jobs
@@ -175,16 +176,18 @@ def test_a_stage_of_two_pods_runs_as_the_manifests_account(cluster: Cluster, buf
     assert secret not in json.dumps(cluster.jobs("plain")) + json.dumps(seen)
 
 
-def test_a_deleted_worker_costs_no_more_than_since_the_last_checkpoint(
-    cluster: Cluster, buffer: str
+@pytest.mark.parametrize("rank", ["worker-0", "master-0"])
+def test_a_deleted_pod_costs_no_more_than_since_the_last_checkpoint(
+    cluster: Cluster, buffer: str, rank: str
 ) -> None:
-    job = train(cluster, "worker", buffer, "rl.max_steps=10")
+    run = f"lost-{rank}"
+    job = train(cluster, run, buffer, "rl.max_steps=10")
     with ThreadPoolExecutor(1) as threads:
         result = threads.submit(launch, cluster, job)
-        cluster.wait_for("a checkpoint", 300, kept_checkpoint(cluster, "worker"))
-        names = [pod["metadata"]["name"] for pod in running(cluster, "worker", 2)]
-        (worker,) = [name for name in names if name.endswith("worker-0")]
-        kubectl("-n", NAMESPACE, "delete", "pod", worker, "--wait=false")
+        cluster.wait_for("a checkpoint", 300, kept_checkpoint(cluster, run))
+        names = [pod["metadata"]["name"] for pod in running(cluster, run, 2)]
+        (name,) = [name for name in names if name.endswith(rank)]
+        kubectl("-n", NAMESPACE, "delete", "pod", name, "--wait=false")
         done = result.result(timeout=400)
     assert done.attempts == 2
     assert done.manifest.counts["steps"] == 10
@@ -246,6 +249,19 @@ def test_cancelling_leaves_nothing_and_is_no_failure(cluster: Cluster, buffer: s
     assert read_manifest(cluster.store, job.spec.output) is None
 
 
+def test_a_run_is_cancelled_from_elsewhere(cluster: Cluster, buffer: str) -> None:
+    """`pelican cancel`: the launcher stops, no job and no pod stays, and the run can go on."""
+    job = train(cluster, "stopped", buffer)
+    cluster.store.write("runs/stopped/recipe.json", job.spec.recipe.model_dump_json().encode())
+    first = in_process(cluster, job)
+    running(cluster, "stopped", 2)
+    cancel("stopped", None)
+    assert first.wait(timeout=60) != 0
+    nothing_left(cluster, "stopped")
+    with pytest.raises(CancelledError, match="was cancelled"):
+        launch(cluster, job)
+
+
 def test_orphans_are_reaped(cluster: Cluster, buffer: str) -> None:
     """A job that is followed stays, one that is not goes."""
     first = in_process(cluster, train(cluster, "orphan", buffer))
@@ -281,18 +297,17 @@ def test_memory_that_ran_out_is_told(cluster: Cluster) -> None:
 
 def test_a_taint_holds_the_pods_until_it_is_gone(cluster: Cluster) -> None:
     job = spec(cluster, "taint", "rollout")
-    node = kubectl("get", "nodes", "-o", "name").strip()
-    kubectl("taint", node, "pelican.dev/test=full:NoSchedule")
+    kubectl("taint", "nodes", "--all", "pelican.dev/test=full:NoSchedule")
     try:
         with ThreadPoolExecutor(1) as threads:
             result = threads.submit(launch, cluster, job)
             cluster.wait_for("a pod", 60, lambda: cluster.pods("taint"))
             time.sleep(3)
             assert [p["status"]["phase"] for p in cluster.pods("taint")] == ["Pending"]
-            kubectl("taint", node, "pelican.dev/test-")
+            kubectl("taint", "nodes", "--all", "pelican.dev/test-")
             assert result.result(timeout=300).attempts == 1
     finally:
-        kubectl("taint", node, "pelican.dev/test-", check=False)
+        kubectl("taint", "nodes", "--all", "pelican.dev/test-", check=False)
 
 
 def test_a_restarted_operator_loses_nothing(cluster: Cluster) -> None:
@@ -314,3 +329,23 @@ def test_the_account_may_do_what_it_needs_and_no_more(cluster: Cluster) -> None:
         assert not cluster.kube.may(verb, resource)
     with pytest.raises(Absent):
         cluster.kube.job("no-such-job")
+
+
+def test_our_containers_meet_pod_security_restricted(cluster: Cluster) -> None:
+    """Workers get the operator's init container beside ours, which does not: so "baseline" there."""
+    name = "pelican-restricted-test"
+    label = "pod-security.kubernetes.io/enforce=restricted"
+    kubectl("create", "namespace", name)
+    try:
+        kubectl("label", "namespace", name, label)
+        kubectl("-n", name, "create", "serviceaccount", "pelican-stage")
+        tree = build_job(spec(cluster, "restricted", "reward"), cluster.target, "s3://b/k", {})
+        template = tree["spec"]["pytorchReplicaSpecs"]["Master"]["template"]
+        pod = {"apiVersion": "v1", "kind": "Pod", **template}
+        pod["metadata"] = {"name": "restricted", **template["metadata"]}
+        create = ("-n", name, "create", "--dry-run=server", "-f", "-")
+        assert "created" in kubectl(*create, text=json.dumps(pod))
+        del pod["spec"]["containers"][0]["securityContext"]["capabilities"]
+        assert "created" not in kubectl(*create, text=json.dumps(pod), check=False)
+    finally:
+        kubectl("delete", "namespace", name, "--wait=false")

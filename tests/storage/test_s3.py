@@ -136,6 +136,25 @@ def test_damage_is_found_on_read(bucket: Bucket) -> None:
             read("k")
 
 
+def test_what_was_sent_is_known_by_name_and_content(bucket: Bucket) -> None:
+    store = bucket.store()
+    path = store.local_root("runs/r") / "f"
+    path.write_text("one")
+    store.put("runs/r/f", path)
+    assert store.local("runs/r/f") == path
+    store.put("copy", path)
+    assert bucket.store().read("copy") == b"one"
+    path.write_text("other")
+    assert store.local("runs/r/f").read_text() == "one"
+    store.put("runs/r/f", path)
+    assert bucket.store().read("runs/r/f") == b"other"
+    store.delete("runs")
+    path.parent.mkdir(parents=True)
+    path.write_text("other")
+    store.put("runs/r/f", path)
+    assert bucket.store().read("runs/r/f") == b"other"
+
+
 def test_what_others_uploaded_is_read_too(bucket: Bucket) -> None:
     store = bucket.store()
     store.client._put_object(store.bucket, f"{store.prefix}/k", b"plain", {})
@@ -244,6 +263,7 @@ def test_uris_of_recipes_resolve(bucket: Bucket) -> None:
         ({"S3_ENDPOINT_URL": "minio:9000"}, "http"),
         ({"S3_ENDPOINT_URL": "http://user:pw@minio:9000"}, "user or password"),
         ({"S3_PATH_STYLE": "maybe"}, "auto, on, off"),
+        ({"S3_PATIENCE_S": "long"}, "seconds"),
     ],
 )
 def test_settings_are_checked(env: dict[str, str], words: str) -> None:
