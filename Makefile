@@ -53,9 +53,11 @@ submit: $(MADE)/installed ## Run a pipeline: PIPELINE, RECIPE, SET, RUN (retrain
 		--launcher $(LAUNCHER) $(if $(RUN),--run $(RUN)) \
 		$(if $(DATA),--data "$$DATA" --from "$$FROM") $(ARGS)
 
-test: $(MADE)/installed ## All tests but those of a cluster
-	@echo "tests marked 'cluster' are skipped: they need a Kubernetes cluster with Kubeflow"
+HAS_CLUSTER = $(and $(KUBECONFIG),$(S3_ENDPOINT_URL))
+test: $(MADE)/installed ## All tests; those of a cluster if KUBECONFIG and S3_ENDPOINT_URL are set
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m 'not cluster and not long' $(ARGS)
+	$(if $(HAS_CLUSTER),$(BIN)/pytest -m cluster tests/cluster,\
+		@echo "tests marked 'cluster' are skipped: set KUBECONFIG and S3_ENDPOINT_URL for them")
 
 test-long: $(MADE)/installed ## What takes minutes: a run killed in five stages, one scraped by Prometheus
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m long $(ARGS)
