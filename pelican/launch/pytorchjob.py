@@ -7,6 +7,7 @@ the same digest it is adopted, so that the death of a launcher costs nothing.
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -192,7 +193,8 @@ class PyTorchJobLauncher(Launcher):
             if time.monotonic() - current.noted > FOLLOWED_S:
                 current.noted = time.monotonic()
                 now = datetime.now(UTC).isoformat(timespec="seconds")
-                self._kube.annotate_job(current.name, {FOLLOWED: now})
+                with suppress(Absent):  # the next look tells what that means
+                    self._kube.annotate_job(current.name, {FOLLOWED: now})
                 log.keep()
             time.sleep(POLL_S)
 

@@ -184,7 +184,7 @@ def test_a_deleted_pod_costs_no_more_than_since_the_last_checkpoint(
     job = train(cluster, run, buffer, "rl.max_steps=10")
     with ThreadPoolExecutor(1) as threads:
         result = threads.submit(launch, cluster, job)
-        cluster.wait_for("a checkpoint", 300, kept_checkpoint(cluster, run))
+        cluster.wait_for("a checkpoint", 900, kept_checkpoint(cluster, run))
         names = [pod["metadata"]["name"] for pod in running(cluster, run, 2)]
         (name,) = [name for name in names if name.endswith(rank)]
         kubectl("-n", NAMESPACE, "delete", "pod", name, "--wait=false")

@@ -60,7 +60,7 @@ def test_a_store_away_for_30_s(
     job = train(through, "store-away", buffer, "rl.max_steps=8")
     with ThreadPoolExecutor(1) as threads:
         result = threads.submit(launch, through, job)
-        cluster.wait_for("a checkpoint", 300, kept_checkpoint(cluster, "store-away"))
+        cluster.wait_for("a checkpoint", 900, kept_checkpoint(cluster, "store-away"))
         away = threading.Thread(target=proxy.down_for, args=(30,))
         away.start()
         done = result.result(timeout=500)
