@@ -25,7 +25,7 @@ class TriggerConfig(BaseModel):
     model: str = Field("tiny", description="the model whose current version is retrained")
     recipe: str = "tiny"
     overrides: str = Field("", description="as of --set")
-    launcher: str = "local"
+    launcher: str = Field("auto", description="local, pytorchjob, kubeflow; auto: as configured")
     command: str = Field("", description="called instead of `pelican retrain`, same arguments")
     source: str | None = Field(None, description="store of the objects; none: the store itself")
     bucket: str | None = Field(None, description="other buckets' events are ignored")
