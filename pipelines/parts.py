@@ -44,9 +44,7 @@ def checked(store: Prefix, run: Prefix, recipe: Prefix) -> Prefix:
 def summarised(store: Prefix, run: Prefix, pipeline: str) -> AbstractContextManager[Any]:
     """Whatever happens inside, the summary and the report are written at the end."""
     task = components.summary.summary(store=store, run=run, pipeline=pipeline)
-    handler: AbstractContextManager[Any] = dsl.ExitHandler(
-        prepared(task, "summary"), name=pipeline
-    )
+    handler: AbstractContextManager[Any] = dsl.ExitHandler(prepared(task, "summary"), name=pipeline)
     return handler
 
 

@@ -91,8 +91,8 @@ def compile_(
     from kfp import compiler
 
     from pelican.launch.kfp_client import step_pods
-    from pipelines.poll import build
     from pipelines.pods import pods
+    from pipelines.poll import build
 
     uri = settings.store_uri(store)
     with pods(step_pods(open_store(uri))):

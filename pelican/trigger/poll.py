@@ -41,9 +41,7 @@ def poll(source: ObjectStore, inbox: Inbox, *, rescan: bool = False) -> int:
     return new
 
 
-def _tags(
-    source: ObjectStore, prefix: str, known: dict[str, str], rescan: bool
-) -> dict[str, str]:
+def _tags(source: ObjectStore, prefix: str, known: dict[str, str], rescan: bool) -> dict[str, str]:
     """Entity tags by key, of the folder that `prefix` is in."""
     folder = prefix.rpartition("/")[0]
     if source.remote or rescan:

@@ -51,7 +51,7 @@ def following(
 
     def call() -> None:
         try:
-            retrain(new, "tiny", "tiny", world.overrides, None, "kubeflow")
+            retrain(new, "tiny", "tiny", [*world.overrides, "loops=1"], None, "kubeflow")
         except PelicanError as error:
             raised.append(error)
 
@@ -64,7 +64,7 @@ def following(
 
     wait_for(lambda: backend.runs or not thread.is_alive(), "nothing was submitted")
     assert backend.runs, raised
-    yield plan_of(store, new, "tiny", "tiny", world.overrides), end
+    yield plan_of(store, new, "tiny", "tiny", [*world.overrides, "loops=1"]), end
     backend.states.append("FAILED")  # of a test that was cut off
     thread.join()
 

@@ -18,6 +18,7 @@ from pelican.retrain.pools import intake_prefix, practice_prefix
 from pelican.retrain.steps import intake_step, practice_step
 from pelican.retrain.versions import find_version
 from pelican.runs import stage_prefix
+from pelican.storage.manifests import Manifest, commit_manifest, describe_outputs, now
 from pelican.storage.publish import publish
 from pelican.storage.s3 import S3Store
 from tests.conftest import World, write_checkpoint
@@ -57,6 +58,11 @@ def test_intake_and_diagnosis_read_and_write_buckets(world: World, bucket: Bucke
     pl.DataFrame(rows).write_parquet(ledger)
     where = stage_prefix(RUN, 0, "filter", "base")
     elsewhere.put(f"{where}/ledger.parquet", ledger)
+    done = Manifest(
+        stage="filter", run=RUN, loop=0, phase="base", fingerprint="f", recipe=recipe.digest(),
+        inputs={}, outputs=describe_outputs(elsewhere, where), started=now(), finished=now(),
+    )  # fmt: skip
+    commit_manifest(elsewhere, where, done)
     assert practice_step(store.uri, RUN)
 
     third = bucket.store()
@@ -79,7 +85,7 @@ def test_data_are_found_by_prefix_uri_folder_and_version(world: World, bucket: B
     assert by_uri.source == bucket.uri
     assert [o.tag for o in by_uri.objects] == [o.tag for o in by_prefix.objects]
     assert find_version(store, by_prefix.name) == by_prefix
-    with pytest.raises(UserInputError, match="no \\*.parquet"):
+    with pytest.raises(UserInputError, match=r"no \*\.parquet"):
         find_version(store, f"{store.uri}/incoming/day-2")
     # An imported pool, as `pelican data import` lays it out.
     linked = world.root / "fleet"

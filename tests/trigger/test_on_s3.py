@@ -153,5 +153,5 @@ def notify(client: object) -> None:
 
     assert isinstance(client, Minio)
     suffix = SuffixFilterRule(".parquet")
-    queue = QueueConfig(ARN, ["s3:ObjectCreated:*"], suffix_filter_rule=suffix)
+    queue = QueueConfig(events=["s3:ObjectCreated:*"], suffix_filter_rule=suffix, queue=ARN)
     client.set_bucket_notification("robots", NotificationConfig(queue_config_list=[queue]))
