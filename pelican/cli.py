@@ -76,7 +76,9 @@ def retrain(
     from_: From = None,
     recipe: Address = "tiny",
     set_: Set = None,
-    launcher: Annotated[str, typer.Option(help="local: processes of this machine.")] = "local",
+    launcher: Annotated[
+        str, typer.Option(help="local, pytorchjob, kubeflow; auto: what is configured.")
+    ] = "auto",
     store: Store = None,
 ) -> None:
     """New data in, a better model out. The same call again continues, or tells the verdict."""

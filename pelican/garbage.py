@@ -6,12 +6,14 @@ import re
 import time
 from collections.abc import Iterator
 
-from pelican.runs import RECIPE, RUN
+from pelican.registry.versions import ROOT, VERSION, ModelVersion
+from pelican.runs import RECIPE, RUN, run_prefix
 from pelican.storage.manifests import MANIFEST, read_manifest
 from pelican.storage.objects import WORK, ObjectStore
-from pelican.storage.publish import DATA
 
 _STAGE = re.compile(r"(runs/[^/]+/loop-\d+/[a-z-]+)/(.+)")
+_REFERENCE = re.compile(r"\bruns/[\w./-]+")
+_NO_REFERENCES = ("cache/", "data/", "judge/", "trigger/")  # many, and they name no run's files
 Found = tuple[str, int, str]
 
 
@@ -19,7 +21,8 @@ def collect(store: ObjectStore, older_s: float, *, dry_run: bool = False) -> Ite
     """Delete, and yield (key, bytes, why). Nothing that is younger than `older_s` is touched.
 
     Of a finished stage: its `work/`, and files that its manifest does not name. Of a run without
-    recipe: all. Of `data/`: what no run's recipe and no promoted model refers to. Of `cache/`: all.
+    recipe: all, unless a registered model comes from it. Of `cache/`: all. Nothing else: data,
+    registry, triggers and a judge's replies stay, and what a model's lineage or a recipe names.
     """
     sizes, ages = store.sizes(""), store.ages("")
     now = time.time()
@@ -35,31 +38,27 @@ def _unneeded(store: ObjectStore, keys: list[str]) -> Iterator[tuple[str, str]]:
     known = set(keys)
     named: dict[str, set[str] | None] = {}
     references = _references(store, keys)
+    registered = _registered_runs(store, keys)
     for key in keys:
-        top, _, rest = key.partition("/")
+        top = key.partition("/")[0]
         if top == "cache":
             yield key, "can be computed again"
-        elif top == DATA:
-            name = rest.split("/")[0].removesuffix(".json")
-            if f"{DATA}/{name}" not in references:
-                yield key, "no run and no promoted model refers to it"
-        elif top == "runs":
-            run = "/".join(key.split("/")[:2])
-            if not {f"{run}/{RECIPE}", f"{run}/{RUN}"} & known:
-                yield key, "its run has no recipe"
-                continue
-            match = _STAGE.fullmatch(key)
-            if match is None:
-                continue
-            stage, name = match.groups()
-            if stage not in named:
-                named[stage] = _outputs(store, stage) if f"{stage}/{MANIFEST}" in known else None
-            outputs = named[stage]
-            if outputs is None or name == MANIFEST or name in outputs:
-                continue
-            why = "of a stage that is done" if name.startswith(WORK) else "no manifest names it"
-            if key not in references:
-                yield key, why
+        if top != "runs" or _is_below(key, references):
+            continue
+        run = "/".join(key.split("/")[:2])
+        if not {f"{run}/{RECIPE}", f"{run}/{RUN}"} & known and run not in registered:
+            yield key, "its run has no recipe"
+            continue
+        match = _STAGE.fullmatch(key)
+        if match is None:
+            continue
+        stage, name = match.groups()
+        if stage not in named:
+            named[stage] = _outputs(store, stage) if f"{stage}/{MANIFEST}" in known else None
+        outputs = named[stage]
+        if outputs is None or name == MANIFEST or name in outputs:
+            continue
+        yield key, "of a stage that is done" if name.startswith(WORK) else "no manifest names it"
 
 
 def _outputs(store: ObjectStore, stage: str) -> set[str] | None:
@@ -68,17 +67,29 @@ def _outputs(store: ObjectStore, stage: str) -> set[str] | None:
 
 
 def _references(store: ObjectStore, keys: list[str]) -> set[str]:
-    """Keys, and folders of `data/`, that a recipe or anything outside of runs/ names."""
-    texts = [store.read(key).decode("utf-8", "replace") for key in keys if _may_refer(key)]
-    found: set[str] = set()
-    for text in texts:
-        found |= set(re.findall(rf"\b{DATA}/[\w.-]+", text))
-        found |= set(re.findall(r"\bruns/[\w./-]+", text))
+    """Keys and prefixes of runs/ that a recipe, the registry or another record names."""
+    texts = (store.read(key).decode("utf-8", "replace") for key in keys if _may_refer(key))
+    return {found.rstrip("/") for text in texts for found in _REFERENCE.findall(text)}
+
+
+def _is_below(key: str, prefixes: set[str]) -> bool:
+    parts = key.split("/")
+    return any("/".join(parts[:n]) in prefixes for n in range(2, len(parts) + 1))
+
+
+def _registered_runs(store: ObjectStore, keys: list[str]) -> set[str]:
+    """Prefixes of the runs that registered models come from."""
+    found = set()
+    for key in keys:
+        if key.startswith(f"{ROOT}/") and key.endswith(f"/{VERSION}"):
+            run = ModelVersion.model_validate_json(store.read(key)).lineage.run
+            if run is not None:
+                found.add(run_prefix(run))
     return found
 
 
 def _may_refer(key: str) -> bool:
-    """Recipes of runs; and what lies beside runs and data, such as promoted models' records."""
+    """Recipes of runs; and records that lie beside runs, such as registered models'."""
     if key.startswith("runs/"):
         return key.endswith((f"/{RECIPE}", "/submitted.json"))
-    return key.endswith(".json") and not key.startswith((f"{DATA}/", "cache/"))
+    return key.endswith(".json") and not key.startswith(_NO_REFERENCES)

@@ -287,6 +287,9 @@ class GateConfig(_Section):
     max_drop: float = Field(
         3.0, ge=0, description="points a family, dimension or benchmark may lose on old sets [D]"
     )
+    min_questions: int = Field(
+        20, ge=1, description="families and dimensions with fewer are judged together [D]"
+    )
     tolerances: dict[str, float] = Field(
         {}, description='limits of their own, by name, such as {"counting": 5}'
     )

@@ -30,18 +30,21 @@ def named(task: Task, name: str) -> Task:
     return task.set_display_name(name).set_caching_options(False)
 
 
+def prepared(task: Task, name: str) -> Task:
+    """`task`, named, with what the pipeline that is being built gives to its pods."""
+    return named(set_up(task), name)
+
+
 def checked(store: Prefix, run: Prefix, recipe: Prefix) -> Prefix:
     """The base policy, once recipe, data and checkpoints have been checked."""
     task = components.preflight.preflight(store=store, run=run, recipe=recipe)
-    return named(set_up(task), "preflight").output
+    return prepared(task, "preflight").output
 
 
 def summarised(store: Prefix, run: Prefix, pipeline: str) -> AbstractContextManager[Any]:
     """Whatever happens inside, the summary and the report are written at the end."""
     task = components.summary.summary(store=store, run=run, pipeline=pipeline)
-    handler: AbstractContextManager[Any] = dsl.ExitHandler(
-        named(set_up(task), "summary"), name=pipeline
-    )
+    handler: AbstractContextManager[Any] = dsl.ExitHandler(prepared(task, "summary"), name=pipeline)
     return handler
 
 
@@ -93,4 +96,4 @@ class Stages:
         )
         name = name or component.name
         where = f"loop {self.loop}, {PHASES[self.phase]}" if self.loop else "base"
-        return named(set_up(task), f"{name}, {where}")
+        return prepared(task, f"{name}, {where}")

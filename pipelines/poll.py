@@ -5,20 +5,20 @@ from typing import Any
 from kfp import dsl
 
 from components.poll import poll
-from pipelines.parts import named
+from pipelines.parts import prepared
 
 
-def build() -> Any:
+def build(default_store: str) -> Any:
     """One step; what it starts is a run of its own."""
 
     @dsl.pipeline(name="poll", description=__doc__)
     def look(
-        store: str,
+        store: str = default_store,
         model: str = "tiny",
         recipe: str = "tiny",
         overrides: str = "",
         prefix: str = "incoming/",
-        launcher: str = "local",
+        launcher: str = "auto",
     ) -> None:
         task = poll(
             store=store,
@@ -28,6 +28,6 @@ def build() -> Any:
             prefix=prefix,
             launcher=launcher,
         )
-        named(task, "poll")
+        prepared(task, "poll")
 
     return look

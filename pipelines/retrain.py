@@ -20,7 +20,7 @@ from components.promote import promote
 from pelican.recipe import Recipe
 from pelican.records import Phase
 from pipelines.metaloop import build_loop
-from pipelines.parts import Stages, checked, named, summarised
+from pipelines.parts import Stages, checked, named, prepared, summarised
 
 
 def build(config: Recipe) -> Any:
@@ -31,19 +31,19 @@ def build(config: Recipe) -> Any:
     def retrain(store: str, run: str, recipe: str) -> None:
         with summarised(store, run, "retrain"):
             start = checked(store, run, recipe)
-            taken = named(intake(store=store, run=run, checked=start), "intake of new data")
+            taken = prepared(intake(store=store, run=run, checked=start), "intake of new data")
             current = taken.output
             diagnosis = Stages(store, run, 0, Phase.BASE)
             scores = diagnosis.reward(diagnosis.rollout(current))
             ledger = diagnosis.filter(scores, current)
-            weak = named(practice(store=store, run=run, ledger=ledger), "diagnosis")
+            weak = prepared(practice(store=store, run=run, ledger=ledger), "diagnosis")
             with dsl.If(weak.outputs["Output"] == 1, name="any weakness?"):
                 base = diagnosis.evaluate(current).prefix
                 loop = first_loop(store=store, run=run, policy=current, base=base, previous=base)
                 named(loop, f"loop 1 of {config.loops}")
-                judged = named(gate(store=store, run=run).after(loop), "gate")
+                judged = prepared(gate(store=store, run=run).after(loop), "gate")
                 with dsl.If(judged.outputs["Output"] == 1, name="better, nothing forgotten?"):
                     version = judged.outputs["version"]
-                    named(promote(store=store, run=run, version=version), "promote")
+                    prepared(promote(store=store, run=run, version=version), "promote")
 
     return retrain

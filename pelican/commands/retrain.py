@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pelican import settings
-from pelican.errors import UserInputError
+from pelican.errors import PelicanError, UserInputError
 from pelican.recipe import Recipe
 from pelican.recipes import find_recipe, for_pipeline
 from pelican.registry.aliases import resolve_model
@@ -46,12 +46,14 @@ def retrain(
     if verdict is None or now != "complete":
         from pelican.commands.submit import submit
 
-        submit("retrain", address, plan.overrides, plan.run, store, launcher)
+        # A run that nobody follows to its end would be taken for lost.
+        submit("retrain", address, plan.overrides, plan.run, store, launcher, wait=True)
         verdict = read_verdict(objects, plan.run)
     else:
         print(f"run {plan.run} is complete")
-    if verdict is not None:
-        print_verdict(verdict)
+    if verdict is None:
+        raise PelicanError(f"run {plan.run} ended without a verdict; `pelican show {plan.run}`")
+    print_verdict(verdict)
 
 
 @dataclass(frozen=True)

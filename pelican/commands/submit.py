@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import selectors
 import signal
@@ -13,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from pelican import settings
-from pelican.errors import PelicanError, UserInputError
+from pelican.errors import InfrastructureError, PelicanError, UserInputError
 from pelican.launch.base import CancelledError, error_of
 from pelican.launch.choice import choose
 from pelican.launch.leash import OWNER, PARENT, identity
@@ -77,14 +78,33 @@ def submit(
         objects.write(f"{run_prefix(name)}/{RUN}", record.encode(), if_absent=True)
         objects.delete(f"{run_prefix(name)}/{CANCELLED}")
         if chosen == "kubeflow":
-            from pelican.launch.kfp_api import Kfp
-            from pelican.launch.kfp_client import submit_run, wait_for
+            from pelican.launch.kfp_client import submit_run
 
             kfp_run = submit_run(objects, name, pipeline, recipe)
             if wait:
-                wait_for(Kfp(), kfp_run)
+                _wait_for(objects, name, kfp_run)
         else:
             run_here(objects, name, pipeline, recipe, chosen)
+
+
+def _wait_for(store: ObjectStore, run: str, kfp_run: str) -> None:
+    """Until Kubeflow's run has ended. Raises what the failed step said, if it said something."""
+    from pelican.launch.kfp_api import Kfp
+    from pelican.launch.kfp_client import wait_for
+
+    try:
+        wait_for(Kfp(), kfp_run)
+    except CancelledError:  # in Kubeflow's UI, perhaps: then nobody has marked it
+        mark = {"cancelled": now().isoformat()}
+        store.write(f"{run_prefix(run)}/{CANCELLED}", json.dumps(mark).encode(), if_absent=True)
+        raise
+    except InfrastructureError:  # of the wait; the run goes on
+        raise
+    except PelicanError:
+        failure = read_json(store, f"{run_prefix(run)}/{FAILURE}")
+        if failure is None:
+            raise
+        raise _error(failure) from None
 
 
 def choose_run(store: ObjectStore, asked: Submission, recipe: Recipe, given: str | None) -> str:

@@ -85,13 +85,18 @@ def poll(
 @app.command("compile")
 def compile_(
     output: Annotated[Path, typer.Option("-o", "--output", help="IR, YAML.")],
+    store: Store = None,
 ) -> None:
     """Compile the pipeline that polls once, for a recurring run of Kubeflow."""
     from kfp import compiler
 
+    from pelican.launch.kfp_client import step_pods
+    from pipelines.pods import pods
     from pipelines.poll import build
 
-    compiler.Compiler().compile(build(), str(output))
+    uri = settings.store_uri(store)
+    with pods(step_pods(open_store(uri))):
+        compiler.Compiler().compile(build(uri), str(output))
     print(f"{output}: {output.stat().st_size / 1024:.0f} KB")
 
 

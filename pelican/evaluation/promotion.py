@@ -18,6 +18,8 @@ from pelican.evaluation.metrics import Difference, bootstrap_means, difference, 
 from pelican.evaluation.summary import compare, suite_of
 from pelican.recipe import GateConfig
 
+FEW = "few questions"
+
 
 @dataclass(frozen=True)
 class DataFacts:
@@ -93,32 +95,55 @@ def _gain(pairs: pl.DataFrame, config: GateConfig, resamples: int, seed: int) ->
 def _kept(
     before: pl.DataFrame, after: pl.DataFrame, config: GateConfig, resamples: int, seed: int
 ) -> list[Check]:
-    """No family, dimension or benchmark of the old held-out sets lost more than it may."""
+    """No family, dimension or benchmark of the old held-out sets lost more than it may.
+
+    A few questions prove nothing alone: families and dimensions with fewer than `min_questions`
+    are judged together, unless they have a tolerance of their own.
+    """
     change = compare(before, after, resamples=resamples, seed=seed)
-    named = paired(before, after).with_columns(
-        benchmark=pl.concat_str("suite", "benchmark", separator="/")
-    )
+    pairs = paired(before, after)
+    named = pairs.with_columns(benchmark=pl.concat_str("suite", "benchmark", separator="/"))
     benchmarks = difference(named, "benchmark", resamples=resamples, seed=seed)[1]
-    return [
-        _drop(kind, name, part, config)
+    few = {
+        kind: [n for n, part in parts.items() if _is_small(n, part, config)]
+        for kind, parts in (("family", change.families), ("dimension", change.dimensions))
+    }
+    checks = [
+        _drop(f"{kind}/{name}", f"{kind} {name}", config.tolerances.get(name), part, config)
         for kind, parts in (
             ("family", change.families),
             ("dimension", change.dimensions),
             ("benchmark", benchmarks),
         )
         for name, part in sorted(parts.items())
+        if name not in few.get(kind, [])
     ]
+    together = suite_of(pairs, "embodied").filter(
+        pl.col("family").is_in(few["family"]) | pl.col("dimension").is_in(few["dimension"])
+    )
+    if len(together):
+        part = difference(together, None, resamples=resamples, seed=seed)[0]
+        told = f"few questions ({', '.join(sorted({*few['family'], *few['dimension']}))})"
+        checks.append(_drop(FEW, told, config.tolerances.get(FEW), part, config))
+    return checks
 
 
-def _drop(kind: str, name: str, change: Difference, config: GateConfig) -> Check:
-    limit = config.tolerances.get(name, config.max_drop)
+def _is_small(name: str, part: Difference, config: GateConfig) -> bool:
+    return part.n < config.min_questions and name not in config.tolerances
+
+
+def _drop(
+    name: str, told: str, tolerance: float | None, change: Difference, config: GateConfig
+) -> Check:
+    limit = config.max_drop if tolerance is None else tolerance
+    doubt = "; so few can't tell a loss from noise" if change.n < config.min_questions else ""
     return Check(
-        name=f"{kind}/{name}",
+        name=name,
         passed=not (change.delta < -limit and change.worse),
         reason=(
-            f"{kind} {name}: {change.delta:+.1f} points on the old held-out sets"
+            f"{told}: {change.delta:+.1f} points on the old held-out sets"
             f" (95 % {change.low:+.1f} to {change.high:+.1f}, n = {change.n});"
-            f" may lose {limit:g} beyond noise"
+            f" may lose {limit:g} beyond noise{doubt}"
         ),
         numbers={
             "delta": change.delta,

@@ -6,18 +6,22 @@ import json
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pelican.errors import PelicanError
+from pelican.errors import InfrastructureError, PelicanError, UserInputError
 from pelican.launch.base import CancelledError
 from pelican.launch.kfp_api import ENDED, Kfp
 from pelican.launch.target import Target
 from pelican.recipe import Recipe, digest_of
-from pelican.runs import read_json, run_prefix
+from pelican.runs import FAILURE, read_json, run_prefix
 from pelican.storage.objects import ObjectStore
+
+if TYPE_CHECKING:
+    from pipelines.pods import StepPods
 
 KFP = "kfp.json"  # below the run's prefix: which run of Kubeflow it is
 POLL_S = 5.0
+PATIENCE_S = 300.0
 
 
 def written_out(tree: dict[str, Any]) -> dict[str, Any]:
@@ -64,6 +68,7 @@ def submit_run(store: ObjectStore, run: str, pipeline: str, recipe: Recipe) -> s
     experiment = kfp.experiment(recipe.name)
     run_id = kfp.active_run(experiment, run)
     if run_id is None:
+        store.delete(f"{run_prefix(run)}/{FAILURE}")  # of an earlier attempt
         parameters = {"store": store.uri, "run": run, "recipe": recipe.model_dump_json()}
         run_id = kfp.start(experiment, run, pipeline_id, version_id, parameters)
     link = kfp.link(run_id)
@@ -73,27 +78,47 @@ def submit_run(store: ObjectStore, run: str, pipeline: str, recipe: Recipe) -> s
     return run_id
 
 
+def step_pods(store: ObjectStore) -> StepPods:
+    """What the pods of a pipeline's steps get: the launcher, where the store is, secrets by name."""
+    from pelican.storage.s3 import S3Store
+    from pipelines.pods import StepPods
+
+    if not isinstance(store, S3Store):
+        raise UserInputError(
+            f"pods can't reach the store {store.uri}; set PELICAN_STORE=s3://bucket/prefix"
+        )
+    target = Target.from_environment()
+    variables = {"PELICAN_LAUNCHER": "pytorchjob", **store.settings.variables()}
+    return StepPods(variables | target.variables(), target.store_secret)
+
+
 def _compile(store: ObjectStore, pipeline: str, recipe: Recipe, package: Path) -> str:
     """Write the IR for pods; returns the digest of what it says."""
     import yaml
 
-    from pelican.storage.s3 import S3Store
     from pipelines import compile_pipeline
-    from pipelines.pods import StepPods
 
-    assert isinstance(store, S3Store)
-    target = Target.from_environment()
-    variables = {"PELICAN_LAUNCHER": "pytorchjob", **store.settings.variables()}
-    variables |= target.variables()
-    compile_pipeline(pipeline, recipe, package, StepPods(variables, target.store_secret))
+    setup = step_pods(store)
+    compile_pipeline(pipeline, recipe, package, setup)
     documents = list(yaml.safe_load_all(package.read_text()))
-    return digest_of([written_out(documents[0]), variables])[:12]
+    return digest_of([written_out(documents[0]), dict(setup.variables)])[:12]
 
 
 def wait_for(kfp: Kfp, run_id: str) -> None:
-    """Until the run has ended. Raises PelicanError unless it succeeded."""
+    """Until the run has ended. Raises PelicanError unless it succeeded.
+
+    An API that is away is asked again for PATIENCE_S; then InfrastructureError, and the run goes on.
+    """
+    answered = time.monotonic()
     while True:
-        state = kfp.state(run_id)
+        try:
+            state = kfp.state(run_id)
+            answered = time.monotonic()
+        except InfrastructureError:
+            if time.monotonic() - answered > PATIENCE_S:
+                raise
+            time.sleep(POLL_S)
+            continue
         if state == "SUCCEEDED":
             return
         if state in ("CANCELED", "CANCELING"):

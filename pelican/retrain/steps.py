@@ -40,7 +40,7 @@ from pelican.storage.manifests import (
     read_manifest,
     versions,
 )
-from pelican.storage.objects import ObjectStore, open_store
+from pelican.storage.objects import ObjectStore, local_path, open_store
 from pelican.telemetry.events import emit
 
 Result = TypeVar("Result")
@@ -137,8 +137,11 @@ def promote_step(store: str, run: str, version: str) -> str:
 
 
 def _pool(where: str) -> Path:
-    """A pool of the recipe."""
-    return Path(settings.resolve(where))
+    """A pool of the recipe; what an s3:// URI names as a path of the cache."""
+    try:
+        return local_path(settings.resolve(where))
+    except KeyError:
+        raise UserInputError(f"there is nothing at {where}; change the recipe's data") from None
 
 
 def _kept(store: ObjectStore, parent: ModelVersion, where: str) -> Path:

@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pelican import settings
+from pelican.data.versions import find_pool
 from pelican.errors import UserInputError
 from pelican.recipe import digest_of
 from pelican.retrain.records import DataObject, DataVersion
 from pelican.storage.manifests import file_digest, now
-from pelican.storage.objects import ObjectStore
+from pelican.storage.objects import ObjectStore, open_uri
 
 PREFIX = "data/versions"
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,60}[a-z0-9])?")
@@ -40,39 +41,62 @@ def make_version(
 
 
 def find_version(store: ObjectStore, where: str) -> DataVersion:
-    """A data version by its name; or of the Parquet files below a prefix of the store or a folder."""
+    """A data version by its name; or of the Parquet files of what `where` names.
+
+    That is a prefix of the store, `s3://bucket/prefix`, a folder, or a pool's version (`POOL@id`).
+    """
     if _NAME.fullmatch(where) and store.exists(version_key(where)):
         return DataVersion.model_validate_json(store.read(version_key(where)))
+    if where.startswith("s3://"):
+        return _version_of_uri(store, where)
     if not where.startswith("/") and ".." not in where and store.exists(where):
         return version_of_prefix(store, where)
     folder = Path(settings.resolve(where))
+    if "@" in where and not folder.exists():
+        folder = find_pool(str(folder))
     if not folder.exists():
         raise UserInputError(
-            f"data {where!r} is neither a data version, nor a prefix of {store.uri}, nor a folder;"
-            " give one of these"
+            f"data {where!r} is neither a data version, nor a prefix of {store.uri}, nor a folder,"
+            " an s3:// URI or POOL@version; give one of these"
         )
-    paths = [folder] if folder.is_file() else sorted(folder.rglob("*.parquet"))
-    root = folder.parent if folder.is_file() else folder
+    label = _label(folder)
+    root = folder.parent if folder.is_file() else folder.resolve()  # a pool links to its version
+    paths = [folder] if folder.is_file() else sorted(root.rglob("*.parquet"))
     objects = [
         DataObject(
             key=path.relative_to(root).as_posix(), tag=file_digest(path), size=path.stat().st_size
         )
         for path in paths
     ]
-    if "://" not in store.uri:
-        return _not_empty(store, folder.stem, str(root), objects, where)
+    if not store.remote:
+        return _not_empty(store, label, str(root), objects, where)
     # Who reads a remote store does not see this machine's folders.
     below = f"data/files/{digest_of([[o.key, o.tag] for o in objects])}"
     for path, uploaded in zip(paths, objects, strict=True):
         store.put(f"{below}/{uploaded.key}", path)
     moved = [o.model_copy(update={"key": f"{below}/{o.key}"}) for o in objects]
-    return _not_empty(store, folder.stem, store.uri, moved, where)
+    return _not_empty(store, label, store.uri, moved, where)
+
+
+def _label(folder: Path) -> str:
+    """What a version is called after: the pool's name, if the folder is a version of one."""
+    parent = folder.parent.name
+    return parent.removesuffix(".versions") if parent.endswith(".versions") else folder.stem
+
+
+def _version_of_uri(store: ObjectStore, uri: str) -> DataVersion:
+    """The Parquet objects below an s3:// URI, wherever `store` is."""
+    bucket, prefix = open_uri(uri)
+    tags = {key: tag for key, tag in bucket.tags(prefix).items() if key.endswith(".parquet")}
+    objects = [DataObject(key=key, tag=tag) for key, tag in sorted(tags.items())]
+    label = prefix.rsplit("/", 1)[-1].removesuffix(".parquet")
+    return _not_empty(store, label, bucket.uri, objects, uri)
 
 
 def version_of_prefix(store: ObjectStore, prefix: str) -> DataVersion:
     """The Parquet objects below a prefix of the store, as they are now."""
-    keys = [key for key in store.keys(prefix) if key.endswith(".parquet")]
-    objects = [DataObject(key=key, tag=store.read_tagged(key)[1]) for key in keys]
+    tags = {key: tag for key, tag in store.tags(prefix).items() if key.endswith(".parquet")}
+    objects = [DataObject(key=key, tag=tag) for key, tag in sorted(tags.items())]
     return _not_empty(store, prefix.rstrip("/").split("/")[-1], store.uri, objects, prefix)
 
 

@@ -25,7 +25,7 @@ class TriggerConfig(BaseModel):
     model: str = Field("tiny", description="the model whose current version is retrained")
     recipe: str = "tiny"
     overrides: str = Field("", description="as of --set")
-    launcher: str = "local"
+    launcher: str = Field("auto", description="local, pytorchjob, kubeflow; auto: as configured")
     command: str = Field("", description="called instead of `pelican retrain`, same arguments")
     source: str | None = Field(None, description="store of the objects; none: the store itself")
     bucket: str | None = Field(None, description="other buckets' events are ignored")
@@ -41,6 +41,9 @@ class TriggerConfig(BaseModel):
     attempts: int = Field(10, gt=0, description="starts of one batch's run")
     backoff_s: float = Field(10, gt=0, description="before the second start; doubles up to 10 min")
     tolerance_s: float = Field(300, gt=0, description="age of a signed request's timestamp")
+    retention_s: float = Field(
+        90 * 86400, gt=0, description="settled events and request ids are remembered so long"
+    )
     max_body: int = Field(1 << 20, gt=0, description="bytes of a request")
     max_events: int = Field(1000, gt=0, description="of one request")
     rate: float = Field(10, gt=0, description="requests a second from one address")

@@ -18,27 +18,20 @@ WATERMARK = f"{ROOT}/watermark.json"
 def poll(source: ObjectStore, inbox: Inbox, *, rescan: bool = False) -> int:
     """Hand every object above the watermark to the inbox; returns how many were new.
 
-    The watermark holds the tag of every key that was handed on. A known key is not read again:
-    deliver new data under a new key. `rescan` reads them all and finds what was overwritten. The
-    watermark moves after the events are safe, so a poll that is cut off is repeated; an event that
+    The watermark holds the tag of every key that was handed on. S3 lists tags, so what was
+    overwritten is found. A folder has none: there a known key is not read again unless `rescan`, so
+    deliver new data under a new key. The watermark moves after the events are safe, so a poll that is cut off is repeated; an event that
     is told twice counts once.
     """
     config = inbox.config
     known, mark = _read_watermark(inbox.store)
     found: dict[str, str] = {}
     new = 0
-    for key in source.keys(config.prefix.rpartition("/")[0]):
-        event = ObjectEvent(bucket=config.bucket or "", key=key, tag="-")
-        if not is_wanted(event, config) or (key in known and not rescan):
+    for key, tag in sorted(_tags(source, config.prefix, known, rescan).items()):
+        event = ObjectEvent(bucket=config.bucket or "", key=key, tag=tag)
+        if not is_wanted(event, config) or known.get(key) == tag:
             continue
-        try:
-            _, tag = source.read_tagged(key)
-        except KeyError:
-            continue
-        tag = tag.strip('"')
-        if known.get(key) == tag:
-            continue
-        new += inbox.receive(event.model_copy(update={"tag": tag})) == "new"
+        new += inbox.receive(event) == "new"
         found[key] = tag
     while found:
         data = json.dumps(known | found, indent=0, sort_keys=True).encode()
@@ -46,6 +39,18 @@ def poll(source: ObjectStore, inbox: Inbox, *, rescan: bool = False) -> int:
             break
         known, mark = _read_watermark(inbox.store)  # another replica polls too
     return new
+
+
+def _tags(source: ObjectStore, prefix: str, known: dict[str, str], rescan: bool) -> dict[str, str]:
+    """Entity tags by key, of the folder that `prefix` is in."""
+    folder = prefix.rpartition("/")[0]
+    if source.remote or rescan:
+        return source.tags(folder)
+    found = dict(known)
+    for key in source.keys(folder):
+        if key not in known:
+            found |= source.tags(key)
+    return found
 
 
 def keep_polling(

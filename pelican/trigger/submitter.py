@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shlex
 import signal
@@ -14,11 +15,15 @@ from typing import IO, Literal
 
 from pelican import settings
 from pelican.commands.retrain import Plan, plan_of
+from pelican.errors import PelicanError
+from pelican.launch.kfp_api import ENDED, Kfp
+from pelican.launch.kfp_client import kfp_run_of
 from pelican.retrain.records import read_verdict
-from pelican.runs import state
+from pelican.runs import CANCELLED, run_prefix, state
 from pelican.storage.objects import ObjectStore
 from pelican.trigger.config import TriggerConfig
 
+log = logging.getLogger("pelican.trigger")
 COMMAND = (sys.executable, "-m", "pelican", "retrain")
 STOP_S = 15.0
 USER_INPUT = 2
@@ -79,6 +84,10 @@ class CommandSubmitter:
             return "complete", ""
         if found == "running":
             return "running", "in another process"
+        if self.store.exists(f"{run_prefix(run)}/{CANCELLED}"):
+            return "refused", "the run was cancelled; `pelican retrain` continues it"
+        if self._goes_on_in_kubeflow(run):
+            return "running", "in Kubeflow"
         if started is None:
             return "lost", "the process that ran it is gone"
         sentence = _last_error(started.output)
@@ -86,6 +95,17 @@ class CommandSubmitter:
         # A call that came while another process had the run says nothing about the run.
         wrong = code == USER_INPUT and "is being run by process" not in sentence
         return ("refused" if wrong else "lost"), sentence or f"exit status {code}"
+
+    def _goes_on_in_kubeflow(self, run: str) -> bool:
+        """Whether Kubeflow has the run, though no process follows it. Its silence is no end."""
+        kfp_run = kfp_run_of(self.store, run)
+        if kfp_run is None or not os.environ.get("KFP_HOST"):
+            return False
+        try:
+            return Kfp().state(kfp_run) not in (None, *ENDED)
+        except PelicanError as error:
+            log.warning("how run %s is can't be told: %s", run, error)
+            return True
 
     def stop(self) -> None:
         """End what was started; the runs can be continued."""

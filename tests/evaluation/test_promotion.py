@@ -108,3 +108,38 @@ def test_every_number_of_a_check_is_kept() -> None:
 def test_without_a_new_question_there_is_no_gain() -> None:
     checks = judge(BASE, BASE, "another/", GOOD, GateConfig(), resamples=50)
     assert [c.passed for c in checks if c.name == "gain"] == [False]
+
+
+def small_families(frame: pl.DataFrame) -> pl.DataFrame:
+    """The 42 old questions of the first six of 29 families of seven; the other 158 are one."""
+    number = pl.int_range(pl.len())
+    old = (pl.col("suite") == "embodied") & ~pl.col("sample_id").str.starts_with("v/")
+    part = (number - 200) // 7
+    small = pl.concat_str(pl.lit("small-"), part.cast(pl.String))
+    name = pl.when(part < 6).then(small).otherwise(pl.lit("planning"))
+    return frame.with_columns(family=pl.when(old).then(name).otherwise(pl.col("family")))
+
+
+def test_what_few_questions_lost_together_is_noticed() -> None:
+    """Of each family of seven two answers are lost: noise alone, a loss together."""
+    before, after = small_families(results(0.3, 1.0)), small_families(results(0.6, 1.0))
+    part = (pl.int_range(pl.len()) - 200) % 7 < 2
+    lost = pl.col("family").str.starts_with("small-") & part
+    after = after.with_columns(task=pl.when(lost).then(0.0).otherwise(pl.col("task")))
+
+    def checks(**changes: Any) -> dict[str, Any]:
+        config = GateConfig.model_validate(changes)
+        return {c.name: c for c in judge(before, after, "v/", GOOD, config, resamples=300)}
+
+    found = checks()
+    assert not found["few questions"].passed
+    assert found["few questions"].numbers["n"] == 42
+    assert "small-0, small-1" in found["few questions"].reason
+    assert not [name for name in found if name.startswith("family/small-")]
+    assert checks(tolerances={"few questions": 30})["few questions"].passed
+    alone = checks(min_questions=1)
+    assert "few questions" not in alone
+    assert alone["family/small-0"].numbers["n"] == 7
+    told = checks(tolerances={"small-0": 3})
+    assert "so few can't tell" in told["family/small-0"].reason
+    assert told["few questions"].numbers["n"] == 35

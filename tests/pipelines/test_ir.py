@@ -10,8 +10,11 @@ import pytest
 import yaml
 from kfp import compiler
 
+from pelican.commands.trigger import compile_ as compile_poll
+from pelican.errors import UserInputError
 from pelican.recipes import PIPELINES, find_recipe, for_pipeline
 from pipelines import build, compile_pipeline
+from pipelines.pods import StepPods
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -124,3 +127,32 @@ def test_steps_install_nothing(tmp_path: Path) -> None:
     path = tmp_path / "ir.yaml"
     compiled("metaloop", path)
     assert "pip install" not in path.read_text()
+
+
+@pytest.mark.parametrize("name", ["metaloop", "retrain", "poll"])
+def test_every_step_of_a_pipeline_gets_the_same_pod(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "ir.yaml"
+    if name == "poll":
+        monkeypatch.setenv("S3_ENDPOINT_URL", "http://store:9000")
+        monkeypatch.setenv("PELICAN_S3_SECRET", "the-secret")
+        compile_poll(path, "s3://bucket/store")
+    else:
+        recipe = for_pipeline(name, find_recipe("tiny", ["loops=1"]))
+        setup = StepPods({"PELICAN_LAUNCHER": "pytorchjob"}, "the-secret")
+        compile_pipeline(name, recipe, path, setup)
+    tree, platform = yaml.safe_load_all(path.read_text())
+    executors = tree["deploymentSpec"]["executors"]
+    pods = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    assert set(pods) == set(executors)
+    for executor, pod in pods.items():
+        variables = executors[executor]["container"]["env"]
+        assert {"name": "PELICAN_LAUNCHER", "value": "pytorchjob"} in variables
+        assert "the-secret" in str(pod["secretAsEnv"])
+        assert "KFP_RUN_ID" in str(pod["fieldPathAsEnv"])
+
+
+def test_polling_is_compiled_for_a_store_that_pods_reach(tmp_path: Path) -> None:
+    with pytest.raises(UserInputError, match="pods can't reach"):
+        compile_poll(tmp_path / "ir.yaml", str(tmp_path))

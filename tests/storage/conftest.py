@@ -27,6 +27,7 @@ class Server:
     folder: Path
     port: int
     process: subprocess.Popen[bytes] | None = field(default=None)
+    variables: dict[str, str] = field(default_factory=dict)
 
     @property
     def endpoint(self) -> str:
@@ -41,6 +42,7 @@ class Server:
                 "MINIO_ROOT_USER": USER,
                 "MINIO_ROOT_PASSWORD": PASSWORD,
                 "MINIO_BROWSER": "off",
+                **self.variables,
             },
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -53,6 +55,14 @@ class Server:
             except (urllib.error.URLError, OSError):
                 assert time.monotonic() < deadline, "MinIO did not start"
                 time.sleep(0.1)
+
+    def environment(self) -> dict[str, str]:
+        """What a client of this server needs."""
+        return {
+            "AWS_ACCESS_KEY_ID": USER,
+            "AWS_SECRET_ACCESS_KEY": PASSWORD,
+            "S3_ENDPOINT_URL": self.endpoint,
+        }
 
     def stop(self) -> None:
         if self.process is not None:
@@ -93,9 +103,8 @@ def bucket(
 ) -> Bucket:
     for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_REGION", "AWS_CA_BUNDLE"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", USER)
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", PASSWORD)
-    monkeypatch.setenv("S3_ENDPOINT_URL", minio.endpoint)
+    for name, value in minio.environment().items():
+        monkeypatch.setenv(name, value)
     monkeypatch.setenv("PELICAN_CACHE", str(tmp_path / "cache"))
     settings = S3Settings.from_environment()
     name = f"t{abs(hash(request.node.nodeid)):x}"

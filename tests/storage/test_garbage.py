@@ -8,15 +8,17 @@ from pathlib import Path
 import pytest
 
 from pelican.garbage import collect
+from pelican.registry.versions import DataUse, Lineage, register
 from pelican.storage.manifests import Manifest, OutputFile, commit_manifest, now
 from pelican.storage.objects import FolderStore
+from tests.conftest import write_checkpoint
 
 STAGE = "runs/r/loop-1/train-rl-rl"
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> FolderStore:
-    store = FolderStore(tmp_path)
+    store = FolderStore(tmp_path / "store")
     recipe = {"data": {"train": f"{store.uri}/data/used-1"}}
     store.write("runs/r/recipe.json", json.dumps(recipe).encode())
     for name in ("checkpoint/model", "stray", "work/trainer/checkpoint-5/weights"):
@@ -34,11 +36,39 @@ def store(tmp_path: Path) -> FolderStore:
         "data/used-1/part.parquet",
         "data/used-1.json",
         "data/unused-2/part.parquet",
-        "data/promoted-3/model",
+        "data/versions/batch-0123456789.json",
+        "data/files/abc/part.parquet",
+        "judge/abc.json",
+        "trigger/seen/abc.json",
+        "trigger/audit/20261121/a.json",
+        "registry/other/versions/7/claim.json",
+        "registry/other/versions/7/checkpoint/half",
+        "runs/named/loop-1/train-rl-rl/checkpoint/model",
+        "runs/gone/retrain/intake/train/part.parquet",
+        "runs/gone/retrain/intake/held/part.parquet",
+        "runs/gone/loop-0/filter-base/ledger.parquet",
+        "runs/gone/loop-1/filter-rl/ledger.parquet",
+        "runs/gone/report.html",
         "cache/preflight/a.json",
     ):
         store.write(key, b"x")
-    store.write("registry/best.json", b'{"checkpoint": "data/promoted-3"}')
+    store.write("exports/best.json", b'{"checkpoint": "runs/named/loop-1/train-rl-rl/checkpoint"}')
+    before = Lineage(
+        origin="run",
+        source="run gone",
+        run="gone",
+        data=[
+            DataUse(
+                version="v",
+                digest="d",
+                train="runs/gone/retrain/intake/train",
+                held="runs/gone/retrain/intake/held",
+            )
+        ],
+        ledgers=["runs/gone/loop-0/filter-base/ledger.parquet"],
+        report="runs/gone/report.html",
+    )
+    register(store, "tiny", write_checkpoint(tmp_path / "made"), before, "a card")
     return store
 
 
@@ -48,7 +78,6 @@ def test_what_is_referred_to_stays(store: FolderStore) -> None:
         f"{STAGE}/stray",
         f"{STAGE}/work/trainer/checkpoint-5/weights",
         "runs/half/loop-1/eval-rl/results.parquet",
-        "data/unused-2/part.parquet",
         "cache/preflight/a.json",
     }
     before = set(store.keys())

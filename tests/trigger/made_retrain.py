@@ -38,6 +38,7 @@ def main() -> None:
         # One line for every run that was carried to its end.
         with (store.local_root("made") / "runs.txt").open("a") as file:
             file.write(f"{plan.run} {plan.data} {plan.parent}\n")
+        store.upload("made")
         verdict = Verdict(
             outcome="no weakness",
             run=plan.run,

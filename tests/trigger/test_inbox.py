@@ -14,6 +14,7 @@ from pelican.retrain.versions import find_version
 from pelican.storage.objects import FolderStore
 from pelican.trigger.config import TriggerConfig
 from pelican.trigger.inbox import Inbox
+from pelican.trigger.prune import prune
 from tests.trigger.made import event
 
 
@@ -164,3 +165,20 @@ def test_no_event_is_lost_or_doubled_wherever_a_replica_is_killed(
         pass
     sealed = [key for batch in batches(box) for key in batch]
     assert sorted(sealed) == sorted(event(n).key for n in range(4))
+
+
+def test_what_is_old_and_settled_is_forgotten(tmp_path: Path) -> None:
+    store = FolderStore(tmp_path)
+    inbox = Inbox(store, TriggerConfig())
+    inbox.receive(event(1))
+    inbox.seal(at_once=True)
+    inbox.receive(event(2))
+    store.write("trigger/requests/a.json", b"{}")
+    assert prune(store, 3600.0) == 0
+    assert prune(store, -60.0) == 4  # a mark, two keys, a request
+    assert inbox.receive(event(2)) == "duplicate", "it waits for its batch"
+    batch = inbox.seal(at_once=True)
+    assert batch is not None
+    assert [e.id for e in batch.events] == [event(2).id]
+    assert prune(store, -60.0) == 2
+    assert prune(store, -60.0) == 0
