@@ -211,7 +211,7 @@ def write_json(path: Path, value: object) -> None:
     temporary.replace(path)
 
 
-def checkpoint_digest(checkpoint: Path) -> str:
+def checkpoint_stamp(checkpoint: Path) -> str:
     """Tells two checkpoints apart by their files' names, sizes and times of writing."""
     files = sorted(path for path in checkpoint.rglob("*") if path.is_file())
     return digest_of(
