@@ -9,18 +9,16 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field, field_validator
+
+from pelican.section import Section
 
 _QUANTITY = r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?$"
 _SECRET = re.compile(r"SECRET|PASSWORD|PASSWD|TOKEN|CREDENTIAL|ACCESS_KEY|API_KEY", re.IGNORECASE)
 Quantity = Annotated[str, Field(pattern=_QUANTITY)]
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
-
-
-class Toleration(_Part):
+class Toleration(Section):
     """A taint that the pods bear, in Kubernetes' words."""
 
     key: str | None = None
@@ -29,7 +27,7 @@ class Toleration(_Part):
     effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
 
 
-class StageResources(_Part):
+class StageResources(Section):
     """The pods of one stage's job; what is none is as `resources.every` says."""
 
     replicas: int | None = Field(None, gt=0, description="pods; more than one only for torchrun")
@@ -72,7 +70,7 @@ class StageResources(_Part):
         return str(value) if isinstance(value, (int, float)) else value
 
 
-class Resources(_Part):
+class Resources(Section):
     """Of every stage, and of those that differ."""
 
     every: StageResources = StageResources(

@@ -123,7 +123,12 @@ def check_checkpoint(name: str, where: str) -> None:
         raise UserInputError(f"{name}: {where}/config.json is not JSON") from None
     weights = sorted(file for file in folder.sizes if file.endswith(".safetensors"))
     if INDEX in folder.sizes:
-        named = set(json.loads(folder.read(INDEX))["weight_map"].values())
+        try:
+            named = set(json.loads(folder.read(INDEX))["weight_map"].values())
+        except (ValueError, LookupError, TypeError, AttributeError):
+            raise UserInputError(
+                f"{name}: {where}/{INDEX} names no weights; copy it again"
+            ) from None
         missing = sorted(named - set(folder.sizes))
         if missing:
             raise UserInputError(f"{name}: the checkpoint {where} lacks {missing[0]}")

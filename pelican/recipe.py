@@ -10,23 +10,22 @@ import hashlib
 import json
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from pelican.placement import Resources
+from pelican.renewal import GateConfig as GateConfig
+from pelican.renewal import RetrainConfig as RetrainConfig
+from pelican.section import Section
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
-
-
-class Models(_Section):
+class Models(Section):
     """Checkpoints: Hugging Face folders, by path or URI."""
 
     policy: str = Field(description="base policy")
     teacher: str = Field(description="stronger model that answers the weak set")
 
 
-class Data(_Section):
+class Data(Section):
     """The pools, as prefixes that hold Parquet shards of samples."""
 
     train: str = Field(description="embodied training pool")
@@ -47,7 +46,7 @@ class Data(_Section):
         return self.horizon_s[min(loop, len(self.horizon_s)) - 1]
 
 
-class Sampling(_Section):
+class Sampling(Section):
     """How completions are drawn."""
 
     temperature: float = Field(1.0, ge=0, description="0 is greedy")
@@ -55,7 +54,7 @@ class Sampling(_Section):
     max_tokens: int = Field(1024, gt=0)
 
 
-class VllmConfig(_Section):
+class VllmConfig(Section):
     """vLLM's settings, by its own names."""
 
     tensor_parallel_size: int = Field(1, gt=0, description="GPUs of one process")
@@ -71,7 +70,7 @@ class VllmConfig(_Section):
     enforce_eager: bool = Field(False, description="no compilation, no CUDA graphs; so on any CPU")
 
 
-class RolloutConfig(_Section):
+class RolloutConfig(Section):
     """The rollout stage."""
 
     engine: Literal["transformers", "vllm", "replay"] = "vllm"
@@ -84,7 +83,7 @@ class RolloutConfig(_Section):
     workers: int = Field(1, gt=0, description="processes")
 
 
-class JudgeConfig(_Section):
+class JudgeConfig(Section):
     """Who judges free text."""
 
     endpoint: str = Field(description="OpenAI-compatible base URL, with /v1")
@@ -106,7 +105,7 @@ class JudgeConfig(_Section):
         return self
 
 
-class RewardConfig(_Section):
+class RewardConfig(Section):
     """R = format_weight * R_fmt + (1 - format_weight) * R_task."""
 
     format_weight: float = Field(0.1, ge=0, le=1, description="lambda_f [D]")
@@ -126,7 +125,7 @@ class RewardConfig(_Section):
         return self.order_success_threshold if ordered else self.success_threshold
 
 
-class FilterConfig(_Section):
+class FilterConfig(Section):
     """The difficulty-aware buffer."""
 
     strategy: Literal["difficulty", "random"] = "difficulty"
@@ -134,7 +133,7 @@ class FilterConfig(_Section):
     buffer_size: int | None = Field(None, gt=0, description="samples kept; none: all that qualify")
 
 
-class StopConfig(_Section):
+class StopConfig(Section):
     """When the RL phase ends: mean over tasks of TS_i >= threshold [P]."""
 
     threshold: float = Field(0.7, ge=0, le=1, description="[P]")
@@ -143,7 +142,7 @@ class StopConfig(_Section):
     window: int = Field(10, gt=0, description="optimiser steps per window [D]")
 
 
-class RlConfig(_Section):
+class RlConfig(Section):
     """GRPO."""
 
     enabled: bool = True
@@ -172,7 +171,7 @@ class RlConfig(_Section):
     seed: int = 0
 
 
-class DistillConfig(_Section):
+class DistillConfig(Section):
     """D_SFT = D_weak + D_assoc + D_gen [P]."""
 
     tries: int = Field(4, gt=0, description="answers the teacher may give")
@@ -191,7 +190,7 @@ class DistillConfig(_Section):
     only_replay: bool = Field(False, description="SFT on replay alone (control)")
 
 
-class SftConfig(_Section):
+class SftConfig(Section):
     """Supervised fine-tuning on the assistant's tokens."""
 
     enabled: bool = True
@@ -208,7 +207,7 @@ class SftConfig(_Section):
     seed: int = 0
 
 
-class EvalConfig(_Section):
+class EvalConfig(Section):
     """Held-out evaluation and the gate."""
 
     sampling: Sampling = Sampling(temperature=0.0)
@@ -224,7 +223,7 @@ THINK_THEN_ANSWER = (
 )
 
 
-class ModelConfig(_Section):
+class ModelConfig(Section):
     """How the policy is loaded and what of it is trained."""
 
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
@@ -237,7 +236,7 @@ class ModelConfig(_Section):
     cache_vision: bool = Field(False, description="keep the frozen tower's features in memory")
 
 
-class ParallelConfig(_Section):
+class ParallelConfig(Section):
     """How training is spread over processes: `docs/training-at-scale.md`."""
 
     strategy: Literal["ddp", "fsdp2", "zero3"] = Field(
@@ -259,51 +258,7 @@ class ParallelConfig(_Section):
         return self.strategy != "ddp" or self.micro_tokens is not None or self.lora_rank is not None
 
 
-class RetrainConfig(_Section):
-    """New data for a registered model; `pelican retrain` sets the first two fields."""
-
-    data: str | None = Field(None, description="data version to learn from; none: no retraining")
-    parent: str | None = Field(None, description="model version to go on from, such as tiny:3")
-    held_share: float = Field(
-        0.2, gt=0, lt=1, description="scenes held out of new data that has no test split itself [D]"
-    )
-    weak_below: float = Field(
-        0.5, gt=0, le=1, description="a sample with a lower success rate is weak [D]"
-    )
-    min_weak: int = Field(20, ge=1, description="fewer weak samples are no reason to train [D]")
-    min_weak_share: float = Field(
-        0.05, ge=0, le=1, description="the same as a share of the diagnosed samples [D]"
-    )
-    replay: float = Field(1.0, ge=0, description="earlier samples per new one in practice [D]")
-
-
-class GateConfig(_Section):
-    """When a retrained model takes the place of the current one; points are of 100."""
-
-    min_gain: float = Field(0.0, ge=0, description="points to gain on the new held-out set [D]")
-    confidence: float = Field(
-        0.95, ge=0.5, lt=1, description="share of bootstrap resamples with more than that gain [D]"
-    )
-    max_drop: float = Field(
-        3.0, ge=0, description="points a family, dimension or benchmark may lose on old sets [D]"
-    )
-    min_questions: int = Field(
-        20, ge=1, description="families and dimensions with fewer are judged together [D]"
-    )
-    tolerances: dict[str, float] = Field(
-        {}, description='limits of their own, by name, such as {"counting": 5}'
-    )
-    max_quarantined: float = Field(
-        0.1, ge=0, le=1, description="share of the new rows that may be unusable [D]"
-    )
-    min_teacher_agreement: float = Field(
-        0.5,
-        ge=0,
-        description="new labels that the teacher's answers confirm, relative to old ones [D]",
-    )
-
-
-class Recipe(_Section):
+class Recipe(Section):
     """A complete metaloop."""
 
     name: str = Field(pattern="^[a-z0-9][a-z0-9_]*$")

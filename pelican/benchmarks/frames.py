@@ -6,13 +6,13 @@ import io
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from PIL import Image
 
 from pelican.benchmarks.base import Clip
-from pelican.data.images import FORMATS
+from pelican.data.images import FORMATS, scaled
 from pelican.data.quarantine import RowError
+from pelican.data.video.base import open_video
 from pelican.errors import UserInputError
 
 _ENDINGS = frozenset({".jpg", ".jpeg", ".png"})
@@ -41,7 +41,7 @@ def read_frames(clip: Clip, folder: Path, count: int, max_pixels: int) -> Frames
             if not times or time > times[-1]:
                 times.append(time)
                 images.append(_jpeg(image, max_pixels))
-    except UserInputError:
+    except (RowError, UserInputError):
         raise
     except Exception as error:  # a decoder raises whatever it likes on hostile bytes
         raise RowError("image_unreadable", f"clip {clip.path!r} can't be read ({error})") from None
@@ -65,58 +65,24 @@ def _of_folder(path: Path, clip: Clip, count: int) -> Iterator[tuple[float, Imag
 
 
 def _of_video(path: Path, clip: Clip, count: int) -> Iterator[tuple[float, Image.Image]]:
-    """Decoded once from its start, holding one frame at a time."""
+    """The frame nearest to each wanted time."""
+    video = open_video(path)
     try:
-        import av
-    except ImportError:
-        raise UserInputError("videos need PyAV; install it with `uv pip install av`") from None
-    with av.open(str(path)) as container:
-        if not container.streams.video:
-            raise ValueError("no video stream")
-        stream = container.streams.video[0]
-        stream.thread_type = "AUTO"
-        begin = float((stream.start_time or 0) * (stream.time_base or 0))
-        end = _length(container, stream)
-        if clip.end_s is not None:
-            end = min(end, clip.end_s)
-        wanted = [
-            clip.start_s + (part + 0.5) * (end - clip.start_s) / count for part in range(count)
-        ]
-        for frame in container.decode(stream):
-            if frame.time is None:
-                continue
-            time = frame.time - begin
-            due = 0
-            # The first frame at or after the wanted time, half a frame early at most.
-            while due < len(wanted) and wanted[due] <= time + 0.5 / _rate(stream):
-                due += 1
-            if due:
-                decoded: Any = frame
-                yield time, decoded.to_image()
-                wanted = wanted[due:]
-            if not wanted:
-                return
-
-
-def _rate(stream: object) -> float:
-    return float(getattr(stream, "average_rate", None) or 25)
-
-
-def _length(container: object, stream: object) -> float:
-    duration, base = getattr(stream, "duration", None), getattr(stream, "time_base", None)
-    if duration and base:
-        return float(duration * base)
-    whole = getattr(container, "duration", None)  # microseconds
-    if whole:
-        return float(whole) / 1e6
-    raise ValueError("its length is not known")
+        if video.info.duration_s is None:
+            raise RowError("video_unreadable", f"the length of clip {clip.path!r} is not known")
+        end = min(video.info.duration_s, math.inf if clip.end_s is None else clip.end_s)
+        step = (end - clip.start_s) / count
+        # `frames_at` gives the frame shown at a time: half a frame later, that is the nearest one.
+        half = 0.499 / (video.info.fps or 25.0)
+        if step > 0:
+            yield from video.frames_at(
+                [clip.start_s + (part + 0.5) * step + half for part in range(count)]
+            )
+    finally:
+        video.close()
 
 
 def _jpeg(image: Image.Image, max_pixels: int) -> bytes:
-    if image.width * image.height > max_pixels:
-        factor = math.sqrt(max_pixels / (image.width * image.height))
-        size = (max(1, int(image.width * factor)), max(1, int(image.height * factor)))
-        image = image.resize(size, Image.Resampling.LANCZOS)
     out = io.BytesIO()
-    image.convert("RGB").save(out, "JPEG", quality=95)
+    scaled(image.convert("RGB"), max_pixels).save(out, "JPEG", quality=95)
     return out.getvalue()

@@ -9,6 +9,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from pelican.rewards.extract import last_boxed
+
 _ANSWER = re.compile(r"<answer>(.*?)(?:</answer>|\Z)", re.DOTALL)
 _LEADING = re.compile(r"[(\s]*([A-Z])", re.IGNORECASE)
 _CAPITAL = re.compile(r"[A-Z]")
@@ -33,22 +35,10 @@ def final_reply(completion: str) -> Reply:
     if block:
         return Reply(block[1].strip(), tagged=True)
     rest = rest.partition("<think>")[0]
-    boxed = _last_boxed(rest)
+    boxed = last_boxed(rest)
     if boxed is not None:
         return Reply(boxed.strip(), tagged=True)
     return Reply(rest.strip(), tagged=False)
-
-
-def _last_boxed(text: str) -> str | None:
-    start = text.rfind("\\boxed{")
-    if start < 0:
-        return None
-    depth, begin = 1, start + len("\\boxed{")
-    for position in range(begin, len(text)):
-        depth += {"{": 1, "}": -1}.get(text[position], 0)
-        if depth == 0:
-            return text[begin:position]
-    return text[begin:]
 
 
 def first_word(text: str) -> str:

@@ -20,11 +20,11 @@ from pelican.data.quarantine import RowError
 from pelican.engines.base import Engine
 from pelican.errors import UserInputError
 from pelican.evaluation.results import ResultRow, result_row, write_results
-from pelican.parallel import in_order
 from pelican.recipe import digest_of
 from pelican.records import Sample, Score
 from pelican.rewards.base import Unscorable
 from pelican.rewards.format import format_reward, think_chars
+from pelican.threads import in_order
 
 WINDOW = 64  # questions whose media are held at once
 SUCCESS = 0.5  # of a graded value, as in training
@@ -211,7 +211,7 @@ def write_json(path: Path, value: object) -> None:
     temporary.replace(path)
 
 
-def checkpoint_digest(checkpoint: Path) -> str:
+def checkpoint_stamp(checkpoint: Path) -> str:
     """Tells two checkpoints apart by their files' names, sizes and times of writing."""
     files = sorted(path for path in checkpoint.rglob("*") if path.is_file())
     return digest_of(

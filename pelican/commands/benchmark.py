@@ -112,12 +112,12 @@ def _engine(
             concurrency=concurrency,
         )
         return name, name, lambda: EndpointEngine(client, recipe.model.system_prompt)
-    from pelican.benchmarks.run import checkpoint_digest
+    from pelican.benchmarks.run import checkpoint_stamp
     from pelican.engines.base import check_checkpoint, open_engine
 
     folder = Path(settings.resolve(model))
     check_checkpoint(folder)
-    identity = f"{folder.name}@{checkpoint_digest(folder)}"
+    identity = f"{folder.name}@{checkpoint_stamp(folder)}"
     return folder.name, identity, lambda: open_engine(recipe.rollout, recipe.model, folder)
 
 

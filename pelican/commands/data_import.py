@@ -24,7 +24,7 @@ from pelican.data.versions import QUARANTINE
 from pelican.data.video.cache import ClipCache
 from pelican.data.video.clips import ClipRule
 from pelican.errors import UserInputError
-from pelican.telemetry.progress import seconds
+from pelican.telemetry.progress import duration
 
 REPORT_S = 10.0  # between two lines of progress where nobody watches a terminal
 
@@ -156,7 +156,7 @@ class _Progress:
         rate = (tally.good + tally.quarantined.total()) / (now - self._started)
         text = (
             f"{tally.good + tally.kept:,} rows, {tally.quarantined.total():,} left out,"
-            f" {rate:,.0f} rows/s, {seconds(now - self._started)}"
+            f" {rate:,.0f} rows/s, {duration(now - self._started)}"
         )
         self._console.print(text.ljust(78), end="\r" if self._live else "\n")
 
@@ -169,7 +169,7 @@ def _say(result: Result, pool: Path, took_s: float) -> None:
         kept = f", {tally.kept:,} were there" if tally.kept else ""
         print(
             f"{pool}: version {version.id}, {version.rows:,} rows ({tally.good:,} new{kept});"
-            f" {tally.quarantined.total():,} left out; {seconds(took_s)}"
+            f" {tally.quarantined.total():,} left out; {duration(took_s)}"
         )
     rows = [
         [code, str(count), CODES.get(code, "")]

@@ -12,7 +12,7 @@ from pelican.recipes import ABLATIONS, ABLATIONS_OF_A_NUMBER, BASES, PIPELINES, 
 from pelican.recipes.overrides import describe, fields
 from pelican.runs import list_runs, manifests, scores, show, state
 from pelican.storage.objects import open_store
-from pelican.telemetry.progress import seconds, where
+from pelican.telemetry.progress import duration, where
 
 
 def print_runs(uri: str | None) -> None:
@@ -32,7 +32,7 @@ def print_runs(uri: str | None) -> None:
                 run.pipeline,
                 state(store, run.run),
                 f"{run.submitted.astimezone():%Y-%m-%d %H:%M}",
-                seconds(sum(m.seconds for m in done)),
+                duration(sum(m.seconds for m in done)),
                 _arrow(first.get("embodied"), last.get("embodied")),
                 _arrow(first.get("general"), last.get("general")),
             ]
@@ -64,7 +64,7 @@ def print_run(run: str, as_json: bool, uri: str | None) -> None:
         print(f"  {where(row):<10} {numbers}")
     print("durations")
     for row in tree["durations"]:
-        print(f"  {where(row):<10} {row['stage']:<10} {seconds(row['seconds']):>12}")
+        print(f"  {where(row):<10} {row['stage']:<10} {duration(row['seconds']):>12}")
     if tree["failure"]:
         print(f"failed  {tree['failure']['stage']}: {tree['failure']['message']}")
     print(f"policy  {tree['policy'] or '-'}")

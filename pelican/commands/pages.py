@@ -10,7 +10,7 @@ from pelican import settings
 from pelican.commands.inspect import text
 from pelican.commands.tables import rows_table
 from pelican.storage.objects import open_store
-from pelican.telemetry.progress import seconds
+from pelican.telemetry.progress import duration
 
 if TYPE_CHECKING:
     from pelican.evaluation.metrics import Difference
@@ -72,7 +72,7 @@ def _print_tables(table: RunTable) -> None:
         [
             [
                 row.run,
-                seconds(row.cost.seconds),
+                duration(row.cost.seconds),
                 _hours(row.cost.gpu_hours),
                 _hours(row.cost.cpu_hours),
                 f"{row.cost.generated_tokens:,}",

@@ -254,10 +254,10 @@ def _error(failure: dict[str, object]) -> PelicanError:
 def print_result(store: ObjectStore, run: str, took_s: float) -> None:
     """The table of scores, the run's name, the report's path."""
     from pelican.commands.tables import score_table
-    from pelican.telemetry.progress import seconds
+    from pelican.telemetry.progress import duration
 
     tree = show(store, run)
     if tree["scores"]:
         score_table(tree)
-    print(f"run     {run} ({seconds(took_s)})")
+    print(f"run     {run} ({duration(took_s)})")
     print(f"report  {tree['report'] or 'not written'}", flush=True)

@@ -35,7 +35,11 @@ def checked_image(data: bytes, max_pixels: int) -> bytes:
             image.load()
             if width * height <= max_pixels:
                 return data
-            return _scaled(image, max_pixels)
+            smaller = scaled(image.convert("RGB"), max_pixels)
+            out = io.BytesIO()
+            lossy = image.format == "JPEG"
+            smaller.save(out, "JPEG", quality=95) if lossy else smaller.save(out, "PNG")
+            return out.getvalue()
     except RowError:
         raise
     except Image.DecompressionBombError as error:
@@ -46,15 +50,13 @@ def checked_image(data: bytes, max_pixels: int) -> bytes:
         raise RowError("image_unreadable", f"an image can't be decoded ({detail})") from None
 
 
-def _scaled(image: Image.Image, max_pixels: int) -> bytes:
+def scaled(image: Image.Image, max_pixels: int) -> Image.Image:
     """At most `max_pixels`, same aspect; answers are relative to the frame, so they stay right."""
+    if image.width * image.height <= max_pixels:
+        return image
     factor = math.sqrt(max_pixels / (image.width * image.height))
     size = (max(1, int(image.width * factor)), max(1, int(image.height * factor)))
-    lossy = image.format == "JPEG"
-    smaller = image.convert("RGB").resize(size, Image.Resampling.LANCZOS)
-    out = io.BytesIO()
-    smaller.save(out, "JPEG", quality=95) if lossy else smaller.save(out, "PNG")
-    return out.getvalue()
+    return image.resize(size, Image.Resampling.LANCZOS)
 
 
 def image_bytes(image: object, folder: Path) -> bytes:

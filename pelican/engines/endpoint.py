@@ -8,9 +8,9 @@ from typing import Any
 
 from pelican.chat import ChatClient, ChatReply
 from pelican.engines.base import Engine, rollout_seed
-from pelican.parallel import in_order
 from pelican.recipe import Sampling
 from pelican.records import Rollout, Sample
+from pelican.threads import in_order
 
 KEY_VARIABLE = "PELICAN_POLICY_API_KEY"
 _MAGIC = {b"\x89PNG": "png", b"RIFF": "webp", b"BM": "bmp"}

@@ -66,13 +66,20 @@ def shape_of(where: str) -> Shape:
     """The shape of the checkpoint at a path, or of a published one by its name."""
     path = Path(settings.resolve(where)) / "config.json"
     if path.exists():
-        config = json.loads(path.read_text())
-        if config.get("model_type") != "qwen2_5_vl":
+        try:
+            config = json.loads(path.read_text())
+            kind = config.get("model_type")
+        except (ValueError, AttributeError):
+            raise UserInputError(f"{path} is not a configuration in JSON; copy it again") from None
+        if kind != "qwen2_5_vl":
             raise UserInputError(
-                f"{path} is of a {config.get('model_type')!r}; pelican plan knows qwen2_5_vl, the"
+                f"{path} is of a {kind!r}; pelican plan knows qwen2_5_vl, the"
                 " policies that can be trained"
             )
-        return qwen(where, config)
+        try:
+            return qwen(where, config)
+        except KeyError as missing:
+            raise UserInputError(f"{path} lacks {missing}; copy it again") from None
     name = Path(where).name
     if name in _PUBLISHED:
         return qwen(name, _PUBLISHED[name])

@@ -8,6 +8,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from pelican.report import words
+from pelican.telemetry.progress import duration
 
 
 def render_page(template: str, **values: Any) -> str:
@@ -26,7 +27,7 @@ def _environment() -> Environment:
     )
     environment.filters |= {
         "signed": words.signed,
-        "duration": words.duration,
+        "duration": duration,
         "family": words.family,
         "dimension": words.dimension,
         "in_order": lambda names: sorted(names, key=words.place),

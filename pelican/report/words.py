@@ -38,16 +38,6 @@ def interval(change: Difference) -> str:
     return f"{signed(change.low)} to {signed(change.high)}"
 
 
-def duration(value: float) -> str:
-    """Seconds as `42 s`, `7 min 05 s` or `3 h 20 min`."""
-    whole = round(value)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
-
-
 def family(name: str) -> str:
     return FAMILIES.get(name, name.replace("_", " ").capitalize())
 

@@ -53,7 +53,7 @@ def extract_answer(completion: str) -> Extracted:
             raise Unscorable("several answers", f"{len(blocks)} <answer> blocks")
         return _checked(_clean(blocks[0]), tagged=True)
     rest = rest.partition("<think>")[0]
-    boxed = _last_boxed(rest)
+    boxed = last_boxed(rest)
     if boxed is not None:
         return _checked(_clean(boxed), tagged=True)
     text = _clean(rest)
@@ -71,7 +71,7 @@ def _checked(text: str, *, tagged: bool) -> Extracted:
     return Extracted(text, tagged)
 
 
-def _last_boxed(text: str) -> str | None:
+def last_boxed(text: str) -> str | None:
     """The content of the last `\\boxed{…}`, with its inner braces; None if there is none."""
     start = text.rfind("\\boxed{")
     if start < 0:

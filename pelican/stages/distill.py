@@ -29,12 +29,12 @@ from pelican.distillation.teacher import EndpointTeacher, EngineTeacher, Reply, 
 from pelican.distillation.verify import verify
 from pelican.engines import open_engine
 from pelican.errors import UserInputError
-from pelican.parallel import in_order
 from pelican.recipe import digest_of
 from pelican.records import Sample
 from pelican.rewards import Judge, judge_of, judge_workers
 from pelican.stages.base import StageContext
 from pelican.telemetry import record
+from pelican.threads import in_order
 
 PART = 128  # samples that the teacher answers between two points of resuming
 Row = TypeVar("Row", bound=BaseModel)

@@ -22,11 +22,11 @@ from pelican.evaluation.results import (
     write_results,
 )
 from pelican.evaluation.summary import Summary, summarise
-from pelican.parallel import in_order
 from pelican.records import Rollout, Sample
 from pelican.rewards import Judge, judge_of, judge_workers, score
 from pelican.stages.base import StageContext
 from pelican.telemetry import record
+from pelican.threads import in_order
 
 PART = 256  # samples between two points of resuming
 SUITES: dict[str, Suite] = {"evaluation": "embodied", "general": "general"}

@@ -11,11 +11,11 @@ import polars as pl
 from pelican.data.columns import pool_columns, questions
 from pelican.data.tables import read_rows, write_rows
 from pelican.errors import UserInputError
-from pelican.parallel import in_order
 from pelican.records import Phase, Rollout, Sample, Score
 from pelican.rewards import PARSE_FAILURES, Judge, judge_of, judge_workers, score
 from pelican.stages.base import StageContext
 from pelican.telemetry import record
+from pelican.threads import in_order
 
 
 def run(context: StageContext) -> None:

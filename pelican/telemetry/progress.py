@@ -20,7 +20,7 @@ def where(event: Event) -> str:
     return f"loop {event['loop']} {str(event.get('phase', '')).upper()}"
 
 
-def seconds(value: float) -> str:
+def duration(value: float) -> str:
     """`8 s`, `2 min 05 s`, `1 h 02 min`."""
     whole = round(value)
     if whole < 60:
@@ -76,7 +76,7 @@ class StageProgress:
         if self.rate:
             parts.append(f"{self.rate:.3g}/s")
         if self.eta is not None:
-            parts.append(f"{seconds(self.eta)} left")
+            parts.append(f"{duration(self.eta)} left")
         parts += [f"{name} {value:.3g}" for name, value in list(self.info.items())[:3]]
         return ", ".join(parts)
 

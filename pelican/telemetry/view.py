@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Any, Self, TextIO
 
 from pelican.telemetry.events import Event, parse
-from pelican.telemetry.progress import RunProgress, seconds, where
+from pelican.telemetry.progress import RunProgress, duration, where
 
 PLAIN_EVERY_S = 15.0
 
@@ -49,9 +49,9 @@ class View(ABC):
             case "done":
                 score = f", {run.score}" if event.get("stage") == "eval" else ""
                 tries = f", attempt {event['attempts']}" if event.get("attempts", 1) > 1 else ""
-                took = seconds(event["seconds"])
+                took = duration(event["seconds"])
                 if "beyond" in event:
-                    took += f" ({seconds(event['beyond'])} of it to start and end the job)"
+                    took += f" ({duration(event['beyond'])} of it to start and end the job)"
                 return f"{name} done in {took}{tries}{score} {count}"
             case "reused":
                 return f"{name} done before {count}"

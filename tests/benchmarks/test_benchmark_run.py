@@ -332,8 +332,8 @@ def test_frames_of_a_folder(tmp_path: Path) -> None:
     [
         ("gone.mp4", "image_missing"),
         ("../a.mp4", "image_path"),
-        ("text.mp4", "image_unreadable"),
-        ("cut.mp4", "image_unreadable"),
+        ("text.mp4", "video_unreadable"),
+        ("cut.mp4", "video_unreadable"),
         ("empty", "image_unreadable"),
     ],
 )

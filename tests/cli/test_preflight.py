@@ -35,6 +35,8 @@ def test_a_sound_world_passes_and_the_recipe_is_kept(world: World) -> None:
     [
         ("rm {0}/policy/config.json", "models.policy: the checkpoint .* lacks config.json"),
         ("echo x > {0}/policy/config.json", "config.json is not JSON"),
+        ("echo {{ > {0}/policy/model.safetensors.index.json", "index.json names no weights"),
+        ("echo [] > {0}/policy/model.safetensors.index.json", "index.json names no weights"),
         ("rm {0}/policy/tokenizer.json", "lacks tokenizer.json or vocab.json"),
         ("rm {0}/policy/model.safetensors", "has no .safetensors file"),
         ("rm -r {0}/teacher", "models.teacher: there is no checkpoint"),

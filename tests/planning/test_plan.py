@@ -104,3 +104,20 @@ def test_a_pool_that_is_not_here_needs_the_number_of_samples() -> None:
     options = {"nodes": 1, "gpus_per_node": 8, "prompt_tokens": None, "completion_tokens": None}
     with pytest.raises(UserInputError, match="give --samples"):
         print_plan("pelican_7b", [], gpu="h100", samples=None, as_json=True, **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ("{", "not a configuration in JSON"),
+        ("[]", "not a configuration in JSON"),
+        ('{"model_type": "llama"}', "knows qwen2_5_vl"),
+        ('{"model_type": "qwen2_5_vl"}', "lacks 'vision_config'"),
+    ],
+)
+def test_a_spoilt_configuration_ends_in_one_sentence(
+    tmp_path: Path, config: str, words: str
+) -> None:
+    (tmp_path / "config.json").write_text(config)
+    with pytest.raises(UserInputError, match=words):
+        shape_of(str(tmp_path))

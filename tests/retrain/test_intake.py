@@ -166,6 +166,8 @@ def pool_of_30(tmp_path_factory: pytest.TempPathFactory) -> FolderStore:
 class Remote(FolderStore):
     """A store that another machine reads: nothing of this machine's folders is there."""
 
+    remote = True
+
     def __init__(self, root: Path) -> None:
         super().__init__(root)
         self.uri = f"made://{root}"

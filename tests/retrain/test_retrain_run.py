@@ -101,7 +101,7 @@ def test_what_forgets_or_has_wrong_labels_is_refused_unless_a_person_overrides(
     verdict = read_verdict(fleet.store, only_run(fleet))
     assert verdict is not None and verdict.outcome == "refused"
     assert {reason.split(":")[0].split(" ")[0] for reason in verdict.reasons} >= {
-        "family",
+        "few",  # questions: the made families are small, and judged together
         "labels",
     }
     aliases = read_aliases(fleet.store, "tiny")

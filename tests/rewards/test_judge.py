@@ -11,7 +11,6 @@ import pytest
 from pydantic import ValidationError
 
 from pelican.errors import InfrastructureError
-from pelican.parallel import in_order
 from pelican.recipe import JudgeConfig, RewardConfig
 from pelican.recipes import find_recipe
 from pelican.records import Family, OpenAnswer, Phase
@@ -19,6 +18,7 @@ from pelican.rewards import Judgement, judge_of
 from pelican.rewards.judge import EndpointJudge
 from pelican.stages.base import StageSpec, stage_fingerprint
 from pelican.storage.objects import FolderStore
+from pelican.threads import in_order
 from tests.rewards.endpoint import Endpoint, judging
 from tests.rewards.made import graded
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from pelican.data.images import refused_above
+from pelican.data.images import refused_above, scaled
 from pelican.data.quarantine import RowError
 from pelican.data.video.base import VideoInfo, open_video
 
@@ -120,10 +120,6 @@ def _whole(
 
 def encoded(image: Image.Image, max_pixels: int) -> bytes:
     """A frame as JPEG of at most `max_pixels`."""
-    if image.width * image.height > max_pixels:
-        factor = math.sqrt(max_pixels / (image.width * image.height))
-        size = (max(1, int(image.width * factor)), max(1, int(image.height * factor)))
-        image = image.resize(size, Image.Resampling.LANCZOS)
     out = io.BytesIO()
-    image.convert("RGB").save(out, "JPEG", quality=QUALITY, subsampling=0)
+    scaled(image, max_pixels).convert("RGB").save(out, "JPEG", quality=QUALITY, subsampling=0)
     return out.getvalue()
