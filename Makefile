@@ -42,6 +42,7 @@ $(BIN)/python: | $(UV)
 
 # The locks have hashes and no addresses; the package itself is installed editable, from here.
 $(MADE)/installed: requirements/dev.txt pyproject.toml | $(BIN)/python
+	@echo "installing into $(VENV), once: about 6 GB; compiling it at the end takes minutes and prints nothing"
 	$(UV) pip install --python $(BIN)/python --compile-bytecode --require-hashes -r requirements/dev.txt
 	$(UV) pip install --python $(BIN)/python --no-deps --no-build-isolation -e .
 	@mkdir -p $(MADE) && touch $@

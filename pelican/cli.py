@@ -166,7 +166,9 @@ def compare(
 def plan(
     recipe: Annotated[str, typer.Argument(help="Such as pelican_7b.")],
     set_: Set = None,
-    nodes: Annotated[int, typer.Option(min=1)] = 1,
+    nodes: Annotated[
+        int, typer.Option(min=1, help="That there are; the recipe says how many GPUs are used.")
+    ] = 1,
     gpus_per_node: Annotated[int, typer.Option(min=1)] = 8,
     gpu: Annotated[str, typer.Option(help="a100, h100, h200, b200, l40s.")] = "h100",
     samples: Annotated[int | None, typer.Option(min=1, help="Of a loop.")] = None,

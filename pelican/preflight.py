@@ -101,6 +101,18 @@ def needed_pools(recipe: Recipe) -> tuple[str, ...]:
     return POOLS if recipe.sft.enabled else tuple(p for p in POOLS if p != "replay")
 
 
+def check_places(store: ObjectStore, recipe: Recipe) -> None:
+    """Whether every folder that the recipe names is there: at once, before a run gets its name."""
+    named = needed_models(recipe)
+    if not recipe.retrain.parent:
+        named |= {f"data.{name}": getattr(recipe.data, name) for name in needed_pools(recipe)}
+    for field, where in named.items():
+        place = settings.resolve(where)
+        in_store = not where.startswith("/") and store.exists(where)
+        if not (in_store or "://" in place or Path(place).exists()):
+            raise UserInputError(f"{field}={where}: there is nothing at {place}; change the field")
+
+
 def check_checkpoint(name: str, where: str) -> None:
     """A Hugging Face folder or s3:// URI: configuration, tokenizer, processor, whole safetensors."""
     folder = listing(where)

@@ -19,7 +19,7 @@ from pelican.launch.base import CancelledError, error_of
 from pelican.launch.choice import choose
 from pelican.launch.leash import OWNER, PARENT, identity
 from pelican.launch.lock import exclusive
-from pelican.preflight import check_same_recipe
+from pelican.preflight import check_places, check_same_recipe
 from pelican.recipe import Recipe
 from pelican.recipes import find_recipe, for_pipeline
 from pelican.runs import (
@@ -60,7 +60,9 @@ def submit(
     uri = settings.store_uri(store)
     chosen, _ = choose(launcher, uri)
     objects = open_store(uri)
-    if chosen != "local":
+    if chosen == "local":
+        check_places(objects, recipe)
+    else:
         objects.probe()
         recipe = publish(objects, recipe)
     asked = Submission(
