@@ -20,6 +20,7 @@ from pelican.data.quarantine import RowError
 from pelican.engines.base import Engine
 from pelican.errors import UserInputError
 from pelican.evaluation.results import ResultRow, result_row, write_results
+from pelican.files import replacing
 from pelican.recipe import digest_of
 from pelican.records import Sample, Score
 from pelican.rewards.base import Unscorable
@@ -206,9 +207,8 @@ def _conclude(
 def write_json(path: Path, value: object) -> None:
     """Under a temporary name, then renamed."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False), encoding="utf-8")
-    temporary.replace(path)
+    with replacing(path) as file:
+        file.write_text(json.dumps(value, indent=1, ensure_ascii=False), encoding="utf-8")
 
 
 def checkpoint_stamp(checkpoint: Path) -> str:

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from pelican.errors import UserInputError
+from pelican.files import replacing
 from pelican.records import Answer, LedgerRow, Rollout, Sample, Score
 
 _IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
@@ -111,11 +112,10 @@ Row = TypeVar("Row", bound=BaseModel)
 def write_table(path: Path, table: pa.Table) -> None:
     """Write one Parquet file (zstd), first under a temporary name."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    pq.write_table(
-        table, temporary, compression="zstd", dictionary_pagesize_limit=64 << 20, row_group_size=512
-    )
-    temporary.replace(path)
+    with replacing(path) as file:
+        pq.write_table(
+            table, file, compression="zstd", dictionary_pagesize_limit=64 << 20, row_group_size=512
+        )
 
 
 def sample_row(sample: Sample) -> dict[str, object]:

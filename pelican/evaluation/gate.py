@@ -65,16 +65,20 @@ def _drop(name: str, change: Difference | None, limit: float, against: str) -> C
         return Check(
             name=name, passed=True, reason=f"{name}: no {against} evaluation to compare with"
         )
-    passed = not (change.delta < -limit and change.worse)
     words = (
         f"{change.delta:+.1f} points against {against} "
         f"(95 % {change.low:+.1f} to {change.high:+.1f}, n = {change.n})"
     )
     limits = f"a loss of {limit:g} points beyond noise stops the metaloop"
+    return drop_check(name, change, limit, f"{name}: {words}; {limits}")
+
+
+def drop_check(name: str, change: Difference, limit: float, reason: str) -> Check:
+    """Fails on a loss of more than `limit` points that is also more than noise."""
     return Check(
         name=name,
-        passed=passed,
-        reason=f"{name}: {words}; {limits}",
+        passed=not (change.delta < -limit and change.worse),
+        reason=reason,
         numbers={
             "delta": change.delta,
             "low": change.low,
@@ -88,20 +92,25 @@ def _drop(name: str, change: Difference | None, limit: float, against: str) -> C
 def _form(against: Comparison | None, name: str) -> list[Check]:
     if against is None:
         return [Check(name="format", passed=True, reason="format: nothing to compare with")]
-    drop, share = against.format_drop, against.think_share
+    return form_checks(against, f"points against {name}", f"the length of {name}")
+
+
+def form_checks(change: Comparison, points: str, length: str) -> list[Check]:
+    """Format and thinking are kept; `points` and `length` word what they are compared with."""
+    drop, share = change.format_drop, change.think_share
     return [
         Check(
             name="format",
             passed=drop <= MAX_FORMAT_DROP,
-            reason=f"format: {round(-drop, 1) + 0.0:+.1f} points against {name}; may lose {MAX_FORMAT_DROP:g}",
+            reason=f"format: {round(-drop, 1) + 0.0:+.1f} {points}; may lose {MAX_FORMAT_DROP:g}",
             numbers={"drop": drop, "limit": MAX_FORMAT_DROP},
         ),
         Check(
             name="thinking",
             passed=share >= MIN_THINK_SHARE,
             reason=(
-                f"thinking: {share:.2f} times the length of {name}; "
-                f"less than {MIN_THINK_SHARE:g} is a lost chain of thought"
+                f"thinking: {share:.2f} times {length};"
+                f" less than {MIN_THINK_SHARE:g} is a lost chain of thought"
             ),
             numbers={"share": share, "limit": MIN_THINK_SHARE},
         ),

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
-from pelican.evaluation.gate import MAX_FORMAT_DROP, MIN_THINK_SHARE, Check
+from pelican.evaluation.gate import Check, drop_check, form_checks
 from pelican.evaluation.metrics import Difference, bootstrap_means, difference, paired
 from pelican.evaluation.summary import compare, suite_of
 from pelican.recipe import GateConfig
@@ -50,7 +50,7 @@ def judge(
     pairs = paired(suite_of(before.filter(is_new), "embodied"), after)
     checks = [_gain(pairs, config, resamples, seed)]
     checks += _kept(old_before, old_after, config, resamples, seed)
-    checks += _form(before, after)
+    checks += form_checks(compare(before, after, resamples=1), "points", "the length before")
     checks += [_usable(facts, config), _labels(facts, config)]
     return checks
 
@@ -137,44 +137,12 @@ def _drop(
 ) -> Check:
     limit = config.max_drop if tolerance is None else tolerance
     doubt = "; so few can't tell a loss from noise" if change.n < config.min_questions else ""
-    return Check(
-        name=name,
-        passed=not (change.delta < -limit and change.worse),
-        reason=(
-            f"{told}: {change.delta:+.1f} points on the old held-out sets"
-            f" (95 % {change.low:+.1f} to {change.high:+.1f}, n = {change.n});"
-            f" may lose {limit:g} beyond noise{doubt}"
-        ),
-        numbers={
-            "delta": change.delta,
-            "low": change.low,
-            "high": change.high,
-            "n": change.n,
-            "limit": limit,
-        },
+    reason = (
+        f"{told}: {change.delta:+.1f} points on the old held-out sets"
+        f" (95 % {change.low:+.1f} to {change.high:+.1f}, n = {change.n});"
+        f" may lose {limit:g} beyond noise{doubt}"
     )
-
-
-def _form(before: pl.DataFrame, after: pl.DataFrame) -> list[Check]:
-    change = compare(before, after, resamples=1)
-    drop, share = change.format_drop, change.think_share
-    return [
-        Check(
-            name="format",
-            passed=drop <= MAX_FORMAT_DROP,
-            reason=f"format: {round(-drop, 1) + 0.0:+.1f} points; may lose {MAX_FORMAT_DROP:g}",
-            numbers={"drop": drop, "limit": MAX_FORMAT_DROP},
-        ),
-        Check(
-            name="thinking",
-            passed=share >= MIN_THINK_SHARE,
-            reason=(
-                f"thinking: {share:.2f} times the length before;"
-                f" less than {MIN_THINK_SHARE:g} is a lost chain of thought"
-            ),
-            numbers={"share": share, "limit": MIN_THINK_SHARE},
-        ),
-    ]
+    return drop_check(name, change, limit, reason)
 
 
 def _usable(facts: DataFacts, config: GateConfig) -> Check:

@@ -202,7 +202,7 @@ def parse_yes_no(text: str) -> bool:
 
 # --- numbers --------------------------------------------------------------------------------
 
-_ONES = [
+ONES = [
     "zero",
     "one",
     "two",
@@ -225,7 +225,7 @@ _ONES = [
     "nineteen",
     "twenty",
 ]
-_WORDS = {word: value for value, word in enumerate(_ONES)} | {
+_WORDS = {word: value for value, word in enumerate(ONES)} | {
     word: 10 * value
     for value, word in enumerate(["thirty", "forty", "fifty", "sixty", "seventy"], 3)
 }

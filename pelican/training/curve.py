@@ -12,6 +12,7 @@ import polars as pl
 from transformers import TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from pelican.files import replacing
 from pelican.practice.stagnation import StagnationTracker
 from pelican.recipe import RlConfig
 from pelican.telemetry import record as telemetry
@@ -104,9 +105,8 @@ class RlCurve(TrainerCallback):  # type: ignore[misc]
                 "tracker": self._tracker.state_dict(),
                 "window": self._window,
             }
-            temporary = folder / f".{STATE}.tmp"
-            temporary.write_text(json.dumps(saved))
-            temporary.replace(folder / STATE)  # with it the checkpoint is whole
+            with replacing(folder / STATE) as file:  # with it the checkpoint is whole
+                file.write_text(json.dumps(saved))
 
     def load(self, checkpoint: Path) -> None:
         """Go on from what `on_save` kept."""

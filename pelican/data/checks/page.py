@@ -15,6 +15,7 @@ from pelican.data.checks.findings import CHECKS, Finding
 from pelican.data.checks.pool import Checked
 from pelican.data.images import FORMATS, image_bytes, refused_above
 from pelican.data.tables import open_parquet
+from pelican.files import replacing
 
 SHOWN = 40  # rows of one check
 SIDE = 160  # pixels of a thumbnail
@@ -81,9 +82,8 @@ def write_page(path: Path, checked: Checked, threshold: float) -> None:
         checks=checks,
         counts=counts,
     )
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+    with replacing(path) as file:
+        file.write_text(text, encoding="utf-8")
 
 
 def verdict(checked: Checked, threshold: float) -> str:

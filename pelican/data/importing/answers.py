@@ -26,7 +26,7 @@ from pelican.records import (
     YesNoAnswer,
 )
 from pelican.rewards.base import Unscorable
-from pelican.rewards.extract import extract_answer, normalise
+from pelican.rewards.extract import ONES, extract_answer, normalise
 
 TEXT_WORDS = 4  # a longer free answer can't be asked for word by word
 _ANSWER: TypeAdapter[Answer] = TypeAdapter(Answer)
@@ -51,23 +51,7 @@ _SPAN = re.compile(
     rf"(?:from\s+)?({_NUMBER})\s*(?:s|sec|seconds)?\s*(?:-|–|to|,)\s*({_NUMBER})\s*(?:s|sec|seconds)?\.?",
     re.IGNORECASE,
 )
-_WORDS = tuple(
-    [
-        "zero",
-        "one",
-        "two",
-        "three",
-        "four",
-        "five",
-        "six",
-        "seven",
-        "eight",
-        "nine",
-        "ten",
-        "eleven",
-        "twelve",
-    ]
-)
+_WORDS = ONES[:13]  # zero to twelve
 _STEP = re.compile(r"^\s*(?:step\s*)?\d{1,2}[.):]\s*(.+)$", re.IGNORECASE | re.MULTILINE)
 _ABOUT_TIME = re.compile(
     r"\bwhen\b|\btime (?:span|interval)\b|\binterval\b|\btemporal", re.IGNORECASE

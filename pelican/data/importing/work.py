@@ -12,6 +12,7 @@ from typing import Any
 from pelican.data.importing.convert import Bad, Good
 from pelican.data.importing.shards import MAX_BYTES, MAX_ROWS, write_shard
 from pelican.data.versions import Shard, shard_of
+from pelican.files import replacing
 
 PLAN = "plan.json"
 MAX_BAD = 5000  # quarantined rows of a chunk
@@ -82,6 +83,5 @@ class Work:
 
 
 def _write(path: Path, value: object) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(json.dumps(value))
-    temporary.replace(path)
+    with replacing(path) as file:
+        file.write_text(json.dumps(value))
