@@ -14,8 +14,9 @@ from pydantic import ValidationError
 
 from pelican import settings
 from pelican.data.versions import version_name
+from pelican.digest import digest_of
 from pelican.errors import UserInputError
-from pelican.recipe import Recipe, digest_of
+from pelican.recipe import Recipe
 from pelican.recipes.overrides import fields, sentence
 from pelican.runs import CANCELLED, FAILURE, RECIPE, SUMMARY, read_json, run_prefix
 from pelican.stages.base import corrections_place, input_digest, resolve_input

@@ -6,12 +6,11 @@ they publish a value, marked [P]; the others are Pelican's decisions, marked [D]
 
 from __future__ import annotations
 
-import hashlib
-import json
 from typing import Literal
 
 from pydantic import Field, model_validator
 
+from pelican.digest import digest_of
 from pelican.placement import Resources
 from pelican.renewal import GateConfig as GateConfig
 from pelican.renewal import RetrainConfig as RetrainConfig
@@ -322,9 +321,3 @@ class Recipe(Section):
     def digest(self) -> str:
         """SHA-256 of the canonical JSON without `resources`, shortened to 16 hex digits."""
         return digest_of(self.model_dump(mode="json", exclude={"resources"}))
-
-
-def digest_of(value: object) -> str:
-    """SHA-256 of the canonical JSON of `value`, shortened to 16 hex digits."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -117,7 +117,7 @@ def require_run(store: ObjectStore, run: str) -> None:
 
 def state(store: ObjectStore, run: str) -> State:
     """Whether a run is complete, failed, running now, or was cut off."""
-    from pelican.launch.lock import held
+    from pelican.lock import held
 
     prefix = run_prefix(run)
     if held(store.local_root(f"{prefix}/logs") / "run.lock"):

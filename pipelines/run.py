@@ -9,8 +9,8 @@ import sys
 import warnings
 from pathlib import Path
 
-from pelican.launch.leash import die_with_parent
 from pelican.launch.warm import warm_process
+from pelican.leash import die_with_parent
 from pelican.recipe import Recipe
 from pipelines import build
 

@@ -17,11 +17,11 @@ from pelican.benchmarks.base import Benchmark, Clip, Context, Grade, Graded, Que
 from pelican.benchmarks.load import Loaded, Placed, load, sample_of, sample_with
 from pelican.benchmarks.replies import final_reply
 from pelican.data.quarantine import RowError
+from pelican.digest import digest_of
 from pelican.engines.base import Engine
 from pelican.errors import UserInputError
 from pelican.evaluation.results import ResultRow, result_row, write_results
 from pelican.files import replacing
-from pelican.recipe import digest_of
 from pelican.records import Sample, Score
 from pelican.rewards.base import Unscorable
 from pelican.rewards.format import format_reward, think_chars

@@ -11,7 +11,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from pelican.errors import InfrastructureError, PelicanError, ResourceError, UserInputError
-from pelican.launch.leash import die_with_parent
+from pelican.leash import die_with_parent
 from pelican.pod import ERRORS
 from pelican.telemetry.events import emit
 

@@ -17,8 +17,8 @@ from pelican import settings
 from pelican.errors import InfrastructureError, PelicanError, UserInputError
 from pelican.launch.base import CancelledError, error_of
 from pelican.launch.choice import choose
-from pelican.launch.leash import OWNER, PARENT, identity
-from pelican.launch.lock import exclusive
+from pelican.leash import OWNER, PARENT, identity
+from pelican.lock import exclusive
 from pelican.preflight import check_places, check_same_recipe
 from pelican.recipe import Recipe
 from pelican.recipes import find_recipe, for_pipeline

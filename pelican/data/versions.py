@@ -17,8 +17,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from pelican.digest import digest_of
 from pelican.errors import UserInputError
-from pelican.recipe import digest_of
 from pelican.storage.manifests import file_digest
 
 VERSION = "version.json"

@@ -10,8 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from pelican import settings
+from pelican.digest import digest_of
 from pelican.errors import UserInputError
-from pelican.recipe import ModelConfig, RolloutConfig, Sampling, digest_of
+from pelican.recipe import ModelConfig, RolloutConfig, Sampling
 from pelican.records import Rollout, Sample
 
 

@@ -19,7 +19,7 @@ from PIL import Image
 from pelican.engines.base import Engine, rollout_seed
 from pelican.engines.prompts import messages
 from pelican.errors import InfrastructureError, UserInputError
-from pelican.launch.leash import guard_group
+from pelican.leash import guard_group
 from pelican.recipe import ModelConfig, Sampling, VllmConfig
 from pelican.records import Rollout, Sample
 

@@ -6,11 +6,11 @@ import hashlib
 from collections.abc import Mapping
 from typing import Any
 
+from pelican.digest import digest_of
 from pelican.errors import UserInputError
 from pelican.launch.base import Job
 from pelican.launch.target import Target
 from pelican.placement import StageResources
-from pelican.recipe import digest_of
 
 GROUP, VERSION, PLURAL = "kubeflow.org", "v1", "pytorchjobs"
 CONTAINER = "pytorch"  # the operator wants this name

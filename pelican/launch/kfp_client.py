@@ -8,11 +8,12 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pelican.digest import digest_of
 from pelican.errors import InfrastructureError, PelicanError, UserInputError
 from pelican.launch.base import CancelledError
 from pelican.launch.kfp_api import ENDED, Kfp
 from pelican.launch.target import Target
-from pelican.recipe import Recipe, digest_of
+from pelican.recipe import Recipe
 from pelican.runs import FAILURE, read_json, run_prefix
 from pelican.storage.objects import ObjectStore
 

@@ -28,8 +28,8 @@ from pelican import settings
 from pelican.errors import InfrastructureError, PelicanError
 from pelican.launch import warm
 from pelican.launch.base import CancelledError, Job, JobResult, Launcher, OnProgress, error_of
-from pelican.launch.leash import PARENT, owner_alive
-from pelican.launch.lock import exclusive
+from pelican.leash import PARENT, owner_alive
+from pelican.lock import exclusive
 from pelican.stages.base import REPLICATED, finished_manifest
 from pelican.storage.objects import open_store
 from pelican.telemetry.events import parse

@@ -28,7 +28,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-from pelican.launch.leash import PARENT, die_with_parent, hold
+from pelican.leash import PARENT, die_with_parent, hold
 
 WARM = "PELICAN_WARM"  # path of the socket; "off" for none
 PRELOADED = (

@@ -7,8 +7,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from pelican.digest import digest_of
 from pelican.evaluation.gate import Check
-from pelican.recipe import digest_of
 from pelican.registry.versions import version_prefix
 from pelican.storage.manifests import now
 from pelican.storage.objects import ObjectStore

@@ -15,8 +15,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from pelican import settings
+from pelican.digest import digest_of
 from pelican.errors import UserInputError
-from pelican.recipe import digest_of
 from pelican.storage.manifests import OutputFile, file_digest, now, versions
 from pelican.storage.objects import ObjectStore
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from pelican.recipe import digest_of
+from pelican.digest import digest_of
 from pelican.report.comparison import RunTable, compare_runs
 from pelican.report.pages import render_page
 from pelican.report.run import Run

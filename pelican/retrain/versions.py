@@ -8,8 +8,8 @@ from pathlib import Path
 
 from pelican import settings
 from pelican.data.versions import find_pool
+from pelican.digest import digest_of
 from pelican.errors import UserInputError
-from pelican.recipe import digest_of
 from pelican.retrain.records import DataObject, DataVersion
 from pelican.storage.manifests import file_digest, now
 from pelican.storage.objects import ObjectStore, open_uri

@@ -13,7 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from pelican.chat import ChatClient
-from pelican.recipe import JudgeConfig, RewardConfig, digest_of
+from pelican.digest import digest_of
+from pelican.recipe import JudgeConfig, RewardConfig
 from pelican.records import OpenAnswer
 from pelican.rewards.base import Asked, Judge, Judgement, Unscorable, Verdict
 from pelican.storage.objects import ObjectStore

@@ -20,8 +20,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from pelican import settings
 from pelican.data.corrections import NONE, Corrections, read_corrections
+from pelican.digest import digest_of
 from pelican.errors import UserInputError
-from pelican.recipe import Recipe, digest_of
+from pelican.recipe import Recipe
 from pelican.records import Phase
 from pelican.stages.resources import cpu_seconds_used, resources
 from pelican.storage.manifests import (

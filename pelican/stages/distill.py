@@ -13,6 +13,7 @@ from pydantic import BaseModel
 from pelican.data.pool import Entry, PoolIndex, read_index
 from pelican.data.quarantine import Quarantine
 from pelican.data.tables import open_parquet, write_table
+from pelican.digest import digest_of
 from pelican.distillation.mixture import (
     MIXTURE,
     ORIGINS,
@@ -29,7 +30,6 @@ from pelican.distillation.teacher import EndpointTeacher, EngineTeacher, Reply, 
 from pelican.distillation.verify import verify
 from pelican.engines import open_engine
 from pelican.errors import UserInputError
-from pelican.recipe import digest_of
 from pelican.records import Sample
 from pelican.rewards import Judge, judge_of, judge_workers
 from pelican.stages.base import StageContext

@@ -13,8 +13,8 @@ from pelican.data.pool import Entry, PoolIndex, read_index
 from pelican.data.quarantine import Quarantine, QuarantineRow
 from pelican.data.select import loop_samples
 from pelican.data.tables import write_rows, write_table
+from pelican.digest import digest_of
 from pelican.engines import Engine, open_engine
-from pelican.recipe import digest_of
 from pelican.records import Phase, Rollout
 from pelican.stages.base import StageContext
 from pelican.stages.replicas import claimed, claims_of

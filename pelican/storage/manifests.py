@@ -15,7 +15,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from pelican.recipe import digest_of
+from pelican.digest import digest_of
 from pelican.storage.objects import WORK, ObjectStore
 
 MANIFEST = "manifest.json"

@@ -14,9 +14,9 @@ from pathlib import Path
 from minio import Minio
 
 from pelican.errors import InfrastructureError
+from pelican.metrics.catalogue import STORE_BYTES
 from pelican.storage.manifests import file_digest
 from pelican.storage.transfer import download
-from pelican.telemetry.metrics import STORE_BYTES
 
 PARALLEL = 4  # files on their way at a time
 Tags = Mapping[str, str]  # an object's name -> its entity tag

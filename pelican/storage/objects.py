@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from pelican.errors import UserInputError
-from pelican.telemetry.metrics import STORE_BYTES
+from pelican.metrics.catalogue import STORE_BYTES
 
 WORK = "work/"  # below a stage's prefix: kept for its next attempt, no part of its result
 

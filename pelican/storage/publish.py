@@ -6,8 +6,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from pelican import settings
+from pelican.digest import digest_of
 from pelican.errors import UserInputError
-from pelican.recipe import Recipe, digest_of
+from pelican.recipe import Recipe
 from pelican.storage.manifests import file_digest
 from pelican.storage.objects import ObjectStore
 

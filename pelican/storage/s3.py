@@ -23,6 +23,7 @@ from minio.error import S3Error
 
 from pelican import settings as places
 from pelican.errors import InfrastructureError, UserInputError
+from pelican.metrics.catalogue import STORE_BYTES
 from pelican.storage.manifests import file_digest
 from pelican.storage.mirror import PARALLEL, Mirror
 from pelican.storage.objects import WORK, ObjectStore
@@ -35,7 +36,6 @@ from pelican.storage.s3_client import (
     told,
 )
 from pelican.storage.transfer import PART
-from pelican.telemetry.metrics import STORE_BYTES
 
 SHA256, WRITER = "x-amz-meta-sha256", "x-amz-meta-writer"
 

@@ -26,7 +26,7 @@ from minio.error import InvalidResponseError, S3Error, ServerError
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
 from pelican.errors import InfrastructureError, PelicanError, UserInputError
-from pelican.telemetry.metrics import STORE_ERRORS, STORE_RETRIES
+from pelican.metrics.catalogue import STORE_ERRORS, STORE_RETRIES
 
 AWS = "https://s3.amazonaws.com"
 PATIENCE_S = 90.0

@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pelican.telemetry.series import COMMON, SERIES, Series, send_to
+from pelican.metrics.series import COMMON, SERIES, Series, send_to
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric

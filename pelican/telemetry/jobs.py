@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Literal, get_args
 
 from pelican.errors import InfrastructureError, ResourceError, UserInputError
-from pelican.telemetry import metrics as m
+from pelican.metrics import catalogue as m
 from pelican.telemetry.exporter import JOB, pushed
 
 State = Literal["pending", "running", "succeeded", "failed"]

@@ -11,8 +11,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from pelican.telemetry import metrics as m
-from pelican.telemetry.series import active
+from pelican.metrics import catalogue as m
+from pelican.metrics.series import active
 
 if TYPE_CHECKING:
     from pelican.distillation.teacher import Reply

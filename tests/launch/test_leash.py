@@ -10,11 +10,11 @@ import time
 
 import pytest
 
-from pelican.launch.leash import alive, guard_group, identity
+from pelican.leash import alive, guard_group, identity
 
 STAGE = """
 import subprocess, sys, time
-from pelican.launch.leash import guard_group
+from pelican.leash import guard_group
 guard_group()
 print(subprocess.Popen(["sleep", "600"]).pid, flush=True)
 sys.stdin.read()

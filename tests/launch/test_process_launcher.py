@@ -15,8 +15,8 @@ import pytest
 
 from pelican.errors import InfrastructureError, PelicanError, ResourceError, UserInputError
 from pelican.launch import CancelledError, Job, JobResult, ProcessLauncher, StageError
-from pelican.launch.leash import alive, identity
-from pelican.launch.lock import exclusive, held
+from pelican.leash import alive, identity
+from pelican.lock import exclusive, held
 from pelican.records import Phase
 from pelican.stages.base import StageName, StageSpec, finished_manifest
 from pelican.storage.manifests import read_manifest

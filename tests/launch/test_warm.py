@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from pelican.launch import warm
-from pelican.launch.leash import alive, identity
+from pelican.leash import alive, identity
 
 
 @pytest.fixture

@@ -70,7 +70,7 @@ def pushgateway(folder: Path) -> Iterator[str]:
 
 
 def families(text: str) -> dict[str, Metric]:
-    """The exposition format, by the names of `pelican.telemetry.metrics`."""
+    """The exposition format, by the names of `pelican.metrics.catalogue`."""
     found = {}
     for family in text_string_to_metric_families(text):
         name = f"{family.name}_total" if family.type == "counter" else family.name

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from pelican.errors import UserInputError
+from pelican.metrics import catalogue as m
 from pelican.telemetry import exporter, jobs, record
-from pelican.telemetry import metrics as m
 from tests.telemetry.servers import free_port, get, pushgateway, values
 
 ROOT = Path(__file__).parent.parent.parent
@@ -61,7 +61,8 @@ def test_four_processes_of_a_pod_are_one_target(tmp_path: Path) -> None:
 def test_without_a_place_nothing_is_imported_and_nothing_happens() -> None:
     code = """
 import sys
-from pelican.telemetry import exporter, jobs, record, metrics, series
+from pelican.metrics import catalogue as metrics, series
+from pelican.telemetry import exporter, jobs, record
 with exporter.open_stage("rollout", "rl", "key", None) as stage:
     metrics.LOSS.set(1.0)
     record.progressed(1, 2, counted=True)

@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 import yaml
 
-import pelican.telemetry.metrics  # noqa: F401  names the series
+import pelican.metrics.catalogue  # noqa: F401  names the series
 from pelican.dashboards import BOARDS, Board
 from pelican.dashboards.grafana import render
 from pelican.dashboards.local import RULES, plain_rules, write_configuration
+from pelican.metrics.series import COMMON, SERIES
 from pelican.settings import home
-from pelican.telemetry.series import COMMON, SERIES
 from tests.telemetry.servers import program
 
 MONITORING = home() / "manifests" / "monitoring"

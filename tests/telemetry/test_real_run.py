@@ -14,11 +14,11 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-import pelican.telemetry.metrics  # noqa: F401  names the series
+import pelican.metrics.catalogue  # noqa: F401  names the series
 from pelican.dashboards import BOARDS
 from pelican.dashboards.local import commands, page, plain_query, write_configuration
+from pelican.metrics.series import SERIES
 from pelican.settings import home
-from pelican.telemetry.series import SERIES
 from tests.telemetry.servers import free_port, get, program, running
 
 # Six steps, because the trainers log every five.

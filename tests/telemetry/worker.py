@@ -7,8 +7,8 @@ import sys
 import time
 from pathlib import Path
 
+from pelican.metrics import catalogue as m
 from pelican.telemetry import exporter, record
-from pelican.telemetry import metrics as m
 
 
 def meet(folder: Path, name: str) -> None:

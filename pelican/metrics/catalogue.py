@@ -6,7 +6,7 @@ All carry the labels `stage` and `phase`; none carries the run, because runs are
 
 from __future__ import annotations
 
-from pelican.telemetry.series import Across, Series, Unit
+from pelican.metrics.series import Across, Series, Unit
 
 LENGTHS = (0.0, 16.0, 64.0, 256.0, 1024.0, 4096.0, 16384.0)
 

@@ -1,0 +1,1 @@
+"""The series that Pelican gives to Prometheus; without an exporter nothing is kept."""
