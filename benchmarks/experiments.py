@@ -17,7 +17,8 @@ from typing import Any
 
 from pelican import settings
 from pelican.errors import UserInputError
-from pelican.runs import manifests, show
+from pelican.outcome import show
+from pelican.runs import manifests
 from pelican.storage.objects import ObjectStore, open_store
 
 

@@ -17,8 +17,8 @@ from typing import Literal
 from pelican import settings
 from pelican.doctor_cluster import examine
 from pelican.errors import PelicanError
-from pelican.preflight import check_checkpoint
 from pelican.recipes import find_recipe
+from pelican.storage.checkpoint import check_checkpoint
 
 Level = Literal["ok", "missing", "optional"]
 PYTHONS = ((3, 11), (3, 12))

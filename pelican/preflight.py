@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import json
 import shutil
-import struct
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,8 @@ from pelican.recipe import Recipe
 from pelican.recipes.overrides import fields, sentence
 from pelican.runs import CANCELLED, FAILURE, RECIPE, SUMMARY, read_json, run_prefix
 from pelican.stages.base import corrections_place, input_digest, resolve_input
-from pelican.storage.listing import Listing, listing
+from pelican.storage.checkpoint import check_checkpoint
+from pelican.storage.listing import listing
 from pelican.storage.manifests import file_digest, versions
 from pelican.storage.objects import ObjectStore, local_path, open_store
 from pelican.telemetry import record
@@ -29,7 +29,6 @@ from pelican.telemetry.exporter import pushed
 
 DECODED_BYTES = 1 << 31  # above, images are not read here but where they are used: rollout, eval
 CHECKED = "cache/preflight"  # in the store: what was found of a pool, by its content
-INDEX = "model.safetensors.index.json"
 POOLS = ("train", "replay", "evaluation", "general")
 
 
@@ -112,65 +111,6 @@ def check_places(store: ObjectStore, recipe: Recipe) -> None:
         in_store = not where.startswith("/") and store.exists(where)
         if not (in_store or "://" in place or Path(place).exists()):
             raise UserInputError(f"{field}={where}: there is nothing at {place}; change the field")
-
-
-def check_checkpoint(name: str, where: str) -> None:
-    """A Hugging Face folder or s3:// URI: configuration, tokenizer, processor, whole safetensors."""
-    folder = listing(where)
-    if folder is None or not folder.sizes:
-        raise UserInputError(
-            f"{name}: there is no checkpoint at {where}; change the field, or make the small ones"
-            " (`make base-model`)"
-        )
-    for wanted in (
-        "config.json",
-        "tokenizer.json|vocab.json",
-        "preprocessor_config.json|processor_config.json",
-    ):
-        if not any(file in folder.sizes for file in wanted.split("|")):
-            choices = " or ".join(wanted.split("|"))
-            raise UserInputError(f"{name}: the checkpoint {where} lacks {choices}")
-    try:
-        json.loads(folder.read("config.json"))
-    except ValueError:
-        raise UserInputError(f"{name}: {where}/config.json is not JSON") from None
-    weights = sorted(file for file in folder.sizes if file.endswith(".safetensors"))
-    if INDEX in folder.sizes:
-        try:
-            named = set(json.loads(folder.read(INDEX))["weight_map"].values())
-        except (ValueError, LookupError, TypeError, AttributeError):
-            raise UserInputError(
-                f"{name}: {where}/{INDEX} names no weights; copy it again"
-            ) from None
-        missing = sorted(named - set(folder.sizes))
-        if missing:
-            raise UserInputError(f"{name}: the checkpoint {where} lacks {missing[0]}")
-    if not weights:
-        raise UserInputError(f"{name}: the checkpoint {where} has no .safetensors file")
-    for file in weights:
-        check_safetensors(name, folder, file)
-
-
-def check_safetensors(name: str, folder: Listing, file: str) -> None:
-    """The header is read and its longest offset compared with the file's size; no tensor is."""
-    size = folder.sizes[file]
-    try:
-        (length,) = struct.unpack("<Q", folder.read(file, 0, 8))
-        if length > size - 8:
-            raise ValueError
-        header = json.loads(folder.read(file, 8, length))
-        end = max(
-            (t["data_offsets"][1] for k, t in header.items() if k != "__metadata__"), default=0
-        )
-    except (struct.error, ValueError, KeyError, TypeError):
-        raise UserInputError(
-            f"{name}: {folder.where}/{file} is not a whole safetensors file"
-        ) from None
-    if 8 + length + end != size:
-        raise UserInputError(
-            f"{name}: {folder.where}/{file} has {size} bytes but its header tells of"
-            f" {8 + length + end}; copy it again"
-        )
 
 
 def _pool(name: str, where: str) -> Path:

@@ -31,7 +31,12 @@ ROOT = Path(__file__).parent.parent
 def write_checkpoint(folder: Path) -> Path:
     """A folder with what preflight looks for; the weights are one small tensor."""
     folder.mkdir(parents=True)
-    for name in ("config.json", "tokenizer.json", "preprocessor_config.json"):
+    for name in (
+        "config.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "preprocessor_config.json",
+    ):
         (folder / name).write_text("{}")
     header = {"weight": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}
     text = json.dumps(header).encode()

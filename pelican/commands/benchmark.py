@@ -113,10 +113,11 @@ def _engine(
         )
         return name, name, lambda: EndpointEngine(client, recipe.model.system_prompt)
     from pelican.benchmarks.run import checkpoint_stamp
-    from pelican.engines.base import check_checkpoint, open_engine
+    from pelican.engines.base import open_engine
+    from pelican.storage.checkpoint import check_checkpoint
 
     folder = Path(settings.resolve(model))
-    check_checkpoint(folder)
+    check_checkpoint("--model", str(folder))
     identity = f"{folder.name}@{checkpoint_stamp(folder)}"
     return folder.name, identity, lambda: open_engine(recipe.rollout, recipe.model, folder)
 

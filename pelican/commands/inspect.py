@@ -8,9 +8,10 @@ from typing import Any
 
 from pelican import settings
 from pelican.commands.tables import rows_table, score_table
+from pelican.outcome import scores, show
 from pelican.recipes import ABLATIONS, ABLATIONS_OF_A_NUMBER, BASES, PIPELINES, find_recipe
 from pelican.recipes.overrides import describe, fields
-from pelican.runs import list_runs, manifests, scores, show, state
+from pelican.runs import list_runs, manifests, state
 from pelican.storage.objects import open_store
 from pelican.telemetry.progress import duration, where
 

@@ -31,10 +31,10 @@ def add(
     store: Store = None,
 ) -> None:
     """Register a checkpoint that was trained elsewhere; a model's first version becomes current."""
-    from pelican.preflight import check_checkpoint
     from pelican.registry.aliases import promote, read_aliases, user_name
     from pelican.registry.card import model_card
     from pelican.registry.versions import Lineage, checkpoint_digest, register
+    from pelican.storage.checkpoint import check_checkpoint
 
     objects = _store(store)
     folder = Path(settings.resolve(str(checkpoint)))

@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from pelican import settings
 from pelican.errors import PelicanError, UserInputError
-from pelican.recipe import Recipe
-from pelican.recipes import find_recipe, for_pipeline
-from pelican.registry.aliases import resolve_model
-from pelican.registry.versions import ModelVersion
+from pelican.retrain.plan import plan_of
 from pelican.retrain.records import Verdict, read_verdict
-from pelican.retrain.versions import find_version
 from pelican.runs import state
-from pelican.storage.objects import ObjectStore, open_store
+from pelican.storage.objects import open_store
 
 REASONS = 6  # of a verdict, shown
 
@@ -54,33 +49,6 @@ def retrain(
     if verdict is None:
         raise PelicanError(f"run {plan.run} ended without a verdict; `pelican show {plan.run}`")
     print_verdict(verdict)
-
-
-@dataclass(frozen=True)
-class Plan:
-    """A retraining by its run's name, which data, model version and recipe determine."""
-
-    run: str
-    data: str
-    parent: str
-    overrides: list[str]
-    learned: bool
-
-
-def plan_of(
-    store: ObjectStore, data: str, model: str, address: str, overrides: Sequence[str]
-) -> Plan:
-    """What a call means. Raises UserInputError for data, a model or a recipe that is not there."""
-    version, parent = find_version(store, data), resolve_model(store, model)
-    wanted = [*overrides, f"retrain.data={version.name}", f"retrain.parent={parent.name}"]
-    recipe = for_pipeline("retrain", find_recipe(address, wanted))
-    learned = any(use.digest == version.digest for use in parent.lineage.data)
-    return Plan(run_name(parent, recipe), version.name, parent.name, wanted, learned)
-
-
-def run_name(parent: ModelVersion, recipe: Recipe) -> str:
-    """The same for the same model version, data and recipe: what makes the call idempotent."""
-    return f"retrain-{parent.model[:24].rstrip('-')}-{parent.version}-{recipe.digest()[:10]}"
 
 
 def print_verdict(verdict: Verdict) -> None:

@@ -19,6 +19,7 @@ from pelican.launch.base import CancelledError, error_of
 from pelican.launch.choice import choose
 from pelican.leash import OWNER, PARENT, identity
 from pelican.lock import exclusive
+from pelican.outcome import show
 from pelican.preflight import check_places, check_same_recipe
 from pelican.recipe import Recipe
 from pelican.recipes import find_recipe, for_pipeline
@@ -34,7 +35,6 @@ from pelican.runs import (
     read_recipe,
     read_submission,
     run_prefix,
-    show,
     state,
 )
 from pelican.stages.base import STAGES
@@ -80,7 +80,7 @@ def submit(
         objects.write(f"{run_prefix(name)}/{RUN}", record.encode(), if_absent=True)
         objects.delete(f"{run_prefix(name)}/{CANCELLED}")
         if chosen == "kubeflow":
-            from pelican.launch.kfp_client import submit_run
+            from pipelines.submit import submit_run
 
             kfp_run = submit_run(objects, name, pipeline, recipe)
             if wait:

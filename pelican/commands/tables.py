@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from pelican.runs import score_rows
+from pelican.outcome import score_rows
 
 
 def console() -> Console:

@@ -90,9 +90,9 @@ def compile_(
     """Compile the pipeline that polls once, for a recurring run of Kubeflow."""
     from kfp import compiler
 
-    from pelican.launch.kfp_client import step_pods
     from pipelines.pods import pods
     from pipelines.poll import build
+    from pipelines.submit import step_pods
 
     uri = settings.store_uri(store)
     with pods(step_pods(open_store(uri))):

@@ -11,9 +11,9 @@ import numpy.typing as npt
 
 from pelican import settings
 from pelican.digest import digest_of
-from pelican.errors import UserInputError
 from pelican.recipe import ModelConfig, RolloutConfig, Sampling
 from pelican.records import Rollout, Sample
+from pelican.storage.checkpoint import check_checkpoint
 
 
 class Engine(ABC):
@@ -42,24 +42,6 @@ def rollout_seed(seed: int, sample_id: str, index: int) -> int:
     return int(digest_of([seed, sample_id, index]), 16) >> 1
 
 
-def check_checkpoint(checkpoint: Path) -> None:
-    """Say what a folder lacks to be a Hugging Face checkpoint in safetensors."""
-    if not checkpoint.is_dir():
-        raise UserInputError(f"checkpoint {checkpoint} is not a folder; check the recipe's models")
-    missing = [
-        name
-        for name in ("config.json", "tokenizer_config.json", "preprocessor_config.json")
-        if not (checkpoint / name).exists()
-        and not (
-            name.startswith("preprocessor") and (checkpoint / "processor_config.json").exists()
-        )
-    ]
-    if not any(checkpoint.glob("*.safetensors")):
-        missing.append("*.safetensors (other formats are not read: they can carry code)")
-    if missing:
-        raise UserInputError(f"checkpoint {checkpoint} lacks {', '.join(missing)}")
-
-
 def open_engine(
     config: RolloutConfig, model: ModelConfig, checkpoint: Path, threads: int = 1
 ) -> Engine:
@@ -68,7 +50,7 @@ def open_engine(
         from pelican.engines.replay import ReplayEngine
 
         return ReplayEngine(checkpoint)
-    check_checkpoint(checkpoint)
+    check_checkpoint("models", str(checkpoint))
     if config.engine == "vllm":
         from pelican.engines.vllm import VllmEngine
 

@@ -13,8 +13,8 @@ from pelican import settings
 from pelican.errors import PelicanError, ResourceError, UserInputError
 from pelican.launch.base import Job, JobResult, Launcher, StageError
 from pelican.launch.process import ProcessLauncher
+from pelican.pools import pool_of
 from pelican.records import Phase
-from pelican.retrain.pools import pool_of
 from pelican.runs import FAILURE, read_recipe, run_prefix, stage_prefix
 from pelican.stages.base import (
     CORRECTIONS,

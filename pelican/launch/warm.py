@@ -16,6 +16,7 @@ import gc
 import importlib
 import json
 import os
+import runpy
 import selectors
 import signal
 import socket
@@ -236,9 +237,7 @@ def _become(
         if torch := sys.modules.get("torch"):
             torch.set_num_threads(int(environment.get("OMP_NUM_THREADS", "1")))
         sys.argv = ["pelican", *arguments]
-        from pelican.cli import main
-
-        main()
+        runpy.run_module("pelican", run_name="__main__", alter_sys=True)
         code = 0
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else 0 if end.code is None else 1

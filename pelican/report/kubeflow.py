@@ -14,18 +14,11 @@ from typing import Any
 
 import polars as pl
 
+from pelican.outcome import report_path, score_rows
 from pelican.recipe import Recipe
 from pelican.recipes.overrides import fields
-from pelican.runs import (
-    finish,
-    manifests,
-    read_json,
-    read_recipe,
-    report_path,
-    run_prefix,
-    score_rows,
-    stage_prefix,
-)
+from pelican.report.finish import finish
+from pelican.runs import manifests, read_json, read_recipe, run_prefix, stage_prefix
 from pelican.storage.manifests import Manifest, read_manifest
 from pelican.storage.objects import ObjectStore
 

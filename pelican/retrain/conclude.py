@@ -9,6 +9,7 @@ import polars as pl
 from pelican.errors import UserInputError
 from pelican.evaluation.promotion import DataFacts, judge
 from pelican.evaluation.results import read_results
+from pelican.pools import intake_prefix
 from pelican.recipe import Recipe
 from pelican.registry.aliases import MovedError, promote, resolve_model, set_candidate
 from pelican.registry.card import model_card
@@ -21,7 +22,6 @@ from pelican.registry.versions import (
     register,
 )
 from pelican.retrain.intake import FACTS
-from pelican.retrain.pools import intake_prefix
 from pelican.retrain.records import Intake, Outcome, Verdict, write_verdict
 from pelican.runs import last_policy, manifests, read_json, run_prefix, stage_prefix
 from pelican.storage.manifests import Manifest, now

@@ -15,6 +15,7 @@ import polars as pl
 from pelican import settings
 from pelican.errors import PelicanError, UserInputError
 from pelican.launch.steps import note_failure
+from pelican.pools import intake_prefix, practice_prefix
 from pelican.recipe import Recipe
 from pelican.registry.versions import ModelVersion
 from pelican.retrain.conclude import (
@@ -25,7 +26,6 @@ from pelican.retrain.conclude import (
     read_intake,
 )
 from pelican.retrain.intake import take_in
-from pelican.retrain.pools import intake_prefix, practice_prefix
 from pelican.retrain.practice import WEAKNESS, Sources, compose, diagnose
 from pelican.retrain.records import Weakness
 from pelican.retrain.versions import find_version

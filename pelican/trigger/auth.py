@@ -1,13 +1,7 @@
-"""Who may send events: a bearer token, or a signature after the Standard Webhooks specification.
-
-A signed request has `webhook-id`, `webhook-timestamp` (seconds) and `webhook-signature`, a list of
-`v1,<base64 of HMAC-SHA256 over "id.timestamp.body">`. The same form signs what Pelican sends.
-"""
+"""Who may send events: a bearer token, or a signature after the Standard Webhooks specification."""
 
 from __future__ import annotations
 
-import base64
-import binascii
 import hashlib
 import hmac
 from collections.abc import Mapping, Sequence
@@ -15,7 +9,8 @@ from dataclasses import dataclass
 
 from pydantic import SecretStr
 
-ID, TIMESTAMP, SIGNATURE = "webhook-id", "webhook-timestamp", "webhook-signature"
+from pelican.signature import ID, SIGNATURE, TIMESTAMP, sign
+
 _MAX_HEADER = 1024
 
 
@@ -80,22 +75,6 @@ def _signed(
     if abs(now - int(stamp)) > tolerance_s:
         raise RefusedError(401, "stale", f"{TIMESTAMP} is more than {tolerance_s:g} s off")
     return Sender("signature", request_id)
-
-
-def sign(secret: str, request_id: str, timestamp: int, body: bytes) -> str:
-    """`v1,<base64>`. A secret `whsec_<base64>` stands for its bytes, another for its text."""
-    content = f"{request_id}.{timestamp}.".encode("utf-8", "replace") + body
-    mac = hmac.new(_key(secret), content, hashlib.sha256).digest()
-    return "v1," + base64.b64encode(mac).decode()
-
-
-def _key(secret: str) -> bytes:
-    if secret.startswith("whsec_"):
-        try:
-            return base64.b64decode(secret.removeprefix("whsec_"), validate=True)
-        except binascii.Error:
-            pass
-    return secret.encode()
 
 
 def _equal(given: bytes, token: SecretStr) -> bool:

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from typing import IO, Literal
 
 from pelican import settings
-from pelican.commands.retrain import Plan, plan_of
 from pelican.errors import PelicanError
 from pelican.launch.kfp_api import ENDED, Kfp
 from pelican.launch.kfp_client import kfp_run_of
+from pelican.retrain.plan import Plan, plan_of
 from pelican.retrain.records import read_verdict
 from pelican.runs import CANCELLED, run_prefix, state
 from pelican.storage.objects import ObjectStore

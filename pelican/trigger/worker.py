@@ -18,9 +18,9 @@ from typing import Any, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict
 
-from pelican.commands.retrain import Plan
 from pelican.errors import UserInputError
 from pelican.registry.aliases import resolve_model
+from pelican.retrain.plan import Plan
 from pelican.retrain.records import read_verdict
 from pelican.storage.objects import ObjectStore
 from pelican.trigger import audit

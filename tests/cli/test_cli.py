@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from pelican import runs
+from pelican import outcome, runs
 from tests.conftest import World
 
 HEAVY = ("torch", "transformers", "kfp", "vllm", "polars", "pyarrow", "numpy", "datasets")
@@ -132,7 +132,7 @@ def test_kill_9_of_the_command_leaves_no_process_and_the_same_command_resumes(
     assert len(tree["counts"]) == 2
     assert len(tree["durations"]) == 12
     summary = json.loads(world.store.read("runs/killed/summary.json"))
-    assert runs.summary_metrics(summary)["embodied gain"] == 8.0
+    assert outcome.summary_metrics(summary)["embodied gain"] == 8.0
 
 
 def test_recipe_show_prints_the_resolved_tree(world: World) -> None:

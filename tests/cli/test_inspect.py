@@ -11,6 +11,7 @@ import pytest
 from pelican import runs
 from pelican.commands.inspect import print_run
 from pelican.commands.pages import print_comparison, print_report
+from pelican.report.finish import finish
 from pelican.storage.objects import FolderStore
 from tests.report.made_run import NAME, MadeRun
 
@@ -89,7 +90,7 @@ def test_report_writes_the_page_again_and_prints_its_path(
 
 
 def test_the_summary_is_finite_and_the_run_complete(store: FolderStore) -> None:
-    metrics = runs.finish(store, NAME, "metaloop", succeeded=True)
+    metrics = finish(store, NAME, "metaloop", succeeded=True)
     assert metrics["complete"] == 1.0
     assert {"embodied", "general", "embodied gain", "general gain"} <= set(metrics)
     assert all(math.isfinite(value) for value in metrics.values())
@@ -99,7 +100,7 @@ def test_the_summary_is_finite_and_the_run_complete(store: FolderStore) -> None:
 
 
 def test_a_failure_is_not_hidden_by_the_summary(store: FolderStore) -> None:
-    metrics = runs.finish(store, NAME, "metaloop", succeeded=False)
+    metrics = finish(store, NAME, "metaloop", succeeded=False)
     assert metrics["complete"] == 0.0
     assert runs.state(store, NAME) != "complete"
 
@@ -112,4 +113,4 @@ def test_a_run_that_lacks_its_last_loop_is_not_complete(tmp_path: Path) -> None:
 
     full = find_recipe("tiny", [f"loops=2 data.train={recipe['data']['train']}"])
     store.write(f"runs/{NAME}/recipe.json", full.model_dump_json().encode())
-    assert runs.finish(store, NAME, "metaloop", succeeded=True)["complete"] == 0.0
+    assert finish(store, NAME, "metaloop", succeeded=True)["complete"] == 0.0

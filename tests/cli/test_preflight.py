@@ -38,7 +38,7 @@ def test_a_sound_world_passes_and_the_recipe_is_kept(world: World) -> None:
         ("echo {{ > {0}/policy/model.safetensors.index.json", "index.json names no weights"),
         ("echo [] > {0}/policy/model.safetensors.index.json", "index.json names no weights"),
         ("rm {0}/policy/tokenizer.json", "lacks tokenizer.json or vocab.json"),
-        ("rm {0}/policy/model.safetensors", "has no .safetensors file"),
+        ("rm {0}/policy/model.safetensors", r"lacks \*.safetensors"),
         ("rm -r {0}/teacher", "models.teacher: there is no checkpoint"),
         ("truncate -s -4 {0}/policy/model.safetensors", "copy it again"),
         ("truncate -s 4 {0}/policy/model.safetensors", "not a whole safetensors file"),

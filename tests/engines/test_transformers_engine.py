@@ -9,12 +9,12 @@ import pytest
 import torch
 from PIL import Image
 
-from pelican.engines.base import check_checkpoint
 from pelican.engines.prompts import messages
 from pelican.engines.transformers import TransformersEngine, load_model
 from pelican.errors import UserInputError
 from pelican.recipe import ModelConfig, Sampling
 from pelican.records import Turn
+from pelican.storage.checkpoint import check_checkpoint
 from tests.data.factory import clip, sample
 from tests.engines.twin import write_twin
 
@@ -120,4 +120,4 @@ def test_embeddings_are_the_mean_of_the_towers_features(
 def test_a_folder_that_is_no_checkpoint_is_named_with_what_it_lacks(tmp_path: Path) -> None:
     (tmp_path / "pytorch_model.bin").touch()
     with pytest.raises(UserInputError, match=r"lacks config.json.*safetensors"):
-        check_checkpoint(tmp_path)
+        check_checkpoint("policy", str(tmp_path))

@@ -24,10 +24,11 @@ from pelican.errors import InfrastructureError, PelicanError, UserInputError
 from pelican.launch import kfp_client
 from pelican.launch.base import CancelledError
 from pelican.launch.kfp_api import Kfp
-from pelican.launch.kfp_client import wait_for, written_out
+from pelican.launch.kfp_client import wait_for
 from pelican.recipes import find_recipe
 from pipelines import compile_pipeline
 from pipelines.pods import StepPods
+from pipelines.submit import graph_of
 
 V2 = "/apis/v2beta1"
 
@@ -227,6 +228,6 @@ def test_pods_of_steps_get_secrets_by_reference_and_all_of_them_do(tmp_path: Pat
 
 def test_the_same_graph_is_the_same_version(tmp_path: Path) -> None:
     one, two = (package(tmp_path)[1]["ir"] for _ in range(2))
-    assert written_out(one) == written_out(two)
+    assert graph_of(one) == graph_of(two)
     other = package(tmp_path, "rl.max_steps=3")[1]["ir"]
-    assert written_out(other) == written_out(one), "only the parameter's default differs"
+    assert graph_of(other) == graph_of(one), "only the parameter's default differs"

@@ -129,7 +129,6 @@ def test_the_engine_decodes_what_the_launcher_says(
         taken.append(batch_size)
 
     monkeypatch.setattr(TransformersEngine, "load", load)
-    (world.root / "policy" / "tokenizer_config.json").write_text("{}")
     recipe = world.recipe("rollout.batch_size=128")
     for given in ("", "64", "999", "many"):
         monkeypatch.setenv(settings.BATCH_SIZE, given)

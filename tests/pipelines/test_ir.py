@@ -15,6 +15,7 @@ from pelican.errors import UserInputError
 from pelican.recipes import PIPELINES, find_recipe, for_pipeline
 from pipelines import build, compile_pipeline
 from pipelines.pods import StepPods
+from pipelines.submit import written_out
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -28,32 +29,6 @@ def compiled(name: str, path: Path, *overrides: str) -> dict[str, Any]:
 def tasks(tree: dict[str, Any]) -> list[dict[str, Any]]:
     dags = [tree["root"], *tree["components"].values()]
     return [task for dag in dags if "dag" in dag for task in dag["dag"]["tasks"].values()]
-
-
-def written_out(tree: dict[str, Any]) -> dict[str, Any]:
-    """The graph with every component and executor in place of its name.
-
-    kfp numbers the components of nested pipelines differently at each compilation.
-    """
-    executors = tree["deploymentSpec"]["executors"]
-
-    def component(found: dict[str, Any]) -> dict[str, Any]:
-        found = dict(found)
-        if "executorLabel" in found:
-            found["executor"] = executors[found.pop("executorLabel")]
-        if "dag" in found:
-            dag = dict(found["dag"])
-            dag["tasks"] = {
-                name: {**task, "componentRef": component(by_name(task))}
-                for name, task in dag["tasks"].items()
-            }
-            found["dag"] = dag
-        return found
-
-    def by_name(task: dict[str, Any]) -> dict[str, Any]:
-        return tree["components"][task["componentRef"]["name"]]
-
-    return {"root": component(tree["root"]), "pipeline": tree["pipelineInfo"]}
 
 
 def names(tree: dict[str, Any]) -> list[str]:

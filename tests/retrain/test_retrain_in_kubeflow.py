@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from pelican.commands.retrain import Plan, plan_of, retrain
+from pelican.commands.retrain import retrain
 from pelican.commands.submit import submit
 from pelican.errors import PelicanError, UserInputError
 from pelican.launch.base import CancelledError
 from pelican.registry.aliases import promote
 from pelican.registry.versions import Lineage, register
+from pelican.retrain.plan import Plan, plan_of
 from pelican.retrain.records import Verdict, write_verdict
 from pelican.runs import CANCELLED, FAILURE, run_prefix
 from pelican.storage.manifests import now

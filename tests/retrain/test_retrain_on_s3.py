@@ -10,11 +10,11 @@ import pytest
 from pelican.data.pool import read_index
 from pelican.data.versions import versions_folder
 from pelican.errors import UserInputError
+from pelican.pools import intake_prefix, practice_prefix
 from pelican.registry.aliases import MovedError, promote, read_aliases, resolve_model, set_candidate
 from pelican.registry.decisions import override
 from pelican.registry.versions import DataUse, Lineage, list_versions, register
 from pelican.retrain.conclude import read_intake
-from pelican.retrain.pools import intake_prefix, practice_prefix
 from pelican.retrain.steps import intake_step, practice_step
 from pelican.retrain.versions import find_version
 from pelican.runs import stage_prefix

@@ -13,8 +13,8 @@ import sys
 import time
 from pathlib import Path
 
-from pelican.commands.retrain import plan_of
 from pelican.lock import exclusive
+from pelican.retrain.plan import plan_of
 from pelican.retrain.records import Verdict, read_verdict, write_verdict
 from pelican.storage.manifests import now
 from pelican.storage.objects import open_store

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
-from pelican.trigger.auth import RefusedError, authenticate, sign
+from pelican.signature import sign
+from pelican.trigger.auth import RefusedError, authenticate
 
 TOKENS = [SecretStr("the-old-token-0000"), SecretStr("the-new-token-1111")]
 SECRETS = [SecretStr("the-old-secret-000"), SecretStr("the-new-secret-111")]

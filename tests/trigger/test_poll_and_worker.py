@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pelican.commands.retrain import Plan
+from pelican.retrain.plan import Plan
 from pelican.retrain.records import Verdict, write_verdict
 from pelican.storage.manifests import now
 from pelican.storage.objects import FolderStore

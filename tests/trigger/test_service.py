@@ -14,9 +14,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from pelican.signature import sign
 from pelican.storage.objects import FolderStore
 from pelican.trigger.audit import read_audit
-from pelican.trigger.auth import sign
 from tests.trigger.made import (
     SECRET,
     TOKEN,

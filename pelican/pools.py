@@ -1,4 +1,4 @@
-"""Where a retraining's stages find their pools: in the run, not in the recipe."""
+"""Where the stages of a run find their pools: a retraining has them in the run, not in the recipe."""
 
 from __future__ import annotations
 
