@@ -22,7 +22,8 @@ from pelican.recipes import find_recipe
 from pelican.records import Phase
 from pelican.settings import resolve
 from pelican.stages import rollout
-from pelican.stages.base import StageSpec, run_stage
+from pelican.stages.run import run_stage
+from pelican.stages.spec import StageSpec
 
 
 def run(samples: int, times: int = 2) -> None:

@@ -239,7 +239,7 @@ def gc(
 @app.command()
 def doctor(store: Store = None) -> None:
     """What is installed, reachable and missing, and the command that mends it."""
-    from pelican.doctor import report as examine
+    from pelican.commands.doctor import report as examine
 
     if not examine(store):
         raise typer.Exit(1)

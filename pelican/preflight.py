@@ -18,7 +18,7 @@ from pelican.errors import UserInputError
 from pelican.recipe import Recipe
 from pelican.recipes.overrides import fields, sentence
 from pelican.runs import CANCELLED, FAILURE, RECIPE, SUMMARY, read_json, run_prefix
-from pelican.stages.base import corrections_place, input_digest, resolve_input
+from pelican.stages.inputs import corrections_place, input_digest, resolve_input
 from pelican.storage.checkpoint import check_checkpoint
 from pelican.storage.listing import listing
 from pelican.storage.manifests import file_digest, versions

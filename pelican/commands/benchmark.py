@@ -113,7 +113,7 @@ def _engine(
         )
         return name, name, lambda: EndpointEngine(client, recipe.model.system_prompt)
     from pelican.benchmarks.run import checkpoint_stamp
-    from pelican.engines.base import open_engine
+    from pelican.engines.opening import open_engine
     from pelican.storage.checkpoint import check_checkpoint
 
     folder = Path(settings.resolve(model))

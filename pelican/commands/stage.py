@@ -83,7 +83,8 @@ def _tell(error: PelicanError) -> None:
 
 def _run(name: str, path: str) -> None:
     from pelican.recipes.overrides import nearest
-    from pelican.stages.base import STAGES, StageSpec, run_stage
+    from pelican.stages.run import run_stage
+    from pelican.stages.spec import STAGES, StageSpec
     from pelican.storage.objects import local_path
 
     if name not in STAGES:

@@ -37,7 +37,7 @@ from pelican.runs import (
     run_prefix,
     state,
 )
-from pelican.stages.base import STAGES
+from pelican.stages.spec import STAGES
 from pelican.storage.manifests import now
 from pelican.storage.objects import ObjectStore, open_store
 from pelican.storage.publish import publish

@@ -1,5 +1,6 @@
 """Who generates completions: transformers, vLLM, or a replay of recorded rollouts."""
 
-from pelican.engines.base import Engine, open_engine
+from pelican.engines.base import Engine
+from pelican.engines.opening import open_engine
 
 __all__ = ["Engine", "open_engine"]

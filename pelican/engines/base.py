@@ -1,19 +1,16 @@
-"""The one interface of all engines. Imports no torch: an engine is loaded when it is opened."""
+"""The one interface of all engines. Imports no torch."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from pelican import settings
 from pelican.digest import digest_of
-from pelican.recipe import ModelConfig, RolloutConfig, Sampling
+from pelican.recipe import Sampling
 from pelican.records import Rollout, Sample
-from pelican.storage.checkpoint import check_checkpoint
 
 
 class Engine(ABC):
@@ -40,22 +37,3 @@ class Engine(ABC):
 def rollout_seed(seed: int, sample_id: str, index: int) -> int:
     """A 63-bit seed of its own for every rollout."""
     return int(digest_of([seed, sample_id, index]), 16) >> 1
-
-
-def open_engine(
-    config: RolloutConfig, model: ModelConfig, checkpoint: Path, threads: int = 1
-) -> Engine:
-    """Load the engine that `config.engine` names, with `checkpoint`."""
-    if config.engine == "replay":
-        from pelican.engines.replay import ReplayEngine
-
-        return ReplayEngine(checkpoint)
-    check_checkpoint("models", str(checkpoint))
-    if config.engine == "vllm":
-        from pelican.engines.vllm import VllmEngine
-
-        return VllmEngine(config.vllm, model, checkpoint, threads)
-    from pelican.engines.transformers import TransformersEngine
-
-    batch_size = settings.batch_size(config.batch_size)
-    return TransformersEngine.load(model, checkpoint, batch_size, threads)

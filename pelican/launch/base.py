@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from pelican.errors import InfrastructureError, PelicanError, ResourceError, UserInputError
-from pelican.stages.base import StageSpec
+from pelican.stages.spec import StageSpec
 from pelican.storage.manifests import Manifest
 from pelican.telemetry.events import Event
 

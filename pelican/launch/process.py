@@ -30,7 +30,8 @@ from pelican.launch import warm
 from pelican.launch.base import CancelledError, Job, JobResult, Launcher, OnProgress, error_of
 from pelican.leash import PARENT, owner_alive
 from pelican.lock import exclusive
-from pelican.stages.base import REPLICATED, finished_manifest
+from pelican.stages.commit import finished_manifest
+from pelican.stages.spec import REPLICATED
 from pelican.storage.objects import open_store
 from pelican.telemetry.events import parse
 

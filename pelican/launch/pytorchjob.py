@@ -29,7 +29,7 @@ from pelican.launch.jobspec import (
 from pelican.launch.kube import Absent, Conflict, Kube
 from pelican.launch.target import Target
 from pelican.runs import CANCELLED, run_prefix
-from pelican.stages.base import finished_manifest
+from pelican.stages.commit import finished_manifest
 from pelican.storage.objects import ObjectStore, open_store
 from pelican.telemetry.events import emit
 

@@ -16,13 +16,9 @@ from pelican.launch.process import ProcessLauncher
 from pelican.pools import pool_of
 from pelican.records import Phase
 from pelican.runs import FAILURE, read_recipe, run_prefix, stage_prefix
-from pelican.stages.base import (
-    CORRECTIONS,
-    StageName,
-    StageSpec,
-    corrections_place,
-    finished_manifest,
-)
+from pelican.stages.commit import finished_manifest
+from pelican.stages.inputs import CORRECTIONS, corrections_place
+from pelican.stages.spec import StageName, StageSpec
 from pelican.storage.manifests import Manifest
 from pelican.storage.objects import ObjectStore, open_store
 from pelican.telemetry.events import Event, emit

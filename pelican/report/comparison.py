@@ -12,8 +12,7 @@ from pelican.evaluation.metrics import Difference, Estimate, total_difference
 from pelican.evaluation.summary import compare
 from pelican.report.cost import Cost, cost_of
 from pelican.report.labels import labelled, open_address
-from pelican.report.run import RESAMPLES, Evaluation, Run
-from pelican.report.sections.contrast import kind_of
+from pelican.report.run import RESAMPLES, Evaluation, Run, kind_of
 from pelican.storage.objects import ObjectStore
 
 MOST_PAIRED = 8  # runs of which every pair is compared; of more each with the first

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict
 
 from pelican.report.run import Run, StageRun
 
-RESOURCES = "resources"  # of a manifest's notes; see pelican.stages.base
+RESOURCES = "resources"  # of a manifest's notes; see pelican.stages.resources
 
 
 class Cost(BaseModel):

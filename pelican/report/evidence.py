@@ -12,7 +12,7 @@ from pelican.errors import UserInputError
 from pelican.records import Sample
 from pelican.report.history import Attempt, Case, Moment
 from pelican.report.run import Run, StageRun
-from pelican.stages.base import CORRECTIONS, resolve_input
+from pelican.stages.inputs import CORRECTIONS, resolve_input
 
 SHOWN_ROLLOUTS = 2  # of each moment
 

@@ -146,7 +146,7 @@ def cost_metrics(found: list[Manifest], recipe: Recipe | None) -> dict[str, floa
     """Tokens, and hours of processes: GPU hours where each process has a GPU."""
     from pelican.launch.steps import make_job
     from pelican.records import Phase
-    from pelican.stages.base import StageSpec
+    from pelican.stages.spec import StageSpec
 
     def total(names: tuple[str, ...]) -> float:
         return float(sum(m.counts.get(name, 0) for m in found for name in names))

@@ -28,7 +28,7 @@ from pelican.report.interest import by_interest, habits
 from pelican.report.pages import render_page
 from pelican.report.pictures import answer_words, pictures
 from pelican.report.run import Run
-from pelican.stages.base import resolve_input
+from pelican.stages.inputs import resolve_input
 
 LEDGER = "ledger.html"
 BLOCK = 256  # samples of one block of texts

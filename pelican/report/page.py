@@ -14,8 +14,8 @@ from pelican.report.labels import labelled
 from pelican.report.ledger_page import build_ledger
 from pelican.report.ledger_view import view_forgotten, view_ledger
 from pelican.report.pages import render_page
-from pelican.report.run import Run, open_run
-from pelican.report.sections.contrast import contrast_figures, kind_of
+from pelican.report.run import Run, kind_of, open_run
+from pelican.report.sections.contrast import contrast_figures
 from pelican.report.sections.practice import practice_figures
 from pelican.report.sections.scores import capability_figures, score_figures
 from pelican.report.sections.training import cost_figures, rl_figures, sft_figures

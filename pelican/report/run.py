@@ -197,3 +197,10 @@ def _stage(store: ObjectStore, prefix: str) -> StageRun | None:
     if manifest is not None:
         name = manifest.stage
     return StageRun(prefix, int(loop[5:]), name, phase, manifest)
+
+
+def kind_of(run: Run) -> str:
+    """`RL only`, `SFT only` or `RL and SFT`, by what the run's pipeline and recipe let it do."""
+    rl = run.recipe.get("rl", {}).get("enabled", True) and run.pipeline != "sft_only"
+    sft = run.recipe.get("sft", {}).get("enabled", True) and run.pipeline != "rl_only"
+    return "RL and SFT" if rl and sft else "RL only" if rl else "SFT only"

@@ -30,7 +30,7 @@ from pelican.retrain.practice import WEAKNESS, Sources, compose, diagnose
 from pelican.retrain.records import Weakness
 from pelican.retrain.versions import find_version
 from pelican.runs import read_json, read_recipe, stage_prefix
-from pelican.stages.base import input_digest
+from pelican.stages.inputs import input_digest
 from pelican.storage.manifests import (
     Manifest,
     commit_manifest,

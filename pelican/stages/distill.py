@@ -32,7 +32,7 @@ from pelican.engines import open_engine
 from pelican.errors import UserInputError
 from pelican.records import Sample
 from pelican.rewards import Judge, judge_of, judge_workers
-from pelican.stages.base import StageContext
+from pelican.stages.context import StageContext
 from pelican.telemetry import record
 from pelican.threads import in_order
 

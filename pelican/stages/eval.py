@@ -24,7 +24,7 @@ from pelican.evaluation.results import (
 from pelican.evaluation.summary import Summary, summarise
 from pelican.records import Rollout, Sample
 from pelican.rewards import Judge, judge_of, judge_workers, score
-from pelican.stages.base import StageContext
+from pelican.stages.context import StageContext
 from pelican.telemetry import record
 from pelican.threads import in_order
 

@@ -13,7 +13,8 @@ from pelican.errors import UserInputError
 from pelican.practice.buffer import BUFFER, build_buffer, weak_set
 from pelican.practice.ledger import ledger_table
 from pelican.practice.success import rates_of
-from pelican.stages.base import StageContext, input_digest
+from pelican.stages.context import StageContext
+from pelican.stages.inputs import input_digest
 
 
 def run(context: StageContext) -> None:

@@ -14,9 +14,12 @@ from typing import Any
 
 from pelican import settings
 from pelican.errors import InfrastructureError
-from pelican.stages.base import StageContext, StageSpec, commit, open_or_finished, stage_fingerprint
-from pelican.stages.base import begin as begin_stage
+from pelican.stages.commit import begin as begin_stage
+from pelican.stages.commit import commit, open_or_finished
+from pelican.stages.context import StageContext
+from pelican.stages.fingerprint import stage_fingerprint
 from pelican.stages.resources import cpu_seconds_used, resources
+from pelican.stages.spec import StageSpec
 from pelican.storage.claims import Claim, Claims
 from pelican.storage.manifests import Manifest, now, read_manifest
 from pelican.storage.objects import ObjectStore

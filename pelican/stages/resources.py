@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from pelican.storage.manifests import now
 
 if TYPE_CHECKING:
-    from pelican.stages.base import StageSpec
+    from pelican.stages.spec import StageSpec
 
 ON_CPU = ("reward", "filter")  # stages that ask for no GPU
 GENERATING = ("rollout", "distill", "eval")

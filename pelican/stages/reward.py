@@ -13,7 +13,7 @@ from pelican.data.tables import read_rows, write_rows
 from pelican.errors import UserInputError
 from pelican.records import Phase, Rollout, Sample, Score
 from pelican.rewards import PARSE_FAILURES, Judge, judge_of, judge_workers, score
-from pelican.stages.base import StageContext
+from pelican.stages.context import StageContext
 from pelican.telemetry import record
 from pelican.threads import in_order
 

@@ -16,7 +16,7 @@ from pelican.data.tables import write_rows, write_table
 from pelican.digest import digest_of
 from pelican.engines import Engine, open_engine
 from pelican.records import Phase, Rollout
-from pelican.stages.base import StageContext
+from pelican.stages.context import StageContext
 from pelican.stages.replicas import claimed, claims_of
 from pelican.telemetry import record
 

@@ -15,7 +15,7 @@ from pelican.engines.base import rollout_seed
 from pelican.recipe import Recipe
 from pelican.records import OpenAnswer, Sample, Score
 from pelican.rewards import Judge, judge_of, score
-from pelican.stages.base import StageContext
+from pelican.stages.context import StageContext
 
 if TYPE_CHECKING:
     from pelican.training.grpo import Scorer

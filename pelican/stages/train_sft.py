@@ -14,7 +14,7 @@ from pelican.data.corrections import NONE
 from pelican.data.pool import load_pool
 from pelican.recipe import Recipe
 from pelican.records import Sample
-from pelican.stages.base import StageContext
+from pelican.stages.context import StageContext
 
 if TYPE_CHECKING:
     from pelican.engines.prompts import PromptEncoder

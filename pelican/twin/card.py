@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from pelican.data.tables import read_samples
-from pelican.engines.base import open_engine
+from pelican.engines.opening import open_engine
 from pelican.recipe import ModelConfig, RewardConfig, RolloutConfig, Sampling
 from pelican.records import Sample, Score
 from pelican.rewards import score

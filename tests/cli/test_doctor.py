@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pelican import doctor
+from pelican.commands import doctor
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ from pelican.launch.reaper import reap_jobs
 from pelican.launch.steps import make_job
 from pelican.recipes import find_recipe
 from pelican.records import Phase
-from pelican.stages.base import StageName, StageSpec
+from pelican.stages.spec import StageName, StageSpec
 from pelican.storage.manifests import read_manifest
 from pelican.storage.publish import publish
 from tests.cluster.conftest import NAMESPACE, Cluster, kubectl
@@ -123,7 +123,7 @@ def in_process(cluster: Cluster, job: Job) -> subprocess.Popen[str]:
     """A launcher as a process of its own, which may be killed."""
     program = (
         "import sys; from pelican.launch.pytorchjob import PyTorchJobLauncher as L;"
-        "from pelican.launch.steps import make_job; from pelican.stages.base import StageSpec;"
+        "from pelican.launch.steps import make_job; from pelican.stages.spec import StageSpec;"
         "L().run(make_job(StageSpec.model_validate_json(sys.stdin.read())), print)"
     )
     process = subprocess.Popen(

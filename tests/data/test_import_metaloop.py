@@ -11,7 +11,7 @@ from pelican.data.versions import read_version
 from pelican.preflight import preflight
 from pelican.recipe import Recipe
 from pelican.records import Phase
-from pelican.stages.base import input_digest
+from pelican.stages.inputs import input_digest
 from tests.conftest import World
 from tests.data.readers.world import image, imported, video, write_json
 

@@ -16,7 +16,10 @@ from pelican.errors import UserInputError
 from pelican.recipe import Data, DistillConfig, Models, Recipe, RewardConfig, Sampling
 from pelican.records import CountAnswer, Phase, Rollout, Sample, Split
 from pelican.stages import distill
-from pelican.stages.base import StageContext, StageSpec, finished_manifest, run_stage
+from pelican.stages.commit import finished_manifest
+from pelican.stages.context import StageContext
+from pelican.stages.run import run_stage
+from pelican.stages.spec import StageSpec
 from pelican.storage.objects import open_store
 from tests.data.factory import clip, general, picture, sample, write_pool
 

@@ -18,7 +18,8 @@ from pathlib import Path
 import pytest
 
 from pelican.data.tables import read_samples, write_samples
-from pelican.engines.base import Engine, open_engine
+from pelican.engines.base import Engine
+from pelican.engines.opening import open_engine
 from pelican.engines.transformers import TransformersEngine
 from pelican.engines.vllm import VllmEngine, visible_devices, vllm_options
 from pelican.errors import UserInputError
@@ -35,7 +36,7 @@ from pelican.recipe import (
 )
 from pelican.records import Phase, Rollout, Sample
 from pelican.rewards import score
-from pelican.stages.base import StageSpec
+from pelican.stages.spec import StageSpec
 from pelican.storage.manifests import Manifest
 from tests.data.factory import clip, general, sample
 

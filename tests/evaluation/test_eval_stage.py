@@ -27,7 +27,9 @@ from pelican.records import (
     Turn,
 )
 from pelican.stages import eval as stage
-from pelican.stages.base import StageContext, StageSpec, run_stage
+from pelican.stages.context import StageContext
+from pelican.stages.run import run_stage
+from pelican.stages.spec import StageSpec
 from pelican.storage.manifests import Manifest
 from pelican.storage.objects import FolderStore
 

@@ -19,7 +19,7 @@ from pelican.launch.steps import make_job
 from pelican.launch.target import Target
 from pelican.recipes import find_recipe
 from pelican.records import Phase
-from pelican.stages.base import StageName, StageSpec
+from pelican.stages.spec import StageName, StageSpec
 
 GOLDEN = Path(__file__).parent / "golden"
 TARGET = Target(ca_secret="pelican-ca", pull_secrets=("registry",), kfp_run="1234")

@@ -18,7 +18,8 @@ from pelican.launch import CancelledError, Job, JobResult, ProcessLauncher, Stag
 from pelican.leash import alive, identity
 from pelican.lock import exclusive, held
 from pelican.records import Phase
-from pelican.stages.base import StageName, StageSpec, finished_manifest
+from pelican.stages.commit import finished_manifest
+from pelican.stages.spec import StageName, StageSpec
 from pelican.storage.manifests import read_manifest
 from pelican.telemetry.events import Event
 from tests.conftest import World
@@ -143,7 +144,7 @@ def test_cancelling_ends_the_stage(world: World) -> None:
 LAUNCH = """
 import sys
 from pelican.launch import Job, ProcessLauncher
-from pelican.stages.base import StageSpec
+from pelican.stages.spec import StageSpec
 spec = StageSpec.model_validate_json(open(sys.argv[1]).read())
 ProcessLauncher().run(Job(spec, int(sys.argv[2])))
 """

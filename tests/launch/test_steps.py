@@ -16,7 +16,8 @@ from pelican import settings
 from pelican.launch.steps import make_job, make_spec, smaller_job, step
 from pelican.records import Phase
 from pelican.runs import expected_stages, stage_prefix
-from pelican.stages.base import StageName, finished_manifest
+from pelican.stages.commit import finished_manifest
+from pelican.stages.spec import StageName
 from pelican.telemetry.view import PlainView
 from tests.conftest import ROOT, World
 

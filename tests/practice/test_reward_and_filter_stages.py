@@ -23,7 +23,9 @@ from pelican.records import (
 )
 from pelican.rewards import score
 from pelican.stages import reward
-from pelican.stages.base import StageSpec, input_digest, run_stage
+from pelican.stages.inputs import input_digest
+from pelican.stages.run import run_stage
+from pelican.stages.spec import StageSpec
 from pelican.storage.manifests import Manifest
 from pelican.storage.objects import open_store
 from tests.data.factory import sample, write_pool

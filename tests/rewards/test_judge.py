@@ -16,7 +16,8 @@ from pelican.recipes import find_recipe
 from pelican.records import Family, OpenAnswer, Phase
 from pelican.rewards import Judgement, judge_of
 from pelican.rewards.judge import EndpointJudge
-from pelican.stages.base import StageSpec, stage_fingerprint
+from pelican.stages.fingerprint import stage_fingerprint
+from pelican.stages.spec import StageSpec
 from pelican.storage.objects import FolderStore
 from pelican.threads import in_order
 from tests.rewards.endpoint import Endpoint, judging

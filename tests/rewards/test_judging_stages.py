@@ -17,7 +17,8 @@ from pelican.recipe import Data, DistillConfig, EvalConfig, Models, Recipe, Rewa
 from pelican.records import Family, OpenAnswer, Phase, Rollout, Sample, Split
 from pelican.stages import distill
 from pelican.stages import eval as evaluation
-from pelican.stages.base import StageSpec, run_stage
+from pelican.stages.run import run_stage
+from pelican.stages.spec import StageSpec
 from tests.data.factory import general, sample, write_pool
 from tests.rewards.endpoint import Endpoint, judging
 

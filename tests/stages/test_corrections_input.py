@@ -9,7 +9,8 @@ import pytest
 from pelican.errors import UserInputError
 from pelican.launch.steps import make_spec
 from pelican.preflight import preflight
-from pelican.stages.base import StageContext, stage_fingerprint
+from pelican.stages.context import StageContext
+from pelican.stages.fingerprint import stage_fingerprint
 from tests.conftest import World
 
 RUN = "test"

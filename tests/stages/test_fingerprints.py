@@ -10,7 +10,8 @@ from pelican.recipe import Recipe
 from pelican.recipes import find_recipe
 from pelican.recipes.overrides import describe, fields
 from pelican.records import Phase
-from pelican.stages.base import SECTIONS, StageName, StageSpec, stage_fingerprint
+from pelican.stages.fingerprint import SECTIONS, stage_fingerprint
+from pelican.stages.spec import StageName, StageSpec
 from tests.conftest import World
 
 

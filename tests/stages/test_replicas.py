@@ -13,7 +13,7 @@ import pytest
 
 from pelican.data.tables import read_rows
 from pelican.records import Rollout
-from pelican.stages.base import StageSpec
+from pelican.stages.spec import StageSpec
 from pelican.storage.manifests import read_manifest
 from pelican.storage.objects import open_store
 from tests.data.factory import sample, write_pool
@@ -28,7 +28,8 @@ REPLICA = """
 import sys, time
 from pathlib import Path
 from pelican.stages import rollout
-from pelican.stages.base import StageSpec, run_stage
+from pelican.stages.run import run_stage
+from pelican.stages.spec import StageSpec
 from tests.stages.test_rollout import Fake
 
 class Slow(Fake):

@@ -9,8 +9,8 @@ import pytest
 
 from pelican.recipes import find_recipe
 from pelican.records import Phase
-from pelican.stages.base import StageName, StageSpec
 from pelican.stages.resources import cpu_seconds_used, gpus_held, resources
+from pelican.stages.spec import StageName, StageSpec
 from pelican.storage.manifests import now
 
 

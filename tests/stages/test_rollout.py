@@ -15,7 +15,9 @@ from pelican.errors import UserInputError
 from pelican.recipe import Data, Models, Recipe, RolloutConfig, Sampling
 from pelican.records import Phase, Rollout, Sample
 from pelican.stages import rollout
-from pelican.stages.base import StageContext, StageSpec, run_stage
+from pelican.stages.context import StageContext
+from pelican.stages.run import run_stage
+from pelican.stages.spec import StageSpec
 from pelican.storage.objects import open_store
 from tests.data.factory import clip, picture, sample, write_pool
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from pelican.errors import InfrastructureError, UserInputError
-from pelican.stages.base import input_digest, resolve_input
+from pelican.stages.inputs import input_digest, resolve_input
 from pelican.storage.listing import listing
 from pelican.storage.manifests import file_digest
 from pelican.storage.objects import FolderStore, ObjectStore, open_store

@@ -10,7 +10,9 @@ from pelican.errors import UserInputError
 from pelican.launch import Job, ProcessLauncher
 from pelican.records import Phase
 from pelican.runs import read_json
-from pelican.stages.base import StageContext, StageName, StageSpec, finished_manifest
+from pelican.stages.commit import finished_manifest
+from pelican.stages.context import StageContext
+from pelican.stages.spec import StageName, StageSpec
 from pelican.storage.manifests import read_manifest
 from pelican.storage.publish import publish
 from tests.conftest import World

@@ -10,7 +10,7 @@ import pytest
 from pelican.evaluation.gate import Gate
 from pelican.evaluation.results import read_results
 from pelican.evaluation.summary import Summary
-from pelican.stages.base import run_stage
+from pelican.stages.run import run_stage
 from pelican.telemetry import exporter, record
 from tests.data.factory import sample, write_pool
 from tests.practice.test_reward_and_filter_stages import spec, write_rollouts

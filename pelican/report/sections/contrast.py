@@ -9,19 +9,12 @@ from pelican.evaluation.metrics import Difference
 from pelican.report import charts
 from pelican.report.export import Row, Table
 from pelican.report.figure import Figure, Legend, drawn, make_figure
-from pelican.report.run import Run
+from pelican.report.run import Run, kind_of
 from pelican.report.svg import colour
 from pelican.report.words import dimension, family, place
 
 COLOURS = 10
 Groups = list[tuple[str, list[tuple[str, str, Difference | None]]]]
-
-
-def kind_of(run: Run) -> str:
-    """`RL only`, `SFT only` or `RL and SFT`, by what the run's pipeline and recipe let it do."""
-    rl = run.recipe.get("rl", {}).get("enabled", True) and run.pipeline != "sft_only"
-    sft = run.recipe.get("sft", {}).get("enabled", True) and run.pipeline != "rl_only"
-    return "RL and SFT" if rl and sft else "RL only" if rl else "SFT only"
 
 
 def run_colour(index: int) -> str:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 from pelican import settings
-from pelican.doctor_cluster import examine
+from pelican.commands.doctor_cluster import examine
 from pelican.errors import PelicanError
 from pelican.recipes import find_recipe
 from pelican.storage.checkpoint import check_checkpoint

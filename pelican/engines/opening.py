@@ -1,0 +1,29 @@
+"""Opens the engine that a recipe names; only then what it needs is imported."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pelican import settings
+from pelican.engines.base import Engine
+from pelican.recipe import ModelConfig, RolloutConfig
+from pelican.storage.checkpoint import check_checkpoint
+
+
+def open_engine(
+    config: RolloutConfig, model: ModelConfig, checkpoint: Path, threads: int = 1
+) -> Engine:
+    """Load the engine that `config.engine` names, with `checkpoint`."""
+    if config.engine == "replay":
+        from pelican.engines.replay import ReplayEngine
+
+        return ReplayEngine(checkpoint)
+    check_checkpoint("models", str(checkpoint))
+    if config.engine == "vllm":
+        from pelican.engines.vllm import VllmEngine
+
+        return VllmEngine(config.vllm, model, checkpoint, threads)
+    from pelican.engines.transformers import TransformersEngine
+
+    batch_size = settings.batch_size(config.batch_size)
+    return TransformersEngine.load(model, checkpoint, batch_size, threads)

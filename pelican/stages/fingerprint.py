@@ -1,0 +1,42 @@
+"""What determines a stage's result: a stage that finds its fingerprint is done."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pelican.stages.inputs import input_digest
+from pelican.stages.spec import StageName, StageSpec
+from pelican.storage.manifests import fingerprint
+from pelican.storage.objects import ObjectStore
+
+# What of the recipe determines a stage's result, sections or fields: another change does not redo
+# it. Pools and checkpoints count by their content, as inputs; distill's rows name the teacher.
+SECTIONS: dict[StageName, tuple[str, ...]] = {
+    "rollout": ("seed", "model", "rollout", "data"),
+    "reward": ("seed", "reward"),
+    "filter": ("seed", "filter"),
+    "train-rl": ("seed", "model", "rl", "reward", "data.max_pixels", "parallel"),
+    "distill": ("seed", "model", "models.teacher", "distill", "reward", "rollout", "data"),
+    "train-sft": ("seed", "model", "sft", "data.max_pixels", "parallel"),
+    "eval": ("seed", "model", "eval", "rollout", "reward", "data"),
+}
+
+
+def stage_fingerprint(store: ObjectStore, spec: StageSpec) -> str:
+    """What determines the result of `spec`: its part of the recipe, loop, phase and inputs."""
+    recipe = spec.recipe.model_dump(mode="json")
+    settings = {name: _part(recipe, name) for name in SECTIONS[spec.stage]}
+    settings |= {"loop": spec.loop, "phase": spec.phase.value}
+    if "reward" in settings and spec.recipe.reward.judge is not None:
+        from pelican.rewards.judge import PROMPT_VERSION
+
+        settings["judge_prompt"] = PROMPT_VERSION
+    inputs = {name: input_digest(store, where) for name, where in sorted(spec.inputs.items())}
+    return fingerprint(spec.stage, settings, inputs)
+
+
+def _part(tree: Any, name: str) -> Any:
+    """A section or field of a recipe by its dotted name."""
+    for key in name.split("."):
+        tree = tree[key]
+    return tree

@@ -1,0 +1,50 @@
+"""The processes of one job, and what they tell each other."""
+
+from __future__ import annotations
+
+import os
+from datetime import timedelta
+from typing import Any
+
+
+class Ranks:
+    """The processes of one job; alone unless torchrun started several. Torch only if several."""
+
+    def __init__(self) -> None:
+        self.rank = int(os.environ.get("RANK", "0"))
+        self.size = int(os.environ.get("WORLD_SIZE", "1"))
+        if self.size > 1:
+            import torch
+            import torch.distributed as dist
+
+            if not dist.is_initialized():
+                backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+                # A rank that fails is seen by torchrun; a slow one may take hours.
+                dist.init_process_group(backend, timeout=timedelta(hours=24))
+
+    def leave(self) -> None:
+        """End the group, so that torch does not complain about it at exit."""
+        if self.size > 1:
+            import torch.distributed as dist
+
+            dist.destroy_process_group()
+
+    def from_main(self, value: Any) -> Any:
+        """The value that rank 0 gave."""
+        if self.size == 1:
+            return value
+        import torch.distributed as dist
+
+        values = [value]
+        dist.broadcast_object_list(values, src=0)
+        return values[0]
+
+    def all(self, value: Any) -> list[Any]:
+        """The values of all ranks; waits for the slowest."""
+        if self.size == 1:
+            return [value]
+        import torch.distributed as dist
+
+        values: list[Any] = [None] * self.size
+        dist.all_gather_object(values, value)
+        return values

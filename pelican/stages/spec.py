@@ -1,0 +1,35 @@
+"""What a stage is told: its name, its place in a run, its inputs and the recipe."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from pelican.recipe import Recipe
+from pelican.records import Phase
+
+StageName = Literal["rollout", "reward", "filter", "train-rl", "distill", "train-sft", "eval"]
+STAGES: tuple[StageName, ...] = get_args(StageName)
+
+# Stages whose processes are replicas: see pelican.stages.replicas.
+REPLICATED: frozenset[StageName] = frozenset({"rollout"})
+
+
+class StageSpec(BaseModel):
+    """All that a stage needs to know: `pelican stage NAME --spec FILE`.
+
+    `inputs` maps a name to a prefix of the store (another stage's output) or to a path of data or
+    a checkpoint; `output` is the prefix that the stage owns.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    stage: StageName
+    store: str = Field(description="URI of the store")
+    run: str
+    loop: int = Field(ge=0)
+    phase: Phase
+    output: str
+    inputs: dict[str, str]
+    recipe: Recipe
