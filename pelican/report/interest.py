@@ -11,7 +11,8 @@ from pelican.report.evidence import rows_of, scores_of
 from pelican.report.history import NEVER_WEAK, SOLVED, Case
 from pelican.report.run import Run
 from pelican.rewards.base import Unscorable
-from pelican.rewards.extract import extract_answer, normalise
+from pelican.rewards.extract import extract_answer
+from pelican.rewards.parse.text import normalise
 
 _SURE = 0.75  # share of the wrong answers that say the same
 _LEAST = 4  # wrong answers before that means anything

@@ -24,7 +24,8 @@ from pelican.records import (
     YesNoAnswer,
 )
 from pelican.rewards.base import Unscorable
-from pelican.rewards.extract import extract_answer, parse_box, parse_points
+from pelican.rewards.extract import extract_answer
+from pelican.rewards.parse.coordinates import parse_box, parse_points
 
 STILL_PX, FRAME_PX = 288, 168  # longest side
 FRAMES = 6  # of a clip

@@ -26,7 +26,9 @@ from pelican.records import (
     YesNoAnswer,
 )
 from pelican.rewards.base import Unscorable
-from pelican.rewards.extract import ONES, extract_answer, normalise
+from pelican.rewards.extract import extract_answer
+from pelican.rewards.parse.numbers import ONES
+from pelican.rewards.parse.text import normalise
 
 TEXT_WORDS = 4  # a longer free answer can't be asked for word by word
 _ANSWER: TypeAdapter[Answer] = TypeAdapter(Answer)
