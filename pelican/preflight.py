@@ -148,7 +148,7 @@ def check_data(
 
     def check() -> dict[str, Any]:
         from pelican.data.corrections import NONE, read_corrections
-        from pelican.data.pool import check_pool
+        from pelican.data.pool_report import check_pool
 
         images = _size(folder) <= DECODED_BYTES
         try:
@@ -178,7 +178,7 @@ def check_leaks(
     small = sum(_size(folder) for folder in pools.values()) <= DECODED_BYTES
 
     def check() -> dict[str, Any]:
-        from pelican.data.pool import check_splits
+        from pelican.data.splits import check_splits
 
         check_splits(pools, images=small)
         return {name: str(folder) for name, folder in pools.items()}

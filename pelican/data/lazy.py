@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import overload
 
-from pelican.data.pool import Entry, PoolIndex
+from pelican.data.entry import Entry
+from pelican.data.pool import PoolIndex
 from pelican.data.quarantine import Quarantine
 from pelican.errors import UserInputError
 from pelican.records import Sample

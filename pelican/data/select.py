@@ -6,7 +6,8 @@ import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 
-from pelican.data.pool import Entry, PoolIndex
+from pelican.data.entry import Entry
+from pelican.data.pool import PoolIndex
 from pelican.errors import UserInputError
 from pelican.recipe import Recipe
 from pelican.records import Phase, Split

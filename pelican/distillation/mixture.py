@@ -11,7 +11,7 @@ from typing import Literal
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field
 
-from pelican.data.pool import Entry
+from pelican.data.entry import Entry
 from pelican.data.select import shuffled
 from pelican.distillation.retrieval import Related
 from pelican.recipe import DistillConfig

@@ -13,7 +13,8 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
-from pelican.data.pool import Entry, PoolIndex
+from pelican.data.entry import Entry
+from pelican.data.pool import PoolIndex
 from pelican.data.quarantine import Quarantine
 from pelican.data.select import shuffled
 from pelican.engines.base import Engine

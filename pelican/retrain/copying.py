@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
-from pelican.data.pool import Entry, PoolIndex
+from pelican.data.entry import Entry
+from pelican.data.pool import PoolIndex
 from pelican.data.quarantine import Quarantine
 from pelican.data.tables import write_samples
 from pelican.records import Sample

@@ -13,8 +13,10 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from pelican.data.pool import Entry, PoolIndex, check_splits, read_index
+from pelican.data.entry import Entry
+from pelican.data.pool import PoolIndex, read_index
 from pelican.data.quarantine import Quarantine, RowError
+from pelican.data.splits import check_splits
 from pelican.errors import UserInputError
 from pelican.preflight import DECODED_BYTES
 from pelican.recipe import Recipe

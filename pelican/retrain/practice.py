@@ -8,7 +8,8 @@ from pathlib import Path
 
 import polars as pl
 
-from pelican.data.pool import Entry, PoolIndex, read_index
+from pelican.data.entry import Entry
+from pelican.data.pool import PoolIndex, read_index
 from pelican.data.quarantine import Quarantine
 from pelican.data.select import shuffled, stratified
 from pelican.recipe import Recipe, RetrainConfig

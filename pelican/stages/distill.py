@@ -10,7 +10,8 @@ from typing import TypeVar
 import pyarrow as pa
 from pydantic import BaseModel
 
-from pelican.data.pool import Entry, PoolIndex, read_index
+from pelican.data.entry import Entry
+from pelican.data.pool import PoolIndex, read_index
 from pelican.data.quarantine import Quarantine
 from pelican.data.tables import open_parquet, write_table
 from pelican.digest import digest_of

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from pelican.data.pool import Entry, PoolIndex, read_index
+from pelican.data.entry import Entry
+from pelican.data.pool import PoolIndex, read_index
 from pelican.data.quarantine import Quarantine
 from pelican.engines import Engine, open_engine
 from pelican.errors import UserInputError

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 
 import pyarrow as pa
 
-from pelican.data.pool import Entry, PoolIndex, read_index
+from pelican.data.entry import Entry
+from pelican.data.pool import PoolIndex, read_index
 from pelican.data.quarantine import Quarantine, QuarantineRow
 from pelican.data.select import loop_samples
 from pelican.data.tables import write_rows, write_table

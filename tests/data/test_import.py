@@ -15,7 +15,7 @@ import pytest
 
 from pelican.data.diff import diff
 from pelican.data.importing.correct import correct_labels
-from pelican.data.pool import check_pool
+from pelican.data.pool_report import check_pool
 from pelican.data.versions import LABELS, find_pool, list_versions, read_version
 from pelican.errors import UserInputError
 from tests.data.readers.world import image, imported, write_json

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pelican.data.pool import Entry, PoolIndex
+from pelican.data.entry import Entry
+from pelican.data.pool import PoolIndex
 from pelican.data.quarantine import Quarantine
 from pelican.data.select import loop_samples, stratified
 from pelican.errors import UserInputError

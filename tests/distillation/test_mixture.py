@@ -7,7 +7,7 @@ from collections import Counter
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pelican.data.pool import Entry
+from pelican.data.entry import Entry
 from pelican.distillation.mixture import COPIES, ORIGINS, TeacherRow, mix, plan, shares
 from pelican.distillation.retrieval import TextEmbedder, associate
 from pelican.recipe import DistillConfig

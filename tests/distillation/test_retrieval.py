@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pelican.data.pool import Entry, read_index
+from pelican.data.entry import Entry
+from pelican.data.pool import read_index
 from pelican.distillation.retrieval import (
     TextEmbedder,
     VisionEmbedder,

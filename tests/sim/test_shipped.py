@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from pelican.data.pool import check_pool, check_splits
+from pelican.data.pool_report import check_pool
+from pelican.data.splits import check_splits
 from pelican.data.tables import read_samples
 from pelican.records import EMBODIED_FAMILIES, Dimension, Sample
 from pelican.sim.chance import gold_text, guess_score, task_score

@@ -10,10 +10,10 @@ from typing import Literal
 
 from pydantic import ValidationError
 
+from pelican.data.entry import answer_fits
 from pelican.data.importing.answers import bare_options, options_in, read_answer
 from pelican.data.importing.classify import Label, classify
 from pelican.data.importing.media import Loader
-from pelican.data.pool import answer_fits
 from pelican.data.quarantine import RowError
 from pelican.data.readers.base import Found, Record, Unread
 from pelican.errors import UserInputError
