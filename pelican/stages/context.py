@@ -64,6 +64,10 @@ class StageContext:
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
 
+    def put(self, name: str) -> None:
+        """The output file `name` is whole: hand it to the store."""
+        self.store.put(f"{self.spec.output}/{name}", self.output(name))
+
     def restored(self, name: str) -> Path:
         """`output(name)`, a folder of `work/`, with what an earlier attempt kept, on any machine."""
         if self.store.remote:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -34,6 +33,7 @@ from pelican.errors import UserInputError
 from pelican.records import Sample
 from pelican.rewards import Judge, judge_of, judge_workers
 from pelican.stages.context import StageContext
+from pelican.stages.parts import Parts, when_needed
 from pelican.telemetry import record
 from pelican.threads import in_order
 
@@ -65,11 +65,15 @@ def run(context: StageContext) -> None:
     requests = plan(weak, related, replay, config, salt)
     # Asked in the order of the pools, so that each part reads a few row groups only.
     asked = sorted(requests, key=lambda r: (r.pool, r.entry.shard, r.entry.row))
-    parts = [asked[i : i + PART] for i in range(0, len(asked), PART)]
-    _answer_parts(context, indexes, parts)
+    chunks = [asked[i : i + PART] for i in range(0, len(asked), PART)]
+    parts = Parts(context, "teacher", [len(chunk) for chunk in chunks], _write_answers)
+    judge = judge_of(context.recipe.reward, training=False, store=context.store)
+    with when_needed(lambda: _open_teacher(context)) as teacher:
+        parts.answer(lambda number: _answers(context, indexes, chunks[number], teacher, judge))
+    context.judged(judge)
     if context.rank != 0:
         return
-    answered = _join_parts(context, len(parts), requests)
+    answered = _join(parts, requests)
     name = context.recipe.models.teacher
     rows = mix(answered, config, name, salt)
     if not rows:
@@ -120,45 +124,11 @@ def _open_teacher(context: StageContext) -> Teacher:
     return EngineTeacher(open_engine(recipe.rollout, recipe.model, context.input("teacher")))
 
 
-def _part_key(context: StageContext, number: int) -> str:
-    return f"{context.spec.output}/work/teacher-{number:05d}.parquet"
-
-
-def _answer_parts(
-    context: StageContext,
-    indexes: dict[PoolName, PoolIndex],
-    parts: Sequence[Sequence[Request]],
-) -> None:
-    """This rank's parts, but those that are there from before."""
-    mine = range(context.rank, len(parts), context.world_size)
-    total = sum(len(parts[number]) for number in mine)
-    teacher: Teacher | None = None
-    judge = judge_of(context.recipe.reward, training=False, store=context.store)
-    done, answered, began = 0, 0, time.monotonic()
-    for number in mine:
-        if not context.store.exists(_part_key(context, number)):
-            teacher = teacher or _open_teacher(context)
-            rows: list[TeacherRow] = []
-            for row in _answers(context, indexes, parts[number], teacher, judge):
-                rows.append(row)
-                answered += 1
-                rate = answered / max(1e-9, time.monotonic() - began)
-                context.progress(min(done + len(rows), total - 1), total, "samples", rate=rate)
-            path = context.output(f"work/{Path(_part_key(context, number)).name}")
-            write_table(path, _table(rows, TEACHER))
-            context.store.put(_part_key(context, number), path)
-        done += len(parts[number])
-        context.progress(done, total, "samples")
-    if teacher is not None:
-        teacher.close()
-    context.judged(judge)
-
-
 def _answers(
     context: StageContext,
     indexes: dict[PoolName, PoolIndex],
     requests: Sequence[Request],
-    teacher: Teacher,
+    teacher: Callable[[], Teacher],
     judge: Judge | None,
 ) -> Iterator[TeacherRow]:
     """The verified answers of one part; a sample whose image can't be read is left out."""
@@ -175,7 +145,7 @@ def _answers(
     questions = [samples[request.pool, request.entry.id] for request in asked]
     config = recipe.distill
     seed = int(digest_of([recipe.seed, context.spec.loop, "distill"]), 16) >> 1
-    replies = teacher.answer(questions, config.sampling, config.tries, seed)
+    replies = teacher().answer(questions, config.sampling, config.tries, seed)
 
     def row(answered: tuple[Request, Sample, list[Reply]]) -> TeacherRow:
         request, sample, tries = answered
@@ -203,18 +173,19 @@ def _answers(
     yield from in_order(row, answered, judge_workers(recipe.reward, judge))
 
 
-def _join_parts(context: StageContext, parts: int, requests: Sequence[Request]) -> list[TeacherRow]:
+def _join(parts: Parts[TeacherRow], requests: Sequence[Request]) -> list[TeacherRow]:
     """The rows of all ranks, in the order of the plan: of the related rows the nearest first."""
     place = {(request.pool, request.entry.id): i for i, request in enumerate(requests)}
-    rows: list[TeacherRow] = []
-    for number in range(parts):
-        key = _part_key(context, number)
-        while not context.store.exists(key):
-            with record.timed("wait"):
-                time.sleep(0.5)  # another rank is at it; if it fails, its launcher ends us too
-        for values in open_parquet(context.store.local(key)).read().to_pylist():
-            rows.append(TeacherRow.model_validate(values))
+    rows = [
+        TeacherRow.model_validate(values)
+        for file in parts.files()
+        for values in open_parquet(file).read().to_pylist()
+    ]
     return sorted(rows, key=lambda row: place[row.pool, row.sample_id])
+
+
+def _write_answers(path: Path, rows: Sequence[TeacherRow]) -> None:
+    write_table(path, _table(rows, TEACHER))
 
 
 def _table(rows: Sequence[Row], schema: pa.Schema) -> pa.Table:
@@ -222,9 +193,8 @@ def _table(rows: Sequence[Row], schema: pa.Schema) -> pa.Table:
 
 
 def _write(context: StageContext, name: str, rows: Sequence[Row], schema: pa.Schema) -> None:
-    path = context.output(name)
-    write_table(path, _table(rows, schema))
-    context.store.put(f"{context.spec.output}/{name}", path)
+    write_table(context.output(name), _table(rows, schema))
+    context.put(name)
 
 
 def _report(

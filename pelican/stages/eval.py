@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import polars as pl
@@ -26,6 +25,7 @@ from pelican.evaluation.summary import Summary, summarise
 from pelican.records import Rollout, Sample
 from pelican.rewards import Judge, judge_of, judge_workers, score
 from pelican.stages.context import StageContext
+from pelican.stages.parts import Parts, when_needed
 from pelican.telemetry import record
 from pelican.threads import in_order
 
@@ -35,9 +35,8 @@ SUITES: dict[str, Suite] = {"evaluation": "embodied", "general": "general"}
 
 @dataclass(frozen=True)
 class _Part:
-    """Up to 256 samples of one suite; `number` counts over both suites."""
+    """Up to 256 samples of one suite."""
 
-    number: int
     suite: Suite
     pool: PoolIndex
     entries: tuple[Entry, ...]
@@ -47,13 +46,19 @@ def run(context: StageContext) -> None:
     """Inputs policy, evaluation, general; optional base and previous, earlier eval stages.
 
     Every rank answers the parts of its turn; rank 0 joins them, and writes `results.parquet`,
-    `summary.json` and `gate.json`. A part that is there already is not made again.
+    `summary.json` and `gate.json`.
     """
-    parts = _parts(context)
-    _answer_parts(context, parts[context.rank :: context.world_size])
+    recipe = context.recipe
+    asked = _parts(context)
+    sizes = [len(part.entries) for part in asked]
+    parts = Parts(context, "part", sizes, write_results)
+    judge = judge_of(recipe.reward, training=False, store=context.store)
+    with when_needed(lambda: _open(context)) as engine:
+        parts.answer(lambda number: _rows(context, engine, judge, asked[number]))
+    context.judged(judge)
     if context.rank == 0:
-        frame = _join_parts(context, parts)
-        _conclude(context, frame, sum(len(part.entries) for part in parts))
+        frame = pl.concat([pl.read_parquet(file) for file in parts.files()])
+        _conclude(context, frame.select(RESULTS.names).sort("suite", "sample_id"), sum(sizes))
 
 
 def _parts(context: StageContext) -> list[_Part]:
@@ -64,43 +69,17 @@ def _parts(context: StageContext) -> list[_Part]:
             context.counts["quarantined"] += len(pool.quarantine)
         for start in range(0, len(pool.entries), PART):
             entries = pool.entries[start : start + PART]
-            parts.append(_Part(len(parts), suite, pool, entries))
+            parts.append(_Part(suite, pool, entries))
     return parts
 
 
-def _part_key(context: StageContext, part: _Part) -> str:
-    return f"{context.spec.output}/work/part-{part.number:05d}.parquet"
-
-
-def _answer_parts(context: StageContext, parts: list[_Part]) -> None:
-    """This rank's parts, but those that are there from before."""
+def _open(context: StageContext) -> Engine:
     recipe = context.recipe
-    total = sum(len(part.entries) for part in parts)
-    engine: Engine | None = None
-    judge = judge_of(recipe.reward, training=False, store=context.store)
-    done, answered, began = 0, 0, time.monotonic()
-    for part in parts:
-        key = _part_key(context, part)
-        if not context.store.exists(key):
-            engine = engine or open_engine(recipe.rollout, recipe.model, context.input("policy"))
-            rows: list[ResultRow] = []
-            for row in _rows(context, engine, judge, part):
-                rows.append(row)
-                answered += 1
-                rate = answered / max(1e-9, time.monotonic() - began)
-                context.progress(min(done + len(rows), total - 1), total, "samples", rate=rate)
-            path = context.output(key.removeprefix(f"{context.spec.output}/"))
-            write_results(path, rows)
-            context.store.put(key, path)
-        done += len(part.entries)
-        context.progress(done, total, "samples")
-    if engine is not None:
-        engine.close()
-    context.judged(judge)
+    return open_engine(recipe.rollout, recipe.model, context.input("policy"))
 
 
 def _rows(
-    context: StageContext, engine: Engine, judge: Judge | None, part: _Part
+    context: StageContext, engine: Callable[[], Engine], judge: Judge | None, part: _Part
 ) -> Iterator[ResultRow]:
     """The scored answers of one part; a sample whose image can't be read is left out."""
     recipe = context.recipe
@@ -112,7 +91,7 @@ def _rows(
         return
     # Flipped rewards are an ablation of training; held-out answers are always scored as they are.
     honest = recipe.reward.model_copy(update={"flip": 0.0})
-    groups = engine.generate(samples, recipe.eval.sampling, 1, recipe.seed)
+    groups = engine().generate(samples, recipe.eval.sampling, 1, recipe.seed)
 
     def row(answered: tuple[Sample, list[Rollout]]) -> ResultRow:
         sample, (rollout,) = answered
@@ -122,17 +101,6 @@ def _rows(
 
     answered = zip(samples, record.timed_each("generate", groups), strict=True)
     yield from in_order(row, answered, judge_workers(recipe.reward, judge))
-
-
-def _join_parts(context: StageContext, parts: list[_Part]) -> pl.DataFrame:
-    frames: list[pl.DataFrame] = []
-    for part in parts:
-        key = _part_key(context, part)
-        while not context.store.exists(key):
-            with record.timed("wait"):
-                time.sleep(0.5)  # another rank is at it; if it fails, its launcher ends us too
-        frames.append(pl.read_parquet(context.store.local(key)))
-    return pl.concat(frames).select(RESULTS.names).sort("suite", "sample_id")
 
 
 def _conclude(context: StageContext, frame: pl.DataFrame, expected: int) -> None:
@@ -150,9 +118,8 @@ def _conclude(context: StageContext, frame: pl.DataFrame, expected: int) -> None
     }
     summary = summarise(frame, earlier, resamples=recipe.eval.bootstrap, seed=recipe.seed)
     gate = decide(summary, recipe.eval)
-    path = context.output("results.parquet")
-    frame.write_parquet(path, compression="zstd")
-    context.store.put(f"{output}/results.parquet", path)
+    frame.write_parquet(context.output("results.parquet"), compression="zstd")
+    context.put("results.parquet")
     context.store.write(f"{output}/summary.json", summary.model_dump_json(indent=1).encode())
     context.store.write(f"{output}/gate.json", gate.model_dump_json(indent=1).encode())
     context.counts["samples"] = len(frame)

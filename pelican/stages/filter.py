@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import polars as pl
 import pyarrow as pa
 
@@ -54,9 +52,8 @@ def run(context: StageContext) -> None:
 
 
 def _write(context: StageContext, name: str, frame: pl.DataFrame, schema: pa.Schema) -> None:
-    path: Path = context.output(name)
-    write_table(path, frame.to_arrow().cast(schema))
-    context.store.put(f"{context.spec.output}/{name}", path)
+    write_table(context.output(name), frame.to_arrow().cast(schema))
+    context.put(name)
 
 
 def _measure(context: StageContext, rates: pl.DataFrame) -> None:

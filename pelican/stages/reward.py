@@ -33,9 +33,8 @@ def run(context: StageContext) -> None:
         name = shard.name.replace("rollouts-", "scores-", 1)
         key = f"{context.spec.output}/{name}"
         if not context.store.exists(key):
-            path = context.output(name)
-            write_rows(path, _scores(context, shard, pool, judge), Score)
-            context.store.put(key, path)
+            write_rows(context.output(name), _scores(context, shard, pool, judge), Score)
+            context.put(name)
         written.append(context.store.local(key))
         context.progress(done, len(shards), "shards")
     _measure(context, written, pool)

@@ -140,9 +140,8 @@ def _commit(
     context: StageContext, number: int, rows: Sequence[Rollout], quarantine: Quarantine
 ) -> None:
     """Write the shard, then what is known about it: with that it counts as finished."""
-    path = context.output(_shard_name(number))
-    write_rows(path, rows, Rollout)
-    context.store.put(f"{context.spec.output}/{path.name}", path)
+    write_rows(context.output(_shard_name(number)), rows, Rollout)
+    context.put(_shard_name(number))
     counts = Counter(
         samples=len({row.sample_id for row in rows}),
         rollouts=len(rows),
@@ -173,9 +172,9 @@ def _write_selection(context: StageContext, shards: Sequence[Sequence[Entry]]) -
         for number, shard in enumerate(shards)
         for entry in shard
     ]
-    path = context.output("selection.parquet")
-    write_table(path, pa.Table.from_pylist(rows, schema=SELECTION))
-    context.store.put(f"{context.spec.output}/{path.name}", path)
+    table = pa.Table.from_pylist(rows, schema=SELECTION)
+    write_table(context.output("selection.parquet"), table)
+    context.put("selection.parquet")
 
 
 __all__ = ["SELECTION", "finish", "phase_seed", "work"]

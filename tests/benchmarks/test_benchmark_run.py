@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
-import threading
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,51 +22,13 @@ from pelican.evaluation.results import read_results
 from pelican.evaluation.summary import summarise
 from tests.benchmarks.made import LAYOUTS, image, video
 from tests.data.factory import picture
-
-
-class Server:
-    """An OpenAI-compatible server that answers what it is told and notes what it is asked."""
-
-    def __init__(self) -> None:
-        self.answer: Callable[[dict[str, Any]], str | int] = lambda body: "B"
-        self.asked: list[dict[str, Any]] = []
-        outer = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                self._send(200, {"data": [{"id": "served"}]})
-
-            def do_POST(self) -> None:
-                body = json.loads(self.rfile.read(int(self.headers["content-length"])))
-                outer.asked.append(body)
-                said = outer.answer(body)
-                if isinstance(said, int):
-                    self._send(said, {})
-                    return
-                choice = {"message": {"content": said}, "finish_reason": "stop"}
-                self._send(200, {"choices": [choice], "usage": {"completion_tokens": 3}})
-
-            def _send(self, status: int, value: object) -> None:
-                data = json.dumps(value).encode()
-                self.send_response(status)
-                self.send_header("content-length", str(len(data)))
-                self.end_headers()
-                self.wfile.write(data)
-
-            def log_message(self, *args: Any) -> None:
-                pass
-
-        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.http.server_port}/v1"
-        threading.Thread(target=self.http.serve_forever, daemon=True).start()
+from tests.endpoints import Chat, chatting
 
 
 @pytest.fixture
-def server() -> Iterator[Server]:
-    server = Server()
-    yield server
-    server.http.shutdown()
-    server.http.server_close()
+def server() -> Iterator[Chat]:
+    with chatting(lambda body: "B") as chat:
+        yield chat
 
 
 def score(
@@ -113,7 +73,7 @@ EXPECTED: dict[str, tuple[str, float, dict[str, int], int, str]] = {
 
 @pytest.mark.parametrize("name", BENCHMARKS)
 def test_a_folder_in_the_published_layout_is_scored(
-    name: str, server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    name: str, server: Chat, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     reply, overall, quarantined, images, prompt = EXPECTED[name]
     judged = {"judge": server.url, "judge_model": "judge"} if name == "openeqa" else {}
@@ -200,7 +160,7 @@ def test_erqa_is_read_from_its_own_tfrecord(tmp_path: Path) -> None:
 
 
 def test_a_run_goes_on_where_it_was_cut_off_and_is_graded_again(
-    server: Server, tmp_path: Path
+    server: Chat, tmp_path: Path
 ) -> None:
     LAYOUTS["erqa"](tmp_path / "data")
     out = tmp_path / "out"
@@ -220,7 +180,7 @@ def test_a_run_goes_on_where_it_was_cut_off_and_is_graded_again(
         score("erqa", tmp_path / "data", server.url, out, "eval.sampling.max_tokens=9")
 
 
-def test_a_clip_that_was_answered_is_not_decoded_again(server: Server, tmp_path: Path) -> None:
+def test_a_clip_that_was_answered_is_not_decoded_again(server: Chat, tmp_path: Path) -> None:
     LAYOUTS["vsibench"](tmp_path / "data")
     first = score("vsibench", tmp_path / "data", server.url, tmp_path / "out")
     (tmp_path / "data/scannet/scene1.mp4").write_bytes(b"gone")
@@ -229,7 +189,7 @@ def test_a_clip_that_was_answered_is_not_decoded_again(server: Server, tmp_path:
 
 
 def test_a_refused_request_counts_as_wrong_and_is_said(
-    server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    server: Chat, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     LAYOUTS["erqa"](tmp_path / "data")
     server.answer = lambda body: "B" if len(body["messages"][-1]["content"]) > 2 else 400
@@ -240,7 +200,7 @@ def test_a_refused_request_counts_as_wrong_and_is_said(
     assert "refused    1 requests" in capsys.readouterr().out
 
 
-def test_results_in_the_format_of_lmms_eval(server: Server, tmp_path: Path) -> None:
+def test_results_in_the_format_of_lmms_eval(server: Chat, tmp_path: Path) -> None:
     LAYOUTS["blink"](tmp_path / "data")
     score("blink", tmp_path / "data", server.url, tmp_path / "out", limit=1)
     folder = tmp_path / "out" / "lmms-eval" / "served"
@@ -264,14 +224,14 @@ def test_results_in_the_format_of_lmms_eval(server: Server, tmp_path: Path) -> N
     ],
 )
 def test_a_wrong_command_ends_in_one_sentence(
-    name: str, options: dict[str, Any], words: str, server: Server, tmp_path: Path
+    name: str, options: dict[str, Any], words: str, server: Chat, tmp_path: Path
 ) -> None:
     with pytest.raises(UserInputError) as caught:
         score(name, tmp_path, server.url, tmp_path / "out", **options)
     assert words in str(caught.value) and not (tmp_path / "out").exists()
 
 
-def test_a_wrong_folder_leaves_nothing_in_the_way(server: Server, tmp_path: Path) -> None:
+def test_a_wrong_folder_leaves_nothing_in_the_way(server: Chat, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserInputError, match="holds no"):
         score("blink", tmp_path / "empty", server.url, tmp_path / "out")

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import base64
-import json
-import threading
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -17,63 +14,16 @@ from pelican.errors import InfrastructureError, UserInputError
 from pelican.recipe import THINK_THEN_ANSWER, RewardConfig, Sampling
 from pelican.records import ChoiceAnswer, CountAnswer, Turn
 from tests.data.factory import clip, picture, sample
-
-Answer = Callable[[dict[str, Any]], tuple[int, Any]]
-
-
-def completion(text: str, **message: Any) -> dict[str, Any]:
-    return {
-        "choices": [{"message": {"role": "assistant", "content": text, **message}}],
-        "usage": {"completion_tokens": 7},
-    }
-
-
-class Server:
-    """A small OpenAI-compatible server that notes what it is asked."""
-
-    def __init__(self) -> None:
-        self.answer: Answer = lambda body: (200, completion("<think>a</think><answer>1</answer>"))
-        self.asked: list[dict[str, Any]] = []
-        self.headers: list[dict[str, str]] = []
-        self.running = self.most = 0
-        lock = threading.Lock()
-        outer = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                length = int(self.headers["content-length"])
-                body = {**json.loads(self.rfile.read(length)), "path": self.path}
-                with lock:
-                    outer.asked.append(body)
-                    outer.headers.append(dict(self.headers))
-                    outer.running += 1
-                    outer.most = max(outer.most, outer.running)
-                status, reply = outer.answer(body)
-                data = reply if isinstance(reply, bytes) else json.dumps(reply).encode()
-                with lock:
-                    outer.running -= 1
-                self.send_response(status)
-                self.send_header("content-length", str(len(data)))
-                self.end_headers()
-                self.wfile.write(data)
-
-            def log_message(self, *args: Any) -> None:
-                pass
-
-        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.http.server_port}/v1"
-        threading.Thread(target=self.http.serve_forever, daemon=True).start()
+from tests.endpoints import Chat, chatting, completion
 
 
 @pytest.fixture
-def server() -> Iterator[Server]:
-    server = Server()
-    yield server
-    server.http.shutdown()
-    server.http.server_close()
+def server() -> Iterator[Chat]:
+    with chatting(lambda body: "<think>a</think><answer>1</answer>") as chat:
+        yield chat
 
 
-def ask(server: Server, samples: Any, tries: int = 1, **options: Any) -> list[list[Reply]]:
+def ask(server: Chat, samples: Any, tries: int = 1, **options: Any) -> list[list[Reply]]:
     teacher = EndpointTeacher(server.url, "big", attempts=3, backoff_s=0.01, **options)
     return list(teacher.answer(samples, Sampling(temperature=0.7, max_tokens=64), tries, seed=3))
 
@@ -83,7 +33,7 @@ def text_of(body: dict[str, Any]) -> str:
     return text
 
 
-def test_replies_come_in_the_order_of_the_samples(server: Server) -> None:
+def test_replies_come_in_the_order_of_the_samples(server: Chat) -> None:
     import time
 
     def slow_first(body: dict[str, Any]) -> tuple[int, Any]:
@@ -100,7 +50,7 @@ def test_replies_come_in_the_order_of_the_samples(server: Server) -> None:
     assert replies == ask(server, samples, tries=3)  # the same seeds
 
 
-def test_the_request_holds_pictures_times_and_the_settings(server: Server) -> None:
+def test_the_request_holds_pictures_times_and_the_settings(server: Chat) -> None:
     ask(server, [clip(1, [0, 1.5], images=(picture(1), picture(2, format="JPEG")))])
     (body,) = server.asked
     assert body["path"] == "/v1/chat/completions" and body["model"] == "big"
@@ -116,17 +66,17 @@ def test_the_request_holds_pictures_times_and_the_settings(server: Server) -> No
 
 
 def test_the_key_comes_from_the_environment_alone(
-    server: Server, monkeypatch: pytest.MonkeyPatch
+    server: Chat, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("PELICAN_TEACHER_API_KEY", raising=False)
     ask(server, [sample(0)])
     monkeypatch.setenv("PELICAN_TEACHER_API_KEY", "secret")
     ask(server, [sample(0)])
-    assert [h.get("Authorization") for h in server.headers] == [None, "Bearer secret"]
+    assert [h.get("authorization") for h in server.headers] == [None, "Bearer secret"]
 
 
 @pytest.mark.parametrize("status", [429, 500, 503])
-def test_a_busy_server_is_asked_again(server: Server, status: int) -> None:
+def test_a_busy_server_is_asked_again(server: Chat, status: int) -> None:
     def once_busy(body: dict[str, Any]) -> tuple[int, Any]:
         return (status, {}) if len(server.asked) < 3 else (200, completion("good"))
 
@@ -135,7 +85,7 @@ def test_a_busy_server_is_asked_again(server: Server, status: int) -> None:
     assert len(server.asked) == 3
 
 
-def test_a_server_that_stays_away_is_an_infrastructure_error(server: Server) -> None:
+def test_a_server_that_stays_away_is_an_infrastructure_error(server: Chat) -> None:
     server.answer = lambda body: (503, {})
     with pytest.raises(InfrastructureError, match=r"did not answer in 3 attempts .*status 503"):
         ask(server, [sample(0), sample(1)])
@@ -148,7 +98,7 @@ def test_a_server_that_stays_away_is_an_infrastructure_error(server: Server) -> 
     ("status", "words"), [(401, "PELICAN_TEACHER_API_KEY"), (403, "refuses"), (404, "'big'")]
 )
 def test_a_wrong_key_or_model_ends_in_one_sentence(
-    server: Server, monkeypatch: pytest.MonkeyPatch, status: int, words: str
+    server: Chat, monkeypatch: pytest.MonkeyPatch, status: int, words: str
 ) -> None:
     monkeypatch.setenv("PELICAN_TEACHER_API_KEY", "secret")
     server.answer = lambda body: (status, {})
@@ -173,7 +123,7 @@ def test_an_endpoint_that_is_no_url_is_refused() -> None:
     ],
 )
 def test_a_refused_request_is_that_tries_error(
-    server: Server, status: int, reply: Any, error: str
+    server: Chat, status: int, reply: Any, error: str
 ) -> None:
     server.answer = lambda body: (
         (status, reply) if "0 " in text_of(body) else (200, completion("x"))
@@ -182,7 +132,7 @@ def test_a_refused_request_is_that_tries_error(
     assert error in bad.error and good == Reply("x", 7)
 
 
-def test_thinking_that_the_server_splits_off_is_put_back(server: Server) -> None:
+def test_thinking_that_the_server_splits_off_is_put_back(server: Chat) -> None:
     server.answer = lambda body: (
         200,
         completion("<answer>3</answer>", reasoning_content="I count three \ud800."),

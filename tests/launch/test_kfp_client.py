@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import json
 import re
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -29,6 +27,7 @@ from pelican.recipes import find_recipe
 from pipelines import compile_pipeline
 from pipelines.pods import StepPods
 from pipelines.submit import graph_of
+from tests.endpoints import Request, serving
 
 V2 = "/apis/v2beta1"
 
@@ -108,31 +107,16 @@ class Backend:
 def backend(monkeypatch: pytest.MonkeyPatch) -> Iterator[Backend]:
     kept = Backend()
 
-    class Handler(BaseHTTPRequestHandler):
-        def _serve(self) -> None:
-            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            kept.tokens.append(self.headers.get("authorization", ""))
-            status, tree = kept.answer(self.command, self.path, body)
-            data = json.dumps(tree).encode()
-            self.send_response(status)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(data)))
-            self.end_headers()
-            self.wfile.write(data)
+    def answer(request: Request) -> tuple[int, dict[str, Any]]:
+        kept.tokens.append(request.headers.get("authorization", ""))
+        return kept.answer(request.method, request.path, request.body)
 
-        do_GET = do_POST = _serve
-
-        def log_message(self, *_: Any) -> None:
-            return
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    monkeypatch.setenv("KFP_HOST", f"http://127.0.0.1:{server.server_port}")
     for name in ("KFP_UI", "KFP_NAMESPACE", "KFP_TOKEN", "KFP_TOKEN_FILE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(kfp_client, "POLL_S", 0.01)
-    yield kept
-    server.shutdown()
+    with serving(answer) as address:
+        monkeypatch.setenv("KFP_HOST", address)
+        yield kept
 
 
 def package(folder: Path, *overrides: str) -> tuple[Path, dict[str, Any]]:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import threading
 import time
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -17,42 +16,32 @@ from pelican.retrain.records import Verdict, write_verdict
 from pelican.storage.manifests import now
 from pelican.storage.objects import FolderStore
 from pelican.trigger.auth import authenticate
+from tests.endpoints import Request, serving
 
 SECRET = "a-secret-of-the-tests"
 
 
-class Receiver(HTTPServer):
+@dataclass
+class Receiver:
     """Keeps what it is sent; answers with the statuses it was given, then with 200."""
 
-    def __init__(self) -> None:
-        self.got: list[tuple[dict[str, str], bytes]] = []
-        self.statuses: list[int] = []
-        super().__init__(("127.0.0.1", 0), _Handler)
+    got: list[tuple[Mapping[str, str], bytes]] = field(default_factory=list)
+    statuses: list[int] = field(default_factory=list)
 
-
-class _Handler(BaseHTTPRequestHandler):
-    server: Receiver
-
-    def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers["content-length"]))
-        self.server.got.append(({k.lower(): v for k, v in self.headers.items()}, body))
-        self.send_response(self.server.statuses.pop(0) if self.server.statuses else 200)
-        self.end_headers()
-
-    def log_message(self, *_: object) -> None:
-        return None
+    def take(self, request: Request) -> tuple[int, bytes]:
+        self.got.append((request.headers, request.body))
+        return (self.statuses.pop(0) if self.statuses else 200), b""
 
 
 @pytest.fixture
 def receiver(monkeypatch: pytest.MonkeyPatch) -> Iterator[Receiver]:
-    with Receiver() as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        monkeypatch.setenv("PELICAN_NOTIFY_URL", f"http://127.0.0.1:{server.server_port}/hook")
+    receiver = Receiver()
+    with serving(receiver.take) as address:
+        monkeypatch.setenv("PELICAN_NOTIFY_URL", f"{address}/hook")
         monkeypatch.setenv("PELICAN_NOTIFY_SECRET", SECRET)
         monkeypatch.setenv("PELICAN_NOTIFY_LINK", "https://pelican.example/runs/{run}")
         monkeypatch.setattr("pelican.retrain.notify.WAIT_S", 0.0)
-        yield server
-        server.shutdown()
+        yield receiver
 
 
 @pytest.fixture

@@ -2,70 +2,52 @@
 
 from __future__ import annotations
 
-import json
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from dataclasses import dataclass, field
 from typing import Any
 
 from pelican.recipe import JudgeConfig
+from tests.endpoints import Chat, Said, chatting
 
 
+@dataclass
 class Endpoint:
-    """An OpenAI-compatible server that gives the replies it was told."""
+    """`right`: what a prompt holds that is answered with yes; an int among `replies` is a status."""
 
-    def __init__(self) -> None:
-        self.replies: list[Any] = []
-        self.always: str | None = None
-        self.right: str | None = None  # what a prompt holds that is answered with yes
-        self.asked: list[dict[str, Any]] = []
-        self.delay_s = 0.0
-        self.running = self.most = 0
-        lock = threading.Lock()
-        outer = self
+    replies: list[Any] = field(default_factory=list)
+    always: str | None = None
+    right: str | None = None
+    delay_s: float = 0.0
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["Content-Length"]))
-                decoded = body.replace(b"\\n", b"\n")
-                with lock:
-                    outer.asked.append({"path": self.path, **json.loads(body)})
-                    outer.running += 1
-                    outer.most = max(outer.most, outer.running)
-                    right = outer.right is not None and outer.right.encode() in decoded
-                    reply = "yes" if right else outer.always or outer.replies.pop(0)
-                time.sleep(outer.delay_s)
-                with lock:
-                    outer.running -= 1
-                if isinstance(reply, int):
-                    self.send_error(reply)
-                    return
-                data = json.dumps({"choices": [{"message": {"content": reply}}]}).encode()
-                self.send_response(200)
-                self.end_headers()
-                self.wfile.write(data)
+    chat: Chat = field(init=False)
+    config: JudgeConfig = field(init=False)
 
-            def log_message(self, *_: object) -> None:
-                pass
+    @property
+    def asked(self) -> list[dict[str, Any]]:
+        return self.chat.asked
 
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-        self.config = JudgeConfig(
-            endpoint=f"http://127.0.0.1:{self.server.server_port}/v1",
-            model="judge",
-            timeout_s=5,
-            attempts=3,
-            backoff_s=0,
-        )
+    @property
+    def most(self) -> int:
+        return self.chat.most
+
+    def reply(self, body: dict[str, Any]) -> Said:
+        prompt = body["messages"][-1]["content"]
+        with self._lock:
+            right = self.right is not None and self.right in prompt
+            reply: Said = "yes" if right else self.always or self.replies.pop(0)
+        time.sleep(self.delay_s)
+        return reply
 
 
 @contextmanager
 def judging() -> Iterator[Endpoint]:
     made = Endpoint()
-    try:
+    with chatting(made.reply) as made.chat:
+        made.config = JudgeConfig(
+            endpoint=made.chat.url, model="judge", timeout_s=5, attempts=3, backoff_s=0
+        )
         yield made
-    finally:
-        made.server.shutdown()
-        made.server.server_close()
