@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
 from typing import Any
 
+from pelican import settings
 from pelican.errors import UserInputError
 from pelican.launch.base import Job
 from pelican.launch.target import Target
@@ -115,6 +117,19 @@ def build_job(job: Job, target: Target, spec_uri: str, store_env: Mapping[str, s
         },
         "spec": spec,
     }
+
+
+def of_attempt(tree: Tree, number: int, time: str) -> Tree:
+    """`tree` as one attempt makes it: followed since `time`, and with a name of its own for claims.
+
+    What earlier attempts claimed in the store is then free at once: their pods are gone before.
+    """
+    made: Tree = json.loads(json.dumps(tree))
+    made["metadata"]["annotations"] |= {ATTEMPT: str(number), FOLLOWED: time}
+    for replicas in made["spec"]["pytorchReplicaSpecs"].values():
+        for container in replicas["template"]["spec"]["containers"]:
+            container["env"].append({"name": settings.ATTEMPT, "value": f"{number}-{time}"})
+    return made
 
 
 def _pod(

@@ -24,6 +24,7 @@ from pelican.launch.jobspec import (
     RUN,
     Tree,
     build_job,
+    of_attempt,
     processes_of,
 )
 from pelican.launch.kube import Absent, Conflict, Kube
@@ -130,12 +131,7 @@ class PyTorchJobLauncher(Launcher):
         """Make the job, or adopt the one that another launcher made of the same digest."""
         name, digest = tree["metadata"]["name"], tree["metadata"]["annotations"][DIGEST]
         now = datetime.now(UTC).isoformat(timespec="seconds")
-        wanted = {**tree, "metadata": dict(tree["metadata"])}
-        wanted["metadata"]["annotations"] = {
-            **tree["metadata"]["annotations"],
-            ATTEMPT: str(attempt),
-            FOLLOWED: now,
-        }
+        wanted = of_attempt(tree, attempt, now)
         deadline = time.monotonic() + 120.0
         while time.monotonic() < deadline:
             try:
