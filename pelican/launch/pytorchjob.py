@@ -24,6 +24,7 @@ from pelican.launch.jobspec import (
     RUN,
     Tree,
     build_job,
+    least_pods,
     of_attempt,
     processes_of,
 )
@@ -221,7 +222,7 @@ class PyTorchJobLauncher(Launcher):
     def _explain(self, job: Job, current: _Followed, pods: list[Tree]) -> PelicanError | None:
         """Tell why the job waits; an error once it has waited too long."""
         resources = job.spec.recipe.resources.of(job.spec.stage)
-        wanted, _ = processes_of(job, resources)
+        wanted = min(processes_of(job, resources)[0], least_pods(job, resources))
         started = [p for p in pods if p.get("status", {}).get("phase") not in ("Pending", None)]
         if len(started) >= wanted:
             current.waits_since = None

@@ -56,6 +56,7 @@ class S3Settings:
     ca: str | None = None
     path_style: bool | None = None
     patience_s: float = PATIENCE_S
+    tag_work: bool = False
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] | None = None) -> S3Settings:
@@ -78,12 +79,16 @@ class S3Settings:
         style = env.get("S3_PATH_STYLE") or "auto"
         if style not in ("auto", "on", "off"):
             raise UserInputError(f"S3_PATH_STYLE={style!r} is none of auto, on, off")
+        tag = env.get("S3_TAG_WORK") or "off"
+        if tag not in ("on", "off"):
+            raise UserInputError(f"S3_TAG_WORK={tag!r} is neither on nor off")
         return cls(
             endpoint=endpoint.rstrip("/"),
             region=first("AWS_REGION", "AWS_DEFAULT_REGION"),
             ca=first("S3_CA_BUNDLE", "AWS_CA_BUNDLE"),
             path_style={"auto": None, "on": True, "off": False}[style],
             patience_s=_seconds(env.get("S3_PATIENCE_S")),
+            tag_work=tag == "on",
         )
 
     def variables(self) -> dict[str, str]:
@@ -93,6 +98,8 @@ class S3Settings:
             found["AWS_REGION"] = self.region
         if self.path_style is not None:
             found["S3_PATH_STYLE"] = "on" if self.path_style else "off"
+        if self.tag_work:
+            found["S3_TAG_WORK"] = "on"
         return found
 
 
