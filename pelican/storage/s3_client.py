@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import os
-import ssl
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-import certifi
 import urllib3
 from minio import Minio
 from minio.credentials.providers import (
@@ -27,8 +25,10 @@ from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_rand
 
 from pelican.errors import InfrastructureError, PelicanError, UserInputError
 from pelican.telemetry.metrics import STORE_ERRORS, STORE_RETRIES
+from pelican.tls import refused, sentence, trusting
 
 AWS = "https://s3.amazonaws.com"
+CA = "S3_CA_BUNDLE"
 PATIENCE_S = 90.0
 CONNECT_S, READ_S = 5.0, 60.0
 _ABSENT = ("NoSuchKey", "NoSuchObject", "ResourceNotFound", "NoSuchVersion")
@@ -113,14 +113,13 @@ def _seconds(given: str | None) -> float:
 def make_client(settings: S3Settings, *, patient: bool = True) -> Minio:
     """A client whose every request, so each part of an upload, is tried until patience ends."""
     parts = urlsplit(settings.endpoint)
-    context = ssl.create_default_context(cafile=settings.ca or certifi.where())
     # 0.5, 1, 2, 4, 8, 15, 15, … s, each with up to 1 s more: so many fit into the patience.
     tries = 3 + max(0, round((settings.patience_s - 3.5) / 15)) if patient else 0
     pool = urllib3.PoolManager(
         timeout=urllib3.Timeout(connect=CONNECT_S, read=READ_S),
         maxsize=32,
-        ssl_context=context if parts.scheme == "https" else None,
-        retries=urllib3.Retry(
+        ssl_context=trusting(settings.ca, CA) if parts.scheme == "https" else None,
+        retries=_Retry(
             total=tries,
             backoff_factor=0.5,
             backoff_max=15,
@@ -141,6 +140,15 @@ def make_client(settings: S3Settings, *, patient: bool = True) -> Minio:
     elif settings.path_style is False:
         client.enable_virtual_style_endpoint()  # type: ignore[no-untyped-call]
     return client
+
+
+class _Retry(urllib3.Retry):
+    """A certificate that was refused will be again."""
+
+    def increment(self, *args: Any, error: Exception | None = None, **more: Any) -> urllib3.Retry:
+        if error is not None and refused(error) is not None:
+            raise error
+        return super().increment(*args, error=error, **more)
 
 
 def _credentials() -> Provider:
@@ -190,10 +198,8 @@ def is_transient(error: BaseException) -> bool:
         return error.code in _TRANSIENT_CODES
     if isinstance(error, ServerError):
         return error.status_code in _TRANSIENT_STATUS
-    if isinstance(error, urllib3.exceptions.SSLError):
+    if refused(error) is not None:
         return False
-    if isinstance(error, urllib3.exceptions.MaxRetryError):
-        return not isinstance(error.reason, urllib3.exceptions.SSLError)
     kinds = (urllib3.exceptions.HTTPError, InvalidResponseError, ConnectionError, TimeoutError)
     return isinstance(error, kinds)
 
@@ -224,6 +230,10 @@ def _meaning(error: Exception, settings: S3Settings, bucket: str) -> PelicanErro
             return UserInputError(
                 f"{at} refuses access to bucket {bucket!r} ({error.code}); check the credentials"
             )
+    if (tls := refused(error)) is not None:
+        return sentence(tls, at, settings.ca, CA)
+    if isinstance(error, InvalidResponseError) and "HTTPS server" in str(error):
+        return UserInputError(f"{at} speaks TLS; set S3_ENDPOINT_URL=https://…")
     if is_transient(error):
         cause = getattr(error, "reason", None) or error
         return InfrastructureError(f"the store at {at} does not answer: {cause}")

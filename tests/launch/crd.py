@@ -16,7 +16,9 @@ import yaml
 def definition(module: str, path: str, version: str) -> dict[str, Any]:
     """The schema of one version of a custom resource; skips the test where it can't be had."""
     if shutil.which("go") is None:
-        pytest.skip("there is no `go` on the PATH: custom resource definitions come with Go modules")
+        pytest.skip(
+            "there is no `go` on the PATH: custom resource definitions come with Go modules"
+        )
     try:
         done = subprocess.run(
             ["go", "mod", "download", "-json", module],

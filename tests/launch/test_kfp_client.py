@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import json
 import re
+import ssl
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -105,6 +107,17 @@ class Backend:
 
 @pytest.fixture
 def backend(monkeypatch: pytest.MonkeyPatch) -> Iterator[Backend]:
+    with serving() as (kept, port):
+        monkeypatch.setenv("KFP_HOST", f"http://127.0.0.1:{port}")
+        for name in ("KFP_UI", "KFP_NAMESPACE", "KFP_TOKEN", "KFP_TOKEN_FILE", "KFP_CA_BUNDLE"):
+            monkeypatch.delenv(name, raising=False)
+        monkeypatch.setattr(kfp_client, "POLL_S", 0.01)
+        yield kept
+
+
+@contextmanager
+def serving(tls: ssl.SSLContext | None = None) -> Iterator[tuple[Backend, int]]:
+    """A backend, and its port of this machine."""
     kept = Backend()
 
     class Handler(BaseHTTPRequestHandler):
@@ -125,12 +138,10 @@ def backend(monkeypatch: pytest.MonkeyPatch) -> Iterator[Backend]:
             return
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    if tls is not None:
+        server.socket = tls.wrap_socket(server.socket, server_side=True)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    monkeypatch.setenv("KFP_HOST", f"http://127.0.0.1:{server.server_port}")
-    for name in ("KFP_UI", "KFP_NAMESPACE", "KFP_TOKEN", "KFP_TOKEN_FILE"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(kfp_client, "POLL_S", 0.01)
-    yield kept
+    yield kept, server.server_port
     server.shutdown()
 
 

@@ -47,7 +47,7 @@ def test_only_what_no_manifest_names_expires(bucket: Bucket, tmp_path: Path) -> 
     for key in ("cache/preflight/a.json", f"{STAGE}/manifest.json", "data/pool/work.parquet"):
         store.write(key, b"{}")
     soon = datetime.now(UTC) + timedelta(days=29)
-    gone = {key for key in store.keys() if expiry(store, key) is not None}
+    gone = {key for key in list(store.keys()) if expiry(store, key) is not None}
     assert gone == {
         f"{STAGE}/work/trainer/checkpoint-5/weights",
         f"{STAGE}/{CLAIMS}/shard-0.json",
@@ -79,9 +79,7 @@ def test_again_replaces_and_leaves_the_rules_of_others(bucket: Bucket) -> None:
     assert "mine" in {rule.rule_id for rule in found.rules}
 
 
-def test_without_tags_work_is_left_to_gc(
-    bucket: Bucket, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_tags_work_is_left_to_gc(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PELICAN_STORE", bucket.store().uri)
     done = CliRunner().invoke(app, ["store", "lifecycle", "--days", "9"])
     assert done.exit_code == 0, done.output
