@@ -34,6 +34,8 @@ RESTARTS = (
     100  # of an elastic job's processes, each from the last checkpoint: other pods came or went
 )
 METRICS_PORT = 9464  # scraped by the PodMonitor of manifests/monitoring
+# Rank 0 would name its store to others at the first meeting only: who joins later waits for ever.
+MEETING = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
 CACHE, SCRATCH, CA = "/cache", "/tmp", "/etc/pelican/ca"
 MAX_NAME = 50  # the operator adds `-worker-10`, and a label has 63 characters
 Tree = dict[str, Any]
@@ -163,6 +165,9 @@ def _make_elastic(spec: Tree, name: str, least: int, pods: int, resources: Stage
         "maxRestarts": RESTARTS,
     }
     spec["pytorchReplicaSpecs"]["Worker"]["restartPolicy"] = "ExitCode"
+    (container,) = spec["pytorchReplicaSpecs"]["Master"]["template"]["spec"]["containers"]
+    named = [{"name": name, "value": value} for name, value in MEETING.items()]
+    container["env"] = [*container["env"], *named]  # the Worker's template is the same
 
 
 def of_attempt(tree: Tree, number: int, time: str) -> Tree:

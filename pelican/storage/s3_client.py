@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 from urllib.parse import urlsplit
 
 import urllib3
@@ -145,10 +145,11 @@ def make_client(settings: S3Settings, *, patient: bool = True) -> Minio:
 class _Retry(urllib3.Retry):
     """A certificate that was refused will be again."""
 
-    def increment(self, *args: Any, error: Exception | None = None, **more: Any) -> urllib3.Retry:
+    def increment(self, *args: Any, **more: Any) -> Self:
+        error = more.get("error")
         if error is not None and refused(error) is not None:
             raise error
-        return super().increment(*args, error=error, **more)
+        return super().increment(*args, **more)
 
 
 def _credentials() -> Provider:

@@ -34,8 +34,8 @@ def definition(module: str, path: str, version: str) -> dict[str, Any]:
     text = Path(json.loads(done.stdout)["Dir"], path).read_text()
     tree = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     (found,) = [v for v in tree["spec"]["versions"] if v["name"] == version]
-    schema: dict[str, Any] = found["schema"]["openAPIV3Schema"]
-    return _strict(schema)
+    schema: dict[str, Any] = _strict(found["schema"]["openAPIV3Schema"])
+    return schema
 
 
 def check(job: dict[str, Any], schema: dict[str, Any]) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from pelican.errors import UserInputError
 from pelican.launch.base import Job
-from pelican.launch.jobspec import build_job, job_name
+from pelican.launch.jobspec import MEETING, build_job, job_name
 from pelican.recipes import find_recipe
 from pelican.stages.base import StageName
 from tests.launch.crd import check, definition
@@ -57,6 +57,11 @@ def test_an_elastic_training_meets_at_rank_0() -> None:
     assert replicas["Master"]["restartPolicy"] == "Never"
     assert replicas["Worker"]["restartPolicy"] == "ExitCode"
     assert replicas["Worker"]["replicas"] == 3
+    for role in replicas.values():
+        (container,) = role["template"]["spec"]["containers"]
+        variables = {e["name"]: e["value"] for e in container["env"]}
+        assert MEETING.items() <= variables.items()
+        assert len(variables) == len(container["env"])
 
 
 @pytest.mark.parametrize("least", ["", " resources.train_rl.elastic_min=4"])

@@ -1,4 +1,4 @@
-"""An elastic training as its pods run it: the operator's variables, torchrun, a pod that is killed."""
+"""An elastic training as its pods run it: a pod that joins later, and that is killed then."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import polars as pl
-import psutil
+import psutil  # type: ignore[import-untyped]
 import pytest
 
+from pelican.launch.jobspec import MEETING
 from pelican.recipes import find_recipe
 from pelican.records import Phase
 from pelican.settings import home
@@ -27,7 +28,7 @@ PROGRAM = (
     "import pathlib, sys, pelican.pod as pod; pod.MESSAGE = pathlib.Path(sys.argv[1]);"
     "sys.exit(pod.main(sys.argv[2:]))"
 )
-STEPS = 24
+STEPS = 40
 OUTPUT = "runs/elastic/loop-1/train-rl-rl"
 
 
@@ -69,12 +70,13 @@ def pod(folder: Path, name: str, port: int, spec: Path) -> subprocess.Popen[byte
         **os.environ,
         "PYTHONPATH": str(ROOT),
         "OMP_NUM_THREADS": "1",
+        **MEETING,
         "PET_NNODES": "1:2",
         "PET_MAX_RESTARTS": "10",
         "PET_RDZV_BACKEND": "c10d",
         "PET_RDZV_ENDPOINT": f"127.0.0.1:{port}",
         "PET_RDZV_ID": "elastic",
-        "PET_RDZV_CONF": "join_timeout=600,last_call_timeout=15,read_timeout=60",
+        "PET_RDZV_CONF": "join_timeout=600,last_call_timeout=2,read_timeout=60",
     }
     return subprocess.Popen(
         [sys.executable, "-c", PROGRAM, str(folder / f"{name}.end"), "train-rl", str(spec), "1"],
@@ -93,7 +95,7 @@ def kill(process: subprocess.Popen[bytes]) -> None:
 
 
 @pytest.mark.long
-def test_a_training_goes_on_with_fewer_pods(tmp_path: Path) -> None:
+def test_a_training_goes_on_with_more_pods_and_with_fewer(tmp_path: Path) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -117,8 +119,12 @@ def test_a_training_goes_on_with_fewer_pods(tmp_path: Path) -> None:
         """One that two processes wrote."""
         return any((tmp_path / "store" / OUTPUT).glob("work/trainer/checkpoint-*/rng_state_1.pth"))
 
+    def has_begun() -> bool:
+        return any((tmp_path / "store" / OUTPUT).glob("work/trainer/checkpoint-*"))
+
     try:
         wait_for(meets)
+        wait_for(has_begun)  # alone: the second joins a training
         second = pod(tmp_path, "second", port, spec)
         wait_for(has_checkpoint)
         kill(second)
