@@ -10,6 +10,7 @@ import typer
 
 from pelican.commands.data import app as data
 from pelican.commands.models import app as models
+from pelican.commands.store import app as store
 from pelican.commands.trigger import app as trigger
 from pelican.errors import PelicanError, ResourceError
 
@@ -23,6 +24,7 @@ recipes = typer.Typer(help="Named recipes.", no_args_is_help=True)
 app.add_typer(recipes, name="recipe")
 app.add_typer(data, name="data")
 app.add_typer(models, name="models")
+app.add_typer(store, name="store")
 app.add_typer(trigger, name="trigger")
 benchmarks = typer.Typer(help="Published benchmarks.", no_args_is_help=True)
 app.add_typer(benchmarks, name="benchmark")

@@ -7,14 +7,16 @@ a run continues with other resources.
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from pelican.section import Section
 
 _QUANTITY = r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?$"
 _SECRET = re.compile(r"SECRET|PASSWORD|PASSWD|TOKEN|CREDENTIAL|ACCESS_KEY|API_KEY", re.IGNORECASE)
+# They keep checkpoints that any number of processes resumes, but for parallel.strategy=zero3.
+ELASTIC = ("train_rl", "train_sft")
 Quantity = Annotated[str, Field(pattern=_QUANTITY)]
 
 
@@ -31,6 +33,9 @@ class StageResources(Section):
     """The pods of one stage's job; what is none is as `resources.every` says."""
 
     replicas: int | None = Field(None, gt=0, description="pods; more than one only for torchrun")
+    elastic_min: int | None = Field(
+        None, gt=0, description="pods with which a training goes on at least; none: with all"
+    )
     processes: int | None = Field(
         None, gt=0, description="of a pod; none: one a GPU, else the stage's processes shared out"
     )
@@ -97,6 +102,15 @@ class Resources(Section):
     distill: StageResources = StageResources()
     train_sft: StageResources = StageResources()
     eval: StageResources = StageResources()
+
+    @model_validator(mode="after")
+    def _trainings_are_elastic(self) -> Self:
+        for name in type(self).model_fields:
+            if name not in ELASTIC and getattr(self, name).elastic_min is not None:
+                raise ValueError(
+                    f"resources.{name}.elastic_min: only {' and '.join(ELASTIC)} go on with fewer pods"
+                )
+        return self
 
     def of(self, stage: str) -> StageResources:
         """What holds for a stage such as `train-rl`: its own fields over those of every stage."""

@@ -17,18 +17,20 @@ from types import FrameType
 
 ERRORS = "PELICAN_ERRORS"  # folder in which every rank notes why it failed
 MESSAGE = Path("/dev/termination-log")
-BUG, MEMORY = 1, 77
+BUG, AWAY, MEMORY = 1, 75, 77
 _OOM_COUNTERS = ("/sys/fs/cgroup/memory.events", "/sys/fs/cgroup/memory/memory.oom_control")
 # Of torchrun's operator: a single process is no group.
 _GROUP = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 
-def command(stage: str, spec: str, processes: int, nodes: int) -> list[str]:
+def command(stage: str, spec: str, processes: int, nodes: int, elastic: bool = False) -> list[str]:
     """The stage alone, or under torchrun; that takes nodes and rank from the operator's PET_*."""
     one = ["pelican", "stage", stage, "--spec", spec]
     if processes * nodes == 1:
         return [sys.executable, "-m", *one]
-    run = ["torch.distributed.run", "--nproc-per-node", str(processes), "--max-restarts", "0"]
+    run = ["torch.distributed.run", "--nproc-per-node", str(processes)]
+    if not elastic:
+        run += ["--max-restarts", "0"]
     return [sys.executable, "-m", *run, "--module", *one]
 
 
@@ -40,16 +42,31 @@ def environment(folder: str, nodes: int, processes: int) -> dict[str, str]:
 
 
 def first_error(folder: Path) -> dict[str, object] | None:
-    """What the rank that failed first noted."""
-    notes = sorted(folder.glob("*.json"), key=lambda path: path.stat().st_mtime_ns)
-    for note in notes:
+    """What the rank that failed first noted; that another is gone only if none says why."""
+    lost = None
+    for note in sorted(folder.glob("*.json"), key=lambda path: path.stat().st_mtime_ns):
         try:
             found = json.loads(note.read_text())
         except (OSError, ValueError):
             continue
-        if isinstance(found, dict):
+        if isinstance(found, dict) and found.get("exit_code") != AWAY:
             return found
-    return None
+        if isinstance(found, dict):
+            lost = lost or found
+    return lost
+
+
+def wait(child: subprocess.Popen[bytes], folder: Path, elastic: bool) -> int:
+    """Until it has ended. An elastic torchrun starts its processes again only where that may help."""
+    while elastic:
+        try:
+            return child.wait(1.0)
+        except subprocess.TimeoutExpired:
+            error = first_error(folder)
+            if error is not None and error.get("exit_code") != AWAY:
+                child.terminate()
+                break
+    return child.wait()
 
 
 def memory_ran_out() -> bool:
@@ -79,11 +96,13 @@ def verdict(code: int, error: dict[str, object] | None, oom: bool) -> tuple[int,
 
 def main(arguments: list[str]) -> int:
     stage, spec, processes = arguments[0], arguments[1], int(arguments[2])
-    nodes = int(os.environ.get("PET_NNODES") or "1")
+    least, _, most = (os.environ.get("PET_NNODES") or "1").partition(":")
+    nodes, elastic = int(most or least), bool(most)
     stopped: list[int] = []
     with tempfile.TemporaryDirectory(prefix="pelican-errors-") as folder:
         child = subprocess.Popen(
-            command(stage, spec, processes, nodes), env=environment(folder, nodes, processes)
+            command(stage, spec, processes, nodes, elastic),
+            env=environment(folder, nodes, processes),
         )
 
         def stop(number: int, frame: FrameType | None) -> None:
@@ -92,8 +111,11 @@ def main(arguments: list[str]) -> int:
 
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, stop)
-        code = child.wait()
-        told, message = verdict(code, first_error(Path(folder)), memory_ran_out())
+        code = wait(child, Path(folder), elastic)
+        error = first_error(Path(folder))
+        told, message = verdict(code, error, memory_ran_out())
+    if elastic and told == BUG and error is None:  # a stage notes its own: this is torchrun's
+        told, message = AWAY, "the job's pods did not find each other again"
     if stopped and told not in (0, 2, MEMORY):
         told, message = 128 + stopped[0], "the pod was stopped"
     if told:

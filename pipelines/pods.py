@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 SECRETS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+CA = "/etc/pelican/ca"
 Setup = Callable[[Any], Any]
 _SETUP: ContextVar[Setup | None] = ContextVar("setup of a task", default=None)
 
@@ -19,6 +20,7 @@ class StepPods:
 
     variables: Mapping[str, str]
     store_secret: str
+    ca_secret: str | None = None  # with `ca.crt`, of the store's endpoint
     cpu: str = "100m"
     memory: str = "1Gi"
 
@@ -29,6 +31,9 @@ class StepPods:
             task.set_env_variable(name, self.variables[name])
         task.set_cpu_request(self.cpu).set_memory_request(self.memory)
         kubernetes.use_secret_as_env(task, self.store_secret, {name: name for name in SECRETS})
+        if self.ca_secret:
+            kubernetes.use_secret_as_volume(task, self.ca_secret, mount_path=CA)
+            task.set_env_variable("S3_CA_BUNDLE", f"{CA}/ca.crt")
         run = "metadata.labels['pipeline/runid']"
         kubernetes.use_field_path_as_env(task, "KFP_RUN_ID", run)
         return task

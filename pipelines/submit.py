@@ -55,7 +55,7 @@ def step_pods(store: ObjectStore) -> StepPods:
         )
     target = Target.from_environment()
     variables = {"PELICAN_LAUNCHER": "pytorchjob", **store.settings.variables()}
-    return StepPods(variables | target.variables(), target.store_secret)
+    return StepPods(variables | target.variables(), target.store_secret, target.ca_secret)
 
 
 def _compile(store: ObjectStore, pipeline: str, recipe: Recipe, package: Path) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import ssl
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -25,7 +26,9 @@ class Request:
 
 
 @contextmanager
-def serving(answer: Callable[[Request], Answer]) -> Iterator[str]:
+def serving(
+    answer: Callable[[Request], Answer], tls: ssl.SSLContext | None = None
+) -> Iterator[str]:
     """A server on a free port, in threads of its own; yields its address."""
 
     class Handler(BaseHTTPRequestHandler):
@@ -46,9 +49,11 @@ def serving(answer: Callable[[Request], Answer]) -> Iterator[str]:
             return None
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        if tls is not None:
+            server.socket = tls.wrap_socket(server.socket, server_side=True)
         threading.Thread(target=server.serve_forever, daemon=True).start()
         try:
-            yield f"http://127.0.0.1:{server.server_port}"
+            yield f"{'http' if tls is None else 'https'}://127.0.0.1:{server.server_port}"
         finally:
             server.shutdown()
 

@@ -7,6 +7,7 @@ import json
 from pelican import settings
 from pelican.errors import UserInputError
 from pelican.runs import CANCELLED, require_run, run_prefix
+from pelican.storage.claims import release
 from pelican.storage.manifests import now
 from pelican.storage.objects import ObjectStore, open_store
 
@@ -31,6 +32,7 @@ def cancel(run: str, given: str | None) -> None:
     if run_id is not None:
         Kfp().terminate(run_id)
     names = end_jobs(Kube(Target.from_environment().namespace), run)
+    release(store, run_prefix(run))
     print(f"run {run} is cancelled; {len(names)} jobs deleted; the same command continues it")
 
 

@@ -53,6 +53,7 @@ def run_spec(name: str, path: str) -> None:
     except Exception as error:
         told = _meaning(name, error)
         if told is None:
+            _note(f"{type(error).__name__}: {error}".splitlines()[0], 1)
             raise
         _tell(told)
         raise told from error
@@ -73,12 +74,15 @@ def _meaning(name: str, error: Exception) -> PelicanError | None:
 
 def _tell(error: PelicanError) -> None:
     """In the log, and where a pod's first process looks."""
-    told = {"message": str(error), "exit_code": error.exit_code}
-    emit("error", told)
+    emit("error", {"message": str(error), "exit_code": error.exit_code})
+    _note(str(error), error.exit_code)
+
+
+def _note(message: str, code: int) -> None:
     folder = os.environ.get(ERRORS)
     if folder:
-        rank = os.environ.get("RANK", "0")
-        Path(folder, f"{rank}.json").write_text(json.dumps(told))
+        note = Path(folder, f"{os.environ.get('RANK', '0')}.json")
+        note.write_text(json.dumps({"message": message, "exit_code": code}))
 
 
 def _run(name: str, path: str) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
 from typing import Any
 
+from pelican import settings
 from pelican.digest import digest_of
 from pelican.errors import UserInputError
 from pelican.launch.base import Job
@@ -28,7 +30,12 @@ DIGEST, ATTEMPT, FOLLOWED, STORE = (
 )
 USER = 65532  # of the images
 PORT = 23456
+RESTARTS = (
+    100  # of an elastic job's processes, each from the last checkpoint: other pods came or went
+)
 METRICS_PORT = 9464  # scraped by the PodMonitor of manifests/monitoring
+# Rank 0 would name its store to others at the first meeting only: who joins later waits for ever.
+MEETING = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
 CACHE, SCRATCH, CA = "/cache", "/tmp", "/etc/pelican/ca"
 MAX_NAME = 50  # the operator adds `-worker-10`, and a label has 63 characters
 Tree = dict[str, Any]
@@ -61,12 +68,29 @@ def processes_of(job: Job, resources: StageResources) -> tuple[int, int]:
     recipe = job.spec.recipe
     rows = {"train-rl": recipe.rl.prompts_per_step, "train-sft": recipe.sft.batch_size}
     total = rows.get(job.spec.stage, pods * each)
-    if total % (pods * each):
-        raise UserInputError(
-            f"{job.spec.stage}: {total} rows of a step cannot be shared by {pods} pods x {each}"
-            " processes; change resources or the batch"
-        )
+    for number in range(least_pods(job, resources), pods + 1):
+        if total % (number * each):
+            raise UserInputError(
+                f"{job.spec.stage}: {total} rows of a step cannot be shared by {number} pods x"
+                f" {each} processes; change resources or the batch"
+            )
     return pods, each
+
+
+def least_pods(job: Job, resources: StageResources) -> int:
+    """Pods without which the job does not go on: all, unless a training is elastic."""
+    pods, least = resources.replicas or 1, resources.elastic_min
+    if least is None:
+        return pods
+    field = f"resources.{job.spec.stage.replace('-', '_')}"
+    if least > pods:
+        raise UserInputError(f"{field}.elastic_min={least} is more than {field}.replicas={pods}")
+    if least < pods and job.spec.recipe.parallel.strategy == "zero3":
+        raise UserInputError(
+            f"{field}.elastic_min: DeepSpeed's checkpoints are of one number of processes; use"
+            " parallel.strategy=fsdp2, or leave it out"
+        )
+    return least
 
 
 def build_job(job: Job, target: Target, spec_uri: str, store_env: Mapping[str, str]) -> Tree:
@@ -103,6 +127,9 @@ def build_job(job: Job, target: Target, spec_uri: str, store_env: Mapping[str, s
         },
         "pytorchReplicaSpecs": replicas,
     }
+    least = least_pods(job, resources)
+    if least < pods:
+        _make_elastic(spec, job_name(job), least, pods, resources)
     digest = digest_of([spec, queue, job.spec.model_dump(mode="json")])
     return {
         "apiVersion": f"{GROUP}/{VERSION}",
@@ -115,6 +142,45 @@ def build_job(job: Job, target: Target, spec_uri: str, store_env: Mapping[str, s
         },
         "spec": spec,
     }
+
+
+def _make_elastic(spec: Tree, name: str, least: int, pods: int, resources: StageResources) -> None:
+    """Rendezvous at rank 0's pod, by whichever pods are there.
+
+    The operator makes a worker again that was killed (exit codes from 128), and a job whose Master
+    ended well has succeeded; without a Master the first worker to finish would end it.
+    """
+    wait = max(600, resources.pending_s or 0)
+    spec["elasticPolicy"] = {
+        "rdzvBackend": "c10d",
+        "rdzvHost": f"{name}-master-0",
+        "rdzvPort": PORT,
+        "rdzvId": name,
+        "rdzvConf": [
+            {"key": "join_timeout", "value": str(wait)},
+            {"key": "read_timeout", "value": "120"},  # for a pod that dies while they meet
+        ],
+        "minReplicas": least,
+        "maxReplicas": pods,
+        "maxRestarts": RESTARTS,
+    }
+    spec["pytorchReplicaSpecs"]["Worker"]["restartPolicy"] = "ExitCode"
+    (container,) = spec["pytorchReplicaSpecs"]["Master"]["template"]["spec"]["containers"]
+    named = [{"name": name, "value": value} for name, value in MEETING.items()]
+    container["env"] = [*container["env"], *named]  # the Worker's template is the same
+
+
+def of_attempt(tree: Tree, number: int, time: str) -> Tree:
+    """`tree` as one attempt makes it: followed since `time`, and with a name of its own for claims.
+
+    What earlier attempts claimed in the store is then free at once: their pods are gone before.
+    """
+    made: Tree = json.loads(json.dumps(tree))
+    made["metadata"]["annotations"] |= {ATTEMPT: str(number), FOLLOWED: time}
+    for replicas in made["spec"]["pytorchReplicaSpecs"].values():
+        for container in replicas["template"]["spec"]["containers"]:
+            container["env"].append({"name": settings.ATTEMPT, "value": f"{number}-{time}"})
+    return made
 
 
 def _pod(

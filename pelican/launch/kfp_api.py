@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from pelican.errors import InfrastructureError, UserInputError
+from pelican.tls import refused, sentence, trusting
 
 _TOKEN = Path("/var/run/secrets/kubeflow/pipelines/token")
 ENDED = ("SUCCEEDED", "FAILED", "SKIPPED", "CANCELED")
+CA = "KFP_CA_BUNDLE"
 _PAGE = 100
 
 
@@ -41,7 +43,7 @@ class KfpSettings:
             ui=(env.get("KFP_UI") or host).rstrip("/"),
             namespace=env.get("KFP_NAMESPACE") or None,
             service_account=env.get("KFP_SERVICE_ACCOUNT") or None,
-            ca=env.get("KFP_CA_BUNDLE") or None,
+            ca=env.get(CA) or None,
             token_file=token,
         )
 
@@ -54,6 +56,8 @@ class Kfp:
 
         self.settings = settings or KfpSettings.from_environment()
         configuration = api.Configuration(host=self.settings.host)
+        if self.settings.ca:
+            trusting(self.settings.ca, CA)  # else a bad file is found at the first request
         configuration.ssl_ca_cert = self.settings.ca
         configuration.api_key_prefix["authorization"] = "Bearer"
         configuration.refresh_api_key_hook = self._renew
@@ -199,6 +203,9 @@ class Kfp:
             kind = InfrastructureError if (error.status or 500) >= 500 else UserInputError
             raise kind(f"Kubeflow at {at}: {error.reason} {_message(error.body)}") from None
         except urllib3.exceptions.HTTPError as error:
+            tls = refused(error)
+            if tls is not None:
+                raise sentence(tls, self.settings.host, self.settings.ca, CA) from None
             raise InfrastructureError(
                 f"Kubeflow at {self.settings.host} does not answer: {error}"
             ) from None

@@ -24,6 +24,8 @@ from pelican.launch.jobspec import (
     RUN,
     Tree,
     build_job,
+    least_pods,
+    of_attempt,
     processes_of,
 )
 from pelican.launch.kube import Absent, Conflict, Kube
@@ -130,12 +132,7 @@ class PyTorchJobLauncher(Launcher):
         """Make the job, or adopt the one that another launcher made of the same digest."""
         name, digest = tree["metadata"]["name"], tree["metadata"]["annotations"][DIGEST]
         now = datetime.now(UTC).isoformat(timespec="seconds")
-        wanted = {**tree, "metadata": dict(tree["metadata"])}
-        wanted["metadata"]["annotations"] = {
-            **tree["metadata"]["annotations"],
-            ATTEMPT: str(attempt),
-            FOLLOWED: now,
-        }
+        wanted = of_attempt(tree, attempt, now)
         deadline = time.monotonic() + 120.0
         while time.monotonic() < deadline:
             try:
@@ -225,7 +222,7 @@ class PyTorchJobLauncher(Launcher):
     def _explain(self, job: Job, current: _Followed, pods: list[Tree]) -> PelicanError | None:
         """Tell why the job waits; an error once it has waited too long."""
         resources = job.spec.recipe.resources.of(job.spec.stage)
-        wanted, _ = processes_of(job, resources)
+        wanted = min(processes_of(job, resources)[0], least_pods(job, resources))
         started = [p for p in pods if p.get("status", {}).get("phase") not in ("Pending", None)]
         if len(started) >= wanted:
             current.waits_since = None

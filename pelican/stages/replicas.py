@@ -20,7 +20,7 @@ from pelican.stages.context import StageContext
 from pelican.stages.fingerprint import stage_fingerprint
 from pelican.stages.resources import cpu_seconds_used, resources
 from pelican.stages.spec import StageSpec
-from pelican.storage.claims import Claim, Claims
+from pelican.storage.claims import CLAIMS, Claim, Claims
 from pelican.storage.manifests import Manifest, now, read_manifest
 from pelican.storage.objects import ObjectStore
 from pelican.telemetry import exporter, record
@@ -33,7 +33,7 @@ def claims_of(context: StageContext) -> Claims:
     """The claims of one stage, by this replica."""
     return Claims(
         context.store,
-        f"{context.spec.output}/work/claims",
+        f"{context.spec.output}/{CLAIMS}",
         f"{socket.gethostname()}-{os.getpid()}-{context.rank}",
         attempt=settings.attempt(),
         lease_s=settings.lease_s(),

@@ -13,7 +13,9 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from pelican.storage.objects import ObjectStore
+from pelican.storage.objects import WORK, ObjectStore
+
+CLAIMS = f"{WORK}claims"  # below a stage's prefix
 
 
 class Claim:
@@ -106,3 +108,9 @@ class Claims:
         return json.dumps(
             {"owner": self._owner, "attempt": self._attempt, "beat": self._beats}
         ).encode()
+
+
+def release(store: ObjectStore, prefix: str) -> None:
+    """Delete the claims of all stages below `prefix`, whose replicas have ended."""
+    for key in [key for key in store.keys(prefix) if f"/{CLAIMS}/" in key]:
+        store.delete(key)

@@ -15,15 +15,17 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import urlencode, urlsplit
 
 from minio import Minio
+from minio.commonconfig import Tags
 from minio.deleteobjects import DeleteObject
 from minio.error import S3Error
 
 from pelican import settings as places
 from pelican.errors import InfrastructureError, UserInputError
 from pelican.metrics.catalogue import STORE_BYTES
+from pelican.storage.lifecycle import work_tags
 from pelican.storage.manifests import file_digest
 from pelican.storage.mirror import PARALLEL, Mirror
 from pelican.storage.objects import WORK, ObjectStore
@@ -107,6 +109,9 @@ class S3Store(ObjectStore):
     ) -> bool:
         writer = uuid.uuid4().hex
         headers: dict[str, Any] = {SHA256: hashlib.sha256(data).hexdigest(), WRITER: writer}
+        tags = self._tags(key)
+        if tags is not None:
+            headers["x-amz-tagging"] = urlencode(tags)
         if if_absent:
             headers["If-None-Match"] = "*"
         elif if_tag is not None:
@@ -174,6 +179,7 @@ class S3Store(ObjectStore):
                     name,
                     str(path),
                     metadata=metadata,
+                    tags=self._tags(key),
                     part_size=PART,
                     num_parallel_uploads=2,
                 )
@@ -181,6 +187,10 @@ class S3Store(ObjectStore):
         STORE_BYTES.inc(stat.st_size, direction="write")
         if path.is_relative_to(self.cache):
             self._sent[path] = (name, str(written.etag), stat.st_size, stat.st_mtime_ns)
+
+    def _tags(self, key: str) -> Tags | None:
+        """By which the bucket's rules know what lies below a stage's `work/`."""
+        return work_tags() if self.settings.tag_work and f"/{WORK}" in key else None
 
     def describe(self, key: str) -> tuple[int, str]:
         found = self._stat(key)

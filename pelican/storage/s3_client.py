@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import os
-import ssl
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, Self, TypeVar
 from urllib.parse import urlsplit
 
-import certifi
 import urllib3
 from minio import Minio
 from minio.credentials.providers import (
@@ -27,8 +25,10 @@ from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_rand
 
 from pelican.errors import InfrastructureError, PelicanError, UserInputError
 from pelican.metrics.catalogue import STORE_ERRORS, STORE_RETRIES
+from pelican.tls import refused, sentence, trusting
 
 AWS = "https://s3.amazonaws.com"
+CA = "S3_CA_BUNDLE"
 PATIENCE_S = 90.0
 CONNECT_S, READ_S = 5.0, 60.0
 _ABSENT = ("NoSuchKey", "NoSuchObject", "ResourceNotFound", "NoSuchVersion")
@@ -56,6 +56,7 @@ class S3Settings:
     ca: str | None = None
     path_style: bool | None = None
     patience_s: float = PATIENCE_S
+    tag_work: bool = False
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] | None = None) -> S3Settings:
@@ -78,12 +79,16 @@ class S3Settings:
         style = env.get("S3_PATH_STYLE") or "auto"
         if style not in ("auto", "on", "off"):
             raise UserInputError(f"S3_PATH_STYLE={style!r} is none of auto, on, off")
+        tag = env.get("S3_TAG_WORK") or "off"
+        if tag not in ("on", "off"):
+            raise UserInputError(f"S3_TAG_WORK={tag!r} is neither on nor off")
         return cls(
             endpoint=endpoint.rstrip("/"),
             region=first("AWS_REGION", "AWS_DEFAULT_REGION"),
             ca=first("S3_CA_BUNDLE", "AWS_CA_BUNDLE"),
             path_style={"auto": None, "on": True, "off": False}[style],
             patience_s=_seconds(env.get("S3_PATIENCE_S")),
+            tag_work=tag == "on",
         )
 
     def variables(self) -> dict[str, str]:
@@ -93,6 +98,8 @@ class S3Settings:
             found["AWS_REGION"] = self.region
         if self.path_style is not None:
             found["S3_PATH_STYLE"] = "on" if self.path_style else "off"
+        if self.tag_work:
+            found["S3_TAG_WORK"] = "on"
         return found
 
 
@@ -106,14 +113,13 @@ def _seconds(given: str | None) -> float:
 def make_client(settings: S3Settings, *, patient: bool = True) -> Minio:
     """A client whose every request, so each part of an upload, is tried until patience ends."""
     parts = urlsplit(settings.endpoint)
-    context = ssl.create_default_context(cafile=settings.ca or certifi.where())
     # 0.5, 1, 2, 4, 8, 15, 15, … s, each with up to 1 s more: so many fit into the patience.
     tries = 3 + max(0, round((settings.patience_s - 3.5) / 15)) if patient else 0
     pool = urllib3.PoolManager(
         timeout=urllib3.Timeout(connect=CONNECT_S, read=READ_S),
         maxsize=32,
-        ssl_context=context if parts.scheme == "https" else None,
-        retries=urllib3.Retry(
+        ssl_context=trusting(settings.ca, CA) if parts.scheme == "https" else None,
+        retries=_Retry(
             total=tries,
             backoff_factor=0.5,
             backoff_max=15,
@@ -134,6 +140,16 @@ def make_client(settings: S3Settings, *, patient: bool = True) -> Minio:
     elif settings.path_style is False:
         client.enable_virtual_style_endpoint()  # type: ignore[no-untyped-call]
     return client
+
+
+class _Retry(urllib3.Retry):
+    """A certificate that was refused will be again."""
+
+    def increment(self, *args: Any, **more: Any) -> Self:
+        error = more.get("error")
+        if error is not None and refused(error) is not None:
+            raise error
+        return super().increment(*args, **more)
 
 
 def _credentials() -> Provider:
@@ -183,10 +199,8 @@ def is_transient(error: BaseException) -> bool:
         return error.code in _TRANSIENT_CODES
     if isinstance(error, ServerError):
         return error.status_code in _TRANSIENT_STATUS
-    if isinstance(error, urllib3.exceptions.SSLError):
+    if refused(error) is not None:
         return False
-    if isinstance(error, urllib3.exceptions.MaxRetryError):
-        return not isinstance(error.reason, urllib3.exceptions.SSLError)
     kinds = (urllib3.exceptions.HTTPError, InvalidResponseError, ConnectionError, TimeoutError)
     return isinstance(error, kinds)
 
@@ -217,6 +231,10 @@ def _meaning(error: Exception, settings: S3Settings, bucket: str) -> PelicanErro
             return UserInputError(
                 f"{at} refuses access to bucket {bucket!r} ({error.code}); check the credentials"
             )
+    if (tls := refused(error)) is not None:
+        return sentence(tls, at, settings.ca, CA)
+    if isinstance(error, InvalidResponseError) and "HTTPS server" in str(error):
+        return UserInputError(f"{at} speaks TLS; set S3_ENDPOINT_URL=https://…")
     if is_transient(error):
         cause = getattr(error, "reason", None) or error
         return InfrastructureError(f"the store at {at} does not answer: {cause}")

@@ -13,10 +13,11 @@ import shutil
 import subprocess
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
@@ -29,6 +30,22 @@ ROOT = Path(__file__).parent.parent.parent
 NAMESPACE = "pelican"
 BUCKET = "pelican-tests"
 ADMIN = os.environ.get("KUBECONFIG", "")
+UNTIL = "PELICAN_TESTS_UNTIL"  # Unix time; no test of a cluster begins later
+# How long a condition may take on a busy machine of two cores; on a quiet one it takes seconds.
+LONG_S, SHORT_S = 1200.0, 300.0
+T = TypeVar("T")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The whole metaloop first: where time is short, it says most."""
+    items.sort(key=lambda item: item.path.name != "test_metaloop.py")
+
+
+@pytest.fixture(autouse=True)
+def in_time() -> None:
+    until = os.environ.get(UNTIL)
+    if until and time.time() > float(until):
+        pytest.skip(f"the time that {UNTIL} allows is over")
 
 
 def kubectl(*arguments: str, text: str | None = None, check: bool = True) -> str:
@@ -62,13 +79,24 @@ class Cluster:
         out = kubectl("-n", NAMESPACE, "get", "pods", "-l", f"pelican.dev/run={run}", "-o", "json")
         return list(json.loads(out)["items"])
 
-    def wait_for(self, what: str, seconds: float, condition: Any) -> Any:
-        """What `condition` returns once that is true."""
+    def wait_for(
+        self,
+        what: str,
+        condition: Callable[[], T],
+        seconds: float = SHORT_S,
+        *,
+        meanwhile: Future[Any] | None = None,
+    ) -> T:
+        """What `condition` returns once that is true. What `meanwhile` does must not end before."""
         deadline = time.monotonic() + seconds
         while True:
+            ended = meanwhile is not None and meanwhile.done()
             found = condition()
             if found:
                 return found
+            if ended:
+                assert meanwhile is not None
+                raise AssertionError(f"the stage ended before {what}: {meanwhile.result()}")
             assert time.monotonic() < deadline, f"{what} did not happen in {seconds} s"
             time.sleep(0.5)
 

@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -25,10 +25,12 @@ from pelican.launch.reaper import reap_jobs
 from pelican.launch.steps import make_job
 from pelican.recipes import find_recipe
 from pelican.records import Phase
+from pelican.runs import CANCELLED
 from pelican.stages.spec import StageName, StageSpec
+from pelican.storage.claims import CLAIMS
 from pelican.storage.manifests import read_manifest
 from pelican.storage.publish import publish
-from tests.cluster.conftest import NAMESPACE, Cluster, kubectl
+from tests.cluster.conftest import LONG_S, NAMESPACE, SHORT_S, Cluster, kubectl
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 SMALL = (
@@ -66,10 +68,14 @@ def launch(cluster: Cluster, job: Job) -> JobResult:
 
 
 def nothing_left(cluster: Cluster, run: str) -> None:
+    """No job, no pod and no volume claim."""
+
     def gone() -> bool:
         return not cluster.pods(run) and not cluster.jobs(run)
 
-    cluster.wait_for("the end of all jobs and pods", 60, gone)
+    cluster.wait_for("the end of all jobs and pods", gone)
+    volumes = kubectl("-n", NAMESPACE, "get", "pvc", "-l", f"pelican.dev/run={run}", "-o", "name")
+    assert not volumes.strip()
 
 
 def nothing_runs(cluster: Cluster, run: str) -> None:
@@ -79,7 +85,7 @@ def nothing_runs(cluster: Cluster, run: str) -> None:
         phases = {pod["status"]["phase"] for pod in cluster.pods(run)}
         return phases <= {"Succeeded", "Failed"}
 
-    cluster.wait_for("the end of all pods", 60, ended)
+    cluster.wait_for("the end of all pods", ended)
 
 
 @pytest.mark.parametrize(
@@ -135,13 +141,16 @@ def in_process(cluster: Cluster, job: Job) -> subprocess.Popen[str]:
     return process
 
 
-def running(cluster: Cluster, run: str, pods: int = 1) -> list[dict[str, Any]]:
+def running(
+    cluster: Cluster, run: str, pods: int = 1, meanwhile: Future[Any] | None = None
+) -> list[dict[str, Any]]:
+    """The pods once that many run; those that are being deleted do not count."""
+
     def all_run() -> list[dict[str, Any]]:
-        found = cluster.pods(run)
+        found = [p for p in cluster.pods(run) if "deletionTimestamp" not in p["metadata"]]
         return found if [p["status"]["phase"] for p in found] == ["Running"] * pods else []
 
-    found: list[dict[str, Any]] = cluster.wait_for(f"{pods} running pods", 240, all_run)
-    return found
+    return cluster.wait_for(f"{pods} running pods", all_run, LONG_S, meanwhile=meanwhile)
 
 
 def kept_checkpoint(cluster: Cluster, run: str) -> Callable[[], bool]:
@@ -184,11 +193,12 @@ def test_a_deleted_pod_costs_no_more_than_since_the_last_checkpoint(
     job = train(cluster, run, buffer, "rl.max_steps=10")
     with ThreadPoolExecutor(1) as threads:
         result = threads.submit(launch, cluster, job)
-        cluster.wait_for("a checkpoint", 900, kept_checkpoint(cluster, run))
-        names = [pod["metadata"]["name"] for pod in running(cluster, run, 2)]
+        kept = kept_checkpoint(cluster, run)
+        cluster.wait_for("a checkpoint", kept, LONG_S, meanwhile=result)
+        names = [pod["metadata"]["name"] for pod in running(cluster, run, 2, result)]
         (name,) = [name for name in names if name.endswith(rank)]
         kubectl("-n", NAMESPACE, "delete", "pod", name, "--wait=false")
-        done = result.result(timeout=400)
+        done = result.result(timeout=LONG_S)
     assert done.attempts == 2
     assert done.manifest.counts["steps"] == 10
     import polars as pl
@@ -216,7 +226,7 @@ def test_two_launchers_of_one_step_share_one_job(cluster: Cluster) -> None:
     job = spec(cluster, "shared", "rollout")
     with ThreadPoolExecutor(2) as threads:
         results = [threads.submit(launch, cluster, job) for _ in range(2)]
-        manifests = [result.result(timeout=400).manifest for result in results]
+        manifests = [result.result(timeout=LONG_S).manifest for result in results]
     assert manifests[0] == manifests[1]
     assert len(cluster.jobs("shared")) == 1
     assert manifests[0].counts["rollouts"] == 32
@@ -232,7 +242,7 @@ def test_another_specification_of_a_running_name_is_refused(cluster: Cluster, bu
         assert job["metadata"]["annotations"][DIGEST] in str(caught.value)
     finally:
         end_jobs(cluster.kube, "conflict")
-        assert first.wait(timeout=60) != 0
+        assert first.wait(timeout=SHORT_S) != 0
     nothing_left(cluster, "conflict")
 
 
@@ -241,10 +251,10 @@ def test_cancelling_leaves_nothing_and_is_no_failure(cluster: Cluster, buffer: s
     job = train(cluster, "cancelled", buffer)
     with ThreadPoolExecutor(1) as threads:
         result = threads.submit(launcher.run, job)
-        running(cluster, "cancelled", 2)
+        running(cluster, "cancelled", 2, result)
         launcher.cancel()
         with pytest.raises(CancelledError):
-            result.result(timeout=60)
+            result.result(timeout=SHORT_S)
     nothing_left(cluster, "cancelled")
     assert read_manifest(cluster.store, job.spec.output) is None
 
@@ -256,10 +266,30 @@ def test_a_run_is_cancelled_from_elsewhere(cluster: Cluster, buffer: str) -> Non
     first = in_process(cluster, job)
     running(cluster, "stopped", 2)
     cancel("stopped", None)
-    assert first.wait(timeout=60) != 0
+    assert first.wait(timeout=SHORT_S) != 0
     nothing_left(cluster, "stopped")
     with pytest.raises(CancelledError, match="was cancelled"):
         launch(cluster, job)
+
+
+def test_a_cancelled_rollout_leaves_no_claim(cluster: Cluster) -> None:
+    """And goes on at once when it is wanted again: nobody waits for a lease of the dead."""
+    job = spec(cluster, "unclaimed", "rollout", "rollout.shard_size=2", "data.samples_per_loop=64")
+    cluster.store.write("runs/unclaimed/recipe.json", job.spec.recipe.model_dump_json().encode())
+
+    def claims() -> list[str]:
+        return [key for key in cluster.store.keys("runs/unclaimed") if f"/{CLAIMS}/" in key]
+
+    with ThreadPoolExecutor(1) as threads:
+        result = threads.submit(launch, cluster, job)
+        cluster.wait_for("a claim", claims, LONG_S, meanwhile=result)
+        cancel("unclaimed", None)
+        with pytest.raises(CancelledError):
+            result.result(timeout=SHORT_S)
+    nothing_left(cluster, "unclaimed")
+    assert claims() == []
+    cluster.store.delete(f"runs/unclaimed/{CANCELLED}")
+    assert launch(cluster, job).manifest.counts["rollouts"] == 128
 
 
 def test_orphans_are_reaped(cluster: Cluster, buffer: str) -> None:
@@ -270,9 +300,12 @@ def test_orphans_are_reaped(cluster: Cluster, buffer: str) -> None:
     assert "orphan" not in str(list(reap_jobs(cluster.kube, cluster.store, 600.0)))
     first.kill()
     first.wait()
-    time.sleep(80)  # others may run, which are followed every minute
-    found = dict(reap_jobs(cluster.kube, cluster.store, 75.0))
-    assert any("orphan" in name and "followed" in why for name, why in found.items())
+
+    def reaped() -> bool:  # other jobs may run, which are followed every minute
+        found = dict(reap_jobs(cluster.kube, cluster.store, 75.0))
+        return any("orphan" in name and "followed" in why for name, why in found.items())
+
+    cluster.wait_for("the end of the orphan", reaped)
     nothing_left(cluster, "orphan")
 
 
@@ -301,11 +334,16 @@ def test_a_taint_holds_the_pods_until_it_is_gone(cluster: Cluster) -> None:
     try:
         with ThreadPoolExecutor(1) as threads:
             result = threads.submit(launch, cluster, job)
-            cluster.wait_for("a pod", 60, lambda: cluster.pods("taint"))
-            time.sleep(3)
-            assert [p["status"]["phase"] for p in cluster.pods("taint")] == ["Pending"]
+            cluster.wait_for("a pod", lambda: cluster.pods("taint"), meanwhile=result)
+
+            def refused() -> bool:
+                (pod,) = cluster.pods("taint")
+                found = pod["status"].get("conditions", [])
+                return any("untolerated taint" in c.get("message", "") for c in found)
+
+            cluster.wait_for("the scheduler's refusal", refused, meanwhile=result)
             kubectl("taint", "nodes", "--all", "pelican.dev/test-")
-            assert result.result(timeout=300).attempts == 1
+            assert result.result(timeout=LONG_S).attempts == 1
     finally:
         kubectl("taint", "nodes", "--all", "pelican.dev/test-", check=False)
 
@@ -314,10 +352,10 @@ def test_a_restarted_operator_loses_nothing(cluster: Cluster) -> None:
     job = spec(cluster, "operator", "rollout")
     with ThreadPoolExecutor(1) as threads:
         result = threads.submit(launch, cluster, job)
-        cluster.wait_for("a job", 60, lambda: cluster.jobs("operator"))
+        cluster.wait_for("a job", lambda: cluster.jobs("operator"), meanwhile=result)
         selector = "control-plane=kubeflow-training-operator"
         kubectl("-n", "kubeflow", "delete", "pod", "-l", selector, "--wait=false")
-        assert result.result(timeout=300).attempts == 1
+        assert result.result(timeout=LONG_S).attempts == 1
 
 
 def test_the_account_may_do_what_it_needs_and_no_more(cluster: Cluster) -> None:

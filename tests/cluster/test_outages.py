@@ -16,7 +16,7 @@ import pytest
 from pelican.launch.kube import Kube
 from pelican.launch.pytorchjob import PyTorchJobLauncher
 from pelican.storage.s3 import S3Store
-from tests.cluster.conftest import NAMESPACE, Cluster
+from tests.cluster.conftest import LONG_S, NAMESPACE, Cluster
 from tests.cluster.proxy import Proxy
 from tests.cluster.test_launcher import kept_checkpoint, launch, running, train
 
@@ -40,9 +40,9 @@ def test_an_api_server_away_for_20_s(
     job = train(cluster, "api-away", buffer)
     with ThreadPoolExecutor(1) as threads:
         result = threads.submit(launcher.run, job)
-        running(cluster, "api-away", 2)
+        running(cluster, "api-away", 2, result)
         proxy.down_for(20)
-        assert result.result(timeout=400).attempts == 1
+        assert result.result(timeout=LONG_S).attempts == 1
     assert cluster.store.exists(job.logs)
 
 
@@ -60,10 +60,11 @@ def test_a_store_away_for_30_s(
     job = train(through, "store-away", buffer, "rl.max_steps=8")
     with ThreadPoolExecutor(1) as threads:
         result = threads.submit(launch, through, job)
-        cluster.wait_for("a checkpoint", 900, kept_checkpoint(cluster, "store-away"))
+        kept = kept_checkpoint(cluster, "store-away")
+        cluster.wait_for("a checkpoint", kept, LONG_S, meanwhile=result)
         away = threading.Thread(target=proxy.down_for, args=(30,))
         away.start()
-        done = result.result(timeout=500)
+        done = result.result(timeout=LONG_S)
         away.join()
     assert done.attempts == 1
     curve = pl.read_parquet(cluster.store.local(f"{job.spec.output}/curve.parquet"))

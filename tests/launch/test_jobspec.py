@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from pelican.errors import UserInputError
 from pelican.launch.base import Job
-from pelican.launch.jobspec import DIGEST, MAX_NAME, build_job, job_name
+from pelican.launch.jobspec import DIGEST, MAX_NAME, build_job, job_name, of_attempt
 from pelican.launch.steps import make_job
 from pelican.launch.target import Target
 from pelican.recipes import find_recipe
@@ -81,6 +81,20 @@ def test_the_same_stage_has_the_same_digest_and_another_has_another() -> None:
         replace(job(), env={"PELICAN_ROLLOUT_BATCH_SIZE": "4"}),
     ]
     assert len({digest(made) for made in [job(), *others]}) == 4
+
+
+def test_attempts_are_the_same_job_whose_claims_have_another_owner() -> None:
+    tree = build_job(job("train-rl", POOL), TARGET, "s3://b/spec.json", STORE)
+    made = [of_attempt(tree, number, "2026-11-21T10:00:00+00:00") for number in (1, 2)]
+    assert made[0]["metadata"]["annotations"][DIGEST] == made[1]["metadata"]["annotations"][DIGEST]
+    for role in ("Master", "Worker"):
+        pods = [one["spec"]["pytorchReplicaSpecs"][role]["template"]["spec"] for one in made]
+        values = [
+            [e["value"] for e in pod["containers"][0]["env"] if e["name"] == "PELICAN_ATTEMPT"]
+            for pod in pods
+        ]
+        assert [len(found) for found in values] == [1, 1]
+        assert values[0] != values[1]
 
 
 @given(st.text("abcdefghijklmnopqrstuvwxyz0123456789-", min_size=1, max_size=63))

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import json
 import re
+import ssl
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -105,18 +107,25 @@ class Backend:
 
 @pytest.fixture
 def backend(monkeypatch: pytest.MonkeyPatch) -> Iterator[Backend]:
+    with serving_backend() as (kept, address):
+        monkeypatch.setenv("KFP_HOST", address)
+        for name in ("KFP_UI", "KFP_NAMESPACE", "KFP_TOKEN", "KFP_TOKEN_FILE", "KFP_CA_BUNDLE"):
+            monkeypatch.delenv(name, raising=False)
+        monkeypatch.setattr(kfp_client, "POLL_S", 0.01)
+        yield kept
+
+
+@contextmanager
+def serving_backend(tls: ssl.SSLContext | None = None) -> Iterator[tuple[Backend, str]]:
+    """A backend, and its address."""
     kept = Backend()
 
     def answer(request: Request) -> tuple[int, dict[str, Any]]:
         kept.tokens.append(request.headers.get("authorization", ""))
         return kept.answer(request.method, request.path, request.body)
 
-    for name in ("KFP_UI", "KFP_NAMESPACE", "KFP_TOKEN", "KFP_TOKEN_FILE"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(kfp_client, "POLL_S", 0.01)
-    with serving(answer) as address:
-        monkeypatch.setenv("KFP_HOST", address)
-        yield kept
+    with serving(answer, tls) as address:
+        yield kept, address
 
 
 def package(folder: Path, *overrides: str) -> tuple[Path, dict[str, Any]]:

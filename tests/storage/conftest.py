@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import socket
+import ssl
 import subprocess
 import time
 import urllib.error
@@ -28,14 +29,19 @@ class Server:
     port: int
     process: subprocess.Popen[bytes] | None = field(default=None)
     variables: dict[str, str] = field(default_factory=dict)
+    certificates: Path | None = None  # a folder with public.crt and private.key: then over TLS
 
     @property
     def endpoint(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"{'https' if self.certificates else 'http'}://127.0.0.1:{self.port}"
 
     def start(self) -> None:
+        address = f"127.0.0.1:{self.port}"
+        command = ["minio", "server", str(self.folder), "--address", address, "--quiet"]
+        if self.certificates:
+            command += ["--certs-dir", str(self.certificates)]
         self.process = subprocess.Popen(
-            ["minio", "server", str(self.folder), "--address", f"127.0.0.1:{self.port}", "--quiet"],
+            command,
             env={
                 "PATH": str(Path(shutil.which("minio") or "").parent),
                 "HOME": str(self.folder),
@@ -48,9 +54,11 @@ class Server:
             stderr=subprocess.DEVNULL,
         )
         deadline = time.monotonic() + 60
+        unverified = ssl._create_unverified_context()
         while True:
             try:
-                urllib.request.urlopen(f"{self.endpoint}/minio/health/ready", timeout=2)
+                ready = f"{self.endpoint}/minio/health/ready"
+                urllib.request.urlopen(ready, timeout=2, context=unverified)
                 return
             except (urllib.error.URLError, OSError):
                 assert time.monotonic() < deadline, "MinIO did not start"
@@ -70,14 +78,17 @@ class Server:
             self.process.wait()
 
 
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
 @pytest.fixture(scope="session")
 def minio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     if shutil.which("minio") is None:
         pytest.skip("there is no `minio` on the PATH: these tests need a real S3 server")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    server = Server(tmp_path_factory.mktemp("minio"), port)
+    server = Server(tmp_path_factory.mktemp("minio"), free_port())
     server.start()
     yield server
     server.stop()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pelican.storage.claims import Claims
+from pelican.storage.claims import CLAIMS, Claims, release
 from pelican.storage.objects import FolderStore
 
 
@@ -101,3 +101,13 @@ def test_a_held_item_is_kept_alive_and_its_loss_is_noticed(store: FolderStore) -
             changed.wait(0.01)
     with mine.hold("shard-0") as again:
         assert again is None
+
+
+def test_what_a_cancelled_run_held_is_released(store: FolderStore) -> None:
+    for run in ("gone", "other"):
+        stage = f"runs/{run}/loop-1/rollout-rl"
+        assert Claims(store, f"{stage}/{CLAIMS}", "a").take("shard-0")
+        store.write(f"{stage}/work/shard-0.json", b"{}")
+    release(store, "runs/gone")
+    assert list(store.keys("runs/gone")) == ["runs/gone/loop-1/rollout-rl/work/shard-0.json"]
+    assert len(list(store.keys("runs/other"))) == 2
