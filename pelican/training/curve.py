@@ -78,7 +78,8 @@ class RlCurve(TrainerCallback):  # type: ignore[misc]
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Close a window every `stop.window` steps; stop where the tracker says so."""
         step = state.global_step
-        recent = [row["reward"] for row in self.rows if row["step"] == step]
+        newest = self.rows[-1]["step"] if self.rows else step  # some steps use a batch again
+        recent = [row["reward"] for row in self.rows if row["step"] == newest]
         self._report(step, sum(recent) / len(recent) if recent else 0.0)
         if step % self._config.stop.window == 0 and self._window:
             rates = {family: sum(v) / len(v) for family, v in self._window.items()}

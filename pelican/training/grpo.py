@@ -8,7 +8,7 @@ batch is made: groups whose rewards are all equal give no gradient, so they are 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,7 @@ from pelican.recipe import RlConfig
 from pelican.records import Sample, Score
 from pelican.telemetry.record import timed
 from pelican.training.checkpoints import ExactResume
+from pelican.training.down_sampling import largest_variance
 from pelican.training.prefix import add_shared_prefix
 
 # (sample, completion, its number in the group, optimiser step)
@@ -48,6 +49,17 @@ class Group:
     @property
     def has_variance(self) -> bool:
         return bool(self.rewards.std() > _EPSILON)
+
+    def down_sampled(self, kept: int) -> Group:
+        """The `kept` completions whose rewards vary most."""
+        if kept == len(self.completions):
+            return self
+        rows = largest_variance(self.rewards.tolist(), kept)
+        return replace(
+            self,
+            completions=[self.completions[row] for row in rows],
+            scores=[self.scores[row] for row in rows],
+        )
 
     def advantages(self) -> list[float]:
         """A_i = (R_i - mean) / (std + eps)."""
@@ -101,6 +113,7 @@ class DeliberateGrpoTrainer(ExactResume, GRPOTrainer):  # type: ignore[misc]
         self._engine = engine
         self._samples = samples
         self._config = config
+        self._drawn = config.variant.drawn(config.group_size)
         self._scorer = scorer
         self._on_step = on_step
         if self.ref_model is not None and engine.policy.model.visual.forward.__name__ == "_look_up":
@@ -116,6 +129,8 @@ class DeliberateGrpoTrainer(ExactResume, GRPOTrainer):  # type: ignore[misc]
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         wanted = [row["sample"] for row in inputs[:: self._config.group_size]]
         record = self._collect(wanted)
+        size = self._config.group_size
+        record.trained = [group.down_sampled(size) for group in record.trained]
         self._on_step(record)
         return self._batch(record.trained)
 
@@ -155,7 +170,7 @@ class DeliberateGrpoTrainer(ExactResume, GRPOTrainer):  # type: ignore[misc]
         return [
             [
                 rollout_seed(base, f"{place}/{self._samples[i].id}", j)
-                for j in range(self._config.group_size)
+                for j in range(self._drawn)
             ]
             for place, i in enumerate(indices)
         ]

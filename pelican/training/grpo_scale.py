@@ -139,7 +139,7 @@ class ScaledGrpoTrainer(ShardedOnCpus, TokenBatches, DeliberateGrpoTrainer):
         return [
             [
                 rollout_seed(self.args.seed, f"{step}/{n}/{self._samples[i].id}", j)
-                for j in range(self._config.group_size)
+                for j in range(self._drawn)
             ]
             for i, n in zip(indices, numbers, strict=True)
         ]
