@@ -14,7 +14,10 @@ class RlVariant(Section):
     """Without a change it is no part of a recipe's digest: what was trained before stays valid."""
 
     updates: int = Field(
-        1, ge=1, le=8, description="optimiser steps per batch of rollouts; clipping acts from the 2nd"
+        1,
+        ge=1,
+        le=8,
+        description="optimiser steps per batch of rollouts; clipping acts from the 2nd",
     )
     rollouts: int | None = Field(
         None, gt=1, description="drawn per group; the group_size of most variance are trained on"

@@ -44,7 +44,9 @@ class PixelSource:
 
     def masked(self, image: Prepared, share: float, generator: torch.Generator) -> Prepared:
         """The image with about `share` of its patches black."""
-        mean, std = (torch.tensor(v) for v in (self._processor.image_mean, self._processor.image_std))
+        mean, std = (
+            torch.tensor(v) for v in (self._processor.image_mean, self._processor.image_std)
+        )
         black = (-mean / std).repeat_interleave(image.rows.shape[1] // len(mean))
         hidden = torch.rand(len(image.rows), 1, generator=generator) < share
         return Prepared(torch.where(hidden, black.to(image.rows), image.rows), image.grid)

@@ -24,6 +24,7 @@ from pelican.errors import UserInputError
 from pelican.recipe import Recipe, digest_of
 from pelican.records import Phase
 from pelican.stages.resources import cpu_seconds_used, resources
+from pelican.stages.reuse import made_by, taken_over
 from pelican.storage.manifests import (
     MANIFEST,
     Manifest,
@@ -33,7 +34,6 @@ from pelican.storage.manifests import (
     fingerprint,
     now,
     read_manifest,
-    versions,
 )
 from pelican.storage.objects import ObjectStore, local_path, open_store, open_uri
 from pelican.telemetry import exporter, record
@@ -332,6 +332,10 @@ def begin(store: ObjectStore, spec: StageSpec) -> str | Manifest:
         store.delete(spec.output)  # of another recipe or other inputs
     if store.exists(spec.output) and _mark(store, spec) != identity:
         store.delete(spec.output)  # half done, of another recipe
+    if settings.reuse() and not store.exists(spec.output):
+        taken = taken_over(store, spec, identity)
+        if taken is not None:
+            return taken
     store.write(f"{spec.output}/{_MARK}", identity.encode())
     return identity
 
@@ -368,7 +372,7 @@ def commit(context: StageContext, identity: str, started: datetime) -> Manifest:
         notes=context.notes,
         started=started,
         finished=now(),
-        versions=versions(),
+        versions=made_by(),
     )
     commit_manifest(store, spec.output, manifest)
     return manifest

@@ -168,10 +168,7 @@ class DeliberateGrpoTrainer(ExactResume, GRPOTrainer):  # type: ignore[misc]
         name = f"{self.state.global_step}/{attempt}"
         base = rollout_seed(self.args.seed, name, self.accelerator.process_index)
         return [
-            [
-                rollout_seed(base, f"{place}/{self._samples[i].id}", j)
-                for j in range(self._drawn)
-            ]
+            [rollout_seed(base, f"{place}/{self._samples[i].id}", j) for j in range(self._drawn)]
             for place, i in enumerate(indices)
         ]
 

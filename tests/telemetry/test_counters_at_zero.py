@@ -47,5 +47,7 @@ def test_a_stage_that_has_done_nothing_yet_is_scraped_with_zeros(
         record.began(stage)
         assert values(get(f"http://127.0.0.1:{port}/metrics")) == dict.fromkeys(there, 0.0)
         m.TOKENS_GENERATED.inc(3)
-        assert values(get(f"http://127.0.0.1:{port}/metrics"))["pelican_tokens_generated_total"] == 3
+        assert (
+            values(get(f"http://127.0.0.1:{port}/metrics"))["pelican_tokens_generated_total"] == 3
+        )
         telemetry.finish()

@@ -97,9 +97,7 @@ def test_the_perception_loss_falls_as_the_image_matters_more() -> None:
 
 @given(st.floats(-30, 0), st.floats(-30, 0))
 def test_the_estimate_is_never_negative_and_bounded(plain: float, masked: float) -> None:
-    terms = perception_terms(
-        torch.tensor([[plain]]), torch.tensor([[masked]]), torch.tensor([[1]])
-    )
+    terms = perception_terms(torch.tensor([[plain]]), torch.tensor([[masked]]), torch.tensor([[1]]))
     assert -1e-6 <= terms.kl.item() <= 10
 
 
