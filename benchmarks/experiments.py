@@ -9,9 +9,9 @@ from __future__ import annotations
 import argparse
 
 from pelican import settings
-from pelican.experiments.runs import TAG, run_all
+from pelican.commands.ablations import run_all
 from pelican.experiments.table import table
-from pelican.experiments.variants import ABLATIONS, CONTROLS
+from pelican.experiments.variants import ABLATIONS, CONTROLS, TAG
 from pelican.storage.objects import open_store
 
 

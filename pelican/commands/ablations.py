@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pelican import settings
+from pelican.commands.submit import submit
 from pelican.errors import PelicanError, UserInputError
 from pelican.experiments.document import rewrite
-from pelican.experiments.runs import TAG, run_all, run_name
 from pelican.experiments.table import table
-from pelican.experiments.variants import ABLATIONS, BASE, Variant
+from pelican.experiments.variants import ABLATIONS, BASE, TAG, Variant, make_command, run_name
+from pelican.launch.base import CancelledError
+from pelican.preflight import check_same_recipe
 from pelican.recipes import find_recipe
 from pelican.recipes.overrides import nearest
-from pelican.runs import check_run_name
-from pelican.storage.objects import open_store
+from pelican.runs import check_run_name, read_recipe, state
+from pelican.storage.objects import ObjectStore, open_store
 
 RESULTS = "docs/results.md"
 SECTION = "ablations"
@@ -45,7 +48,6 @@ def ablations(
         for seed in numbers:
             check_run_name(run_name(label, seed, tag))
             find_recipe(variant.recipe, [variant.settings(seed, more)])
-    failed: list[str] = []
     where = output or settings.home() / RESULTS
     try:
         failed = run_all(chosen, numbers, tag, more, store=store, launcher=launcher)
@@ -60,6 +62,47 @@ def ablations(
             f"{len(failed)} of {len(chosen) * len(numbers)} runs failed: {', '.join(failed)};"
             " `pelican show RUN` says why, and the same command tries them again"
         )
+
+
+def run_all(
+    variants: Mapping[str, Variant],
+    seeds: Sequence[int],
+    tag: str,
+    more: str,
+    *,
+    store: str | None = None,
+    launcher: str = "auto",
+) -> list[str]:
+    """Submit what is not complete, one after the other. Gives the runs that failed, which are told.
+
+    Stages that an earlier run has done are taken over. Raises CancelledError if a run was stopped.
+    """
+    os.environ.setdefault(settings.REUSE, "on")
+    objects, failed = open_store(settings.store_uri(store)), []
+    for seed in seeds:
+        for label, variant in variants.items():
+            name, overrides = run_name(label, seed, tag), variant.settings(seed, more)
+            try:
+                if _complete(objects, name, variant, overrides):
+                    print(f"# {name} is complete", flush=True)
+                    continue
+                print(f"# {make_command(variant, name, seed, more)}", flush=True)
+                submit("metaloop", variant.recipe, [overrides], name, store, launcher, wait=True)
+            except CancelledError:
+                raise CancelledError("the set was stopped; the same command continues it") from None
+            except PelicanError as error:
+                print(f"# {name} failed: {error}", flush=True)
+                failed.append(name)
+    return failed
+
+
+def _complete(store: ObjectStore, name: str, variant: Variant, overrides: str) -> bool:
+    """Raises UserInputError if there is a run of that name with another recipe."""
+    stored = read_recipe(store, name)
+    if stored is None:
+        return False
+    check_same_recipe(name, stored, find_recipe(variant.recipe, [overrides]))
+    return state(store, name) == "complete"
 
 
 def _chosen(names: str | None) -> dict[str, Variant]:

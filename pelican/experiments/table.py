@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pelican.errors import UserInputError
-from pelican.experiments.runs import make_command, run_name
-from pelican.experiments.variants import Variant
+from pelican.experiments.variants import Variant, make_command, run_name
 from pelican.runs import manifests, read_json, show, stage_prefix
 from pelican.storage.objects import ObjectStore
 
@@ -20,6 +19,7 @@ _TOKENS = {
     },
     "trained": {"train-rl": "tokens_trained", "train-sft": "tokens_trained"},
 }
+NOTHING = "No run of the set is complete."
 _VARIANTS = ["variant", "runs", "base", "final", "gain", "general", "thinking, base", "end"]
 _VARIANTS += ["k tokens generated", "trained"]
 _RUNS = ["run", "base", "final", "gain (paired 95 %)", "general (paired 95 %)", "thinking"]
@@ -57,7 +57,7 @@ def table(
                 detail.append(_detail(run, rows[-1], tree["seconds"] / 60, typed))
         if rows:
             lines.append(_summary(f"{label}: {variant.meaning}", rows))
-    return [*lines, "", *detail]
+    return [*lines, "", *detail] if len(lines) > 2 else [NOTHING]
 
 
 def _summary(name: str, rows: Sequence[dict[str, Any]]) -> str:

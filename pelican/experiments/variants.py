@@ -5,11 +5,13 @@ Sources of the ideas, and what each is measured by: `docs/experiments.md`.
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 
 from pelican.recipes.overrides import parse_overrides
 
 BASE = "tiny"  # the budgets are chosen for it
+TAG = "results"  # what the runs' names begin with
 
 
 @dataclass(frozen=True)
@@ -66,3 +68,14 @@ ABLATIONS: dict[str, Variant] = {
         "tiny+perception_loss", "", "PAPO's perception loss and double entropy"
     ),
 }
+
+
+def run_name(variant: str, seed: int, tag: str) -> str:
+    """Such as `results-dppo-s0`."""
+    return f"{tag}-{variant.replace('_', '-')}-s{seed}"
+
+
+def make_command(variant: Variant, name: str, seed: int, more: str) -> str:
+    """What a person types for one run."""
+    overrides = shlex.quote(variant.settings(seed, more))
+    return f"make submit RECIPE={shlex.quote(variant.recipe)} SET={overrides} RUN={name}"

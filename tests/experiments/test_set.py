@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 from pathlib import Path
+from statistics import mean, stdev
 
 import pytest
 
+from pelican import settings
+from pelican.commands.ablations import run_all
 from pelican.errors import UserInputError
 from pelican.experiments.document import rewrite
-from pelican.experiments.runs import make_command, run_name
-from pelican.experiments.table import table
-from pelican.experiments.variants import ABLATIONS, CONTROLS
+from pelican.experiments.table import NOTHING, table
+from pelican.experiments.variants import ABLATIONS, CONTROLS, make_command, run_name
 from pelican.recipes import find_recipe
-from pelican.runs import manifests, run_prefix
+from pelican.runs import manifests, run_prefix, scores
 from tests.conftest import World
+from tests.report import made_run
 
 
 @pytest.mark.parametrize("name", sorted(ABLATIONS))
@@ -81,13 +83,65 @@ def test_broken_marks_are_refused_and_nothing_is_lost(text: str, tmp_path: Path)
     assert path.read_text() == text
 
 
+def test_a_complete_run_is_passed_over_and_one_that_cannot_start_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(made_run, "NAME", "made-dppo-s0")
+    monkeypatch.setenv(settings.REUSE, "on")  # as the set does, and undone after the test
+    store = made_run.MadeRun(tmp_path, loops=1, train=12, held_out=12).write()
+    more = f"loops=1 data.train={tmp_path}/nowhere"
+    recipe = find_recipe("tiny", [CONTROLS["dppo"].settings(0, more)])
+    store.write("runs/made-dppo-s0/recipe.json", recipe.model_dump_json().encode())
+    store.write("runs/made-dppo-s0/summary.json", b'{"state": "complete"}')
+    chosen = {name: CONTROLS[name] for name in ("dppo", "rl_only")}
+
+    failed = run_all(chosen, [0], "made", more, store=store.uri, launcher="local")
+    told = capsys.readouterr().out
+    assert failed == ["made-rl-only-s0"]
+    assert "# made-dppo-s0 is complete\n" in told
+    assert f"# made-rl-only-s0 failed: data.train={tmp_path}/nowhere: there is nothing" in told
+    failed = run_all(chosen, [0], "made", f"{more} rl.kl=0.5", store=store.uri, launcher="local")
+    assert failed == ["made-dppo-s0", "made-rl-only-s0"]
+    assert "was started with another recipe: rl.kl" in capsys.readouterr().out
+
+    several, detail = "\n".join(table(store, chosen, [0, 1], "made", more)).split("\n\n")
+    first = several.splitlines()[2].split(" | ")
+    assert first[0] == "| dppo: RL and SFT in turn, three loops" and first[1] == "1"
+    assert first[6:8] == ["20", "20"]  # characters of thinking, at first and at the end
+    assert "| 20 to 20 |" in detail
+    assert detail.endswith(f"`{make_command(CONTROLS['dppo'], 'made-dppo-s0', 0, more)}` |")
+    assert len(several.splitlines()) == len(detail.splitlines()) == 3
+
+
+def test_the_table_gives_the_deviation_over_seeds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for seed in (0, 1):
+        monkeypatch.setattr(made_run, "NAME", f"made-dppo-s{seed}")
+        store = made_run.MadeRun(tmp_path, loops=1, train=12, held_out=12 + 6 * seed).write()
+        store.write(
+            f"runs/made-dppo-s{seed}/recipe.json", find_recipe("tiny").model_dump_json().encode()
+        )
+        store.write(f"runs/made-dppo-s{seed}/summary.json", b'{"state": "complete"}')
+    finals = [scores(store, f"made-dppo-s{seed}")[-1]["embodied"] for seed in (0, 1)]
+    row = table(store, {"dppo": CONTROLS["dppo"]}, [0, 1, 2], "made")[2].split(" | ")
+    assert row[1] == "2"
+    assert row[3] == f"{mean(finals):.1f} ± {stdev(finals):.1f}"
+
+
 def submit(world: World, *arguments: str, overrides: str = "") -> subprocess.CompletedProcess[str]:
     """Without SFT, so that a run has six stages."""
     more = f"sft.enabled=false loops=1 {overrides}"
-    command = ["--pipeline", "ablations", "--results", str(world.root / "results.md")]
-    return world.submit(*command, *arguments, overrides=more)
+    command = ["--pipeline", "ablations", "--results", str(world.root / "results.md"), *arguments]
+    return subprocess.run(
+        world.submit_command(*command, overrides=more),
+        env=world.environment(),
+        capture_output=True,
+        text=True,
+    )
 
 
+@pytest.mark.long
 def test_a_set_runs_once_shares_stages_and_writes_its_table(world: World) -> None:
     arguments = ["--variants", "dppo,random_sampling", "--seeds", "0", "--run", "try"]
     done = submit(world, *arguments)
@@ -145,6 +199,6 @@ def test_a_mistake_is_told_before_the_first_run(
     assert not world.store.exists("runs")
 
 
-def test_a_variant_without_a_complete_run_has_no_row(world: World) -> None:
-    world.store.write("runs/results-dppo-s0/run.json", json.dumps({}).encode())
-    assert len(table(world.store, {"one_loop": CONTROLS["one_loop"]}, [0], "results")) == 5
+def test_without_a_complete_run_there_is_no_table(world: World) -> None:
+    world.store.write("runs/results-one-loop-s0/logs/pipeline.log", b"")
+    assert table(world.store, CONTROLS, [0], "results") == [NOTHING]
