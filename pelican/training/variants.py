@@ -1,4 +1,4 @@
-"""The trainer of recipes with `rl.variant`: several updates per batch, perception loss, hints."""
+"""The trainer of recipes with `rl.variant`: several updates per batch, perception loss."""
 
 from __future__ import annotations
 
