@@ -30,6 +30,7 @@ class RlVariant(Section):
     )
     masked_share: float = Field(0.6, gt=0, le=1, description="of an image's patches")
     masked_gradients: bool = Field(False, description="also through the pass with masked images")
+    hints: bool = Field(False, description="groups that all fail are drawn again with a hint")
 
     @property
     def off(self) -> bool:

@@ -67,6 +67,7 @@ ABLATIONS: dict[str, Variant] = {
     "perception_loss": Variant(
         "tiny+perception_loss", "", "PAPO's perception loss and double entropy"
     ),
+    "hints": Variant("tiny+hints", "", "groups that all fail drawn again with a hint"),
 }
 
 

@@ -28,6 +28,7 @@ ABLATIONS: dict[str, Callable[[Recipe], Recipe]] = {
     "symmetric_clipping": ablations.symmetric_clipping,
     "down_sampling": ablations.down_sampling,
     "perception_loss": ablations.perception_loss,
+    "hints": ablations.hints,
 }
 ABLATIONS_OF_A_NUMBER: dict[str, Callable[[Recipe, float], Recipe]] = {
     "threshold": ablations.threshold,

@@ -97,6 +97,11 @@ def perception_loss(recipe: Recipe) -> Recipe:
     return _varied(recipe, "perception_loss", perception=0.02, entropy=0.05)
 
 
+def hints(recipe: Recipe) -> Recipe:
+    """Groups that all fail are drawn once more, with a part of the answer in the prompt."""
+    return _varied(recipe, "hints", hints=True)
+
+
 def _varied(recipe: Recipe, suffix: str, **fields: Any) -> Recipe:
     return change(recipe, suffix, rl={"variant": {**recipe.rl.variant.model_dump(), **fields}})
 

@@ -16,7 +16,7 @@ from pelican.files import replacing
 from pelican.practice.stagnation import StagnationTracker
 from pelican.recipe import RlConfig
 from pelican.telemetry import record as telemetry
-from pelican.training.grpo import StepRecord
+from pelican.training.grpo import Group, StepRecord
 
 STATE = "curve.json"
 Gather = Callable[[Any], list[Any]]
@@ -74,6 +74,20 @@ class RlCurve(TrainerCallback):  # type: ignore[misc]
         self.totals["groups_without_variance"] += sum(not g["variance"] for g in groups)
         self.totals["completions"] += sum(g["completions"] for g in groups)
         self.totals["tokens_generated"] += sum(g["tokens"] for g in groups)
+        if self._config.variant.hints:
+            self._add_hinted(record.hinted)
+
+    def _add_hinted(self, groups: list[Group]) -> None:
+        """They cost as the others do, and are in no rate."""
+        counts = {
+            "groups_hinted": len(groups),
+            "groups_helped": sum(any(s.success for s in group.scores) for group in groups),
+            "completions": sum(len(group.completions) for group in groups),
+            "tokens_generated": sum(len(ids) for group in groups for ids in group.completions),
+        }
+        for share in self._gather(counts):
+            for name, count in share.items():
+                self.totals[name] += count
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Close a window every `stop.window` steps; stop where the tracker says so."""

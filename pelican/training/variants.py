@@ -1,4 +1,4 @@
-"""The trainer of recipes with `rl.variant`: several updates per batch, perception loss."""
+"""The trainer of recipes with `rl.variant`: several updates per batch, perception loss, hints."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from torch import Tensor
 
 from pelican.recipe import RlConfig
 from pelican.training.grpo import DeliberateGrpoTrainer
+from pelican.training.hints import HintedRollouts
 from pelican.training.perception import PerceptionLoss
 
 
-class VariantGrpoTrainer(PerceptionLoss):
+class VariantGrpoTrainer(PerceptionLoss, HintedRollouts):
     """All of `rl.variant`. A batch of rollouts serves `updates` steps, so that the ratio leaves 1.
 
     Only then does the clipping of the ratio act: "clip-higher" of DAPO (arXiv 2503.14476, section

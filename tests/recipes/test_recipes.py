@@ -9,9 +9,8 @@ from pelican.recipe import Recipe
 from pelican.recipes import ABLATIONS, BASES, find_recipe
 from pelican.recipes.overrides import describe, fields
 
-
 # Those that the trainers at scale don't know, which the large recipes ask for.
-SMALL = {"asymmetric_clipping", "symmetric_clipping", "perception_loss"}
+SMALL = {"asymmetric_clipping", "symmetric_clipping", "perception_loss", "hints"}
 
 
 @pytest.mark.parametrize("base", sorted(BASES))

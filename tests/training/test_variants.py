@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from itertools import combinations
 from math import log
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -15,11 +17,30 @@ from hypothesis import strategies as st
 from pelican.engines.transformers import load_model
 from pelican.engines.vision import PixelSource, Prepared
 from pelican.recipe import RlVariant
+from pelican.records import (
+    Answer,
+    BoxAnswer,
+    ChoiceAnswer,
+    CountAnswer,
+    DistanceAnswer,
+    IntervalAnswer,
+    OpenAnswer,
+    OrderAnswer,
+    PointsAnswer,
+    Sample,
+    Score,
+    StepsAnswer,
+    TextAnswer,
+    YesNoAnswer,
+)
+from pelican.rewards.masks import encode_mask
+from pelican.training.curve import RlCurve
 from pelican.training.down_sampling import largest_variance
 from pelican.training.grpo import DeliberateGrpoTrainer, Group, StepRecord
+from pelican.training.hints import hint_of, hinted
 from pelican.training.perception import perception_terms
 from pelican.training.variants import VariantGrpoTrainer, trainer_of
-from tests.data.factory import picture
+from tests.data.factory import clip, picture
 from tests.training.test_grpo import SAMPLES, letters, make, recipe, scored, twin
 
 __all__ = ["twin"]  # a fixture
@@ -212,3 +233,80 @@ def test_several_updates_resume_where_they_stopped(twin: Path, tmp_path: Path) -
     resumed = make(twin, tmp_path / "half", letters, [], **rl)
     resumed.train(resume_from_checkpoint=str(tmp_path / "half" / "checkpoint-2"))
     assert torch.allclose(weights(whole), weights(resumed), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("answer", "hint"),
+    [
+        (BoxAnswer(box=(60, 10, 80, 20)), "it is in the upper right."),
+        (DistanceAnswer(value=20, unit="cm"), "it is between 12 and 32 cm."),
+        (ChoiceAnswer(options=("a", "b"), answer="A"), None),
+        (YesNoAnswer(value=True), None),
+        (OrderAnswer(items=("cup", "box", "can")), "cup comes first."),
+        (OrderAnswer(items=("cup", "box")), None),
+        (IntervalAnswer(start=1, end=2), "it begins in the first half."),
+        (IntervalAnswer(start=6, end=7), "it begins in the second half."),
+        (StepsAnswer(steps=("open it", "lift it")), "the first step is: open it"),
+        (StepsAnswer(steps=("open it",)), None),
+        (TextAnswer(value="green"), "it begins with 'g'."),
+        (OpenAnswer(reference="all of it"), None),
+    ],
+)
+def test_a_hint_is_a_part_of_the_answer(answer: Answer, hint: str | None) -> None:
+    asked = clip(1, (0.0, 8.0), answer=answer)
+    assert hint_of(asked) == hint
+    told = hinted(asked)
+    if hint is None:
+        assert told is None
+    else:
+        assert told is not None
+        assert told.question == f"{asked.question}\nHint: {hint}"
+        assert (told.id, told.answer, told.images) == (asked.id, asked.answer, asked.images)
+
+
+def test_a_hint_of_points_names_their_quarter() -> None:
+    pixels = np.zeros((8, 12), np.uint8)
+    pixels[6, 1] = 1
+    asked = clip(1, (0.0, 8.0), answer=PointsAnswer(mask=encode_mask(pixels)))
+    assert hint_of(asked) == "it is in the lower left."
+
+
+@given(st.integers(0, 50), st.integers(0, 1000))
+def test_a_hint_of_a_count_leaves_two_values(value: int, number: int) -> None:
+    hint = hint_of(clip(number, (0.0, 8.0), answer=CountAnswer(value=value)))
+    low, high = (int(word) for word in re.findall(r"\d+", hint or ""))
+    assert low + 1 == high and value in (low, high) and low >= 0
+
+
+@given(st.integers(3, 26), st.data())
+def test_a_hint_of_a_choice_leaves_two_letters(options: int, data: st.DataObject) -> None:
+    letter = chr(65 + data.draw(st.integers(0, options - 1)))
+    answer = ChoiceAnswer(options=tuple("x" * options), answer=letter)
+    hint = hint_of(clip(data.draw(st.integers(0, 99)), (0.0, 8.0), answer=answer))
+    left = re.findall(r"\b[A-Z]\b", hint or "")
+    assert len(set(left)) == 2 and letter in left and left == sorted(left)
+    assert max(left) <= chr(64 + options)
+
+
+def test_groups_that_fail_train_with_a_hint(twin: Path, tmp_path: Path) -> None:
+    def helped(sample: Sample, completion: str, index: int, step: int) -> Score:
+        """Only those who read a hint succeed, every other time."""
+        return scored(float("Hint:" in sample.question and index % 2))
+
+    steps: list[StepRecord] = []
+    variant = RlVariant(hints=True)
+    trainer = make(twin, tmp_path, helped, steps, max_steps=1, refill=0, variant=variant)
+    trainer.train()
+    step = steps[0]
+    assert not any("Hint:" in group.sample.question for group in step.drawn)
+    assert all("Hint: it is " in group.sample.question for group in step.trained)
+    assert len(step.hinted) == len(step.drawn) == 4
+    assert all(group.has_variance for group in step.trained)
+    plain = {group.sample.id: len(group.prompt.ids) for group in step.drawn}
+    assert all(len(group.prompt.ids) > plain[group.sample.id] for group in step.trained)
+
+    curve = RlCurve(recipe(variant=variant).rl, lambda value: [value], lambda *_: None)
+    curve.add(step)
+    assert curve.totals["groups_hinted"] == curve.totals["groups_helped"] == 4
+    assert curve.totals["completions"] == 32
+    assert {row["success_rate"] for row in curve.rows} == {0.0}
