@@ -157,7 +157,7 @@ def test_a_set_runs_once_shares_stages_and_writes_its_table(world: World) -> Non
     }
     assert taken == {
         name: f"runs/try-dppo-s0/loop-{0 if name == 'eval-base' else 1}/{name}"
-        for name in ("eval-base", "rollout-rl", "reward-rl")
+        for name in ("eval-base", "rollout-rl", "reward-rl", "eval-rl")  # of equal made checkpoints
     }
     assert not any("taken_from" in m.notes for m in first)
     by_name = {(m.stage, m.phase): m for m in first}
