@@ -47,7 +47,7 @@ From = Annotated[
 @app.command()
 def submit(
     pipeline: Annotated[
-        str, typer.Option(help="metaloop, evaluate, rl_only, sft_only, retrain.")
+        str, typer.Option(help="metaloop, evaluate, rl_only, sft_only, retrain, ablations.")
     ] = "metaloop",
     recipe: Address = "tiny",
     set_: Set = None,
@@ -61,8 +61,19 @@ def submit(
     store: Store = None,
     data: Data = None,
     from_: From = None,
+    variants: Annotated[
+        str | None, typer.Option(help="Of ablations: such as dppo,rl_only; default: all.")
+    ] = None,
+    seeds: Annotated[str, typer.Option(help="Of ablations.")] = "0,1,2",
+    results: Annotated[
+        Path | None, typer.Option(help="Of ablations: the file whose section is rewritten.")
+    ] = None,
 ) -> None:
     """Run a pipeline; the same command continues a run that was cut off."""
+    if pipeline == "ablations":
+        from pelican.commands.ablations import ablations
+
+        return ablations(recipe, set_ or [], run, variants, seeds, store, launcher, results)
     if pipeline == "retrain":
         from pelican.commands.retrain import retrain as retrain_it
 

@@ -14,6 +14,7 @@ from pelican.digest import digest_of
 from pelican.placement import Resources
 from pelican.renewal import GateConfig as GateConfig
 from pelican.renewal import RetrainConfig as RetrainConfig
+from pelican.rl_variant import RlVariant as RlVariant
 from pelican.section import Section
 
 
@@ -168,6 +169,7 @@ class RlConfig(Section):
     processes: int = Field(1, gt=0)
     threads: int = Field(1, gt=0, description="CPU threads per process")
     seed: int = 0
+    variant: RlVariant = Field(RlVariant(), exclude_if=lambda variant: variant.off)
 
 
 class DistillConfig(Section):
@@ -299,6 +301,10 @@ class Recipe(Section):
                 raise ValueError(
                     f"{rows} = {total} does not divide by {name} = {processes}; choose a multiple"
                 )
+        rl = self.rl
+        mistake = rl.variant.mistake(rl.group_size, rl.save_steps, self.parallel.at_scale)
+        if mistake:
+            raise ValueError(mistake)
         if self.model.cache_vision and not self.model.freeze_vision:
             raise ValueError(
                 "model.cache_vision needs model.freeze_vision: a tower in training changes"

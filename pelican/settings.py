@@ -12,6 +12,7 @@ IMAGE = "pelican-control:0.1.0"
 BATCH_SIZE = "PELICAN_ROLLOUT_BATCH_SIZE"
 ATTEMPT = "PELICAN_ATTEMPT"
 LEASE_S = "PELICAN_LEASE_S"
+REUSE = "PELICAN_REUSE"
 
 
 def home() -> Path:
@@ -64,3 +65,8 @@ def attempt() -> str:
 def lease_s() -> float:
     """Seconds without a sign of life after which a replica's work is taken over."""
     return float(os.environ.get(LEASE_S) or 60.0)
+
+
+def reuse() -> bool:
+    """Whether a stage that another run has finished is taken over: PELICAN_REUSE=on."""
+    return os.environ.get(REUSE, "") == "on"

@@ -42,6 +42,15 @@ class PixelSource:
     def prepare(self, images: Sequence[bytes]) -> list[Prepared]:
         return [self._one(image) for image in images]
 
+    def masked(self, image: Prepared, share: float, generator: torch.Generator) -> Prepared:
+        """The image with about `share` of its patches black."""
+        mean, std = (
+            torch.tensor(v) for v in (self._processor.image_mean, self._processor.image_std)
+        )
+        black = (-mean / std).repeat_interleave(image.rows.shape[1] // len(mean))
+        hidden = torch.rand(len(image.rows), 1, generator=generator) < share
+        return Prepared(torch.where(hidden, black.to(image.rows), image.rows), image.grid)
+
     def _one(self, image: bytes) -> Prepared:
         key = hashlib.blake2b(image, digest_size=16).digest()
         found = self._cache.get(key)
@@ -119,9 +128,23 @@ class FeatureBank:
         from transformers.modeling_outputs import BaseModelOutputWithPooling
 
         starts = grid_thw.prod(-1).cumsum(0) - grid_thw.prod(-1)
-        keys = hidden_states[starts.to(hidden_states.device), 0].long().tolist()
-        features = torch.cat([self._features[key] for key in keys])
+        keys = hidden_states[starts.to(hidden_states.device), 0].long()
+        hidden = hidden_states[:: self._merge] < 0  # the rows of one token follow each other
+        keys = torch.where(keys < 0, -keys - 1, keys)
+        features = torch.cat([self._features[key] for key in keys.tolist()])
+        if hidden.any():
+            features = features.masked_fill(hidden.to(features.device), 0.0)
         return BaseModelOutputWithPooling(last_hidden_state=features, pooler_output=features)
+
+    def masked(self, image: Prepared, share: float, generator: torch.Generator) -> Prepared:
+        """The image with the features of about `share` of its tokens 0.
+
+        A negative row says so to the look-up. What the tower saw around a token stays in the others.
+        """
+        tokens = len(image.rows) // self._merge
+        hidden = torch.rand(tokens, 1, generator=generator) < share
+        rows = torch.where(hidden.repeat_interleave(self._merge, 0), -image.rows - 1, image.rows)
+        return Prepared(rows, image.grid)
 
     def mean(self, images: Sequence[bytes]) -> Tensor:
         """Mean feature over the tokens of all `images`, shape [hidden]."""

@@ -24,6 +24,11 @@ ABLATIONS: dict[str, Callable[[Recipe], Recipe]] = {
     "one_loop": ablations.one_loop,
     "weak_teacher": ablations.weak_teacher,
     "replay_only": ablations.replay_only,
+    "asymmetric_clipping": ablations.asymmetric_clipping,
+    "symmetric_clipping": ablations.symmetric_clipping,
+    "down_sampling": ablations.down_sampling,
+    "perception_loss": ablations.perception_loss,
+    "hints": ablations.hints,
 }
 ABLATIONS_OF_A_NUMBER: dict[str, Callable[[Recipe, float], Recipe]] = {
     "threshold": ablations.threshold,

@@ -12,7 +12,8 @@ def change(recipe: Recipe, suffix: str, **sections: Any) -> Recipe:
     tree = recipe.model_dump()
     for name, value in sections.items():
         tree[name] = {**tree[name], **value} if isinstance(value, dict) else value
-    return Recipe.model_validate(tree | {"name": f"{recipe.name}_{suffix}"})
+    name = f"{recipe.name}_{suffix}" if suffix else recipe.name
+    return Recipe.model_validate(tree | {"name": name})
 
 
 def random_sampling(recipe: Recipe) -> Recipe:
@@ -71,6 +72,38 @@ def noisy_reward(recipe: Recipe, value: float) -> Recipe:
 def replay_only(recipe: Recipe) -> Recipe:
     """SFT on general replay alone, no RL: the control that tells learning from more training."""
     return change(recipe, "replay_only", rl={"enabled": False}, distill={"only_replay": True})
+
+
+def asymmetric_clipping(recipe: Recipe) -> Recipe:
+    """Every batch of rollouts trains twice: GRPO's clipping acts at the second update alone."""
+    return _varied(recipe, "asymmetric_clipping", updates=2)
+
+
+def symmetric_clipping(recipe: Recipe) -> Recipe:
+    """The same with PPO's one bound; to be compared with `asymmetric_clipping`, which is DAPO's."""
+    changed = _varied(recipe, "symmetric_clipping", updates=2)
+    return change(changed, "", rl={"clip_high": recipe.rl.clip_low})
+
+
+def down_sampling(recipe: Recipe) -> Recipe:
+    """As many rollouts; of each group the half with the most reward variance is trained on (PODS)."""
+    drawn = recipe.rl.group_size
+    changed = _varied(recipe, "down_sampling", rollouts=drawn)
+    return change(changed, "", rl={"group_size": max(2, drawn // 2)})
+
+
+def perception_loss(recipe: Recipe) -> Recipe:
+    """PAPO's implicit perception loss and double entropy, weighted as its authors' 7B run."""
+    return _varied(recipe, "perception_loss", perception=0.02, entropy=0.05)
+
+
+def hints(recipe: Recipe) -> Recipe:
+    """Groups that all fail are drawn once more, with a part of the answer in the prompt."""
+    return _varied(recipe, "hints", hints=True)
+
+
+def _varied(recipe: Recipe, suffix: str, **fields: Any) -> Recipe:
+    return change(recipe, suffix, rl={"variant": {**recipe.rl.variant.model_dump(), **fields}})
 
 
 def _tag(value: float) -> str:

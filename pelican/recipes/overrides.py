@@ -82,7 +82,7 @@ def _set(recipe: Recipe, tree: dict[str, Any], name: str, text: str) -> None:
         raise UserInputError(f"{name}={text} does not fit: expected a finite number")
     *sections, leaf = name.split(".")
     for section in sections:
-        tree = tree[section]
+        tree = tree.setdefault(section, {})  # `rl.variant` is left out of a tree without one
     tree[leaf] = _value(text)
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from datetime import datetime
 
+from pelican import settings
 from pelican.stages.context import StageContext
 from pelican.stages.fingerprint import stage_fingerprint
+from pelican.stages.reuse import made_by, taken_over
 from pelican.stages.spec import StageSpec
 from pelican.storage.manifests import (
     Manifest,
@@ -13,7 +15,6 @@ from pelican.storage.manifests import (
     describe_outputs,
     now,
     read_manifest,
-    versions,
 )
 from pelican.storage.objects import ObjectStore
 
@@ -36,6 +37,10 @@ def begin(store: ObjectStore, spec: StageSpec) -> str | Manifest:
         store.delete(spec.output)  # of another recipe or other inputs
     if store.exists(spec.output) and _mark(store, spec) != identity:
         store.delete(spec.output)  # half done, of another recipe
+    if settings.reuse() and not store.exists(spec.output):
+        taken = taken_over(store, spec, identity)
+        if taken is not None:
+            return taken
     store.write(f"{spec.output}/{_MARK}", identity.encode())
     return identity
 
@@ -72,7 +77,7 @@ def commit(context: StageContext, identity: str, started: datetime) -> Manifest:
         notes=context.notes,
         started=started,
         finished=now(),
-        versions=versions(),
+        versions=made_by(),
     )
     commit_manifest(store, spec.output, manifest)
     return manifest

@@ -78,6 +78,7 @@ def run_replica(store: ObjectStore, spec: StageSpec, module: Any) -> Manifest:
     key = spec.output.replace("/", "-")
     telemetry = exporter.open_stage(spec.stage, spec.phase.value, key, None)
     with telemetry:
+        record.began(spec.stage)
         plan = module.work(context)
     claims = claims_of(context)
 

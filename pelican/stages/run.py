@@ -37,6 +37,7 @@ def run_stage(spec: StageSpec) -> Manifest:
     key = spec.output.replace("/", "-")
     telemetry = exporter.open_stage(spec.stage, spec.phase.value, key, lambda: ranks.all(None))
     with telemetry:
+        record.began(spec.stage)
         module.run(context)
     counts: Counter[str] = Counter()
     for share in ranks.all(dict(context.counts)):

@@ -107,6 +107,7 @@ def _train(context: StageContext, samples: Sequence[Sample], judge: Judge | None
     from pelican.training.curve import STATE, RlCurve
     from pelican.training.grpo import DeliberateGrpoTrainer, schedule
     from pelican.training.grpo_scale import ScaledGrpoTrainer
+    from pelican.training.variants import trainer_of
 
     recipe, config, start = context.recipe, context.recipe.rl, context.input("policy")
     if not torch.cuda.is_available():
@@ -141,7 +142,7 @@ def _train(context: StageContext, samples: Sequence[Sample], judge: Judge | None
         policy, encoder = load_model(recipe.model, start)
         policy.config._name_or_path = str(start)  # where TRL loads the reference
         arguments |= {"engine": TransformersEngine(policy, encoder, batch_size=1), "config": config}
-        trainer = DeliberateGrpoTrainer(policy, processing_class=encoder.processor, **arguments)
+        trainer = trainer_of(config)(policy, processing_class=encoder.processor, **arguments)
     checkpoint = last_checkpoint(work, STATE)
     check_world_size(recipe, checkpoint, context.world_size)
     if checkpoint is not None:

@@ -60,6 +60,34 @@ def timed_each(part: str, items: Iterable[T]) -> Iterator[T]:
         yield cast(T, item)
 
 
+# How the completions of a stage can end: a teacher's replies don't say.
+_FINISHES = {
+    "rollout": ("stop", "length"),
+    "eval": ("stop", "length"),
+    "distill": ("unknown",),
+}
+
+
+def began(stage: str) -> None:
+    """The counters of a stage, at 0 before it does anything.
+
+    A rate takes two scrapes, and the first value that is scraped counts for nothing: counters that
+    came into being with what they count would show nothing of a stage that works for seconds.
+    """
+    if not active():
+        return
+    if stage in _FINISHES or stage == "train-rl":
+        m.TOKENS_GENERATED.inc(0)
+    for finish in _FINISHES.get(stage, ()):
+        m.COMPLETIONS.inc(0, finish=finish)
+    if stage == "train-rl":
+        for variance in ("yes", "no"):
+            m.GROUPS.inc(0, variance=variance)
+    if stage.startswith("train-"):
+        m.STEPS.inc(0)
+        m.TOKENS_TRAINED.inc(0)
+
+
 def progressed(done: int, total: int, counted: bool) -> None:
     """A stage did something; `counted`: `done` and `total` are this process's share."""
     if not active():

@@ -47,10 +47,10 @@ def per_process(total: int, processes: int, name: str) -> int:
 
 
 def grpo_arguments(recipe: Recipe, output: Path, processes: int, seed: int) -> GRPOConfig:
-    """One generation batch is one optimiser step: on-policy.
+    """One generation batch is one optimiser step, on-policy, unless `rl.variant.updates` is more.
 
-    So the ratio of the clipped loss is 1, and `clip_low` and `clip_high` come into play only once
-    a batch is used for several steps, which it is not.
+    So the ratio of the clipped loss is 1, and `clip_low` and `clip_high` come into play only at
+    the second and later updates of a batch.
     """
     rl = recipe.rl
     prompts = per_process(rl.prompts_per_step, processes, "rl.prompts_per_step")
@@ -71,7 +71,7 @@ def grpo_arguments(recipe: Recipe, output: Path, processes: int, seed: int) -> G
         epsilon_high=rl.clip_high,
         max_grad_norm=rl.max_grad_norm,
         loss_type="grpo",
-        num_iterations=1,
+        num_iterations=rl.variant.updates,
         shuffle_dataset=False,  # the schedule is drawn in advance
     )
     return _finish(arguments, recipe)

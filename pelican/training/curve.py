@@ -16,7 +16,7 @@ from pelican.files import replacing
 from pelican.practice.stagnation import StagnationTracker
 from pelican.recipe import RlConfig
 from pelican.telemetry import record as telemetry
-from pelican.training.grpo import StepRecord
+from pelican.training.grpo import Group, StepRecord
 
 STATE = "curve.json"
 Gather = Callable[[Any], list[Any]]
@@ -74,11 +74,26 @@ class RlCurve(TrainerCallback):  # type: ignore[misc]
         self.totals["groups_without_variance"] += sum(not g["variance"] for g in groups)
         self.totals["completions"] += sum(g["completions"] for g in groups)
         self.totals["tokens_generated"] += sum(g["tokens"] for g in groups)
+        if self._config.variant.hints:
+            self._add_hinted(record.hinted)
+
+    def _add_hinted(self, groups: list[Group]) -> None:
+        """They cost as the others do, and are in no rate."""
+        counts = {
+            "groups_hinted": len(groups),
+            "groups_helped": sum(any(s.success for s in group.scores) for group in groups),
+            "completions": sum(len(group.completions) for group in groups),
+            "tokens_generated": sum(len(ids) for group in groups for ids in group.completions),
+        }
+        for share in self._gather(counts):
+            for name, count in share.items():
+                self.totals[name] += count
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Close a window every `stop.window` steps; stop where the tracker says so."""
         step = state.global_step
-        recent = [row["reward"] for row in self.rows if row["step"] == step]
+        newest = self.rows[-1]["step"] if self.rows else step  # some steps use a batch again
+        recent = [row["reward"] for row in self.rows if row["step"] == newest]
         self._report(step, sum(recent) / len(recent) if recent else 0.0)
         if step % self._config.stop.window == 0 and self._window:
             rates = {family: sum(v) / len(v) for family, v in self._window.items()}

@@ -8,7 +8,7 @@ batch is made: groups whose rewards are all equal give no gradient, so they are 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,7 @@ from pelican.recipe import RlConfig
 from pelican.records import Sample, Score
 from pelican.telemetry.record import timed
 from pelican.training.checkpoints import ExactResume
+from pelican.training.down_sampling import largest_variance
 from pelican.training.prefix import add_shared_prefix
 
 # (sample, completion, its number in the group, optimiser step)
@@ -49,6 +50,17 @@ class Group:
     def has_variance(self) -> bool:
         return bool(self.rewards.std() > _EPSILON)
 
+    def down_sampled(self, kept: int) -> Group:
+        """The `kept` completions whose rewards vary most."""
+        if kept == len(self.completions):
+            return self
+        rows = largest_variance(self.rewards.tolist(), kept)
+        return replace(
+            self,
+            completions=[self.completions[row] for row in rows],
+            scores=[self.scores[row] for row in rows],
+        )
+
     def advantages(self) -> list[float]:
         """A_i = (R_i - mean) / (std + eps)."""
         rewards = self.rewards
@@ -70,11 +82,15 @@ def schedule(samples: int, draws: int, seed: int) -> list[int]:
 
 @dataclass
 class StepRecord:
-    """What one rank's optimiser step saw: the groups trained on, and all that were rolled out."""
+    """What one rank's optimiser step saw: the groups trained on, and all that were rolled out.
+
+    What was drawn once more with a hint says how hard a sample is no more, so it is apart.
+    """
 
     step: int
     trained: list[Group]
     drawn: list[Group]
+    hinted: list[Group] = field(default_factory=list)  # drawn once more, with a hint
 
 
 class DeliberateGrpoTrainer(ExactResume, GRPOTrainer):  # type: ignore[misc]
@@ -101,6 +117,7 @@ class DeliberateGrpoTrainer(ExactResume, GRPOTrainer):  # type: ignore[misc]
         self._engine = engine
         self._samples = samples
         self._config = config
+        self._drawn = config.variant.drawn(config.group_size)
         self._scorer = scorer
         self._on_step = on_step
         if self.ref_model is not None and engine.policy.model.visual.forward.__name__ == "_look_up":
@@ -116,6 +133,8 @@ class DeliberateGrpoTrainer(ExactResume, GRPOTrainer):  # type: ignore[misc]
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         wanted = [row["sample"] for row in inputs[:: self._config.group_size]]
         record = self._collect(wanted)
+        size = self._config.group_size
+        record.trained = [group.down_sampled(size) for group in record.trained]
         self._on_step(record)
         return self._batch(record.trained)
 
@@ -124,6 +143,7 @@ class DeliberateGrpoTrainer(ExactResume, GRPOTrainer):  # type: ignore[misc]
         kept: list[Group] = []
         flat: list[Group] = []
         drawn: list[Group] = []
+        self._hinted: list[Group] = []
         refills = self._refills(wanted)
         # A few more at once are cheaper than another round of decoding.
         more = round((self._config.oversample - 1) * len(wanted))
@@ -133,12 +153,18 @@ class DeliberateGrpoTrainer(ExactResume, GRPOTrainer):  # type: ignore[misc]
             indices = [*indices, *(next(refills) for _ in range(missing + more - len(indices)))]
             groups = self._roll_out(indices, attempt)
             drawn += groups
+            groups = self._helped(groups, attempt)
             kept += [group for group in groups if group.has_variance]
             flat = [group for group in groups if not group.has_variance]
             if len(kept) >= len(wanted):
                 break
         # Refills ran out: the rest is flat, which adds its KL term and no advantage.
-        return StepRecord(self.state.global_step, (kept + flat)[: len(wanted)], drawn)
+        trained = (kept + flat)[: len(wanted)]
+        return StepRecord(self.state.global_step, trained, drawn, self._hinted)
+
+    def _helped(self, groups: Sequence[Group], attempt: int) -> list[Group]:
+        """The groups, or others in their place; nobody helps."""
+        return list(groups)
 
     def _refills(self, wanted: Sequence[int]) -> Iterator[int]:
         """Samples of the buffer in an order of this step and rank, those not `wanted` first."""
@@ -148,24 +174,24 @@ class DeliberateGrpoTrainer(ExactResume, GRPOTrainer):  # type: ignore[misc]
         while True:
             yield from order
 
-    def _seeds(self, indices: Sequence[int], attempt: Any) -> list[list[int]]:
+    def _seeds(self, samples: Sequence[Sample], attempt: Any) -> list[list[int]]:
         """Of every rollout, by step, attempt, rank and place."""
         name = f"{self.state.global_step}/{attempt}"
         base = rollout_seed(self.args.seed, name, self.accelerator.process_index)
         return [
-            [
-                rollout_seed(base, f"{place}/{self._samples[i].id}", j)
-                for j in range(self._config.group_size)
-            ]
-            for place, i in enumerate(indices)
+            [rollout_seed(base, f"{place}/{sample.id}", j) for j in range(self._drawn)]
+            for place, sample in enumerate(samples)
         ]
 
     def _roll_out(self, indices: list[int], attempt: Any) -> list[Group]:
         """`attempt` names the draw for `_seeds`."""
-        config, step = self._config, self.state.global_step
         samples = [self._samples[i] for i in indices]
+        return self._groups(samples, self._seeds(samples, attempt))
+
+    def _groups(self, samples: Sequence[Sample], seeds: list[list[int]]) -> list[Group]:
+        """Rolled out and scored."""
+        config, step = self._config, self.state.global_step
         prompts = [self._engine.encoder.prompt(sample) for sample in samples]
-        seeds = self._seeds(indices, attempt)
         training = self.model.training
         self.model.eval()
         with timed("generate"):

@@ -21,7 +21,7 @@ from pelican.engines.base import rollout_seed
 from pelican.engines.prompts import Encoded
 from pelican.engines.transformers import TransformersEngine
 from pelican.recipe import Recipe
-from pelican.records import Score
+from pelican.records import Sample, Score
 from pelican.training.backends import ShardedOnCpus, load_copy, load_weights
 from pelican.training.batches import TokenBatches, same_number, take
 from pelican.training.grpo import _EPSILON, DeliberateGrpoTrainer, Group, StepRecord
@@ -133,15 +133,12 @@ class ScaledGrpoTrainer(ShardedOnCpus, TokenBatches, DeliberateGrpoTrainer):
         while True:
             yield from order
 
-    def _seeds(self, indices: Sequence[int], numbers: Any) -> list[list[int]]:
+    def _seeds(self, samples: Sequence[Sample], numbers: Any) -> list[list[int]]:
         """By a group's number in the step, whichever rank rolls it out."""
         step = self.state.global_step
         return [
-            [
-                rollout_seed(self.args.seed, f"{step}/{n}/{self._samples[i].id}", j)
-                for j in range(self._config.group_size)
-            ]
-            for i, n in zip(indices, numbers, strict=True)
+            [rollout_seed(self.args.seed, f"{step}/{n}/{sample.id}", j) for j in range(self._drawn)]
+            for sample, n in zip(samples, numbers, strict=True)
         ]
 
     def _all(self, value: Any) -> list[Any]:

@@ -55,6 +55,11 @@ def _evaluate(context):
     summary = {"embodied": estimate(score), "general": estimate(60.0)}
     summary["families"] = {"counting": estimate(score)}
     summary["dimensions"] = {"spatial_geometric": estimate(score)}
+    summary["mean_think_chars"] = 90.0 if loop else 120.0
+    if loop:
+        change = {"delta": score - 40, "low": score - 42, "high": score - 38}
+        same = {"delta": 0.0, "low": -1.0, "high": 1.0}
+        summary["comparisons"] = {"base": {"embodied": change, "general": same}}
     context.output("summary.json").write_text(json.dumps(summary))
     stop = _wish(context).get("do") == "stop"
     for name, value in (("embodied", score), ("general", 60.0), ("go_on", float(not stop))):

@@ -9,10 +9,17 @@ from pelican.recipe import Recipe
 from pelican.recipes import ABLATIONS, BASES, find_recipe
 from pelican.recipes.overrides import describe, fields
 
+# Those that the trainers at scale don't know, which the large recipes ask for.
+SMALL = {"asymmetric_clipping", "symmetric_clipping", "perception_loss", "hints"}
+
 
 @pytest.mark.parametrize("base", sorted(BASES))
 @pytest.mark.parametrize("ablation", [*sorted(ABLATIONS), "threshold(0.5)", "noisy_reward(0.25)"])
 def test_every_ablation_of_every_base_is_another_complete_recipe(base: str, ablation: str) -> None:
+    if base != "tiny" and ablation in SMALL:
+        with pytest.raises(UserInputError, match=r"rl\.variant only rollouts works with parallel"):
+            find_recipe(f"{base}+{ablation}")
+        return
     recipe = find_recipe(f"{base}+{ablation}")
     assert recipe.digest() != find_recipe(base).digest()
     assert Recipe.model_validate_json(recipe.model_dump_json()) == recipe
@@ -45,6 +52,7 @@ def test_one_loop_trains_as_many_steps_as_all_loops() -> None:
     ("text", "field", "value"),
     [
         ("loops=2", "loops", 2),
+        ("rl.variant.rollouts=16", "rl.variant.rollouts", 16),
         ("rl.max_steps=50 loops=1", "rl.max_steps", 50),
         ("data.horizon_s=8,16.5", "data.horizon_s", (8.0, 16.5)),
         ("data.horizon_s=[8]", "data.horizon_s", (8.0,)),
@@ -89,6 +97,9 @@ def test_overrides_are_typed(text: str, field: str, value: object) -> None:
         ("tiny", "sft.batch_size=49", ["sft.batch_size = 49", "sft.processes = 2"]),
         ("tiny", "model.dtype=bfloat16", ["cache_vision needs model.dtype=float32"]),
         ("tiny", "model.freeze_vision=false", ["cache_vision needs model.freeze_vision"]),
+        ("tiny", "rl.variant.rollouts=4", ["rl.variant.rollouts = 4", "rl.group_size = 8"]),
+        ("tiny", "rl.variant.updates=4", ["rl.save_steps = 10", "choose a multiple"]),
+        ("tiny", "rl.variant.entropy=0.1", ["rl.variant.perception, which is 0"]),
         ("tiny", "loops", ["'loops'", "field=value"]),
         ("tiny", "loops=2 loops=3", ["loops is set twice"]),
         ("tiny", "models.policy='half", ["cannot be read"]),
@@ -105,3 +116,21 @@ def test_a_mistake_ends_in_one_sentence(address: str, override: str, words: list
 
 def test_fields_are_described() -> None:
     assert "optimiser steps" in describe("rl.stop.window")
+
+
+def test_a_recipe_without_a_variant_has_the_digest_that_it_always_had() -> None:
+    tiny = find_recipe("tiny")
+    assert "variant" not in tiny.model_dump()["rl"]
+    assert find_recipe("tiny", ["rl.variant.updates=1"]).digest() == tiny.digest()
+    assert find_recipe("tiny", ["rl.variant.updates=2"]).digest() != tiny.digest()
+
+
+def test_the_two_clippings_differ_in_their_bound_alone() -> None:
+    one, other = (fields(find_recipe(f"tiny+{a}symmetric_clipping")) for a in ("a", ""))
+    assert {k for k, v in one.items() if v != other[k]} == {"name", "rl.clip_high"}
+    assert other["rl.clip_high"] == other["rl.clip_low"]
+
+
+def test_down_sampling_draws_what_the_base_draws() -> None:
+    tiny, half = find_recipe("tiny").rl, find_recipe("tiny+down_sampling").rl
+    assert half.variant.drawn(half.group_size) == tiny.group_size == 2 * half.group_size

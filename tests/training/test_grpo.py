@@ -14,6 +14,7 @@ from pelican.recipe import Data, ModelConfig, Models, Recipe, RlConfig, Sampling
 from pelican.records import Sample, Score
 from pelican.training.arguments import grpo_arguments
 from pelican.training.grpo import DeliberateGrpoTrainer, Group, StepRecord, schedule
+from pelican.training.variants import trainer_of
 from tests.data.factory import clip, sample
 from tests.engines.twin import write_twin
 
@@ -73,7 +74,7 @@ def make(twin: Path, work: Path, scorer: Any, steps: list[StepRecord], **rl: Any
     policy, encoder = load_model(config.model, twin)
     policy.config._name_or_path = str(twin)
     order = schedule(len(SAMPLES), 12 * config.rl.max_steps, 0)
-    return DeliberateGrpoTrainer(
+    return trainer_of(config.rl)(
         model=policy,
         args=grpo_arguments(config, work, 1, 0),
         train_dataset=Dataset.from_dict({"prompt": [""] * len(order), "sample": order}),

@@ -1,0 +1,53 @@
+"""Counters are there before they count: the rate of a short stage has a point to start from."""
+
+from __future__ import annotations
+
+import pytest
+
+from pelican.telemetry import exporter, record
+from pelican.telemetry import metrics as m
+from tests.telemetry.servers import free_port, get, values
+
+
+@pytest.mark.parametrize(
+    ("stage", "there"),
+    [
+        (
+            "rollout",
+            {
+                'pelican_completions_total{finish="length"}',
+                'pelican_completions_total{finish="stop"}',
+                "pelican_tokens_generated_total",
+            },
+        ),
+        (
+            "distill",
+            {'pelican_completions_total{finish="unknown"}', "pelican_tokens_generated_total"},
+        ),
+        ("train-sft", {"pelican_training_steps_total", "pelican_tokens_trained_total"}),
+        (
+            "train-rl",
+            {
+                'pelican_groups_total{variance="no"}',
+                'pelican_groups_total{variance="yes"}',
+                "pelican_tokens_generated_total",
+                "pelican_tokens_trained_total",
+                "pelican_training_steps_total",
+            },
+        ),
+    ],
+)
+def test_a_stage_that_has_done_nothing_yet_is_scraped_with_zeros(
+    stage: str, there: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    port = free_port()
+    monkeypatch.delenv(exporter.GATEWAY, raising=False)
+    monkeypatch.setenv(exporter.PORT, f"127.0.0.1:{port}")
+    with exporter.open_stage(stage, "rl", "made", None) as telemetry:
+        record.began(stage)
+        assert values(get(f"http://127.0.0.1:{port}/metrics")) == dict.fromkeys(there, 0.0)
+        m.TOKENS_GENERATED.inc(3)
+        assert (
+            values(get(f"http://127.0.0.1:{port}/metrics"))["pelican_tokens_generated_total"] == 3
+        )
+        telemetry.finish()
