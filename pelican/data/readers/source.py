@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +16,7 @@ from pelican.errors import UserInputError
 MAX_FILES = 2_000_000
 MAX_ROW = 64 << 20  # characters of one JSON value; a longer one is no question
 _BLOCK = 1 << 16
+_NOT_UTF8 = re.compile("[\udc80-\udcff]")  # bytes that `surrogateescape` let through
 # Folders of media and of version control hold no rows.
 _SKIPPED = {".git", ".cache", "__pycache__"}
 
@@ -137,7 +139,7 @@ def _parsed(number: int, text: str) -> JsonRow:
 
 
 def _checked(number: int, value: Any, text: str) -> JsonRow:
-    if any("\udc80" <= char <= "\udcff" for char in text):
+    if not text.isascii() and _NOT_UTF8.search(text):
         return JsonRow(number, None, text, RowError("text", "text is not UTF-8"))
     if not isinstance(value, dict):
         return _bad(number, text, f"a row is a {type(value).__name__}, not an object")
