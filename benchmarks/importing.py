@@ -242,7 +242,9 @@ def report(rows: int, size: str, decoded: dict[str, Any], whole: dict[str, Any])
         "other": "all else: threads, keys, chunks",
     }
     for part, about in names.items():
-        figure(f"profile: {about}", 100 * parts[part] / whole["cpu_s"], "%", "of the processor time")
+        figure(
+            f"profile: {about}", 100 * parts[part] / whole["cpu_s"], "%", "of the processor time"
+        )
     tenths = whole["tenths"]
     at_most("memory", whole["mb"] / 1000, "GB", 1.0, "resident")
     quarter = tenths[max(0, len(tenths) // 4 - 1)]

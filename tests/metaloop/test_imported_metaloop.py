@@ -53,7 +53,10 @@ def test_the_metaloop_runs_on_an_imported_pool_and_long_clips_come_in_loop_2(
     spans = {entry.id: entry.span_s for entry in read_index(pool).entries}
     assert spans == {f"lab/{id}": sample.span_s for id, sample in chosen.items()}
 
-    wishes = f"{OVERRIDES} loops=2 data.train={pool} data.samples_per_loop=none"
+    small = OVERRIDES.replace("loops=1", "loops=2").replace(
+        "samples_per_loop=48", "samples_per_loop=none"
+    )
+    wishes = f"{small} data.train={pool}"
     ran = pelican("submit", "--run", "lab", "--store", str(store), "--set", wishes)
     assert ran.returncode == 0, ran.stdout + ran.stderr
     run = store / "runs" / "lab"

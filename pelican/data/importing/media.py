@@ -20,7 +20,7 @@ from pelican.errors import UserInputError
 
 MIN_SIDE = 4  # pixels; below, nothing can be seen
 MAX_ASPECT = 100.0  # Qwen2-VL's processor refuses 200 and above
-MAX_FILE = 256 << 20  # an encoded image larger than this is none
+MAX_FILE = 64 << 20  # bytes of an encoded image: above, it has more pixels than are decoded
 _ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 _ORIENTATION = 0x0112  # EXIF
 

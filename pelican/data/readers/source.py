@@ -14,7 +14,8 @@ from pelican.data.quarantine import RowError
 from pelican.errors import UserInputError
 
 MAX_FILES = 2_000_000
-MAX_ROW = 64 << 20  # characters of one JSON value; a longer one is no question
+MAX_ROW = 16 << 20  # characters of one JSON value; a longer one is no question
+MAX_OBJECT = 128 << 20  # bytes of a file that is one JSON object, and so is held whole
 _BLOCK = 1 << 16
 _NOT_UTF8 = re.compile("[\udc80-\udcff]")  # bytes that `surrogateescape` let through
 # Folders of media and of version control hold no rows.
@@ -101,8 +102,11 @@ def json_rows(path: Path) -> Iterator[JsonRow]:
                 yield from _array(file)
             elif head[:1] == "{":
                 yield from _object(file, path)
-            elif head:
-                yield _bad(0, head[:80], "the file does not start with [ or {")
+            elif head[:2] in ("\udcff\udcfe", "\udcfe\udcff"):
+                yield _bad(0, head[:80], "the file is UTF-16; write it as UTF-8")
+            else:
+                why = "does not start with [ or {" if head else "is empty"
+                yield _bad(0, head[:80], f"the file {why}")
     except OSError as error:
         raise UserInputError(f"{path} can't be read ({error.strerror})") from None
 
@@ -185,7 +189,7 @@ def _array(file: Any) -> Iterator[JsonRow]:
 
 def _object(file: Any, path: Path) -> Iterator[JsonRow]:
     """The one list of objects inside an object, or the object itself."""
-    if path.stat().st_size > 1 << 30:
+    if path.stat().st_size > MAX_OBJECT:
         raise UserInputError(
             f"{path} is one JSON object of {path.stat().st_size >> 20} MB; write its rows as JSON"
             " lines, one a line"

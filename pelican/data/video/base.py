@@ -12,6 +12,7 @@ from typing import Protocol
 
 from PIL import Image
 
+from pelican.data.images import SAFE_PIXELS
 from pelican.data.quarantine import RowError
 from pelican.errors import UserInputError
 
@@ -47,8 +48,11 @@ class Video(Protocol):
     def close(self) -> None: ...
 
 
-def open_video(path: Path) -> Video:
-    """Raises RowError if there is no video stream or the file can't be opened."""
+def open_video(path: Path, max_pixels: int = SAFE_PIXELS) -> Video:
+    """Raises RowError if there is no video stream or the file can't be opened.
+
+    PyAV refuses a frame above `max_pixels` before it has memory; torchcodec has no such bound.
+    """
     try:
         name = decoder_name()
         if name == "torchcodec":
@@ -57,7 +61,7 @@ def open_video(path: Path) -> Video:
             return TorchcodecVideo(path)
         from pelican.data.video.pyav import PyavVideo
 
-        return PyavVideo(path)
+        return PyavVideo(path, max_pixels)
     except OSError as error:
         reason = error.strerror or str(error)
         raise RowError(
