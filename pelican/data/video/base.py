@@ -80,18 +80,18 @@ def decoder_name() -> str:
     if wish not in ("torchcodec", "pyav"):
         raise UserInputError(f"{DECODER} is {wish!r}; it takes torchcodec or pyav")
     if wish == "torchcodec":
-        fault = _torchcodec_fault()
+        fault = torchcodec_fault()
         if fault:
             raise UserInputError(f"{DECODER}=torchcodec, but it does not load: {fault}")
         return wish
     if find_spec("av") is not None:
         return wish
-    if not _torchcodec_fault():
+    if not torchcodec_fault():
         return "torchcodec"
     raise UserInputError("videos need PyAV: `uv pip install -e '.[data]'` brings it")
 
 
-def _torchcodec_fault() -> str:
+def torchcodec_fault() -> str:
     """Why torchcodec can't be used; "" if it can. It loads FFmpeg at the first video, not before."""
     try:
         from torchcodec.decoders import VideoDecoder  # type: ignore[attr-defined]

@@ -51,6 +51,7 @@ def video(
     rotation: int = 0,
     times_s: Sequence[float] | None = None,
     options: dict[str, str] | None = None,
+    b_frames: int = 3,
 ) -> Path:
     """An H.264 video whose every frame is grey by its number (5 a step), with a corner that is red.
 
@@ -61,7 +62,7 @@ def video(
         stream = file.add_stream("libx264", rate=fps)
         stream.width, stream.height = size
         stream.pix_fmt = "yuv420p"
-        stream.options = {"crf": "10", "g": "10"}
+        stream.options = {"crf": "10", "g": "10", "bf": str(b_frames)}
         if rotation:
             stream.set_display_rotation(rotation)
         whole = times_s if times_s is not None else [i / fps for i in range(round(length_s * fps))]
