@@ -10,6 +10,7 @@ import json
 import re
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -103,9 +104,9 @@ class Backend:
         return given
 
 
-@pytest.fixture
-def backend(monkeypatch: pytest.MonkeyPatch) -> Iterator[Backend]:
-    kept = Backend()
+@contextmanager
+def serving(kept: Backend, port: int = 0) -> Iterator[int]:
+    """A server of the API as long as the context lasts; gives its port."""
 
     class Handler(BaseHTTPRequestHandler):
         def _serve(self) -> None:
@@ -124,14 +125,24 @@ def backend(monkeypatch: pytest.MonkeyPatch) -> Iterator[Backend]:
         def log_message(self, *_: Any) -> None:
             return
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    monkeypatch.setenv("KFP_HOST", f"http://127.0.0.1:{server.server_port}")
-    for name in ("KFP_UI", "KFP_NAMESPACE", "KFP_TOKEN", "KFP_TOKEN_FILE"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(kfp_client, "POLL_S", 0.01)
-    yield kept
-    server.shutdown()
+    try:
+        yield server.server_port
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.fixture
+def backend(monkeypatch: pytest.MonkeyPatch) -> Iterator[Backend]:
+    kept = Backend()
+    with serving(kept) as port:
+        monkeypatch.setenv("KFP_HOST", f"http://127.0.0.1:{port}")
+        for name in ("KFP_UI", "KFP_NAMESPACE", "KFP_TOKEN", "KFP_TOKEN_FILE"):
+            monkeypatch.delenv(name, raising=False)
+        monkeypatch.setattr(kfp_client, "POLL_S", 0.01)
+        yield kept
 
 
 def package(folder: Path, *overrides: str) -> tuple[Path, dict[str, Any]]:
