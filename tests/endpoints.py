@@ -27,9 +27,9 @@ class Request:
 
 @contextmanager
 def serving(
-    answer: Callable[[Request], Answer], tls: ssl.SSLContext | None = None
+    answer: Callable[[Request], Answer], tls: ssl.SSLContext | None = None, port: int = 0
 ) -> Iterator[str]:
-    """A server on a free port, in threads of its own; yields its address."""
+    """A server in threads of its own, on a free port if none is given; yields its address."""
 
     class Handler(BaseHTTPRequestHandler):
         def _serve(self) -> None:
@@ -48,7 +48,7 @@ def serving(
         def log_message(self, *_: object) -> None:
             return None
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+    with ThreadingHTTPServer(("127.0.0.1", port), Handler) as server:
         if tls is not None:
             server.socket = tls.wrap_socket(server.socket, server_side=True)
         threading.Thread(target=server.serve_forever, daemon=True).start()

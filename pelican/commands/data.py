@@ -121,6 +121,23 @@ def correct(
 
 
 @app.command()
+def judge(
+    pool: Annotated[Path, typer.Argument(help="An imported pool.")],
+    endpoint: Annotated[str, typer.Option(help="OpenAI-compatible base URL, with /v1.")],
+    model: Annotated[str, typer.Option(help="Its name there.")],
+    below: Annotated[
+        float, typer.Option(min=0, max=1, help="Confidence under which a row is asked about.")
+    ] = 0.5,
+    votes: Annotated[int, typer.Option(min=1, help="Replies a row; odd.")] = 3,
+    workers: Annotated[int, typer.Option(min=1, help="Rows asked about at a time.")] = 8,
+) -> None:
+    """Have a model label the rows whose rules were not sure; `correct` mends what it got wrong."""
+    from pelican.commands.data_judge import judge_and_print
+
+    judge_and_print(pool, endpoint, model, below, votes, workers)
+
+
+@app.command()
 def versions(pool: Annotated[Path, typer.Argument(help="An imported pool.")]) -> None:
     """The versions of a pool, the oldest first."""
     from pelican.commands.tables import rows_table

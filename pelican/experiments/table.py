@@ -8,7 +8,8 @@ from typing import Any
 
 from pelican.errors import UserInputError
 from pelican.experiments.variants import Variant, make_command, run_name
-from pelican.runs import manifests, read_json, show, stage_prefix
+from pelican.outcome import show
+from pelican.runs import manifests, read_json, stage_prefix
 from pelican.storage.objects import ObjectStore
 
 _TOKENS = {

@@ -83,14 +83,19 @@ class Votes:
     the endpoint is does not count, so it may move.
     """
 
-    def __init__(self, config: JudgeConfig, store: ObjectStore | None = None) -> None:
+    def __init__(
+        self,
+        config: JudgeConfig,
+        store: ObjectStore | None = None,
+        setting: str = "reward.judge.endpoint",
+    ) -> None:
         self._settings = {"model": config.model, "temperature": config.temperature}
         self._store = store
         self._client = ChatClient(
             config.endpoint,
             config.model,
             who="judge",
-            setting="reward.judge.endpoint",
+            setting=setting,
             key_variable=KEY_VARIABLE,
             concurrency=config.workers,
             attempts=config.attempts,

@@ -98,6 +98,11 @@ class ObjectStore(ABC):
         """By key at or below `prefix`, what tells that an object changed."""
         return {key: self.describe(key)[1] for key in self.keys(prefix)}
 
+    def entries(self, prefix: str) -> dict[str, tuple[str, float]]:
+        """`tags` and `ages` in one look."""
+        ages = self.ages(prefix)
+        return {key: (tag, ages[key]) for key, tag in self.tags(prefix).items() if key in ages}
+
 
 class FolderStore(ObjectStore):
     """A folder of this machine. Writes go to a temporary name and are renamed."""

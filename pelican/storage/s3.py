@@ -150,6 +150,10 @@ class S3Store(ObjectStore):
     def ages(self, prefix: str) -> dict[str, float]:
         return {self._key(o): o.last_modified.timestamp() for o in self._objects(prefix)}
 
+    def entries(self, prefix: str) -> dict[str, tuple[str, float]]:
+        found = self._objects(prefix)
+        return {self._key(o): (str(o.etag).strip('"'), o.last_modified.timestamp()) for o in found}
+
     def delete(self, key: str) -> None:
         """The manifest goes first: no reader may find it without its files."""
         names = [found.object_name for found in self._objects(key)]

@@ -11,5 +11,5 @@ status/<n>.json      who works on a batch, its run, how it ended
 cursor.json          the batch that is worked on; they are taken in order
 requests/<id>.json   signed requests that were received
 watermark.json       what polling has seen
-audit/<day>/…        every decision
+audit/<day>/…        every decision; of past days audit/<day>.jsonl
 """

@@ -44,6 +44,7 @@ class TriggerConfig(BaseModel):
     retention_s: float = Field(
         90 * 86400, gt=0, description="settled events and request ids are remembered so long"
     )
+    audit_s: float = Field(400 * 86400, gt=0, description="decisions are kept so long")
     max_body: int = Field(1 << 20, gt=0, description="bytes of a request")
     max_events: int = Field(1000, gt=0, description="of one request")
     rate: float = Field(10, gt=0, description="requests a second from one address")

@@ -106,6 +106,7 @@ class Worker:
             self._next_prune = self.clock() + EVERY_S
             # Longer than a signed request's timestamp is taken, or it could be sent again.
             prune(self.store, max(self.config.retention_s, 2 * self.config.tolerance_s))
+            audit.rotate(self.store, self.config.audit_s)
         batch = self.inbox.seal(at_once=at_once)
         if batch is not None:
             self.metrics.sealed.inc()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import random
+from collections.abc import Callable
 from pathlib import Path
 
 import av
@@ -10,9 +12,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pelican.data.images import SAFE_PIXELS
 from pelican.data.quarantine import RowError
+from pelican.data.video.base import Video, torchcodec_fault
 from pelican.data.video.cache import ClipCache
 from pelican.data.video.clips import ClipRule, cut_clip, targets
+from pelican.data.video.pyav import PyavVideo
 from tests.data.readers.world import video
 
 
@@ -52,6 +57,51 @@ def test_variable_frame_rate_keeps_each_frames_own_time(tmp_path: Path) -> None:
     clip = cut_clip(path, ClipRule(step_s=1.0))
     assert clip.times_s == pytest.approx((0.0, 0.9, 2.6), abs=0.002)
     assert [round(grey(f) / 5) for f in clip.frames] == [0, 2, 4]
+
+
+DECODERS = [
+    "pyav",
+    pytest.param("torchcodec", marks=pytest.mark.slow),
+]
+
+
+@pytest.fixture
+def opener(request: pytest.FixtureRequest) -> Callable[[Path], Video]:
+    """One decoder; torchcodec only where it finds an FFmpeg of the machine."""
+    if request.param == "pyav":
+        return lambda path: PyavVideo(path, SAFE_PIXELS)
+    fault = torchcodec_fault()
+    if fault:
+        pytest.skip(f"torchcodec does not load: {fault[:80]}")
+    from pelican.data.video.torchcodec import TorchcodecVideo
+
+    return TorchcodecVideo
+
+
+@pytest.mark.parametrize("opener", DECODERS, indirect=True)
+@pytest.mark.parametrize("ending", ["mp4", "mkv"])
+@pytest.mark.parametrize("b_frames", [0, 3])
+def test_the_frame_at_a_time_is_the_one_that_is_displayed_then(
+    tmp_path: Path, opener: Callable[[Path], Video], ending: str, b_frames: int
+) -> None:
+    """Frames of known content at uneven times, asked for at random ones and just beside each."""
+    for seed in range(3):
+        draws = random.Random(seed)
+        starts = [0.0]
+        while len(starts) < 24:
+            starts.append(round(starts[-1] + draws.choice([0.04, 0.1, 0.5, 2.3, 7.0]), 3))
+        path = video(tmp_path / f"{seed}.{ending}", times_s=starts, b_frames=b_frames)
+        beside = [start + shift for start in starts for shift in (-0.002, 0.002)]
+        random_ones = [draws.uniform(0, starts[-1]) for _ in range(20)]
+        asked = sorted(time for time in beside + random_ones if 0 <= time <= starts[-1])
+        opened = opener(path)
+        found = {round(time, 3): image for time, image in opened.frames_at(asked)}
+        opened.close()
+        wanted = {max(s for s in starts if s <= time) for time in asked}
+        assert set(found) == wanted
+        for time, image in found.items():
+            number = starts.index(time)
+            assert abs(image.convert("L").getpixel((32, 24)) - number * 5) <= 2
 
 
 @pytest.mark.parametrize(("rotation", "size"), [(90, (48, 64)), (180, (64, 48)), (-90, (48, 64))])

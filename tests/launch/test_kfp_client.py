@@ -107,7 +107,8 @@ class Backend:
 
 @pytest.fixture
 def backend(monkeypatch: pytest.MonkeyPatch) -> Iterator[Backend]:
-    with serving_backend() as (kept, address):
+    kept = Backend()
+    with serving_backend(kept) as address:
         monkeypatch.setenv("KFP_HOST", address)
         for name in ("KFP_UI", "KFP_NAMESPACE", "KFP_TOKEN", "KFP_TOKEN_FILE", "KFP_CA_BUNDLE"):
             monkeypatch.delenv(name, raising=False)
@@ -116,16 +117,17 @@ def backend(monkeypatch: pytest.MonkeyPatch) -> Iterator[Backend]:
 
 
 @contextmanager
-def serving_backend(tls: ssl.SSLContext | None = None) -> Iterator[tuple[Backend, str]]:
-    """A backend, and its address."""
-    kept = Backend()
+def serving_backend(
+    kept: Backend, tls: ssl.SSLContext | None = None, port: int = 0
+) -> Iterator[str]:
+    """A server of the API as long as the context lasts; gives its address."""
 
     def answer(request: Request) -> tuple[int, dict[str, Any]]:
         kept.tokens.append(request.headers.get("authorization", ""))
         return kept.answer(request.method, request.path, request.body)
 
-    with serving(answer, tls) as address:
-        yield kept, address
+    with serving(answer, tls, port) as address:
+        yield address
 
 
 def package(folder: Path, *overrides: str) -> tuple[Path, dict[str, Any]]:

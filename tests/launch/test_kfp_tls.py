@@ -16,7 +16,7 @@ from pelican.launch.kfp_api import Kfp
 from pelican.recipes import find_recipe
 from pipelines import compile_pipeline
 from pipelines.pods import StepPods
-from tests.launch.test_kfp_client import serving_backend
+from tests.launch.test_kfp_client import Backend, serving_backend
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     for name in ("KFP_UI", "KFP_NAMESPACE", "KFP_TOKEN", "KFP_TOKEN_FILE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("KFP_CA_BUNDLE", str(path))
-    with serving_backend(context) as (_, address):
+    with serving_backend(Backend(), context) as address:
         monkeypatch.setenv("KFP_HOST", address)
         yield path
 

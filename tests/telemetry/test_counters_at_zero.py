@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from pelican.metrics import catalogue as m
 from pelican.telemetry import exporter, record
-from pelican.telemetry import metrics as m
 from tests.telemetry.servers import free_port, get, values
 
 

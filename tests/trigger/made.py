@@ -20,7 +20,7 @@ import httpx
 
 from pelican.registry.aliases import promote
 from pelican.registry.versions import Lineage, register
-from pelican.storage.objects import FolderStore
+from pelican.storage.objects import FolderStore, ObjectStore
 from pelican.trigger.events import ObjectEvent
 from tests.conftest import ROOT, write_checkpoint
 
@@ -90,7 +90,7 @@ class Service:
 
 
 @contextmanager
-def service(store: FolderStore, log: Path, **settings: object) -> Iterator[Service]:
+def service(store: ObjectStore, log: Path, **settings: object) -> Iterator[Service]:
     """`pelican trigger serve` with the made run behind it; `settings`: fields of its configuration."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

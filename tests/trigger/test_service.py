@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
+import string
 import time
 import uuid
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -58,20 +61,26 @@ def send(running: Service, body: bytes, headers: dict[str, str]) -> httpx.Respon
 
 BODY = json.dumps(notification(event(7000))).encode()
 REFUSED = {
-    "unsigned": (BODY, {}, 401),
-    "wrong token": (BODY, {"authorization": "Bearer wrong-token-wrong"}, 401),
-    "wrongly signed": (BODY, {**signed(BODY, "a"), "webhook-signature": "v1,AAAA"}, 401),
-    "signed for another body": (BODY + b" ", signed(BODY, "b"), 401),
-    "stale": (BODY, signed(BODY, "c", 1_600_000_000), 401),
-    "oversized": (BODY + b" " * 20000, {"authorization": f"Bearer {TOKEN}"}, 413),
-    "not JSON": (b"{", {"authorization": f"Bearer {TOKEN}"}, 400),
-    "no records": (b"{}", {"authorization": f"Bearer {TOKEN}"}, 400),
-    "nested deeply": (b"[" * 9000, {"authorization": f"Bearer {TOKEN}"}, 400),
-    "not UTF-8": (b'{"Records": "\xff"}', {"authorization": f"Bearer {TOKEN}"}, 400),
+    "unsigned": (BODY, {}, 401, "unsigned"),
+    "wrong token": (BODY, {"authorization": "Bearer wrong-token-wrong"}, 401, "wrong_token"),
+    "wrongly signed": (
+        BODY,
+        {**signed(BODY, "a"), "webhook-signature": "v1,AAAA"},
+        401,
+        "wrong_signature",
+    ),
+    "signed for another body": (BODY + b" ", signed(BODY, "b"), 401, "wrong_signature"),
+    "stale": (BODY, signed(BODY, "c", 1_600_000_000), 401, "stale"),
+    "oversized": (BODY + b" " * 20000, {"authorization": f"Bearer {TOKEN}"}, 413, "too_large"),
+    "not JSON": (b"{", {"authorization": f"Bearer {TOKEN}"}, 400, "malformed"),
+    "no records": (b"{}", {"authorization": f"Bearer {TOKEN}"}, 400, "malformed"),
+    "nested deeply": (b"[" * 9000, {"authorization": f"Bearer {TOKEN}"}, 400, "malformed"),
+    "not UTF-8": (b'{"Records": "\xff"}', {"authorization": f"Bearer {TOKEN}"}, 400, "malformed"),
     "a record that is none": (
         b'{"Records": [{"eventName": "s3:ObjectCreated:Put", "s3": 5}]}',
         {"authorization": f"Bearer {TOKEN}"},
         400,
+        "malformed",
     ),
 }
 
@@ -79,12 +88,21 @@ REFUSED = {
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_is_refused_starts_nothing(quiet: tuple[Service, FolderStore], name: str) -> None:
     running, store = quiet
-    body, headers, status = REFUSED[name]
-    before, audited = pending(store), len(read_audit(store))
+    body, headers, status, reason = REFUSED[name]
+    before, audited, counts = pending(store), len(read_audit(store)), counted(running)
     answer = send(running, body, headers)
     assert answer.status_code == status, answer.text
     assert list(answer.json()) == ["error"] and "Traceback" not in answer.text
     assert (pending(store), len(read_audit(store))) == (before, audited)
+    assert counted(running) - counts == Counter({reason: 1})
+    assert "Traceback" not in running.log.read_text()
+
+
+def counted(running: Service) -> Counter[str]:
+    """Requests by what became of them, as Prometheus is told."""
+    text = httpx.get(f"{running.url}/metrics", timeout=60).text
+    found = re.findall(r'^pelican_trigger_requests_total{result="(\w+)"} (\d+)', text, re.MULTILINE)
+    return Counter({result: int(number) for result, number in found})
 
 
 def test_a_body_without_a_length_is_cut_off_at_the_limit(
@@ -173,6 +191,32 @@ def test_whatever_is_sent_is_answered_and_never_a_server_error(
     assert answer.status_code in ({202, 400} if let_in else {401}), answer.text
     if not let_in:
         assert pending(store) == before
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    part=st.sampled_from(["body", "webhook-id", "webhook-timestamp", "webhook-signature"]),
+    at=st.integers(0, 10_000),
+    by=st.integers(1, 255),
+)
+def test_a_signed_request_that_was_changed_anywhere_is_refused(
+    quiet: tuple[Service, FolderStore], part: str, at: int, by: int
+) -> None:
+    running, store = quiet
+    body = json.dumps(notification(event(7300))).encode()
+    headers = signed(body, uuid.uuid4().hex)
+    if part == "body":
+        at %= len(body)
+        body = body[:at] + bytes([body[at] ^ by]) + body[at + 1 :]
+    else:
+        text = headers[part]
+        at %= len(text)
+        others = [char for char in string.ascii_letters + string.digits if char != text[at]]
+        headers[part] = text[:at] + others[by % len(others)] + text[at + 1 :]
+    before = pending(store)
+    answer = send(running, body, headers)
+    assert answer.status_code == 401, answer.text
+    assert list(answer.json()) == ["error"] and pending(store) == before
 
 
 def test_too_many_requests_are_told_to_wait(tmp_path: Path) -> None:

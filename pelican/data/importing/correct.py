@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,16 @@ from pelican.rewards.score import FAMILIES
 PERSON = "corrected"
 
 
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a row's label shall be; an empty `family` or `dimension` stays as it is."""
+
+    family: str
+    dimension: str
+    rule: str = PERSON
+    confidence: float = 1.0
+
+
 def correct_labels(pool: Path, labels: Path) -> tuple[Version, int]:
     """Apply a CSV with `id` and `family` or `dimension`; empty fields change nothing.
 
@@ -38,7 +49,13 @@ def correct_labels(pool: Path, labels: Path) -> tuple[Version, int]:
 
     Raises UserInputError that names the line. Nothing is written unless every line is right.
     """
-    wanted = _read(labels)
+    return relabel(pool, _read(labels), "{} rows were corrected by hand", str(labels))
+
+
+def relabel(
+    pool: Path, wanted: dict[str, Wanted], note: str, where: str = ""
+) -> tuple[Version, int]:
+    """Give the rows of `wanted`, by id, new labels; see `correct_labels`. `note`: for the version."""
     with locked(pool) as folder:
         before = current(pool)
         if before is None:
@@ -53,20 +70,19 @@ def correct_labels(pool: Path, labels: Path) -> tuple[Version, int]:
             shards.append(found)
             changed += number
         if left:
-            raise UserInputError(f"{labels}: id {next(iter(left))!r} is not in {pool}")
+            raise UserInputError(f"{where}: id {next(iter(left))!r} is not in {pool}")
         if not changed:
             shutil.rmtree(staged)
             return before, 0
         if (pool / QUARANTINE).exists():
             link_or_copy(pool / QUARANTINE, staged / QUARANTINE)
-        note = f"{changed} rows were corrected by hand"
         version = before.model_copy(
             update={
                 "parent": before.id,
                 "made": datetime.now(UTC).isoformat(timespec="seconds"),
                 "shards": tuple(shards),
                 "counts": counts_of([staged / shard.name for shard in shards]),
-                "notes": (*before.notes, note),
+                "notes": (*before.notes, note.format(changed)),
             }
         )
         write_labels(staged, version)
@@ -74,9 +90,9 @@ def correct_labels(pool: Path, labels: Path) -> tuple[Version, int]:
         return commit(pool, staged, version), changed
 
 
-def _read(labels: Path) -> dict[str, tuple[str, str]]:
-    """id -> (family, dimension), each "" where nothing is said."""
-    found: dict[str, tuple[str, str]] = {}
+def _read(labels: Path) -> dict[str, Wanted]:
+    """By id; family and dimension are "" where nothing is said."""
+    found: dict[str, Wanted] = {}
     try:
         with labels.open(newline="", encoding="utf-8-sig") as file:
             rows = csv.DictReader(file)
@@ -91,27 +107,32 @@ def _read(labels: Path) -> dict[str, tuple[str, str]]:
                             f"{labels}, line {line}: {value!r} is no {kind.__name__.lower()};"
                             f" there are {', '.join(kind)}"
                         )
-                found[row["id"]] = (family, dimension)
+                found[row["id"]] = Wanted(family, dimension)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserInputError(f"{labels} can't be read as CSV ({error})") from None
     return found
 
 
-def _shard(
-    source: Path, target: Path, left: dict[str, tuple[str, str]], shard: Shard
-) -> tuple[int, Shard]:
+def _shard(source: Path, target: Path, left: dict[str, Wanted], shard: Shard) -> tuple[int, Shard]:
     """Rows that changed, and the shard: the same file under a second name if none did.
 
     Takes what it applied out of `left`.
     """
     file = open_parquet(source)
-    labels = file.read(columns=["id", "family", "dimension", "answer"]).to_pylist()
+    labels = file.read(columns=["id", "family", "dimension", "answer", "rule"]).to_pylist()
     changed: dict[int, dict[str, Any]] = {}
     for number, row in enumerate(labels):
-        family, dimension = left.pop(row["id"], ("", ""))
-        new = {"family": family or row["family"], "dimension": dimension or row["dimension"]}
-        if new == {"family": row["family"], "dimension": row["dimension"]}:
+        wanted = left.pop(row["id"], None)
+        if wanted is None:
             continue
+        new = {
+            "family": wanted.family or row["family"],
+            "dimension": wanted.dimension or row["dimension"],
+        }
+        same = new == {"family": row["family"], "dimension": row["dimension"]}
+        if same and wanted.rule in (PERSON, row["rule"]):  # a copied line says nothing new
+            continue
+        new |= {"rule": wanted.rule, "confidence": wanted.confidence}
         kind = json.loads(row["answer"])["kind"]
         if kind not in FAMILIES[Family(new["family"])]:
             raise UserInputError(
@@ -126,7 +147,7 @@ def _shard(
     for name in ("family", "dimension", "rule", "confidence"):
         values = table.column(name).to_pylist()
         for number, new in changed.items():
-            values[number] = {"rule": PERSON, "confidence": 1.0, **new}[name]
+            values[number] = new[name]
         at = table.schema.get_field_index(name)
         table = table.set_column(
             at, table.schema.field(name), pa.array(values, table.schema.field(name).type)

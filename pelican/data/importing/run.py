@@ -170,9 +170,13 @@ def _finish(
 ) -> Result:
     """Put the new version together out of the pool's shards and the chunks'."""
     where = str(Path(plan.where).absolute()) if source.path.exists() else plan.where
-    left_out = {bad.key: {"source": where, **asdict(bad)} for bad in work.quarantined()}
+    origin = {"source": where, "reader": plan.reader.name}
+    left_out = {bad.key: {**origin, **asdict(bad)} for bad in work.quarantined()}
     old = [] if before is None else list(read_quarantine(pool))
-    others = [row for row in old if row["source"] != where]
+    # Rows of versions before "reader" was kept count as this one's.
+    mine, others = [], []
+    for row in old:
+        (mine if {**origin, **row}.items() >= origin.items() else others).append(row)
     shards = work.shards()
     if before is None and not shards:
         codes = ", ".join(f"{n} x {code}" for code, n in sorted(tally.quarantined.items()))
@@ -183,7 +187,7 @@ def _finish(
             f"{plan.where} holds no usable row for the reader {plan.reader.name}{why}"
         )
     if before is not None and not shards:
-        same = {row["key"] for row in old if row["source"] == where} == left_out.keys()
+        same = {row["key"] for row in mine} == left_out.keys()
         if same:
             work.remove()
             return Result(before, tally, changed=False)
@@ -227,9 +231,9 @@ def _finish(
 
 
 def _sources(before: Version | None, this: Imported) -> tuple[Imported, ...]:
-    """One entry a source; a second import of the same adds to its rows."""
+    """One entry a source and reader; a second import of the same adds to its rows."""
     earlier = list(before.sources) if before else []
-    same = [entry for entry in earlier if entry.path == this.path]
+    same = [e for e in earlier if (e.path, e.reader) == (this.path, this.reader)]
     rows = this.rows + sum(entry.rows for entry in same)
-    kept = [entry for entry in earlier if entry.path != this.path]
+    kept = [entry for entry in earlier if entry not in same]
     return (*kept, this.model_copy(update={"rows": rows}))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
@@ -13,8 +14,10 @@ from pelican.data.quarantine import RowError
 from pelican.errors import UserInputError
 
 MAX_FILES = 2_000_000
-MAX_ROW = 64 << 20  # characters of one JSON value; a longer one is no question
+MAX_ROW = 16 << 20  # characters of one JSON value; a longer one is no question
+MAX_OBJECT = 128 << 20  # bytes of a file that is one JSON object, and so is held whole
 _BLOCK = 1 << 16
+_NOT_UTF8 = re.compile("[\udc80-\udcff]")  # bytes that `surrogateescape` let through
 # Folders of media and of version control hold no rows.
 _SKIPPED = {".git", ".cache", "__pycache__"}
 
@@ -99,8 +102,11 @@ def json_rows(path: Path) -> Iterator[JsonRow]:
                 yield from _array(file)
             elif head[:1] == "{":
                 yield from _object(file, path)
-            elif head:
-                yield _bad(0, head[:80], "the file does not start with [ or {")
+            elif head[:2] in ("\udcff\udcfe", "\udcfe\udcff"):
+                yield _bad(0, head[:80], "the file is UTF-16; write it as UTF-8")
+            else:
+                why = "does not start with [ or {" if head else "is empty"
+                yield _bad(0, head[:80], f"the file {why}")
     except OSError as error:
         raise UserInputError(f"{path} can't be read ({error.strerror})") from None
 
@@ -137,7 +143,7 @@ def _parsed(number: int, text: str) -> JsonRow:
 
 
 def _checked(number: int, value: Any, text: str) -> JsonRow:
-    if any("\udc80" <= char <= "\udcff" for char in text):
+    if not text.isascii() and _NOT_UTF8.search(text):
         return JsonRow(number, None, text, RowError("text", "text is not UTF-8"))
     if not isinstance(value, dict):
         return _bad(number, text, f"a row is a {type(value).__name__}, not an object")
@@ -183,7 +189,7 @@ def _array(file: Any) -> Iterator[JsonRow]:
 
 def _object(file: Any, path: Path) -> Iterator[JsonRow]:
     """The one list of objects inside an object, or the object itself."""
-    if path.stat().st_size > 1 << 30:
+    if path.stat().st_size > MAX_OBJECT:
         raise UserInputError(
             f"{path} is one JSON object of {path.stat().st_size >> 20} MB; write its rows as JSON"
             " lines, one a line"

@@ -12,6 +12,7 @@ from typing import Protocol
 
 from PIL import Image
 
+from pelican.data.images import SAFE_PIXELS
 from pelican.data.quarantine import RowError
 from pelican.errors import UserInputError
 
@@ -47,8 +48,11 @@ class Video(Protocol):
     def close(self) -> None: ...
 
 
-def open_video(path: Path) -> Video:
-    """Raises RowError if there is no video stream or the file can't be opened."""
+def open_video(path: Path, max_pixels: int = SAFE_PIXELS) -> Video:
+    """Raises RowError if there is no video stream or the file can't be opened.
+
+    PyAV refuses a frame above `max_pixels` before it has memory; torchcodec has no such bound.
+    """
     try:
         name = decoder_name()
         if name == "torchcodec":
@@ -57,7 +61,7 @@ def open_video(path: Path) -> Video:
             return TorchcodecVideo(path)
         from pelican.data.video.pyav import PyavVideo
 
-        return PyavVideo(path)
+        return PyavVideo(path, max_pixels)
     except OSError as error:
         reason = error.strerror or str(error)
         raise RowError(
@@ -76,18 +80,18 @@ def decoder_name() -> str:
     if wish not in ("torchcodec", "pyav"):
         raise UserInputError(f"{DECODER} is {wish!r}; it takes torchcodec or pyav")
     if wish == "torchcodec":
-        fault = _torchcodec_fault()
+        fault = torchcodec_fault()
         if fault:
             raise UserInputError(f"{DECODER}=torchcodec, but it does not load: {fault}")
         return wish
     if find_spec("av") is not None:
         return wish
-    if not _torchcodec_fault():
+    if not torchcodec_fault():
         return "torchcodec"
     raise UserInputError("videos need PyAV: `uv pip install -e '.[data]'` brings it")
 
 
-def _torchcodec_fault() -> str:
+def torchcodec_fault() -> str:
     """Why torchcodec can't be used; "" if it can. It loads FFmpeg at the first video, not before."""
     try:
         from torchcodec.decoders import VideoDecoder  # type: ignore[attr-defined]

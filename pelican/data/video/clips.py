@@ -44,10 +44,11 @@ def cut_clip(
     path: Path, rule: ClipRule, start_s: float | None = None, end_s: float | None = None
 ) -> Clip:
     """The clip of `path` between `start_s` and `end_s`. Raises RowError for what can't be used."""
-    video = open_video(path)
+    limit = refused_above(rule.max_pixels)
+    video = open_video(path, limit)
     try:
         info = video.info
-        if info.width * info.height > refused_above(rule.max_pixels):
+        if info.width * info.height > limit:
             raise RowError(
                 "image_huge", f"a video of {info.width} x {info.height} pixels is too large"
             )

@@ -16,15 +16,23 @@ from pelican.data.video.base import VideoInfo
 
 av.logging.set_level(av.logging.PANIC)  # faults are reported by us, once
 SEEK_S = 4.0  # a gap between two frames that is worth a seek
+# Files that are one video. FFmpeg looks at the content, and a playlist would open other files.
+FORMATS = "mov,matroska,avi,mpegts,mpeg,mpegvideo,asf,flv,ogg,m4v,h264,hevc,ivf,mxf,gif,mp3,wav"
 
 
 class PyavVideo:
     """See `pelican.data.video.base.Video`."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, max_pixels: int) -> None:
         self._name, self.reached_s = path.name, 0.0
+        limit = {"max_pixels": str(max_pixels)}  # FFmpeg decodes a frame already to look at a file
         try:
-            self._container = av.open(str(path), metadata_errors="replace")
+            self._container = av.open(
+                str(path),
+                metadata_errors="replace",
+                options=limit,
+                container_options={"format_whitelist": FORMATS, "protocol_whitelist": "file"},
+            )
         except (av.error.FFmpegError, ValueError) as error:
             raise RowError(
                 "video_unreadable", f"video {path.name!r} can't be opened ({_said(error)})"
@@ -38,6 +46,13 @@ class PyavVideo:
         if stream.codec_context is None:
             self.close()
             raise RowError("video_unreadable", f"video {path.name!r} has an unknown codec")
+        if not stream.codec_context.width * stream.codec_context.height:
+            self.close()
+            raise RowError(
+                "video_unreadable",
+                f"video {path.name!r} shows no frame of at most {max_pixels} pixels",
+            )
+        stream.codec_context.options = limit
         stream.codec_context.thread_count = 1  # rows are decoded side by side already
         self._start = (
             float((stream.start_time or 0) * stream.time_base) if stream.time_base else 0.0

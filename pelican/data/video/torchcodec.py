@@ -45,13 +45,15 @@ class TorchcodecVideo:
             if time + self._start >= self._end:
                 time = max(0.0, self._end - self._start - 1e-4)  # the last frame stays shown
             try:
-                frame = self._decoder.get_frame_played_at(time + self._start)
+                # The call for several goes by the times that were scanned. That for one goes by the
+                # durations that packets claim, which are another's where the rate varies.
+                found = self._decoder.get_frames_played_at([time + self._start])
             except (RuntimeError, IndexError) as error:
                 said = " ".join(str(error).split())[:160]
                 raise RowError(
                     "video_truncated", f"video {self._name!r} can't be decoded on ({said})"
                 ) from None
-            at = float(frame.pts_seconds) - self._start
+            at = float(found.pts_seconds[0]) - self._start
             if at > before + 1e-6:
                 before = at
-                yield max(0.0, at), Image.fromarray(frame.data.numpy())
+                yield max(0.0, at), Image.fromarray(found.data[0].numpy())

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +51,7 @@ def video(
     rotation: int = 0,
     times_s: Sequence[float] | None = None,
     options: dict[str, str] | None = None,
+    b_frames: int = 3,
 ) -> Path:
     """An H.264 video whose every frame is grey by its number (5 a step), with a corner that is red.
 
@@ -59,7 +62,7 @@ def video(
         stream = file.add_stream("libx264", rate=fps)
         stream.width, stream.height = size
         stream.pix_fmt = "yuv420p"
-        stream.options = {"crf": "10", "g": "10"}
+        stream.options = {"crf": "10", "g": "10", "bf": str(b_frames)}
         if rotation:
             stream.set_display_rotation(rotation)
         whole = times_s if times_s is not None else [i / fps for i in range(round(length_s * fps))]
@@ -109,6 +112,7 @@ def imported(source: Path, out: Path, **wishes: Any) -> Outcome:
     run_import(plan, out, lambda tally: None)
     pool = load_pool(out, max_pixels=1_003_520, horizon_s=None)
     assert not pool.quarantine.rows, pool.quarantine.rows[:3]
+    opens_in_datasets(out, pool.samples)
     rows = list(read_quarantine(out))
     return Outcome(
         plan.reader.name,
@@ -117,6 +121,27 @@ def imported(source: Path, out: Path, **wishes: Any) -> Outcome:
         {row["id"] or row["place"]: row["reason"] for row in rows},
         out,
     )
+
+
+def opens_in_datasets(pool: Path, samples: Sequence[Sample]) -> None:
+    """Hugging Face's library, where it is installed, gives every row back, its images decoded."""
+    if find_spec("datasets") is None:
+        return
+    import datasets
+    import pyarrow.parquet as pq
+
+    rows = [
+        row
+        for path in sorted(pool.glob("*.parquet"))
+        for row in datasets.Dataset(pq.read_table(path))
+    ]
+    assert [row["id"] for row in rows] == [sample.id for sample in samples]
+    for row, sample in zip(rows, samples, strict=True):
+        sizes = []
+        for data in sample.images:
+            with Image.open(io.BytesIO(data)) as picture:
+                sizes.append(picture.size)
+        assert [picture.size for picture in row["images"]] == sizes
 
 
 def brief(sample: Sample) -> tuple[str, str, str]:

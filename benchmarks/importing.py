@@ -1,0 +1,266 @@
+"""`pelican data import` of 100,000 questions about a still each, killed once in the middle.
+
+Against reading and decoding the same files bare, with as many threads: processor seconds, so that a
+busy machine changes little. The profile is of the threads that convert rows and of the one that
+reads the source and writes shards. Every file is another image, with the pixels of one of 64.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import struct
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from benchmarks.measure import at_least, at_most, child, figure, peak_mb
+
+SIZE = (320, 240)
+PICTURES = 64
+FOLDER = 1000  # files in one folder
+BROKEN = 100  # every so many rows one has a cut image
+
+
+def write(folder: Path, rows: int) -> None:
+    """RoboPoint's style with relative paths; each JPEG has a comment of its own, so none is another."""
+    import numpy as np
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    pictures = []
+    for number in range(PICTURES):
+        small = rng.integers(0, 255, (30, 40, 3), dtype=np.uint8)
+        path = folder / f"picture-{number}.jpg"
+        Image.fromarray(small).resize(SIZE, Image.Resampling.BICUBIC).save(path, quality=90)
+        pictures.append(path.read_bytes())
+        path.unlink()
+    draws = random.Random(0)
+    with (folder / "train.json").open("w") as file:
+        file.write("[\n")
+        for number in range(rows):
+            name = f"images/{number // FOLDER:04d}/{number:07d}.jpg"
+            path = folder / name
+            if number % FOLDER == 0:
+                path.parent.mkdir(parents=True)
+            picture = pictures[draws.randrange(PICTURES)]
+            comment = f"frame {number:012d}".encode()
+            data = picture[:2] + b"\xff\xfe" + struct.pack(">H", len(comment) + 2) + comment
+            data += picture[2:]
+            path.write_bytes(data[: len(data) // 2] if number % BROKEN == BROKEN - 1 else data)
+            x, y = draws.random(), draws.random()
+            row = {
+                "id": f"q{number}",
+                "messages": [
+                    {"role": "user", "content": f"<image>\nWhere is the free place {number}?"},
+                    {"role": "assistant", "content": f"[({x:.3f}, {y:.3f})]"},
+                ],
+                "images": [name],
+            }
+            file.write(json.dumps(row) + (",\n" if number < rows - 1 else "\n"))
+        file.write("]\n")
+
+
+def bare(folder: Path) -> dict[str, float]:
+    """Read and decode every image, and nothing else."""
+    from PIL import Image
+
+    def decode(path: Path) -> None:
+        try:
+            with Image.open(path) as image:
+                image.load()
+        except OSError:
+            pass
+
+    paths = sorted((folder / "images").rglob("*.jpg"))
+    started, wall = time.process_time(), time.perf_counter()
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as workers:
+        for start in range(0, len(paths), FOLDER):
+            list(workers.map(decode, paths[start : start + FOLDER]))
+    return {
+        "cpu_s": time.process_time() - started,
+        "wall_s": time.perf_counter() - wall,
+        "mb": peak_mb(),
+    }
+
+
+class Profile:
+    """Processor seconds by what they were spent on, of all threads."""
+
+    def __init__(self) -> None:
+        self.spent: Counter[str] = Counter()
+        self._lock = threading.Lock()
+
+    def timed(self, what: str, work: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*values: Any, **named: Any) -> Any:
+            started = time.thread_time()
+            try:
+                return work(*values, **named)
+            finally:
+                took = time.thread_time() - started
+                with self._lock:
+                    self.spent[what] += took
+
+        return run
+
+    def timed_rows(self, what: str, rows: Callable[..., Iterator[Any]]) -> Callable[..., Any]:
+        step = self.timed(what, next)
+
+        def run(*values: Any) -> Iterator[Any]:
+            found = rows(*values)
+            while (row := step(found, None)) is not None:
+                yield row
+
+        return run
+
+
+@contextmanager
+def watched(profile: Profile) -> Iterator[None]:
+    """The parts of an import timed: opening and decoding, the rest of a row, rows, shards, the end."""
+    from pelican.data.importing import media, run, work
+    from pelican.data.readers.chat import ChatReader
+
+    places: list[tuple[Any, str, Any]] = [
+        (media, "_checked", profile.timed("decode", media._checked)),
+        (media, "_upright", profile.timed("decode", media._upright)),
+        (media.Loader, "image_bytes", profile.timed("files", media.Loader.image_bytes)),
+        (run, "convert", profile.timed("convert", run.convert)),
+        (work, "write_shard", profile.timed("shards", work.write_shard)),
+        (work, "shard_of", profile.timed("shards", work.shard_of)),
+        (run, "_finish", profile.timed("finish", run._finish)),
+        (ChatReader, "read", profile.timed_rows("rows", ChatReader.read)),
+    ]
+    before = [(where, name, getattr(where, name)) for where, name, _ in places]
+    for where, name, timed in places:
+        setattr(where, name, timed)
+    try:
+        yield
+    finally:
+        for where, name, was in before:
+            setattr(where, name, was)
+
+
+def imported(folder: Path, pool: Path) -> dict[str, Any]:
+    """One import in this process, with its profile and its memory at each tenth."""
+    from pelican.commands.data_import import Wishes, make_plan
+    from pelican.data.importing.run import Tally, run_import
+
+    profile, tenths = Profile(), []
+    rows = int((folder / "rows").read_text())
+
+    def progress(tally: Tally) -> None:
+        if tally.seen * 10 >= rows * (len(tenths) + 1):
+            tenths.append(round(peak_mb()))
+
+    plan = make_plan(str(folder), Wishes(reader="robopoint", name="made"))
+    before = peak_mb()
+    started, wall = time.process_time(), time.perf_counter()
+    with watched(profile):
+        result = run_import(plan, pool, progress)
+    return {
+        "cpu_s": time.process_time() - started,
+        "wall_s": time.perf_counter() - wall,
+        "mb": peak_mb(),
+        "mb_before": before,
+        "tenths": tenths,
+        "good": result.tally.good,
+        "kept": result.tally.kept,
+        "bad": result.tally.quarantined.total(),
+        "rows": result.version.rows,
+        "profile": dict(profile.spent),
+    }
+
+
+def killed(folder: Path, pool: Path, chunks: int) -> None:
+    """Start the command and end it with SIGKILL once it has `chunks` finished chunks."""
+    command = [sys.executable, "-m", "pelican", "data", "import", str(folder), "--out", str(pool)]
+    work = pool.with_name(f"{pool.name}.versions") / ".import"
+    process = subprocess.Popen(
+        [*command, "--reader", "robopoint", "--name", "made"], stdout=subprocess.DEVNULL
+    )
+    last = work / f"chunk-{chunks - 1:05d}.json"
+    while process.poll() is None and not last.exists():
+        time.sleep(0.05)
+    assert process.poll() is None, "the import ended before it could be killed"
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+
+
+def run(rows: int) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder, pool, other = Path(name) / "lab", Path(name) / "pool", Path(name) / "resumed"
+        folder.mkdir()
+        write(folder, rows)
+        (folder / "rows").write_text(str(rows))
+        decoded = child("benchmarks.importing", "bare", str(folder))
+        whole = child("benchmarks.importing", "import", str(folder), str(pool))
+        bad = rows // BROKEN
+        assert (whole["rows"], whole["bad"]) == (rows - bad, bad), whole
+        size = f"{rows:,} JPEGs of {SIZE[0]} x {SIZE[1]}"
+        report(rows, size, decoded, whole)
+
+        chunks = max(1, rows // 2000)
+        killed(folder, other, chunks)
+        rest = child("benchmarks.importing", "import", str(folder), str(other))
+        assert (rest["rows"], rest["bad"]) == (rows - bad, bad), rest
+        once = rest["kept"] + rest["good"]
+        assert once == rows - bad, "a row was lost or doubled"
+        figure("rows kept over a kill", rest["kept"], "rows", f"of {chunks:,} finished chunks")
+        same = (pool / "version.json").read_bytes(), (other / "version.json").read_bytes()
+        ids = [json.loads(text)["id"] for text in same]
+        at_least("the version is that of an import that was not killed", ids[0] == ids[1], "", 1)
+
+
+def report(rows: int, size: str, decoded: dict[str, Any], whole: dict[str, Any]) -> None:
+    ratio = whole["cpu_s"] / decoded["cpu_s"]
+    at_most("import against reading and decoding alone", ratio, "x", 2.0, f"processor; {size}")
+    figure("import", 1000 * whole["cpu_s"] / rows, "ms/row", "processor")
+    figure("reading and decoding alone", 1000 * decoded["cpu_s"] / rows, "ms/row", "processor")
+    rate = rows / whole["wall_s"]
+    cores = len(os.sched_getaffinity(0))
+    figure("rate", rate, "rows/s", f"of this machine, {cores} cores")
+    parts = whole["profile"]
+    parts["convert"] -= parts["decode"] + parts["files"]
+    parts["other"] = whole["cpu_s"] - sum(parts.values())
+    names = {
+        "decode": "opening, decoding and checking images",
+        "files": "finding and reading files",
+        "convert": "the rest of a row: answer, family, sample",
+        "rows": "rows of the source",
+        "shards": "writing shards",
+        "finish": "counts, labels, card, commit",
+        "other": "all else: threads, keys, chunks",
+    }
+    for part, about in names.items():
+        figure(
+            f"profile: {about}", 100 * parts[part] / whole["cpu_s"], "%", "of the processor time"
+        )
+    tenths = whole["tenths"]
+    at_most("memory", whole["mb"] / 1000, "GB", 1.0, "resident")
+    quarter = tenths[max(0, len(tenths) // 4 - 1)]
+    growth = 1e6 * (whole["mb"] - quarter) / (0.8 * rows)
+    figure("memory after each tenth", tenths[-1], "MB", ", ".join(map(str, tenths)))
+    at_most("growth after the first fifth", growth, "B/row", 1000, "resident, the end included")
+
+
+def main() -> None:
+    if len(sys.argv) > 2:
+        folder = Path(sys.argv[2])
+        found = bare(folder) if sys.argv[1] == "bare" else imported(folder, Path(sys.argv[3]))
+        print(json.dumps(found))
+        return
+    run(int(sys.argv[1]) if len(sys.argv) == 2 else 100_000)
+
+
+if __name__ == "__main__":
+    main()
