@@ -8,8 +8,11 @@ from typing import Annotated
 
 import typer
 
+from pelican.commands.benchmarks import app as benchmarks
 from pelican.commands.data import app as data
 from pelican.commands.models import app as models
+from pelican.commands.options import Address, Data, From, Set, Store
+from pelican.commands.recipes import app as recipes
 from pelican.commands.store import app as store
 from pelican.commands.trigger import app as trigger
 from pelican.errors import PelicanError, ResourceError
@@ -20,28 +23,12 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-recipes = typer.Typer(help="Named recipes.", no_args_is_help=True)
 app.add_typer(recipes, name="recipe")
 app.add_typer(data, name="data")
 app.add_typer(models, name="models")
 app.add_typer(store, name="store")
 app.add_typer(trigger, name="trigger")
-benchmarks = typer.Typer(help="Published benchmarks.", no_args_is_help=True)
 app.add_typer(benchmarks, name="benchmark")
-
-Store = Annotated[
-    str | None, typer.Option(help="Store; default PELICAN_STORE, else .pelican/store.")
-]
-Set = Annotated[
-    list[str] | None, typer.Option("--set", help="Overrides, such as 'loops=2 rl.max_steps=50'.")
-]
-Address = Annotated[str, typer.Option("--recipe", help="Such as tiny or tiny+rl_only.")]
-Data = Annotated[
-    str | None, typer.Option(help="Of a retraining: data version, prefix of the store, or folder.")
-]
-From = Annotated[
-    str | None, typer.Option("--from", help="Of a retraining: model, such as tiny or tiny:3.")
-]
 
 
 @app.command()
@@ -256,76 +243,6 @@ def doctor(store: Store = None) -> None:
 
     if not examine(store):
         raise typer.Exit(1)
-
-
-@recipes.command("list")
-def recipe_list() -> None:
-    """Name every recipe, ablation and pipeline."""
-    from pelican.commands.inspect import print_recipes
-
-    print_recipes()
-
-
-@recipes.command("show")
-def recipe_show(
-    name: Annotated[str, typer.Argument()] = "tiny",
-    set_: Set = None,
-    json: Annotated[bool, typer.Option("--json")] = False,
-) -> None:
-    """Print the resolved tree of a recipe."""
-    from pelican.commands.inspect import print_recipe
-
-    print_recipe(name, set_ or [], json)
-
-
-@benchmarks.command("list")
-def benchmark_list() -> None:
-    """Name every benchmark, its metric, its layout and its source."""
-    from pelican.commands.benchmark import print_benchmarks
-
-    print_benchmarks()
-
-
-@benchmarks.command("run")
-def benchmark_run(
-    name: Annotated[str, typer.Argument(help="As `pelican benchmark list` has it.")],
-    data: Annotated[Path, typer.Option(help="Folder in the benchmark's published layout.")],
-    model: Annotated[str, typer.Option(help="A checkpoint's folder, or an endpoint's URL to /v1.")],
-    recipe: Annotated[
-        str, typer.Option("--recipe", help="For its engine, eval.sampling and system prompt.")
-    ] = "tiny",
-    set_: Set = None,
-    output: Annotated[
-        Path | None, typer.Option(help="Default: .pelican/benchmarks/NAME/MODEL.")
-    ] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first questions.")] = None,
-    frames: Annotated[int | None, typer.Option(min=1, help="Of a clip.")] = None,
-    served_model: Annotated[
-        str | None, typer.Option(help="Name at the endpoint; default: the first it lists.")
-    ] = None,
-    concurrency: Annotated[
-        int, typer.Option(min=1, help="Requests at a time, to an endpoint.")
-    ] = 16,
-    judge: Annotated[str | None, typer.Option(help="Judge's endpoint, its URL to /v1.")] = None,
-    judge_model: Annotated[str | None, typer.Option(help="Name of the judge's model.")] = None,
-) -> None:
-    """Score a checkpoint or a served model; the same command continues a run that was cut off."""
-    from pelican.commands.benchmark import run
-
-    run(
-        name,
-        data,
-        model,
-        recipe,
-        set_ or [],
-        output=output,
-        limit=limit,
-        frames=frames,
-        served_model=served_model,
-        concurrency=concurrency,
-        judge=judge,
-        judge_model=judge_model,
-    )
 
 
 def main() -> None:

@@ -15,6 +15,7 @@ from pelican import settings
 from pelican.data.versions import version_name
 from pelican.digest import digest_of
 from pelican.errors import UserInputError
+from pelican.failure import told
 from pelican.recipe import Recipe
 from pelican.recipes.overrides import fields, sentence
 from pelican.runs import CANCELLED, FAILURE, RECIPE, SUMMARY, read_json, run_prefix
@@ -243,20 +244,7 @@ def check_space(store: ObjectStore, recipe: Recipe) -> None:
 
 def run_preflight(store: str, run: str, recipe: str) -> str:
     """What the component calls; returns where the base policy lies. Ends the process on failure."""
-    import sys
-
-    from pelican.errors import PelicanError
-
-    try:
-        with pushed("preflight", "base"):
-            parsed = preflight(store, run, recipe)
-    except PelicanError as error:
-        failure = {"stage": "preflight", "loop": 0, "phase": "base"}
-        failure |= {"kind": type(error).__name__, "message": str(error)}
-        emit("event", {"event": "failed", **failure})
-        key = f"{run_prefix(run)}/{FAILURE}"
-        open_store(store).write(key, json.dumps(failure, indent=1).encode())
-        print(f"error: {error}", file=sys.stderr, flush=True)
-        raise SystemExit(error.exit_code) from None
+    with told(open_store(store), run, "preflight"), pushed("preflight", "base"):
+        parsed = preflight(store, run, recipe)
     emit("event", {"event": "checked", "stage": "preflight", "loop": 0, "phase": "base"})
     return settings.resolve(parsed.models.policy)

@@ -79,6 +79,14 @@ def read_recipe(store: ObjectStore, run: str) -> Recipe | None:
     return None if tree is None else Recipe.model_validate(tree)
 
 
+def require_recipe(store: ObjectStore, run: str) -> Recipe:
+    """The run's resolved recipe. Raises UserInputError before its preflight."""
+    recipe = read_recipe(store, run)
+    if recipe is None:
+        raise UserInputError(f"run {run!r} has no recipe in {store.uri}; its preflight did not run")
+    return recipe
+
+
 def read_submission(store: ObjectStore, run: str) -> Submission | None:
     tree = read_json(store, f"{run_prefix(run)}/{RUN}")
     return None if tree is None else Submission.model_validate(tree)

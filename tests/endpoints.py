@@ -65,6 +65,12 @@ def completion(text: str | None, **message: Any) -> dict[str, Any]:
     return {"choices": [choice], "usage": {"completion_tokens": 7}}
 
 
+def prompt_of(body: dict[str, Any]) -> str:
+    """The text of a request's last message."""
+    text: str = body["messages"][-1]["content"][-1]["text"]
+    return text
+
+
 @dataclass
 class Chat:
     """What a chat server answers, and what it was asked: bodies with their `path`."""

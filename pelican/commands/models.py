@@ -9,14 +9,12 @@ from typing import Annotated
 import typer
 
 from pelican import settings
+from pelican.commands.options import Store
 from pelican.errors import UserInputError
 from pelican.storage.objects import ObjectStore, open_store
 
 app = typer.Typer(help="The registry of models.", no_args_is_help=True)
 
-Store = Annotated[
-    str | None, typer.Option(help="Store; default PELICAN_STORE, else .pelican/store.")
-]
 Address = Annotated[str, typer.Argument(help="Such as tiny (its current), tiny:3, tiny:candidate.")]
 
 

@@ -9,16 +9,13 @@ from typing import Annotated
 import typer
 
 from pelican import settings
+from pelican.commands.options import Store
 from pelican.errors import UserInputError
 from pelican.storage.objects import open_store
 
 app = typer.Typer(
     help="Notices new data and starts one retraining per batch.", no_args_is_help=True
 )
-
-Store = Annotated[
-    str | None, typer.Option(help="Store; default PELICAN_STORE, else .pelican/store.")
-]
 
 
 @app.command()

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import signal
-import sys
 import time
 from dataclasses import dataclass, replace
 from types import FrameType
 
 from pelican import settings
-from pelican.errors import PelicanError, ResourceError, UserInputError
+from pelican.errors import ResourceError, UserInputError
+from pelican.failure import told
 from pelican.launch.base import Job, JobResult, Launcher, StageError
 from pelican.launch.process import ProcessLauncher
 from pelican.pools import pool_of
 from pelican.records import Phase
-from pelican.runs import FAILURE, read_recipe, run_prefix, stage_prefix
+from pelican.runs import require_recipe, stage_prefix
 from pelican.stages.commit import finished_manifest
 from pelican.stages.inputs import CORRECTIONS, corrections_place
 from pelican.stages.spec import StageName, StageSpec
@@ -66,22 +65,16 @@ def step(
     `inputs`: name -> prefix of the stage that wrote it, or a checkpoint; an empty one is left out.
     """
     objects = open_store(store)
-    try:
+    with told(objects, run, stage, loop, phase):
         spec = make_spec(objects, stage, run, loop, phase, inputs)
         return StepResult(spec.output, _run(objects, spec))
-    except PelicanError as error:
-        note_failure(objects, run, stage, loop, phase, error)
-        print(f"error: {error}", file=sys.stderr, flush=True)
-        raise SystemExit(error.exit_code) from None
 
 
 def make_spec(
     store: ObjectStore, stage: StageName, run: str, loop: int, phase: str, inputs: dict[str, str]
 ) -> StageSpec:
     """The stage's specification from the run's recipe."""
-    recipe = read_recipe(store, run)
-    if recipe is None:
-        raise UserInputError(f"run {run!r} has no recipe in {store.uri}; its preflight did not run")
+    recipe = require_recipe(store, run)
     named = {name: where for name, where in inputs.items() if where}
     for name, field in DATA[stage].items():
         section, leaf = field.split(".")
@@ -195,17 +188,3 @@ def _numbers(manifest: Manifest) -> Event:
         "counts": manifest.counts,
         "metrics": manifest.metrics,
     }
-
-
-def note_failure(
-    store: ObjectStore, run: str, stage: str, loop: int, phase: str, error: PelicanError
-) -> None:
-    failure: Event = {
-        "stage": stage,
-        "loop": loop,
-        "phase": phase,
-        "kind": type(error).__name__,
-        "message": str(error),
-    }
-    emit("event", {"event": "failed", **failure})
-    store.write(f"{run_prefix(run)}/{FAILURE}", json.dumps(failure, indent=1).encode())

@@ -5,7 +5,6 @@ A step that finds its manifest with the same fingerprint is done, as a stage is.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -13,8 +12,8 @@ from typing import TypeVar
 import polars as pl
 
 from pelican import settings
-from pelican.errors import PelicanError, UserInputError
-from pelican.launch.steps import note_failure
+from pelican.errors import UserInputError
+from pelican.failure import told
 from pelican.pools import intake_prefix, practice_prefix
 from pelican.recipe import Recipe
 from pelican.registry.versions import ModelVersion
@@ -29,7 +28,7 @@ from pelican.retrain.intake import take_in
 from pelican.retrain.practice import WEAKNESS, Sources, compose, diagnose
 from pelican.retrain.records import Weakness
 from pelican.retrain.versions import find_version
-from pelican.runs import read_json, read_recipe, stage_prefix
+from pelican.runs import read_json, require_recipe, stage_prefix
 from pelican.stages.inputs import input_digest
 from pelican.storage.manifests import (
     Manifest,
@@ -210,15 +209,8 @@ def _guarded(
 ) -> Result:
     """Run a step with the run's recipe. Ends the process with one sentence on failure."""
     objects = open_store(store)
-    try:
-        recipe = read_recipe(objects, run)
-        if recipe is None:
-            raise UserInputError(f"run {run!r} has no recipe in {store}; its preflight did not run")
-        return work(objects, recipe)
-    except PelicanError as error:
-        note_failure(objects, run, name, 0, "base", error)
-        print(f"error: {error}", file=sys.stderr, flush=True)
-        raise SystemExit(error.exit_code) from None
+    with told(objects, run, name):
+        return work(objects, require_recipe(objects, run))
 
 
 def _tell(step: str, message: str) -> None:

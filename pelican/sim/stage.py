@@ -60,8 +60,6 @@ class Stage:
         self._pose: Vector = np.zeros(7)
         self._pusher = self.world.model.geom("pusher").id
 
-    # -- the set -----------------------------------------------------------------------------
-
     def clear(self, rng: np.random.Generator, shadows: bool, clutter: int) -> None:
         """Empties the table; draws camera, light, table and clutter."""
         w, m = self.world, self.world.model
@@ -116,8 +114,6 @@ class Stage:
         w.place(index, (xy[0], xy[1], z + HALF_HEIGHT[kind] + 0.0005), yaw)
         self.names[index] = (colour, kind)
         return index
-
-    # -- the arm -----------------------------------------------------------------------------
 
     def pose(self, xyz: Vector, grip: float, carry: bool = True) -> float:
         """Brings the grip point to `xyz`, fingers `grip` metres from the middle; metres left."""
@@ -176,8 +172,6 @@ class Stage:
         m.geom_contype[self._pusher] = m.geom_conaffinity[self._pusher] = int(on)
         m.body_contype[body] = m.body_conaffinity[body] = int(on)
 
-    # -- seeing ------------------------------------------------------------------------------
-
     def look(self) -> Look:
         """Renders the colours and the owner of every pixel."""
         w, r = self.world, self.renderer
@@ -208,7 +202,7 @@ class Stage:
 
     def things(self, look: Look | None, masks: bool) -> list[Thing]:
         """The objects of the scene as physics and, if given, the picture have them now."""
-        on = self._supports()
+        on = self.supports()
         return [self._thing(i, look, on.get(i), masks) for i in self.names]
 
     def _thing(self, index: int, look: Look | None, on: int | None, masks: bool) -> Thing:
@@ -254,7 +248,7 @@ class Stage:
         near = math.hypot(COLUMNS[c] - p[0], ROWS[r] - p[1]) < 0.05
         return (c, r) if near else None
 
-    def _supports(self) -> dict[int, int]:
+    def supports(self) -> dict[int, int]:
         """Object: the object that it stands on, from the contacts."""
         w = self.world
         mujoco.mj_fwdPosition(w.model, w.data)

@@ -22,7 +22,7 @@ from pelican.evaluation.results import read_results
 from pelican.evaluation.summary import summarise
 from tests.benchmarks.made import LAYOUTS, image, video
 from tests.data.factory import picture
-from tests.endpoints import Chat, chatting
+from tests.endpoints import Chat, chatting, prompt_of
 
 
 @pytest.fixture
@@ -45,11 +45,6 @@ def score(
     run(name, data, model, "tiny", list(overrides), output=output, **{**settings, **options})
     found: dict[str, Any] = json.loads((output / "scores.json").read_text())
     return found
-
-
-def prompt_of(body: dict[str, Any]) -> str:
-    text: str = body["messages"][-1]["content"][-1]["text"]
-    return text
 
 
 # name -> reply, overall, quarantined, images of the first request, a part of its prompt

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from pelican.data.importing.answers import bare_options, options_in, read_answer
+from pelican.data.importing.answers import read_answer
+from pelican.data.importing.choices import bare_options, options_in
 from pelican.data.importing.classify import classify
 from pelican.data.quarantine import RowError
 from pelican.data.readers.base import Reference

@@ -14,7 +14,7 @@ from pelican.errors import InfrastructureError, UserInputError
 from pelican.recipe import THINK_THEN_ANSWER, RewardConfig, Sampling
 from pelican.records import ChoiceAnswer, CountAnswer, Turn
 from tests.data.factory import clip, picture, sample
-from tests.endpoints import Chat, chatting, completion
+from tests.endpoints import Chat, chatting, completion, prompt_of
 
 
 @pytest.fixture
@@ -28,17 +28,12 @@ def ask(server: Chat, samples: Any, tries: int = 1, **options: Any) -> list[list
     return list(teacher.answer(samples, Sampling(temperature=0.7, max_tokens=64), tries, seed=3))
 
 
-def text_of(body: dict[str, Any]) -> str:
-    text: str = body["messages"][-1]["content"][-1]["text"]
-    return text
-
-
 def test_replies_come_in_the_order_of_the_samples(server: Chat) -> None:
     import time
 
     def slow_first(body: dict[str, Any]) -> tuple[int, Any]:
-        time.sleep(0.1 if "kind 0 " in text_of(body) else 0)
-        return 200, completion(f"{text_of(body)} {body['seed']}")
+        time.sleep(0.1 if "kind 0 " in prompt_of(body) else 0)
+        return 200, completion(f"{prompt_of(body)} {body['seed']}")
 
     server.answer = slow_first
     samples = [sample(i) for i in range(12)]
@@ -126,7 +121,7 @@ def test_a_refused_request_is_that_tries_error(
     server: Chat, status: int, reply: Any, error: str
 ) -> None:
     server.answer = lambda body: (
-        (status, reply) if "0 " in text_of(body) else (200, completion("x"))
+        (status, reply) if "0 " in prompt_of(body) else (200, completion("x"))
     )
     (bad,), (good,) = ask(server, [sample(0), sample(1)])
     assert error in bad.error and good == Reply("x", 7)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import threading
@@ -23,6 +22,7 @@ from pelican.trigger.inbox import Inbox
 from pelican.trigger.poll import poll
 from tests.conftest import ROOT, write_checkpoint
 from tests.storage.conftest import Bucket, Server, bucket, minio  # noqa: F401 - fixtures
+from tests.telemetry.servers import free_port
 from tests.trigger.made import MADE, TOKEN, Service, answers, event, wait_for
 
 ARN = "arn:minio:sqs::pelican:webhook"
@@ -79,9 +79,7 @@ def test_polling_finds_what_is_new_and_what_was_overwritten(bucket: Bucket) -> N
 
 @pytest.fixture
 def port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    return free_port()
 
 
 def test_a_buckets_own_events_start_a_retraining(
@@ -90,9 +88,7 @@ def test_a_buckets_own_events_start_a_retraining(
     """MinIO with its webhook set tells `pelican trigger serve`, which retrains once."""
     if shutil.which("minio") is None:
         pytest.skip("there is no `minio` on the PATH: these tests need a real S3 server")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        server = Server(tmp_path / "minio", int(probe.getsockname()[1]))
+    server = Server(tmp_path / "minio", free_port())
     (tmp_path / "minio").mkdir()
     server.variables = {
         "MINIO_NOTIFY_WEBHOOK_ENABLE_pelican": "on",

@@ -10,14 +10,14 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from pelican.data.importing.choices import LETTER, choice_of, options_in
+from pelican.data.importing.measures import HOW_MANY, UNITS, number_of
 from pelican.data.importing.points import grid, located, read_mask
 from pelican.data.quarantine import RowError
 from pelican.data.readers.base import Reference
 from pelican.records import (
     Answer,
-    ChoiceAnswer,
     CountAnswer,
-    DistanceAnswer,
     IntervalAnswer,
     OpenAnswer,
     PointsAnswer,
@@ -32,23 +32,9 @@ from pelican.rewards.parse.text import normalise
 
 TEXT_WORDS = 4  # a longer free answer can't be asked for word by word
 _ANSWER: TypeAdapter[Answer] = TypeAdapter(Answer)
-_UNITS: dict[str, tuple[str, float]] = {
-    **dict.fromkeys(("mm", "millimeter", "millimeters", "millimetres"), ("mm", 1.0)),
-    **dict.fromkeys(("cm", "centimeter", "centimeters", "centimetre", "centimetres"), ("cm", 1.0)),
-    **dict.fromkeys(("m", "meter", "meters", "metre", "metres"), ("m", 1.0)),
-    **dict.fromkeys(("in", "inch", "inches"), ("in", 1.0)),
-    **dict.fromkeys(("ft", "foot", "feet"), ("ft", 1.0)),
-    **dict.fromkeys(("km", "kilometers", "kilometres"), ("m", 1000.0)),
-}
 _NUMBER = r"[-+]?(?:\d+(?:,\d{3})*(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d+)?"
 _MEASURE = re.compile(rf"\s*({_NUMBER}|nan|[-+]?inf(?:inity)?)\s*([a-zA-Z]*)\.?\s*", re.IGNORECASE)
-_IN_UNIT = re.compile(r"\bin\s+(?:square\s+)?([a-z]+)\b", re.IGNORECASE)
-_LETTER = re.compile(r"\s*(?:[(\[]([A-Za-z])[)\]]|([A-Z])[).:]|([A-Za-z])\s*$)(?=\s|$)")
-_OPTION = re.compile(
-    r"(?:^|\n|\s)\(?([A-H])[).:]\s*(.+?)(?=\s*(?:\n|\s)\(?[A-H][).:]\s|\s*$)", re.S
-)
 _GROUP = re.compile(rf"[\[(]\s*({_NUMBER}|nan)((?:\s*,\s*(?:{_NUMBER}|nan)){{1,3}})\s*[\])]", re.I)
-_HOW_MANY = re.compile(r"\bhow many\b|\bnumber of\b|\bcount\b", re.IGNORECASE)
 _SPAN = re.compile(
     rf"(?:from\s+)?({_NUMBER})\s*(?:s|sec|seconds)?\s*(?:-|–|to|,)\s*({_NUMBER})\s*(?:s|sec|seconds)?\.?",
     re.IGNORECASE,
@@ -87,11 +73,11 @@ def read_answer(
         if isinstance(value, str):
             value = _plain(value)
         if reference.options or reference.kind == "choice":
-            return _choice(value, reference)
+            return choice_of(value, reference)
         if isinstance(value, bool):
             return YesNoAnswer(value=value)
         if isinstance(value, int | float):
-            return _number(value, reference.unit, question, question_type)
+            return number_of(value, reference.unit, question, question_type)
         if isinstance(value, list | tuple):
             return _listed(value, reference, question, question_type, size, shift_s)
         return _text(str(value), reference, question, question_type, size, shift_s)
@@ -116,78 +102,6 @@ def _plain(text: str) -> str:
         return extract_answer(text).text
     except Unscorable as error:
         raise RowError("answer", f"the answer can't be read ({error.reason})") from None
-
-
-# --- choices --------------------------------------------------------------------------------
-
-
-def bare_options(options: Sequence[str]) -> tuple[str, ...]:
-    """Options without the letters that some sources put before them."""
-    found = []
-    for number, option in enumerate(options):
-        letter = chr(ord("A") + number) if number < 26 else "?"
-        match = re.match(rf"\s*\(?{letter}[).:]\s*(?=\S)", option)
-        found.append(option[match.end() :].strip() if match else option.strip())
-    return tuple(found)
-
-
-def options_in(question: str) -> tuple[str, ...]:
-    """The options that stand in a question as "A. … B. …"; empty if they are not A, B, C, …"""
-    found = _OPTION.findall(question)
-    letters = "".join(letter for letter, _ in found)
-    if len(found) < 2 or letters != "ABCDEFGH"[: len(found)]:
-        return ()
-    return tuple(" ".join(text.split()) for _, text in found)
-
-
-def _choice(value: Any, reference: Reference) -> ChoiceAnswer:
-    options = bare_options(reference.options)
-    if not 2 <= len(options) <= 26:
-        raise RowError("answer", f"{len(options)} choices; two to 26 can be asked")
-    if len({normalise(option) for option in options}) < len(options):
-        raise RowError("answer", f"two choices are the same: {' / '.join(options)}")
-    if isinstance(value, list | tuple) and len(value) == 1:
-        value = value[0]
-    at: int | None = None
-    if isinstance(value, int) and not isinstance(value, bool):
-        at = value
-    elif isinstance(value, str):
-        exact = [i for i, o in enumerate(options) if normalise(o) == normalise(value)]
-        lettered = [i for i, o in enumerate(reference.options) if normalise(o) == normalise(value)]
-        letter = _LETTER.match(value)
-        if exact or lettered:
-            at = (exact or lettered)[0]
-        elif letter:
-            at = ord((letter[1] or letter[2] or letter[3]).upper()) - ord("A")
-        elif value.strip().isdecimal() and reference.index:
-            at = int(value)
-    if at is None:
-        raise RowError("answer", f"answer {value!r:.80} is none of its {len(options)} choices")
-    if not 0 <= at < len(options):
-        raise RowError("answer", f"answer {value!r} is outside its {len(options)} choices")
-    return ChoiceAnswer(options=options, answer=chr(ord("A") + at))
-
-
-# --- numbers --------------------------------------------------------------------------------
-
-
-def _number(value: float, unit: str, question: str, question_type: str) -> Answer:
-    if not unit and (match := _IN_UNIT.search(question)) and match[1].lower() in _UNITS:
-        unit = match[1]
-    counted = "count" in question_type.lower() or bool(_HOW_MANY.search(question))
-    if unit and not (counted and float(value).is_integer() and not _IN_UNIT.search(question)):
-        known = _UNITS.get(unit.lower())
-        if known is None:
-            raise RowError("answer", f"{unit!r} is no unit of length that is known")
-        if value <= 0:
-            raise RowError("answer", f"a length of {value:g} {unit} can't be scored")
-        return DistanceAnswer(value=value * known[1], unit=known[0])
-    if float(value).is_integer() and value >= 0:
-        return CountAnswer(value=int(value))
-    raise RowError("answer", f"{value:g} is no count, and no unit is given; add a field unit")
-
-
-# --- lists and texts ------------------------------------------------------------------------
 
 
 def _listed(
@@ -238,8 +152,8 @@ def _text(
         _finite(groups)
         return located(groups, reference, question, size)
     options = options_in(question)
-    if options and (_LETTER.match(text) or any(normalise(o) == normalise(text) for o in options)):
-        return _choice(text, Reference(options=options))
+    if options and (LETTER.match(text) or any(normalise(o) == normalise(text) for o in options)):
+        return choice_of(text, Reference(options=options))
     if normalise(text) in ("yes", "no"):
         return YesNoAnswer(value=normalise(text) == "yes")
     opening = re.match(r"(yes|no)\s*[,.;]", text, re.IGNORECASE)
@@ -248,13 +162,13 @@ def _text(
     span = _SPAN.fullmatch(text.strip("[]() "))
     if span and _ABOUT_TIME.search(f"{question} {question_type}"):
         return _interval(float(span[1]), float(span[2]), shift_s)
-    if _HOW_MANY.search(question) and normalise(text) in _WORDS:
+    if HOW_MANY.search(question) and normalise(text) in _WORDS:
         return CountAnswer(value=_WORDS.index(normalise(text)))
     measure = _MEASURE.fullmatch(text)
-    if measure and (not measure[2] or measure[2].lower() in _UNITS):
+    if measure and (not measure[2] or measure[2].lower() in UNITS):
         number = float(measure[1].replace(",", ""))
         _finite(number)
-        return _number(number, measure[2] or reference.unit, question, question_type)
+        return number_of(number, measure[2] or reference.unit, question, question_type)
     steps = [step.strip() for step in _STEP.findall(text)]
     if len(steps) > 1:
         return StepsAnswer(steps=tuple(steps))

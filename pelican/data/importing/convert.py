@@ -11,7 +11,8 @@ from typing import Literal
 from pydantic import ValidationError
 
 from pelican.data.entry import answer_fits
-from pelican.data.importing.answers import bare_options, options_in, read_answer
+from pelican.data.importing.answers import read_answer
+from pelican.data.importing.choices import bare_options, options_in
 from pelican.data.importing.classify import Label, classify
 from pelican.data.importing.media import Loader
 from pelican.data.quarantine import RowError

@@ -1,0 +1,21 @@
+"""Options that several commands have."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+Store = Annotated[
+    str | None, typer.Option(help="Store; default PELICAN_STORE, else .pelican/store.")
+]
+Set = Annotated[
+    list[str] | None, typer.Option("--set", help="Overrides, such as 'loops=2 rl.max_steps=50'.")
+]
+Address = Annotated[str, typer.Option("--recipe", help="Such as tiny or tiny+rl_only.")]
+Data = Annotated[
+    str | None, typer.Option(help="Of a retraining: data version, prefix of the store, or folder.")
+]
+From = Annotated[
+    str | None, typer.Option("--from", help="Of a retraining: model, such as tiny or tiny:3.")
+]
