@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from pelican.recipe import Recipe
@@ -12,8 +13,7 @@ def change(recipe: Recipe, suffix: str, **sections: Any) -> Recipe:
     tree = recipe.model_dump()
     for name, value in sections.items():
         tree[name] = {**tree[name], **value} if isinstance(value, dict) else value
-    name = f"{recipe.name}_{suffix}" if suffix else recipe.name
-    return Recipe.model_validate(tree | {"name": name})
+    return Recipe.model_validate(tree | {"name": f"{recipe.name}_{suffix}"})
 
 
 def random_sampling(recipe: Recipe) -> Recipe:
@@ -81,15 +81,13 @@ def asymmetric_clipping(recipe: Recipe) -> Recipe:
 
 def symmetric_clipping(recipe: Recipe) -> Recipe:
     """The same with PPO's one bound; to be compared with `asymmetric_clipping`, which is DAPO's."""
-    changed = _varied(recipe, "symmetric_clipping", updates=2)
-    return change(changed, "", rl={"clip_high": recipe.rl.clip_low})
+    return _varied(recipe, "symmetric_clipping", {"clip_high": recipe.rl.clip_low}, updates=2)
 
 
 def down_sampling(recipe: Recipe) -> Recipe:
     """As many rollouts; of each group the half with the most reward variance is trained on (PODS)."""
     drawn = recipe.rl.group_size
-    changed = _varied(recipe, "down_sampling", rollouts=drawn)
-    return change(changed, "", rl={"group_size": max(2, drawn // 2)})
+    return _varied(recipe, "down_sampling", {"group_size": max(2, drawn // 2)}, rollouts=drawn)
 
 
 def perception_loss(recipe: Recipe) -> Recipe:
@@ -102,8 +100,12 @@ def hints(recipe: Recipe) -> Recipe:
     return _varied(recipe, "hints", hints=True)
 
 
-def _varied(recipe: Recipe, suffix: str, **fields: Any) -> Recipe:
-    return change(recipe, suffix, rl={"variant": {**recipe.rl.variant.model_dump(), **fields}})
+def _varied(
+    recipe: Recipe, suffix: str, rl: Mapping[str, Any] | None = None, **fields: Any
+) -> Recipe:
+    """Some fields of `rl`, and `fields` of `rl.variant` beside those that are set already."""
+    variant = {**recipe.rl.variant.model_dump(), **fields}
+    return change(recipe, suffix, rl={**(rl or {}), "variant": variant})
 
 
 def _tag(value: float) -> str:

@@ -44,9 +44,10 @@ def taken_over(store: ObjectStore, spec: StageSpec, identity: str) -> Manifest |
     """
     if store.remote:
         return None
-    run, _, rest = spec.output.removeprefix("runs/").partition("/")
-    for donor in sorted({key.split("/")[1] for key in _manifests(store, rest)} - {run}):
-        prefix = f"runs/{donor}/{rest}"
+    root = store.local_root("runs")
+    stage = spec.output.removeprefix(f"runs/{spec.run}/")
+    for path in sorted(root.glob(f"*/{stage}/{MANIFEST}")):
+        prefix = f"runs/{path.parent.relative_to(root).as_posix()}"
         found = read_manifest(store, prefix)
         if found is None or found.fingerprint != identity or found.versions != made_by():
             continue
@@ -63,13 +64,6 @@ def taken_over(store: ObjectStore, spec: StageSpec, identity: str) -> Manifest |
         commit_manifest(store, spec.output, manifest)
         return manifest
     return None
-
-
-def _manifests(store: ObjectStore, rest: str) -> list[str]:
-    """The manifests of this stage, of all runs."""
-    root = store.local_root("runs")
-    found = root.glob(f"*/{rest}/{MANIFEST}")
-    return [f"runs/{path.relative_to(root).as_posix()}" for path in found]
 
 
 def _copied(store: ObjectStore, manifest: Manifest, source: str, target: str) -> bool:

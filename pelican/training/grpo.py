@@ -186,9 +186,9 @@ class DeliberateGrpoTrainer(ExactResume, GRPOTrainer):  # type: ignore[misc]
     def _roll_out(self, indices: list[int], attempt: Any) -> list[Group]:
         """`attempt` names the draw for `_seeds`."""
         samples = [self._samples[i] for i in indices]
-        return self._groups(samples, self._seeds(samples, attempt))
+        return self._roll_out_samples(samples, self._seeds(samples, attempt))
 
-    def _groups(self, samples: Sequence[Sample], seeds: list[list[int]]) -> list[Group]:
+    def _roll_out_samples(self, samples: Sequence[Sample], seeds: list[list[int]]) -> list[Group]:
         """Rolled out and scored."""
         config, step = self._config, self.state.global_step
         prompts = [self._engine.encoder.prompt(sample) for sample in samples]

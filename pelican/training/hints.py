@@ -135,7 +135,7 @@ class HintedRollouts(DeliberateGrpoTrainer):
         if not asked:
             return helped
         samples = list(asked.values())
-        again = self._groups(samples, self._seeds(samples, f"{attempt}/hint"))
+        again = self._roll_out_samples(samples, self._seeds(samples, f"{attempt}/hint"))
         for place, group in zip(asked, again, strict=True):
             if group.has_variance:
                 helped[place] = group
