@@ -26,6 +26,7 @@ BENCHES: dict[str, tuple[str, list[str], list[str], str]] = {
     "rollout": ("benchmarks.rollout", ["96"], ["8"], "Rollout stage against the bare engine"),
     "train-rl": ("benchmarks.train_rl", ["12"], ["2"], "train-rl against plain TRL"),
     "index": ("benchmarks.index", ["1300000"], ["5000"], "Index of a large pool"),
+    "import": ("benchmarks.importing", ["100000"], ["3000"], "Data import"),
     "overhead": ("benchmarks.overhead", [], [], "Orchestration"),
 }
 HEAD = """# Benchmarks

@@ -14,7 +14,8 @@ from rich.console import Console
 from pelican import settings
 from pelican.commands.tables import console, rows_table
 from pelican.data.importing.convert import Defaults
-from pelican.data.importing.media import Finder, Loader
+from pelican.data.importing.finder import Finder
+from pelican.data.importing.media import Loader
 from pelican.data.importing.run import Plan, Result, Tally, run_import
 from pelican.data.quarantine import CODES
 from pelican.data.readers import find_reader, sniff

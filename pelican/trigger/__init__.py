@@ -11,5 +11,6 @@ status/<n>.json      who works on a batch, its run, how it ended
 cursor.json          the batch that is worked on; they are taken in order
 requests/<id>.json   signed requests that were received
 watermark.json       what polling has seen
+tidied.json          when old marks and decisions were last looked after
 audit/<day>/…        every decision; of past days audit/<day>.jsonl
 """

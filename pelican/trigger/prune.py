@@ -8,6 +8,19 @@ from pelican.storage.objects import ObjectStore
 from pelican.trigger.inbox import ROOT, Seen
 
 EVERY_S = 3600.0
+TIDIED = f"{ROOT}/tidied.json"
+
+
+def is_due(store: ObjectStore, now: float) -> bool:
+    """Whether nobody tidied for an hour; then the caller shall, and no other replica or poll will."""
+    try:
+        data, tag = store.read_tagged(TIDIED)
+        last = float(data)
+    except KeyError:
+        last, tag = 0.0, None
+    if now - last < EVERY_S:
+        return False
+    return store.write(TIDIED, str(now).encode(), if_absent=tag is None, if_tag=tag)
 
 
 def prune(store: ObjectStore, older_s: float) -> int:

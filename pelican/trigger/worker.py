@@ -27,7 +27,7 @@ from pelican.trigger import audit
 from pelican.trigger.config import TriggerConfig
 from pelican.trigger.inbox import ROOT, Batch, Inbox
 from pelican.trigger.metrics import Metrics
-from pelican.trigger.prune import EVERY_S, prune
+from pelican.trigger.prune import EVERY_S, is_due, prune
 
 log = logging.getLogger("pelican.trigger")
 MAX_BACKOFF_S = 600.0
@@ -75,7 +75,7 @@ class Worker:
         self.inbox = Inbox(store, config, clock)
         self.replica = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
         self.healthy = True
-        self._next_prune = clock() + EVERY_S
+        self._next_tidy = 0.0
         self._end = threading.Event()
 
     def run(self) -> None:
@@ -102,11 +102,12 @@ class Worker:
 
     def tick(self, *, at_once: bool = False) -> None:
         """Seal a batch if one is due; then look after the oldest that is not finished."""
-        if self.clock() >= self._next_prune:
-            self._next_prune = self.clock() + EVERY_S
-            # Longer than a signed request's timestamp is taken, or it could be sent again.
-            prune(self.store, max(self.config.retention_s, 2 * self.config.tolerance_s))
-            audit.rotate(self.store, self.config.audit_s)
+        if self.clock() >= self._next_tidy:
+            self._next_tidy = self.clock() + EVERY_S
+            if is_due(self.store, self.clock()):
+                # Longer than a signed request's timestamp is taken, or it could be sent again.
+                prune(self.store, max(self.config.retention_s, 2 * self.config.tolerance_s))
+                audit.rotate(self.store, self.config.audit_s)
         batch = self.inbox.seal(at_once=at_once)
         if batch is not None:
             self.metrics.sealed.inc()

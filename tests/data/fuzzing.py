@@ -46,8 +46,13 @@ def bomb(width: int, height: int, rows: int = 1) -> bytes:
         return struct.pack(">I", len(data)) + whole + struct.pack(">I", zlib.crc32(whole))
 
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    packer, row = zlib.compressobj(9), bytes(1 + 3 * min(width, 1 << 20))
-    data = b"".join(packer.compress(row) for _ in range(rows)) + packer.flush()
+    row = bytes(1 + 3 * min(width, 1 << 20))
+    packer = zlib.compressobj(9, zlib.DEFLATED, -15)
+    block = packer.compress(row) + packer.flush(
+        zlib.Z_FULL_FLUSH
+    )  # stands for itself, so it repeats
+    checksum = struct.pack(">I", (len(row) * rows % 65521) << 16 | 1)  # Adler-32 of zeros
+    data = b"\x78\xda" + block * rows + b"\x03\x00" + checksum
     return (
         b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
     )

@@ -16,8 +16,11 @@ from pelican.storage.objects import FolderStore
 from pelican.trigger.audit import AUDIT, read_audit, record, rotate
 from pelican.trigger.config import TriggerConfig
 from pelican.trigger.inbox import Inbox
-from pelican.trigger.poll import WATERMARK, poll
+from pelican.trigger.poll import WATERMARK, keep_polling, poll
+from pelican.trigger.prune import EVERY_S, is_due
+from pelican.trigger.submitter import CommandSubmitter
 from tests.storage.conftest import Bucket, bucket, minio  # noqa: F401 - fixtures
+from tests.trigger.made import store_with_model
 
 DAY = 86400.0
 
@@ -82,6 +85,23 @@ def test_a_buckets_watermark_is_bounded_by_time(bucket: Bucket) -> None:  # noqa
     assert list(json.loads(store.read(WATERMARK))["tags"]) == ["incoming/b.parquet"]
     source.write("incoming/a.parquet", b"2")
     assert [poll(source, inbox), poll(source, inbox)] == [1, 0]
+
+
+def test_one_replica_an_hour_tidies_up(tmp_path: Path) -> None:
+    store = FolderStore(tmp_path)
+    assert [is_due(store, at) for at in (1e6, 1e6 + 1, 1e6 + EVERY_S, 1e6 + EVERY_S + 1)] == [
+        True, False, True, False,
+    ]  # fmt: skip
+
+
+def test_a_single_poll_tidies_up_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A CronJob polls once and ends: no replica is there an hour later."""
+    store = store_with_model(tmp_path)
+    decisions(store, monkeypatch, 1, 2)
+    monkeypatch.setattr("pelican.trigger.audit.now", lambda: AT)
+    config = TriggerConfig(prefix="incoming/", audit_s=99 * DAY)
+    keep_polling(store, config, CommandSubmitter(store, config), once=True)
+    assert len(list(store.keys(AUDIT))) == 2 and len(read_audit(store)) == 20
 
 
 AT = datetime(2026, 5, 20, 12, tzinfo=UTC)

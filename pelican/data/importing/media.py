@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 
 from PIL import Image, ImageOps
 
 from pelican.data.images import FORMATS, checked_image, image_digest
+from pelican.data.importing.finder import Finder
 from pelican.data.quarantine import RowError
 from pelican.data.readers.base import Media
 from pelican.data.video.cache import ClipCache
@@ -27,86 +26,6 @@ _ORIENTATION = 0x0112  # EXIF
 
 # The questions of one image stand together; few are kept, since one may be large.
 _checked = lru_cache(maxsize=16)(checked_image)
-
-
-@lru_cache(maxsize=1024)
-def _resolved(folder: str) -> str:
-    """Without links. Kept: files of a data set share few folders, and each part costs a call."""
-    return str(Path(folder).resolve())
-
-
-def _followed(base: str, rest: str) -> str:
-    """`rest` below `base` with every link followed, so that none leads out."""
-    parent, name = os.path.split(os.path.join(base, rest))
-    if name in ("", ".", ".."):
-        return str(Path(base, rest).resolve())
-    target = os.path.join(_resolved(parent), name)
-    return str(Path(target).resolve()) if os.path.islink(target) else target
-
-
-@dataclass(frozen=True)
-class Finder:
-    """Where media lie. `mapping`: prefix in the data -> folder here; `roots` are tried in order.
-
-    Nothing outside `roots` and the mapped folders is opened, whatever a row names.
-    """
-
-    roots: tuple[Path, ...]
-    mapping: tuple[tuple[str, Path], ...] = ()
-
-    def find(self, path: str, *, folder: bool = False) -> Path:
-        """The file or folder that a row names. Raises RowError, with the mapping that would help."""
-        if "://" in path:
-            raise RowError("media_missing", f"{path!r} is an address; download it first")
-        if "\x00" in path or any("\ud800" <= char <= "\udfff" for char in path):
-            raise RowError("media_path", "a path holds a zero byte or half a character")
-        for prefix, here in self.mapping:
-            if path == prefix or path.startswith(prefix.rstrip("/") + "/"):
-                rest = path[len(prefix.rstrip("/")) :].lstrip("/")
-                found = self._inside(here, rest, path, folder)
-                if found is None:
-                    raise RowError(
-                        "media_missing", f"{path!r} is not in {here}, where --map puts it"
-                    )
-                return found
-        if not path.startswith("/"):
-            for root in self.roots:
-                found = self._inside(root, path, path, folder)
-                if found is not None:
-                    return found
-            raise RowError("media_missing", f"{path!r} is below none of the media folders")
-        for root in self.roots:
-            if Path(path).is_relative_to(root.resolve()):
-                found = self._inside(
-                    root, str(Path(path).relative_to(root.resolve())), path, folder
-                )
-                if found is not None:
-                    return found
-                raise RowError("media_missing", f"{path!r} is not there")
-        raise RowError("media_missing", f"{path!r} is outside the media folders{self._hint(path)}")
-
-    def _inside(self, root: Path, rest: str, path: str, folder: bool) -> Path | None:
-        try:
-            base = _resolved(str(root))
-            target = _followed(base, rest)
-            if target != base and not target.startswith(base.rstrip("/") + "/"):
-                raise RowError("media_path", f"{path!r} leaves the media folder")
-            there = os.path.isdir(target) if folder else os.path.isfile(target)
-            return Path(target) if there else None
-        except OSError as error:
-            raise RowError("media_path", f"{path!r:.200} is no path ({error.strerror})") from None
-        except RuntimeError:
-            raise RowError("media_path", f"{path!r} is a loop of links") from None
-
-    def _hint(self, path: str) -> str:
-        """The --map that would find it, if its last parts are below a root."""
-        parts = Path(path).parts
-        for start in range(1, len(parts)):
-            rest = Path(*parts[start:])
-            for root in self.roots:
-                if (root / rest).is_file():
-                    return f"; --map {Path(*parts[:start])}={root} would find it"
-        return "; --map OLD=NEW says where they lie"
 
 
 @dataclass(frozen=True, slots=True)

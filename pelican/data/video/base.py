@@ -51,7 +51,7 @@ class Video(Protocol):
 def open_video(path: Path, max_pixels: int = SAFE_PIXELS) -> Video:
     """Raises RowError if there is no video stream or the file can't be opened.
 
-    PyAV refuses a frame above `max_pixels` before it has memory; torchcodec has no such bound.
+    PyAV refuses playlists, and a frame above `max_pixels` before it has memory; torchcodec does not.
     """
     try:
         name = decoder_name()
@@ -73,8 +73,7 @@ def open_video(path: Path, max_pixels: int = SAFE_PIXELS) -> Video:
 def decoder_name() -> str:
     """`pyav`, or `torchcodec` where PELICAN_VIDEO_DECODER says so; one that loads.
 
-    PyAV comes first: it brings its FFmpeg, needs no torch, and gave the right frame of videos of
-    variable rate where torchcodec gave the one before (docs/data-import.md).
+    PyAV comes first: it brings its FFmpeg, needs no torch, and can be held back from hostile files.
     """
     wish = os.environ.get(DECODER) or "pyav"
     if wish not in ("torchcodec", "pyav"):
