@@ -19,7 +19,10 @@ from pelican.training.weights import save_whole
 
 TRAINER_STATE = "trainer_state.json"
 # What is kept of a trainer's log; a quantity that it does not log is left out.
-LOGGED = ("loss", "grad_norm", "learning_rate", "entropy", "kl", "mean_token_accuracy")
+LOGGED = (
+    *("loss", "grad_norm", "learning_rate", "entropy", "kl", "mean_token_accuracy"),
+    *("importance_ratio", "sync_difference"),
+)
 
 # Several processes on CPUs: accelerate names rank r's device cpu:r, transformers loads the optimiser
 # there, and torch.load knows only "cpu".
