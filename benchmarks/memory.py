@@ -1,8 +1,8 @@
 """Host memory of a long train-rl: flat once it is warm.
 
 The real stage, with the shipped base on the shipped pool, its steps as small as they get, in a
-process of its own whose resident size is read after its progress lines. Two ways: `tiny`'s own, and
-the trainers at scale, which read images as they need them.
+process of its own whose resident size is read after its progress lines. Two ways: `tiny`'s own, on a
+buffer of its size; and the trainers at scale on the whole pool, whose images are read when needed.
 """
 
 from __future__ import annotations
@@ -24,9 +24,10 @@ from pelican.records import Phase
 from pelican.settings import resolve
 from pelican.stages.base import PROGRESS, StageSpec
 
-WAYS = {
-    "train-rl of tiny": [],
-    "train-rl at scale": ["model.cache_vision=false parallel.micro_tokens=4096"],
+# Overrides, and samples of the buffer. `tiny` keeps the features of all images of its buffer.
+WAYS: dict[str, tuple[list[str], int | None]] = {
+    "train-rl of tiny": ([], 300),
+    "train-rl at scale": (["model.cache_vision=false parallel.micro_tokens=4096"], None),
 }
 WARM = 0.2  # the share of steps after which memory shall be flat
 SMALL = (
@@ -41,11 +42,13 @@ def resident_mb(pid: int) -> float:
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
-def train(steps: int, sets: list[str], folder: Path) -> list[tuple[int, float]]:
+def train(
+    steps: int, sets: list[str], samples: int | None, folder: Path
+) -> list[tuple[int, float]]:
     """(step, resident MB) of one training."""
     recipe = find_recipe("tiny", [SMALL, f"rl.max_steps={steps} rl.min_steps={steps}", *sets])
     pool = Path(resolve(recipe.data.train))
-    ids = [entry.id for entry in read_index(pool).entries]
+    ids = [entry.id for entry in read_index(pool).entries][:samples]
     store, output = folder / "store", "runs/bench/loop-1/train-rl-rl"
     (folder / "buffer").mkdir(parents=True)
     pl.DataFrame({"sample_id": ids}).write_parquet(folder / "buffer" / "buffer.parquet")
@@ -99,9 +102,9 @@ def growth(found: list[tuple[int, float]], steps: int) -> tuple[float, float]:
 
 
 def run(steps: int) -> None:
-    for name, sets in WAYS.items():
+    for name, (sets, samples) in WAYS.items():
         with tempfile.TemporaryDirectory() as folder:
-            found = train(steps, sets, Path(folder))
+            found = train(steps, sets, samples, Path(folder))
         warm, ratio = growth(found, steps)
         at_most(f"{name}: memory at the end against warm", ratio, "x", 1.05, f"{steps} steps")
         figure(f"{name}: resident when warm", warm, "MB", f"after {WARM:.0%} of the steps")

@@ -162,6 +162,24 @@ def compare(
     print_comparison(run, json, output, store)
 
 
+@app.command("generation-server")
+def generation_server(
+    recipe: Address = "tiny",
+    set_: Set = None,
+    checkpoint: Annotated[
+        str | None, typer.Option(help="Of the policy's shapes; default: the recipe's policy.")
+    ] = None,
+    host: Annotated[str, typer.Option(help="0.0.0.0 in a pod: there is no authentication.")] = (
+        "127.0.0.1"
+    ),
+    port: Annotated[int, typer.Option(min=0, help="0: any that is free.")] = 8000,
+) -> None:
+    """Draw the completions of a training (rl.generation.servers); runs until it is ended."""
+    from pelican.commands.generation import serve_completions
+
+    serve_completions(recipe, set_ or [], checkpoint, host, port)
+
+
 @app.command()
 def plan(
     recipe: Annotated[str, typer.Argument(help="Such as pelican_7b.")],

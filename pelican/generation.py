@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from pelican.section import Section
 
@@ -28,6 +28,12 @@ class GenerationConfig(Section):
     importance_cap: float | None = Field(
         2.0, gt=0, description="of policy : sampler, by token; none: no correction [D]"
     )
+
+    @field_validator("servers", mode="before")
+    @classmethod
+    def _separated(cls, value: object) -> object:
+        """URLs are given with commas between them where a list can't be."""
+        return tuple(value.split(",")) if isinstance(value, str) else value
 
     @model_validator(mode="after")
     def _fits(self) -> GenerationConfig:

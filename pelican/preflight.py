@@ -13,6 +13,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from pelican import settings
+from pelican.data.digests import hashed
 from pelican.data.versions import version_name
 from pelican.errors import UserInputError
 from pelican.recipe import Recipe, digest_of
@@ -38,6 +39,7 @@ def preflight(store: str, run: str, recipe: str) -> Recipe:
     parsed = parse_recipe(recipe)
     claim(objects, run, parsed)
     check_packages(parsed)
+    check_servers(parsed)
     for name, where in needed_models(parsed).items():
         check_checkpoint(name, settings.resolve(where))
     pools = {
@@ -193,7 +195,7 @@ def pool_digest(store: ObjectStore, name: str, folder: Path) -> str | None:
             " scenes (`make sample-data`)"
         )
     small = folder.is_dir() and _size(folder) <= DECODED_BYTES
-    return input_digest(store, str(folder)) if small else None
+    return input_digest(store, str(folder), hashed) if small else None
 
 
 def check_data(
@@ -281,6 +283,16 @@ def check_packages(recipe: Recipe) -> None:
     for package, mend in wanted.items():
         if importlib.util.find_spec(package) is None:
             raise UserInputError(f"{package} is not installed; {mend}")
+
+
+def check_servers(recipe: Recipe) -> None:
+    """A train-rl of several pods finds no server that one of them would start."""
+    generation, pods = recipe.rl.generation, recipe.resources.of("train-rl").replicas or 1
+    if recipe.rl.enabled and generation.where == "server" and not generation.servers and pods > 1:
+        raise UserInputError(
+            f"rl.generation.where is 'server' and train-rl has {pods} pods, but"
+            " rl.generation.servers names none; start `pelican generation-server` and name it"
+        )
 
 
 def check_space(store: ObjectStore, recipe: Recipe) -> None:

@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from pelican import settings
 from pelican.data.corrections import NONE, Corrections, read_corrections
+from pelican.data.digests import Reader, known, seen
 from pelican.errors import UserInputError
 from pelican.recipe import Recipe, digest_of
 from pelican.records import Phase
@@ -29,7 +30,6 @@ from pelican.storage.manifests import (
     Manifest,
     commit_manifest,
     describe_outputs,
-    file_digest,
     fingerprint,
     now,
     read_manifest,
@@ -61,6 +61,7 @@ SECTIONS: dict[StageName, tuple[str, ...]] = {
 CORRECTIONS = "corrections"  # an input beside `pool`
 PROGRESS = "::progress "
 _MARK = "work/fingerprint"  # of the recipe and inputs that lie below a stage's prefix
+_SEEN = "work/inputs"  # the same by sizes and times, then that fingerprint
 
 
 class StageSpec(BaseModel):
@@ -211,12 +212,13 @@ def corrections_place(store: ObjectStore, recipe: Recipe) -> str | None:
     return where if inside else settings.resolve(where)
 
 
-def input_digest(store: ObjectStore, where: str) -> str:
+def input_digest(store: ObjectStore, where: str, read: Reader = known) -> str:
     """Digest of a stage's output (by its manifest), or of a plain file or folder (by content).
 
     `<prefix>/checkpoint`, a folder that a stage committed, has the digest that a plain copy of it
     has, but is read from the stage's manifest instead of hashed again. What an s3:// URI names
-    counts by the endpoint's entity tags, so that nothing is downloaded to be compared.
+    counts by the endpoint's entity tags, so that nothing is downloaded to be compared. `read` says
+    what stands for the files of this machine.
     """
     if "://" in where:
         outside, key = open_uri(where)
@@ -243,13 +245,11 @@ def input_digest(store: ObjectStore, where: str) -> str:
             raise UserInputError(
                 f"input {where!r} is of a stage that has not finished; run it first"
             )
-    path = resolve_input(store, where)
-    files = [path] if path.is_file() else [p for p in path.rglob("*") if p.is_file()]
-    digests = {p.relative_to(path).as_posix(): file_digest(p) for p in files}
-    return digest_of([[name, digests[name]] for name in sorted(digests)])
+    found = read(resolve_input(store, where))
+    return digest_of([[name, found[name]] for name in sorted(found)])
 
 
-def stage_fingerprint(store: ObjectStore, spec: StageSpec) -> str:
+def stage_fingerprint(store: ObjectStore, spec: StageSpec, read: Reader = known) -> str:
     """What determines the result of `spec`: its part of the recipe, loop, phase and inputs."""
     recipe = spec.recipe.model_dump(mode="json")
     settings = {name: _part(recipe, name) for name in SECTIONS[spec.stage]}
@@ -258,7 +258,7 @@ def stage_fingerprint(store: ObjectStore, spec: StageSpec) -> str:
         from pelican.rewards.judge import PROMPT_VERSION
 
         settings["judge_prompt"] = PROMPT_VERSION
-    inputs = {name: input_digest(store, where) for name, where in sorted(spec.inputs.items())}
+    inputs = {name: input_digest(store, at, read) for name, at in sorted(spec.inputs.items())}
     return fingerprint(spec.stage, settings, inputs)
 
 
@@ -332,8 +332,23 @@ def begin(store: ObjectStore, spec: StageSpec) -> str | Manifest:
         store.delete(spec.output)  # of another recipe or other inputs
     if store.exists(spec.output) and _mark(store, spec) != identity:
         store.delete(spec.output)  # half done, of another recipe
+    store.write(
+        f"{spec.output}/{_SEEN}", f"{stage_fingerprint(store, spec, seen)} {identity}".encode()
+    )
     store.write(f"{spec.output}/{_MARK}", identity.encode())
     return identity
+
+
+def identity_seen(store: ObjectStore, spec: StageSpec) -> str | None:
+    """The fingerprint that rank 0 found, if the inputs have the sizes and times here that it saw.
+
+    So a replica need not read its inputs. None says nothing: they may be copies of another time.
+    """
+    try:
+        found, _, identity = store.read(f"{spec.output}/{_SEEN}").decode().partition(" ")
+    except KeyError:
+        return None
+    return identity if found == stage_fingerprint(store, spec, seen) else None
 
 
 def open_or_finished(store: ObjectStore, spec: StageSpec, identity: str) -> str | Manifest | None:
