@@ -16,11 +16,13 @@ from pelican.engines.server import Server, from_json, to_json
 from pelican.errors import InfrastructureError, UserInputError
 from pelican.recipe import Recipe, Sampling
 from pelican.records import Sample
+from pelican.training.ahead import Ahead
 from pelican.training.arguments import grpo_arguments
 from pelican.training.backends import load_for_training
 from pelican.training.generation import Client, Served
 from pelican.training.grpo import StepRecord, schedule
 from pelican.training.grpo_scale import ScaledGrpoTrainer
+from pelican.training.serving import server_environment
 from tests.data.factory import clip, sample
 from tests.engines.twin import write_twin
 from tests.training.scaled import letters, recipe_of
@@ -236,3 +238,33 @@ def test_another_training_at_the_same_server_is_noticed(
     server.weights.name = "step-00000003"
     with pytest.raises(InfrastructureError, match=r"'step-00000003' instead of 'step-00000007'"):
         served.complete(SAMPLES[:1], prompts, WARM, [[1]])
+
+
+@pytest.mark.parametrize(
+    ("environment", "gpus", "mine"),
+    [
+        ({"RANK": "0", "WORLD_SIZE": "2", "MASTER_PORT": "1", "HOME": "/h"}, 0, None),
+        ({"LOCAL_WORLD_SIZE": "6"}, 2, "6,7"),
+        ({"LOCAL_WORLD_SIZE": "2", "CUDA_VISIBLE_DEVICES": "4,5,6,7"}, 1, "6"),
+    ],
+)
+def test_a_server_gets_the_gpus_beside_those_of_training(
+    environment: dict[str, str], gpus: int, mine: str | None
+) -> None:
+    found = server_environment(environment, gpus, 8)
+    assert found.get("CUDA_VISIBLE_DEVICES") == mine
+    assert not set(found) & {"RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_PORT"}
+    with pytest.raises(UserInputError, match=r"needs 9 GPUs beside the"):
+        server_environment(environment, 9, 8)
+
+
+def test_what_is_drawn_ahead_comes_in_order_with_its_errors() -> None:
+    ahead: Ahead[int] = Ahead()
+    ahead.submit(lambda: 1)
+    ahead.submit(lambda: 1 // 0)
+    ahead.submit(lambda: 3)
+    assert len(ahead) == 3 and ahead.next() == 1
+    with pytest.raises(ZeroDivisionError):
+        ahead.next()
+    ahead.close()
+    assert not ahead
