@@ -287,11 +287,14 @@ def check_packages(recipe: Recipe) -> None:
 
 def check_servers(recipe: Recipe) -> None:
     """A train-rl of several pods finds no server that one of them would start."""
-    generation, pods = recipe.rl.generation, recipe.resources.of("train-rl").replicas or 1
-    if recipe.rl.enabled and generation.where == "server" and not generation.servers and pods > 1:
+    pods = recipe.resources.of("train-rl")
+    served = recipe.rl.enabled and recipe.rl.generation.where == "server"
+    several = settings.launcher_name() != "process" and (pods.replicas or 1) > 1
+    if served and several and settings.GENERATION_SERVERS not in (pods.env or {}):
         raise UserInputError(
-            f"rl.generation.where is 'server' and train-rl has {pods} pods, but"
-            " rl.generation.servers names none; start `pelican generation-server` and name it"
+            f"rl.generation.where is 'server' and train-rl has {pods.replicas} pods, but"
+            f" resources.train_rl.env names no {settings.GENERATION_SERVERS}; start `pelican"
+            " generation-server` and name it"
         )
 
 

@@ -12,6 +12,8 @@ IMAGE = "pelican-control:0.1.0"
 BATCH_SIZE = "PELICAN_ROLLOUT_BATCH_SIZE"
 ATTEMPT = "PELICAN_ATTEMPT"
 LEASE_S = "PELICAN_LEASE_S"
+GENERATION_SERVERS = "PELICAN_GENERATION_SERVERS"
+GENERATION_FOLDER = "PELICAN_GENERATION_FOLDER"
 
 
 def home() -> Path:
@@ -64,3 +66,14 @@ def attempt() -> str:
 def lease_s() -> float:
     """Seconds without a sign of life after which a replica's work is taken over."""
     return float(os.environ.get(LEASE_S) or 60.0)
+
+
+def generation_servers() -> tuple[str, ...]:
+    """URLs of the servers that a training draws its completions from; empty: it starts its own."""
+    given = os.environ.get(GENERATION_SERVERS, "")
+    return tuple(url.strip() for url in given.split(",") if url.strip())
+
+
+def generation_folder() -> str | None:
+    """Where a training leaves weights for these servers: a folder that all have mounted."""
+    return os.environ.get(GENERATION_FOLDER) or None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 from pelican import settings
@@ -10,23 +11,28 @@ from pelican.recipes import find_recipe
 
 
 def serve_completions(
-    address: str, overrides: list[str], checkpoint: str | None, host: str, port: int
+    address: str,
+    overrides: list[str],
+    checkpoint: str | None,
+    folder: str | None,
+    host: str,
+    port: int,
 ) -> None:
-    """Until the process is ended. Weights are read below the recipe's `rl.generation.folder`."""
+    """Until the process is ended. The recipe is that of the training."""
     recipe = find_recipe(address, overrides)
-    folder = recipe.rl.generation.folder
-    if recipe.rl.generation.where != "server" or folder is None:
+    folder = folder or settings.generation_folder()
+    if folder is None:
         raise UserInputError(
-            "set rl.generation.where=server and rl.generation.folder, as in the training's recipe"
+            f"give --folder, or set {settings.GENERATION_FOLDER}: where the training leaves weights"
         )
     from pelican.engines.server import ServerSpec, serve
 
-    serve(
-        ServerSpec(
-            recipe=recipe,
-            checkpoint=str(Path(checkpoint or settings.resolve(recipe.models.policy)).absolute()),
-            folder=str(Path(folder).absolute()),
-            host=host,
-            port=port,
-        )
+    spec = ServerSpec(
+        recipe=recipe,
+        checkpoint=str(Path(checkpoint or settings.resolve(recipe.models.policy)).absolute()),
+        folder=str(Path(folder).absolute()),
+        host=host,
+        port=port,
     )
+    with suppress(KeyboardInterrupt):
+        serve(spec)

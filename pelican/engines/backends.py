@@ -188,9 +188,8 @@ class VllmBackend(VllmEngine, Backend):
             while True:
                 # Weights change between batches; what is asked meanwhile waits.
                 while loads and not waiting:
-                    checkpoint, future = loads.pop(0)
-                    self._reload(checkpoint)
-                    future.set_result(None)
+                    self._reload(loads[0][0])
+                    loads.pop(0)[1].set_result(None)
                 while not loads:
                     try:
                         asked = self._asked.get(block=not waiting)

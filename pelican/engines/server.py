@@ -62,8 +62,8 @@ class Weights:
         place = self._folder / name
         if Path(name).name != name or not place.is_dir():
             raise UserInputError(
-                f"there are no weights {name!r} in {self._folder}; rl.generation.folder is where"
-                " both the trainer and the server read"
+                f"there are no weights {name!r} in {self._folder}; training and server must have the"
+                " same folder mounted"
             )
         with self._lock:
             self.backend.load(place)
@@ -138,6 +138,7 @@ def serve(spec: ServerSpec) -> None:
     from pelican.engines.base import check_checkpoint
 
     check_checkpoint(Path(spec.checkpoint))
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     backend = open_backend(spec.recipe, Path(spec.checkpoint))
     try:
         with Server(backend, Path(spec.folder), spec.host, spec.port) as server:
@@ -152,7 +153,6 @@ def serve(spec: ServerSpec) -> None:
 
 def main(path: str) -> None:
     die_with_parent()
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
         serve(ServerSpec.model_validate_json(Path(path).read_bytes()))
     except PelicanError as error:

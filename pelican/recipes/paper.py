@@ -43,8 +43,8 @@ def pelican_7b() -> Recipe:
 def pelican_72b() -> Recipe:
     """Qwen2.5-VL-72B-Instruct on eight nodes of eight GPUs, and one for what train-rl draws with.
 
-    No GPU holds a copy of this policy, so its completions come from servers:
-    `rl.generation.servers` and `.folder` are of the cluster.
+    No GPU holds a copy of this policy, so its completions come from servers, which
+    `resources.train_rl.env` names: `docs/training-at-scale.md`.
     """
     return Recipe(
         name="pelican_72b",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import http.client
 import json
 import shutil
+import socket
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from urllib.parse import urlsplit
 
 import torch
 
+from pelican import settings
 from pelican.engines.backends import Drawn
 from pelican.engines.prompts import Encoded, PromptEncoder
 from pelican.engines.scoring import completion_logps
@@ -83,7 +85,7 @@ class Client:
         parts = urlsplit(url)
         if parts.scheme != "http" or not parts.hostname:
             raise UserInputError(
-                f"rl.generation.servers: {url!r} is not a URL such as http://host:80"
+                f"{settings.GENERATION_SERVERS}: {url!r} is not a URL such as http://host:80"
             )
         self.url, self._address = url, (parts.hostname, parts.port or 80)
 
@@ -91,6 +93,9 @@ class Client:
         """Waits as long as it takes: a batch may take minutes, and a dead server closes."""
         connection = http.client.HTTPConnection(*self._address)
         try:
+            connection.connect()
+            # So that a machine that vanished is noticed, however long a batch may take.
+            connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             connection.request("POST", f"/{path}", json.dumps(body))
             reply = connection.getresponse()
             found: dict[str, Any] = json.loads(reply.read())
@@ -153,8 +158,8 @@ class Served(Generation):
         self._world = torch.distributed.get_world_size() if ranks else 1
         if len(servers) > self._world:
             raise UserInputError(
-                f"rl.generation.servers has {len(servers)} servers but training has {self._world}"
-                " processes, each of which asks one; name fewer"
+                f"{settings.GENERATION_SERVERS} has {len(servers)} servers but training has"
+                f" {self._world} processes, each of which asks one; name fewer"
             )
         self._client = Client(servers[self._rank % len(servers)])
         self._loads = self._rank < len(servers)

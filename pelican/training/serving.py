@@ -1,4 +1,4 @@
-"""A training's generation servers: those that the recipe names, or one started beside rank 0."""
+"""A training's generation servers: those that are named, or one started beside rank 0."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from pelican import settings
 from pelican.engines.prompts import PromptEncoder
 from pelican.engines.server import ServerSpec
 from pelican.errors import InfrastructureError, UserInputError
@@ -46,14 +47,19 @@ def served_generation(
         yield None
         return
     rank = int(os.environ.get("RANK", "0"))
-    if config.servers:
-        folder = Path(config.folder or work)
-        yield Served(config, dtype_of(recipe), config.servers, folder, encoder, probes)
+    if servers := settings.generation_servers():
+        folder = settings.generation_folder()
+        if folder is None:
+            raise UserInputError(
+                f"{settings.GENERATION_SERVERS} is set but {settings.GENERATION_FOLDER} is not; set"
+                " it to the folder that they and the training have mounted"
+            )
+        yield Served(config, dtype_of(recipe), servers, Path(folder), encoder, probes)
         return
     if os.environ.get("WORLD_SIZE", "1") != os.environ.get("LOCAL_WORLD_SIZE", "1"):
         raise UserInputError(
-            "rl.generation.servers is empty, which starts a server on this machine, but training has"
-            " several; start servers with `pelican generation-server` and name them"
+            "rl.generation.where is 'server' and training has several machines; start `pelican"
+            f" generation-server` and name it in {settings.GENERATION_SERVERS}"
         )
     server, told = None, None
     try:

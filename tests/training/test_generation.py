@@ -205,7 +205,7 @@ def test_a_server_that_keeps_its_old_weights_is_found_out(
 def test_what_goes_wrong_at_the_server_is_told(twin: Path, tmp_path: Path, serve: Serve) -> None:
     server = serve()
     client = Client(server.url)
-    with pytest.raises(UserInputError, match=r"no weights 'step-9'.*rl.generation.folder"):
+    with pytest.raises(UserInputError, match=r"no weights 'step-9'.*same folder mounted"):
         client.load("step-9")
     with pytest.raises(UserInputError, match=r"no weights '\.\./twin'"):
         client.load("../twin")
