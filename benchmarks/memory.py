@@ -1,7 +1,7 @@
 """Host memory of a long train-rl: flat once it is warm.
 
 The real stage, with the shipped base on the shipped pool, its steps as small as they get, in a
-process of its own whose resident size is read after its progress lines. Two ways: `tiny`'s own, on a
+process of its own whose anonymous memory is read after its progress lines. Two ways: `tiny`'s own, on a
 buffer of its size; and the trainers at scale on the whole pool, whose images are read when needed.
 """
 
@@ -36,16 +36,17 @@ SMALL = (
 )
 
 
-def resident_mb(pid: int) -> float:
-    """Resident size of a process, in MB."""
-    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+def anonymous_mb(pid: int) -> float:
+    """What a process holds of its own, in MB; the kernel may take pages of files back at any time."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    line = next(line for line in status.splitlines() if line.startswith("RssAnon"))
+    return int(line.split()[1]) / 1024
 
 
 def train(
     steps: int, sets: list[str], samples: int | None, folder: Path
 ) -> list[tuple[int, float]]:
-    """(step, resident MB) of one training."""
+    """(step, MB) of one training."""
     recipe = find_recipe("tiny", [SMALL, f"rl.max_steps={steps} rl.min_steps={steps}", *sets])
     pool = Path(resolve(recipe.data.train))
     ids = [entry.id for entry in read_index(pool).entries][:samples]
@@ -83,7 +84,7 @@ def train(
         for line in stage.stdout:
             if line.startswith(PROGRESS):
                 step = int(json.loads(line.removeprefix(PROGRESS))["done"])
-                found.append((step, resident_mb(stage.pid)))
+                found.append((step, anonymous_mb(stage.pid)))
                 print(step, round(found[-1][1], 1), file=sys.stderr, flush=True)
         if stage.wait():
             errors.seek(0)
@@ -107,7 +108,7 @@ def run(steps: int) -> None:
             found = train(steps, sets, samples, Path(folder))
         warm, ratio = growth(found, steps)
         at_most(f"{name}: memory at the end against warm", ratio, "x", 1.05, f"{steps} steps")
-        figure(f"{name}: resident when warm", warm, "MB", f"after {WARM:.0%} of the steps")
+        figure(f"{name}: memory when warm", warm, "MB", f"after {WARM:.0%} of the steps")
         most = max(mb for step, mb in found if step >= WARM * steps)
         figure(f"{name}: largest when warm", most, "MB")
 

@@ -91,7 +91,7 @@ def run(samples: int, limit: int = 4096) -> None:
         for batch in batches:
             found = model(**batch, use_cache=False, num_items_in_batch=1).loss
             found.backward()
-            total += float(found)
+            total += float(found.detach())
         return total
 
     theirs, ours = loss(ones), loss(parts)
