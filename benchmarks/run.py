@@ -25,6 +25,8 @@ BENCHES: dict[str, tuple[str, list[str], list[str], str]] = {
     "rewards": ("benchmarks.rewards", ["2000"], ["140"], "Rule rewards"),
     "rollout": ("benchmarks.rollout", ["96"], ["8"], "Rollout stage against the bare engine"),
     "train-rl": ("benchmarks.train_rl", ["12"], ["2"], "train-rl against plain TRL"),
+    "memory": ("benchmarks.memory", ["2000"], ["20"], "Memory of a long train-rl"),
+    "packing": ("benchmarks.packing", ["640"], ["64"], "Padding of SFT"),
     "index": ("benchmarks.index", ["1300000"], ["5000"], "Index of a large pool"),
     "import": ("benchmarks.importing", ["100000"], ["3000"], "Data import"),
     "overhead": ("benchmarks.overhead", [], [], "Orchestration"),

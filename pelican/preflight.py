@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from pelican import settings
+from pelican.data.digests import hashed
 from pelican.data.versions import version_name
 from pelican.digest import digest_of
 from pelican.errors import UserInputError
@@ -39,6 +40,7 @@ def preflight(store: str, run: str, recipe: str) -> Recipe:
     parsed = parse_recipe(recipe)
     claim(objects, run, parsed)
     check_packages(parsed)
+    check_servers(parsed)
     for name, where in needed_models(parsed).items():
         check_checkpoint(name, settings.resolve(where))
     pools = {
@@ -135,7 +137,7 @@ def pool_digest(store: ObjectStore, name: str, folder: Path) -> str | None:
             " scenes (`make sample-data`)"
         )
     small = folder.is_dir() and _size(folder) <= DECODED_BYTES
-    return input_digest(store, str(folder)) if small else None
+    return input_digest(store, str(folder), hashed) if small else None
 
 
 def check_data(
@@ -223,6 +225,19 @@ def check_packages(recipe: Recipe) -> None:
     for package, mend in wanted.items():
         if importlib.util.find_spec(package) is None:
             raise UserInputError(f"{package} is not installed; {mend}")
+
+
+def check_servers(recipe: Recipe) -> None:
+    """A train-rl of several pods finds no server that one of them would start."""
+    pods = recipe.resources.of("train-rl")
+    served = recipe.rl.enabled and recipe.rl.generation.where == "server"
+    several = settings.launcher_name() != "process" and (pods.replicas or 1) > 1
+    if served and several and settings.GENERATION_SERVERS not in (pods.env or {}):
+        raise UserInputError(
+            f"rl.generation.where is 'server' and train-rl has {pods.replicas} pods, but"
+            f" resources.train_rl.env names no {settings.GENERATION_SERVERS}; start `pelican"
+            " generation-server` and name it"
+        )
 
 
 def check_space(store: ObjectStore, recipe: Recipe) -> None:

@@ -11,6 +11,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from pelican.digest import digest_of
+from pelican.generation import GenerationConfig as GenerationConfig
 from pelican.placement import Resources
 from pelican.renewal import GateConfig as GateConfig
 from pelican.renewal import RetrainConfig as RetrainConfig
@@ -166,6 +167,7 @@ class RlConfig(Section):
     save_steps: int = Field(50, gt=0)
     sampling: Sampling = Sampling()
     stop: StopConfig = StopConfig()
+    generation: GenerationConfig = GenerationConfig()
     processes: int = Field(1, gt=0)
     threads: int = Field(1, gt=0, description="CPU threads per process")
     seed: int = 0
@@ -318,6 +320,12 @@ class Recipe(Section):
                 "model.cache_vision holds the images of one process's samples in memory; with"
                 " parallel.strategy, micro_tokens or lora_rank set it to false"
             )
+        if self.rl.generation.where == "server" and not self.parallel.at_scale:
+            raise ValueError(
+                "rl.generation.where=server needs the trainers at scale: set parallel.micro_tokens"
+            )
+        if self.rl.generation.where == "server" and self.rollout.engine == "replay":
+            raise ValueError("rl.generation.where=server needs rollout.engine=vllm or transformers")
         if min(self.distill.ratio) < 0 or not any(self.distill.ratio):
             raise ValueError(
                 f"distill.ratio is {self.distill.ratio}; give three numbers of 0 or more, not all 0"

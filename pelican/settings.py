@@ -13,6 +13,8 @@ BATCH_SIZE = "PELICAN_ROLLOUT_BATCH_SIZE"
 ATTEMPT = "PELICAN_ATTEMPT"
 LEASE_S = "PELICAN_LEASE_S"
 REUSE = "PELICAN_REUSE"
+GENERATION_SERVERS = "PELICAN_GENERATION_SERVERS"
+GENERATION_FOLDER = "PELICAN_GENERATION_FOLDER"
 
 
 def home() -> Path:
@@ -70,3 +72,14 @@ def lease_s() -> float:
 def reuse() -> bool:
     """Whether a stage that another run has finished is taken over: PELICAN_REUSE=on."""
     return os.environ.get(REUSE, "") == "on"
+
+
+def generation_servers() -> tuple[str, ...]:
+    """URLs of the servers that a training draws its completions from; empty: it starts its own."""
+    given = os.environ.get(GENERATION_SERVERS, "")
+    return tuple(url.strip() for url in given.split(",") if url.strip())
+
+
+def generation_folder() -> str | None:
+    """Where a training leaves weights for these servers: a folder that all have mounted."""
+    return os.environ.get(GENERATION_FOLDER) or None

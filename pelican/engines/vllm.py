@@ -37,10 +37,15 @@ _PATIENCE_S = 60.0  # for the engine's processes to end by themselves
 
 
 class VllmEngine(Engine):
-    """One vLLM engine, kept warm until it is closed."""
+    """One vLLM engine, kept warm until it is closed. `more` are arguments of vLLM's `LLM`."""
 
     def __init__(
-        self, config: VllmConfig, model: ModelConfig, checkpoint: Path, threads: int
+        self,
+        config: VllmConfig,
+        model: ModelConfig,
+        checkpoint: Path,
+        threads: int,
+        **more: Any,
     ) -> None:
         for name, value in {**_ENVIRONMENT, "OMP_NUM_THREADS": str(threads)}.items():
             os.environ.setdefault(name, value)
@@ -60,7 +65,7 @@ class VllmEngine(Engine):
         self._max_images = model.max_images
         # While one batch is decoded, prompts of the next are prepared.
         self._ahead = 2 * config.max_num_seqs
-        options = vllm_options(config, model, on_cpu=bool(current_platform.is_cpu()))
+        options = vllm_options(config, model, on_cpu=bool(current_platform.is_cpu())) | more
         self._guard = guard_group()
         with _environment(visible_devices(config.tensor_parallel_size, os.environ)):
             self._llm: Any = LLM(model=str(checkpoint), **options)
@@ -101,11 +106,7 @@ class VllmEngine(Engine):
         """Ask for the rollouts of one sample; the names under which vLLM gives them back."""
         from vllm.exceptions import VLLMClientError
 
-        if len(sample.images) > self._max_images:
-            raise UserInputError(
-                f"sample {sample.id!r} has {len(sample.images)} images but model.max_images is"
-                f" {self._max_images}; raise it"
-            )
+        self._check_images(sample)
         parameters = [
             self._parameters(sampling, rollout_seed(seed, sample.id, index)) for index in range(n)
         ]
@@ -115,6 +116,13 @@ class VllmEngine(Engine):
             raise UserInputError(f"vLLM refuses sample {sample.id!r}: {error}") from error
         # Inside, vLLM adds a random end to the number that the output has.
         return [name.partition("-")[0] for name in names]
+
+    def _check_images(self, sample: Sample) -> None:
+        if len(sample.images) > self._max_images:
+            raise UserInputError(
+                f"sample {sample.id!r} has {len(sample.images)} images but model.max_images is"
+                f" {self._max_images}; raise it"
+            )
 
     def _prompt(self, sample: Sample) -> dict[str, Any]:
         """The prompt's token ids with one token per image, which vLLM expands; the images."""

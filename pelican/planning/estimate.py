@@ -118,10 +118,11 @@ def train_memory(shape: Shape, recipe: Recipe, load: Load, *, rl: bool) -> Parts
     if rl:
         if recipe.rl.kl and recipe.parallel.lora_rank is None:
             parts["reference"] = width * shape.total / shards
-        parts["copy to generate with"] = float(width * shape.total)
-        prompts = ceil(rows / recipe.rl.group_size * recipe.rl.oversample)
-        keys = load.prompt + recipe.rl.group_size * load.completion
-        parts["keys and values"] = float(prompts * keys * shape.kv_bytes(width))
+        if recipe.rl.generation.where == "process":
+            parts["copy to generate with"] = float(width * shape.total)
+            prompts = ceil(rows / recipe.rl.group_size * recipe.rl.oversample)
+            keys = load.prompt + recipe.rl.group_size * load.completion
+            parts["keys and values"] = float(prompts * keys * shape.kv_bytes(width))
     parts["reserved"] = RESERVED
     return parts
 

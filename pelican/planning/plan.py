@@ -180,7 +180,8 @@ def _way_out(stage: StagePlan, recipe: Recipe) -> str:
         return "lower rl.prompts_per_step or raise rl.processes"
     if largest == "copy to generate with":
         return (
-            "each process keeps a whole copy to generate with: take a smaller policy or larger GPUs"
+            "each process keeps a whole copy to generate with: set rl.generation.where=server, or take"
+            " a smaller policy or larger GPUs"
         )
     return f"raise {_PROCESSES[stage.stage]}, or train adapters with parallel.lora_rank"
 

@@ -9,6 +9,7 @@ neither rewarded for its format nor accepted from the teacher.
 from pelican.recipe import (
     THINK_THEN_ANSWER,
     Data,
+    GenerationConfig,
     ModelConfig,
     Models,
     ParallelConfig,
@@ -40,14 +41,23 @@ def pelican_7b() -> Recipe:
 
 
 def pelican_72b() -> Recipe:
-    """Qwen2.5-VL-72B-Instruct on eight nodes of eight GPUs."""
+    """Qwen2.5-VL-72B-Instruct on eight nodes of eight GPUs, and one for what train-rl draws with.
+
+    No GPU holds a copy of this policy, so its completions come from servers, which
+    `resources.train_rl.env` names: `docs/training-at-scale.md`.
+    """
     return Recipe(
         name="pelican_72b",
         models=Models(policy="models/Qwen2.5-VL-72B-Instruct", teacher=TEACHER),
         data=DATA,
         model=ModelConfig(dtype="bfloat16", freeze_vision=True, system_prompt=THINK_THEN_ANSWER),
         rollout=RolloutConfig(workers=16, vllm=VllmConfig(tensor_parallel_size=4)),
-        rl=RlConfig(prompts_per_step=64, processes=64, threads=8),
+        rl=RlConfig(
+            prompts_per_step=64,
+            processes=64,
+            threads=8,
+            generation=GenerationConfig(where="server", max_staleness=1),
+        ),
         sft=SftConfig(batch_size=64, processes=64, threads=8),
         parallel=ParallelConfig(strategy="fsdp2", micro_tokens=16_384),
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 
 from pelican import settings
+from pelican.data.digests import seen
 from pelican.stages.context import StageContext
 from pelican.stages.fingerprint import stage_fingerprint
 from pelican.stages.reuse import made_by, taken_over
@@ -19,6 +20,7 @@ from pelican.storage.manifests import (
 from pelican.storage.objects import ObjectStore
 
 _MARK = "work/fingerprint"  # of the recipe and inputs that lie below a stage's prefix
+_SEEN = "work/inputs"  # the same by sizes and times, then that fingerprint
 
 
 def finished_manifest(store: ObjectStore, spec: StageSpec) -> Manifest | None:
@@ -41,8 +43,23 @@ def begin(store: ObjectStore, spec: StageSpec) -> str | Manifest:
         taken = taken_over(store, spec, identity)
         if taken is not None:
             return taken
+    store.write(
+        f"{spec.output}/{_SEEN}", f"{stage_fingerprint(store, spec, seen)} {identity}".encode()
+    )
     store.write(f"{spec.output}/{_MARK}", identity.encode())
     return identity
+
+
+def identity_seen(store: ObjectStore, spec: StageSpec) -> str | None:
+    """The fingerprint that rank 0 found, if the inputs have the sizes and times here that it saw.
+
+    So a replica need not read its inputs. None says nothing: they may be copies of another time.
+    """
+    try:
+        found, _, identity = store.read(f"{spec.output}/{_SEEN}").decode().partition(" ")
+    except KeyError:
+        return None
+    return identity if found == stage_fingerprint(store, spec, seen) else None
 
 
 def open_or_finished(store: ObjectStore, spec: StageSpec, identity: str) -> str | Manifest | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from pelican.data.digests import Reader, known
 from pelican.stages.inputs import input_digest
 from pelican.stages.spec import StageName, StageSpec
 from pelican.storage.manifests import fingerprint
@@ -22,7 +23,7 @@ SECTIONS: dict[StageName, tuple[str, ...]] = {
 }
 
 
-def stage_fingerprint(store: ObjectStore, spec: StageSpec) -> str:
+def stage_fingerprint(store: ObjectStore, spec: StageSpec, read: Reader = known) -> str:
     """What determines the result of `spec`: its part of the recipe, loop, phase and inputs."""
     recipe = spec.recipe.model_dump(mode="json")
     settings = {name: _part(recipe, name) for name in SECTIONS[spec.stage]}
@@ -31,7 +32,7 @@ def stage_fingerprint(store: ObjectStore, spec: StageSpec) -> str:
         from pelican.rewards.judge import PROMPT_VERSION
 
         settings["judge_prompt"] = PROMPT_VERSION
-    inputs = {name: input_digest(store, where) for name, where in sorted(spec.inputs.items())}
+    inputs = {name: input_digest(store, at, read) for name, at in sorted(spec.inputs.items())}
     return fingerprint(spec.stage, settings, inputs)
 
 

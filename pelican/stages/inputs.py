@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path, PurePosixPath
 
 from pelican import settings
+from pelican.data.digests import Reader, known
 from pelican.digest import digest_of
 from pelican.errors import UserInputError
 from pelican.recipe import Recipe
-from pelican.storage.manifests import file_digest, read_manifest
+from pelican.storage.manifests import read_manifest
 from pelican.storage.objects import ObjectStore, local_path, open_uri
 
 CORRECTIONS = "corrections"  # an input beside `pool`
@@ -40,12 +41,13 @@ def corrections_place(store: ObjectStore, recipe: Recipe) -> str | None:
     return where if inside else settings.resolve(where)
 
 
-def input_digest(store: ObjectStore, where: str) -> str:
+def input_digest(store: ObjectStore, where: str, read: Reader = known) -> str:
     """Digest of a stage's output (by its manifest), or of a plain file or folder (by content).
 
     `<prefix>/checkpoint`, a folder that a stage committed, has the digest that a plain copy of it
     has, but is read from the stage's manifest instead of hashed again. What an s3:// URI names
-    counts by the endpoint's entity tags, so that nothing is downloaded to be compared.
+    counts by the endpoint's entity tags, so that nothing is downloaded to be compared. `read` says
+    what stands for the files of this machine.
     """
     if "://" in where:
         outside, key = open_uri(where)
@@ -72,7 +74,5 @@ def input_digest(store: ObjectStore, where: str) -> str:
             raise UserInputError(
                 f"input {where!r} is of a stage that has not finished; run it first"
             )
-    path = resolve_input(store, where)
-    files = [path] if path.is_file() else [p for p in path.rglob("*") if p.is_file()]
-    digests = {p.relative_to(path).as_posix(): file_digest(p) for p in files}
-    return digest_of([[name, digests[name]] for name in sorted(digests)])
+    found = read(resolve_input(store, where))
+    return digest_of([[name, found[name]] for name in sorted(found)])

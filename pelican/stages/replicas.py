@@ -15,7 +15,7 @@ from typing import Any
 from pelican import settings
 from pelican.errors import InfrastructureError
 from pelican.stages.commit import begin as begin_stage
-from pelican.stages.commit import commit, open_or_finished
+from pelican.stages.commit import commit, identity_seen, open_or_finished
 from pelican.stages.context import StageContext
 from pelican.stages.fingerprint import stage_fingerprint
 from pelican.stages.resources import cpu_seconds_used, resources
@@ -107,11 +107,17 @@ def _manifest_of(store: ObjectStore, spec: StageSpec, identity: str) -> Manifest
 def _wait_for_begin(store: ObjectStore, spec: StageSpec) -> str | Manifest:
     """Until replica 0 has cleared the prefix, or the stage is finished."""
     deadline = time.monotonic() + _BEGIN_S
-    identity = stage_fingerprint(store, spec)
-    while (begun := open_or_finished(store, spec, identity)) is None:
+    read: str | None = None
+    while True:
+        there = store.exists(spec.output)
+        identity = identity_seen(store, spec) if there else None
+        if identity is None and there:  # its inputs may be copies of another time: read them, once
+            identity = read = read or stage_fingerprint(store, spec)
+        begun = open_or_finished(store, spec, identity) if identity else None
+        if begun is not None:
+            return begun
         if time.monotonic() > deadline:
             raise InfrastructureError(
                 f"replica 0 did not begin {spec.output} within {_BEGIN_S:.0f} s; it may be lost"
             )
         time.sleep(0.1)
-    return begun

@@ -105,8 +105,10 @@ def _train(context: StageContext, samples: Sequence[Sample], judge: Judge | None
         save_trained,
     )
     from pelican.training.curve import STATE, RlCurve
+    from pelican.training.generation import PROBES
     from pelican.training.grpo import DeliberateGrpoTrainer, schedule
     from pelican.training.grpo_scale import ScaledGrpoTrainer
+    from pelican.training.serving import served_generation
     from pelican.training.variants import trainer_of
 
     recipe, config, start = context.recipe, context.recipe.rl, context.input("policy")
@@ -133,22 +135,32 @@ def _train(context: StageContext, samples: Sequence[Sample], judge: Judge | None
         "scorer": training_scorer(recipe, seed, judge),
         "on_step": curve.add,
     }
-    trainer: DeliberateGrpoTrainer
     if recipe.parallel.at_scale:
         policy, encoder = load_for_training(recipe, start)
-        arguments |= {"recipe": recipe, "checkpoint": start, "encoder": encoder}
-        trainer = ScaledGrpoTrainer(policy, processing_class=encoder.processor, **arguments)
     else:
         policy, encoder = load_model(recipe.model, start)
-        policy.config._name_or_path = str(start)  # where TRL loads the reference
-        arguments |= {"engine": TransformersEngine(policy, encoder, batch_size=1), "config": config}
-        trainer = trainer_of(config)(policy, processing_class=encoder.processor, **arguments)
-    checkpoint = last_checkpoint(work, STATE)
-    check_world_size(recipe, checkpoint, context.world_size)
-    if checkpoint is not None:
-        curve.load(checkpoint)
-        losses.restore(checkpoint)
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    served = recipe.rl.generation.where == "server"
+    mine = order[context.rank :: context.world_size] if served else []
+    place = context.output("work/generation")
+    trainer: DeliberateGrpoTrainer
+    with served_generation(
+        recipe, start, place, encoder, [samples[i] for i in mine[:PROBES]]
+    ) as generation:
+        if recipe.parallel.at_scale:
+            arguments |= {"recipe": recipe, "checkpoint": start, "encoder": encoder}
+            arguments |= {"generation": generation}
+            trainer = ScaledGrpoTrainer(policy, processing_class=encoder.processor, **arguments)
+        else:
+            policy.config._name_or_path = str(start)  # where TRL loads the reference
+            engine = TransformersEngine(policy, encoder, batch_size=1)
+            arguments |= {"engine": engine, "config": config}
+            trainer = trainer_of(config)(policy, processing_class=encoder.processor, **arguments)
+        checkpoint = last_checkpoint(work, STATE)
+        check_world_size(recipe, checkpoint, context.world_size)
+        if checkpoint is not None:
+            curve.load(checkpoint)
+            losses.restore(checkpoint)
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     save_trained(trainer, encoder.processor, context.output("checkpoint"), recipe)
     if context.rank == 0:
         curve.write(context.output("curve.parquet"), context.output("stagnation.parquet"))

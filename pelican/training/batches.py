@@ -82,7 +82,12 @@ def take(batch: Mapping[str, Any], rows: Sequence[int]) -> dict[str, Any]:
     assert whole == prompt + part["completion_ids"].shape[1]
     for key in ("prompt_ids", "prompt_mask"):
         part[key] = part[key][:, start:]
-    for key in ("completion_ids", "completion_mask", "ref_per_token_logps"):
+    for key in (
+        "completion_ids",
+        "completion_mask",
+        "ref_per_token_logps",
+        "importance_sampling_ratio",
+    ):
         if key in part:
             part[key] = part[key][:, :width]
     return part

@@ -22,6 +22,7 @@ TRAINER_STATE = "trainer_state.json"
 LOGGED = (
     *("loss", "grad_norm", "learning_rate", "entropy", "kl", "mean_token_accuracy"),
     *("clip_ratio/low_mean", "clip_ratio/high_mean", "perception_kl", "masked_entropy"),
+    *("importance_ratio", "sync_difference"),
 )
 
 # Several processes on CPUs: accelerate names rank r's device cpu:r, transformers loads the optimiser

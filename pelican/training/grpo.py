@@ -26,6 +26,7 @@ from pelican.records import Sample, Score
 from pelican.telemetry.record import timed
 from pelican.training.checkpoints import ExactResume
 from pelican.training.down_sampling import largest_variance
+from pelican.training.generation import Generation
 from pelican.training.prefix import add_shared_prefix
 
 # (sample, completion, its number in the group, optimiser step)
@@ -41,6 +42,8 @@ class Group:
     prompt: Encoded
     completions: list[list[int]]
     scores: list[Score]
+    # With which they were drawn, by token; none where the policy of the step drew them.
+    logps: list[list[float]] | None = None
 
     @property
     def rewards(self) -> np.ndarray[Any, np.dtype[np.float64]]:
@@ -59,6 +62,7 @@ class Group:
             self,
             completions=[self.completions[row] for row in rows],
             scores=[self.scores[row] for row in rows],
+            logps=None if self.logps is None else [self.logps[row] for row in rows],
         )
 
     def advantages(self) -> list[float]:
@@ -105,7 +109,7 @@ class DeliberateGrpoTrainer(ExactResume, GRPOTrainer):  # type: ignore[misc]
     def __init__(
         self,
         *args: Any,
-        engine: TransformersEngine,
+        engine: TransformersEngine | Generation,
         samples: Sequence[Sample],
         config: RlConfig,
         scorer: Scorer,
@@ -120,9 +124,11 @@ class DeliberateGrpoTrainer(ExactResume, GRPOTrainer):  # type: ignore[misc]
         self._drawn = config.variant.drawn(config.group_size)
         self._scorer = scorer
         self._on_step = on_step
-        if self.ref_model is not None and engine.policy.model.visual.forward.__name__ == "_look_up":
-            # The frozen tower is the same in both: share its features instead of computing twice.
-            self.ref_model.model.visual = engine.policy.model.visual
+        if self.ref_model is not None and isinstance(engine, TransformersEngine):
+            visual = engine.policy.model.visual
+            if visual.forward.__name__ == "_look_up":
+                # The frozen tower is the same in both: share its features.
+                self.ref_model.model.visual = visual
         add_shared_prefix(self.model, config.group_size, self.temperature)
         if self.ref_model is not None:
             add_shared_prefix(
@@ -160,7 +166,12 @@ class DeliberateGrpoTrainer(ExactResume, GRPOTrainer):  # type: ignore[misc]
                 break
         # Refills ran out: the rest is flat, which adds its KL term and no advantage.
         trained = (kept + flat)[: len(wanted)]
-        return StepRecord(self.state.global_step, trained, drawn, self._hinted)
+        return StepRecord(self.drawn_step, trained, drawn, self._hinted)
+
+    @property
+    def drawn_step(self) -> int:
+        """The optimiser step that completions are drawn for."""
+        return int(self.state.global_step)
 
     def _helped(self, groups: Sequence[Group], attempt: int) -> list[Group]:
         """The groups, or others in their place; nobody helps."""
@@ -168,7 +179,7 @@ class DeliberateGrpoTrainer(ExactResume, GRPOTrainer):  # type: ignore[misc]
 
     def _refills(self, wanted: Sequence[int]) -> Iterator[int]:
         """Samples of the buffer in an order of this step and rank, those not `wanted` first."""
-        seed = (self.args.seed, self.state.global_step, self.accelerator.process_index)
+        seed = (self.args.seed, self.drawn_step, self.accelerator.process_index)
         order = np.random.default_rng(seed).permutation(len(self._samples)).tolist()
         yield from (i for i in order if i not in wanted)
         while True:
@@ -176,7 +187,7 @@ class DeliberateGrpoTrainer(ExactResume, GRPOTrainer):  # type: ignore[misc]
 
     def _seeds(self, samples: Sequence[Sample], attempt: Any) -> list[list[int]]:
         """Of every rollout, by step, attempt, rank and place."""
-        name = f"{self.state.global_step}/{attempt}"
+        name = f"{self.drawn_step}/{attempt}"
         base = rollout_seed(self.args.seed, name, self.accelerator.process_index)
         return [
             [rollout_seed(base, f"{place}/{sample.id}", j) for j in range(self._drawn)]
@@ -190,13 +201,10 @@ class DeliberateGrpoTrainer(ExactResume, GRPOTrainer):  # type: ignore[misc]
 
     def _roll_out_samples(self, samples: Sequence[Sample], seeds: list[list[int]]) -> list[Group]:
         """Rolled out and scored."""
-        config, step = self._config, self.state.global_step
+        step = self.drawn_step
         prompts = [self._engine.encoder.prompt(sample) for sample in samples]
-        training = self.model.training
-        self.model.eval()
         with timed("generate"):
-            completions = self._engine.complete(prompts, config.sampling, seeds)
-        self.model.train(training)
+            completions, logps = self._complete(samples, prompts, seeds)
         return [
             Group(
                 sample,
@@ -206,9 +214,26 @@ class DeliberateGrpoTrainer(ExactResume, GRPOTrainer):  # type: ignore[misc]
                     self._scorer(sample, self._engine.encoder.decode(tokens), j, step)
                     for j, tokens in enumerate(ids)
                 ],
+                drawn_with,
             )
-            for sample, prompt, ids in zip(samples, prompts, completions, strict=True)
+            for sample, prompt, ids, drawn_with in zip(
+                samples, prompts, completions, logps, strict=True
+            )
         ]
+
+    def _complete(
+        self,
+        samples: Sequence[Sample],
+        prompts: Sequence[Encoded],
+        seeds: Sequence[Sequence[int]],
+    ) -> tuple[list[list[list[int]]], Sequence[list[list[float]] | None]]:
+        """Token ids per sample and seed, and what `Group.logps` gets."""
+        assert isinstance(self._engine, TransformersEngine)
+        training = self.model.training
+        self.model.eval()
+        completions = self._engine.complete(prompts, self._config.sampling, seeds)
+        self.model.train(training)
+        return completions, [None] * len(samples)
 
     def _batch(self, groups: list[Group]) -> dict[str, Any]:
         """The tensors that TRL's loss reads; one row per completion."""

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
+from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,34 +21,58 @@ from trl.trainer.utils import add_fused_lm_head
 
 from pelican.engines.base import rollout_seed
 from pelican.engines.prompts import Encoded
-from pelican.engines.transformers import TransformersEngine
 from pelican.recipe import Recipe
 from pelican.records import Sample, Score
+from pelican.training.ahead import Ahead
 from pelican.training.backends import ShardedOnCpus, load_copy, load_weights
 from pelican.training.batches import TokenBatches, same_number, take
+from pelican.training.generation import Generation, InProcess
 from pelican.training.grpo import _EPSILON, DeliberateGrpoTrainer, Group, StepRecord
 from pelican.training.prefix import add_shared_prefix
-from pelican.training.weights import copy_weights
 
-# Of one group: number among all drawn in this step, sample, completions, scores.
-_Record = tuple[int, int, list[list[int]], list[Score]]
+# Of one group: number among all drawn in this step, sample, completions, scores, log-probabilities.
+_Record = tuple[int, int, list[list[int]], list[Score], list[list[float]] | None]
 
 
 class ScaledGrpoTrainer(ShardedOnCpus, TokenBatches, DeliberateGrpoTrainer):
     """DeliberateGrpoTrainer with a sharded or adapted policy, and with passes of bounded size.
 
-    Rollouts come from a whole copy of the policy in each process, brought to the policy's weights
-    before every step. The reference is the phase's start, or the policy without its adapters.
+    Rollouts come from `generation`, unless given a whole copy of the policy in each process. It is
+    brought to the policy's weights before every step; or, if they may be `max_staleness` steps old,
+    before every so many, and then draws for the steps to come while this one trains. The reference
+    is the phase's start, or the policy without its adapters.
     """
 
     # A pass is one call on every rank: a sharded model's calls are collective.
     rows_per_pass = 2**31
 
-    def __init__(self, *args: Any, recipe: Recipe, checkpoint: Path, encoder: Any, **kwargs: Any):
+    def __init__(
+        self,
+        *args: Any,
+        recipe: Recipe,
+        checkpoint: Path,
+        encoder: Any,
+        generation: Generation | None = None,
+        **kwargs: Any,
+    ):
         config = kwargs["args"]
         beta, config.beta = config.beta, 0.0  # TRL would gather its own reference whole
-        engine = TransformersEngine(load_copy(recipe, checkpoint), encoder, batch_size=1)
-        super().__init__(*args, engine=engine, config=recipe.rl, **kwargs)
+        generation = generation or InProcess(load_copy(recipe, checkpoint), encoder)
+        super().__init__(*args, engine=generation, config=recipe.rl, **kwargs)
+        self._generation = generation
+        self._staleness = recipe.rl.generation.max_staleness
+        self._ahead: Ahead[StepRecord] | None = Ahead() if self._staleness else None
+        self._drawn_step = 0
+        # Groups are exchanged while another thread trains: its collectives must not mix with ours.
+        self._exchange = (
+            torch.distributed.new_group(backend="gloo", timeout=timedelta(hours=24))
+            if self._staleness and self.accelerator.num_processes > 1
+            else None
+        )
+        served = recipe.rl.generation.where == "server"
+        self._cap = recipe.rl.generation.importance_cap if served else None
+        if self._cap is not None:  # TRL's loss then reads `importance_sampling_ratio`
+            self.use_vllm = self.vllm_importance_sampling_correction = True
         self.args.beta = self.beta = beta
         self.micro_tokens = recipe.parallel.micro_tokens
         self._adapted = recipe.parallel.lora_rank is not None
@@ -70,15 +96,55 @@ class ScaledGrpoTrainer(ShardedOnCpus, TokenBatches, DeliberateGrpoTrainer):
             return fsdp2_prepare_model(self.accelerator, reference).eval()
         return reference.to(self.accelerator.device).eval()
 
-    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
-        copy_weights(self.model_wrapped, self._engine.policy)
-        batch: dict[str, Any] = super()._generate_and_score_completions(inputs)
-        return batch
+    @property
+    def drawn_step(self) -> int:
+        return self._drawn_step
+
+    def _sync(self, step: int) -> None:
+        difference = self._generation.sync(self.model_wrapped, step)
+        if difference is not None:
+            self._metrics["train"]["sync_difference"].append(difference)
+
+    def _complete(
+        self,
+        samples: Sequence[Sample],
+        prompts: Sequence[Encoded],
+        seeds: Sequence[Sequence[int]],
+    ) -> tuple[list[list[list[int]]], Sequence[list[list[float]] | None]]:
+        groups = self._generation.complete(samples, prompts, self._config.sampling, seeds)
+        ids = [[one.ids for one in group] for group in groups]
+        if self._cap is None:
+            return ids, [None] * len(groups)
+        return ids, [[one.logps for one in group] for group in groups]
 
     def _collect(self, wanted: list[int]) -> StepRecord:
         """This rank's share of the step's groups; `wanted` are its rows of the schedule."""
+        step, ahead = int(self.state.global_step), self._ahead
+        drawn = bool(ahead)
+        if drawn:
+            assert ahead is not None
+            record = ahead.next()
+        else:
+            self._sync(step)
+            record = self._draw([index for share in self._all(wanted) for index in share], step)
+        if ahead is not None and not ahead and step + 1 < self.args.max_steps:
+            # All that was asked for is drawn, so weights may change.
+            if drawn:
+                self._sync(step)
+            for later in range(step + 1, min(step + 1 + self._staleness, self.args.max_steps)):
+                ahead.submit(partial(self._draw, self._scheduled(later), later))
+        return record
+
+    def _scheduled(self, step: int) -> list[int]:
+        """The samples of a step, of all ranks."""
+        size = self._config.prompts_per_step
+        samples: list[int] = self.train_dataset["sample"][step * size : (step + 1) * size]
+        return samples
+
+    def _draw(self, everyone: list[int], step: int) -> StepRecord:
+        """This rank's share of as many groups as `everyone`, drawn for `step`."""
+        self._drawn_step = step
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
-        everyone = [index for share in self._all(wanted) for index in share]
         more = round((self._config.oversample - 1) * len(everyone))
         refills = self._refills(everyone)
         mine: dict[int, Group] = {}
@@ -95,7 +161,7 @@ class ScaledGrpoTrainer(ShardedOnCpus, TokenBatches, DeliberateGrpoTrainer):
             mine |= dict(zip(numbers, groups, strict=True))
             shares = self._all(
                 [
-                    (n, indices[n - first], g.completions, g.scores)
+                    (n, indices[n - first], g.completions, g.scores, g.logps)
                     for n, g in zip(numbers, groups, strict=True)
                 ]
             )
@@ -109,7 +175,7 @@ class ScaledGrpoTrainer(ShardedOnCpus, TokenBatches, DeliberateGrpoTrainer):
         chosen = (kept + flat)[: len(everyone)]
         share = self._share([records[n] for n in chosen], rank, world)
         trained = [mine[r[0]] if r[0] in mine else self._group(r) for r in share]
-        return StepRecord(self.state.global_step, trained, list(mine.values()))
+        return StepRecord(step, trained, list(mine.values()))
 
     def _share(self, records: Sequence[_Record], rank: int, world: int) -> list[_Record]:
         """As many groups for every rank, and about as many tokens: dealt out by length, to and fro."""
@@ -122,11 +188,11 @@ class ScaledGrpoTrainer(ShardedOnCpus, TokenBatches, DeliberateGrpoTrainer):
     def _group(self, record: _Record) -> Group:
         """A group that another rank rolled out."""
         sample = self._samples[record[1]]
-        return Group(sample, self._engine.encoder.prompt(sample), record[2], record[3])
+        return Group(sample, self._engine.encoder.prompt(sample), *record[2:])
 
     def _refills(self, wanted: Sequence[int]) -> Any:
         """As the parent's, the same on every rank."""
-        seed = (self.args.seed, self.state.global_step)
+        seed = (self.args.seed, self.drawn_step)
         order = np.random.default_rng(seed).permutation(len(self._samples)).tolist()
         taken = set(wanted)
         yield from (i for i in order if i not in taken)
@@ -135,7 +201,7 @@ class ScaledGrpoTrainer(ShardedOnCpus, TokenBatches, DeliberateGrpoTrainer):
 
     def _seeds(self, samples: Sequence[Sample], numbers: Any) -> list[list[int]]:
         """By a group's number in the step, whichever rank rolls it out."""
-        step = self.state.global_step
+        step = self.drawn_step
         return [
             [rollout_seed(self.args.seed, f"{step}/{n}/{sample.id}", j) for j in range(self._drawn)]
             for sample, n in zip(samples, numbers, strict=True)
@@ -146,7 +212,7 @@ class ScaledGrpoTrainer(ShardedOnCpus, TokenBatches, DeliberateGrpoTrainer):
         if self.accelerator.num_processes == 1:
             return [value]
         values: list[Any] = [None] * self.accelerator.num_processes
-        torch.distributed.all_gather_object(values, value)
+        torch.distributed.all_gather_object(values, value, group=self._exchange)
         return values
 
     def _batch(self, groups: list[Group]) -> dict[str, Any]:
@@ -156,7 +222,25 @@ class ScaledGrpoTrainer(ShardedOnCpus, TokenBatches, DeliberateGrpoTrainer):
         batch = super()._batch(groups)
         if self.beta and self._adapted:
             batch["ref_per_token_logps"] = self._reference_logps(batch)
+        if self._cap is not None:
+            batch["importance_sampling_ratio"] = self._importance(batch, groups, self._cap)
         return batch
+
+    @torch.no_grad()
+    def _importance(self, batch: dict[str, Any], groups: list[Group], cap: float) -> Tensor:
+        """min(policy / sampler, cap) of every token, [rows, width]: truncated importance sampling.
+
+        TRL's `token_truncate` (GRPOConfig.vllm_importance_sampling_mode), which its loss applies.
+        """
+        rows = [logps for group in groups for logps in group.logps or ()]
+        now = self._logps(batch, self.model_wrapped)
+        then = now.clone()
+        for row, logps in enumerate(rows):
+            then[row, : len(logps)] = torch.tensor(logps, device=now.device)
+        mask = batch["completion_mask"].bool()
+        ratio = (now - then).masked_fill(~mask, 0).exp()
+        self._metrics["train"]["importance_ratio"].append(float(ratio[mask].mean()))
+        return ratio.clamp(max=cap)
 
     def _images(self, prompts: Sequence[Encoded]) -> dict[str, Tensor]:
         return {}
@@ -184,6 +268,13 @@ class ScaledGrpoTrainer(ShardedOnCpus, TokenBatches, DeliberateGrpoTrainer):
         rows = len(inputs["prompt_ids"])
         return [(self._pass(inputs, part), len(part) / rows) for part in self._split(inputs)]
 
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """Trainer's; what was drawn for steps that do not come any more is waited for."""
+        output = super().train(*args, **kwargs)
+        if self._ahead is not None:
+            self._ahead.close()
+        return output
+
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
         loss: Tensor = super().training_step(model, inputs, num_items_in_batch)
         self._step += 1  # TRL counts its own
@@ -195,28 +286,31 @@ class ScaledGrpoTrainer(ShardedOnCpus, TokenBatches, DeliberateGrpoTrainer):
             return GRPOTrainer._get_per_token_logps_and_entropies(self, model, *args, **kwargs)
         return super()._get_per_token_logps_and_entropies(model, *args, **kwargs)
 
-    @torch.no_grad()
     def _reference_logps(self, batch: dict[str, Any]) -> Tensor:
-        """[rows, width of completions], pass by pass."""
-        ids: Tensor = batch["completion_ids"]
-        found = torch.zeros(ids.shape, dtype=torch.float, device=ids.device)
         model = self.model_wrapped if self._adapted else self.ref_model
         bare = self.accelerator.unwrap_model(model)
         with bare.disable_adapter() if self._adapted else nullcontext():
-            for rows in self._split(batch):
-                part = self._pass(batch, rows)
-                with self.accelerator.autocast():
-                    logps = self._get_per_token_logps_and_entropies(
-                        model,
-                        torch.cat([part["prompt_ids"], part["completion_ids"]], 1),
-                        torch.cat([part["prompt_mask"], part["completion_mask"]], 1),
-                        part["completion_ids"].size(1),
-                        pixel_values=part.get("pixel_values"),
-                        image_grid_thw=part.get("image_grid_thw"),
-                        num_images=part["num_images"],
-                        mm_token_type_ids=part["mm_token_type_ids"],
-                    )[0]
-                found[torch.tensor(rows, device=found.device), : logps.shape[1]] = logps.float()
+            return self._logps(batch, model)
+
+    @torch.no_grad()
+    def _logps(self, batch: dict[str, Any], model: Any) -> Tensor:
+        """[rows, width of completions], pass by pass."""
+        ids: Tensor = batch["completion_ids"]
+        found = torch.zeros(ids.shape, dtype=torch.float, device=ids.device)
+        for rows in self._split(batch):
+            part = self._pass(batch, rows)
+            with self.accelerator.autocast():
+                logps = self._get_per_token_logps_and_entropies(
+                    model,
+                    torch.cat([part["prompt_ids"], part["completion_ids"]], 1),
+                    torch.cat([part["prompt_mask"], part["completion_mask"]], 1),
+                    part["completion_ids"].size(1),
+                    pixel_values=part.get("pixel_values"),
+                    image_grid_thw=part.get("image_grid_thw"),
+                    num_images=part["num_images"],
+                    mm_token_type_ids=part["mm_token_type_ids"],
+                )[0]
+            found[torch.tensor(rows, device=found.device), : logps.shape[1]] = logps.float()
         return found
 
 

@@ -71,9 +71,12 @@ def test_what_can_not_fit_is_refused_with_the_way_out(overrides: str, words: str
     assert re.search(words, refusals("pelican_7b", overrides))
 
 
-def test_the_copy_to_generate_with_is_what_72b_rl_fails_on() -> None:
-    found = refusals("pelican_72b", nodes=8)
+def test_a_copy_to_generate_with_is_what_72b_rl_would_fail_on() -> None:
+    copies = "rl.generation.where=process rl.generation.max_staleness=0"
+    found = refusals("pelican_72b", copies, nodes=8)
     assert "train-rl needs" in found and "copy to generate with 147 GB" in found
+    assert "set rl.generation.where=server" in found
+    assert refusals("pelican_72b", nodes=8) == ""
     assert refusals("pelican_72b+sft_only", nodes=8) == ""
 
 

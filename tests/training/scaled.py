@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import sys
+import time
 import traceback
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 
@@ -24,11 +26,13 @@ from transformers import TrainerCallback  # noqa: E402
 
 from pelican.recipe import (  # noqa: E402
     Data,
+    GenerationConfig,
     ModelConfig,
     Models,
     ParallelConfig,
     Recipe,
     RlConfig,
+    RolloutConfig,
     Sampling,
     SftConfig,
 )
@@ -48,6 +52,7 @@ def recipe_of(case: dict[str, Any]) -> Recipe:
             freeze_vision=case.get("freeze", True),
             gradient_checkpointing=case.get("checkpointing", False),
         ),
+        rollout=RolloutConfig(engine="transformers"),
         rl=RlConfig(
             group_size=4,
             prompts_per_step=4,
@@ -57,6 +62,12 @@ def recipe_of(case: dict[str, Any]) -> Recipe:
             max_steps=case["steps"],
             save_steps=case.get("save", 100),
             sampling=Sampling(temperature=1.0, max_tokens=6),
+            generation=GenerationConfig(
+                where="server" if "stale" in case else "process",
+                max_staleness=case.get("stale", 0),
+                importance_cap=2.0 if case.get("stale") else None,
+                tolerance=1e-3,
+            ),
         ),
         sft=SftConfig(
             learning_rate=case.get("rate", 5e-3), batch_size=4, save_steps=case.get("save", 100)
@@ -96,6 +107,7 @@ def train(case: dict[str, Any], twin: Path, folder: Path, world: int) -> dict[st
     from pelican.training.arguments import grpo_arguments, sft_arguments
     from pelican.training.backends import check_world_size, load_for_training
     from pelican.training.checkpoints import last_checkpoint, save_trained
+    from pelican.training.generation import Served
     from pelican.training.grpo import schedule
     from pelican.training.grpo_scale import ScaledGrpoTrainer
     from pelican.training.sft import Demonstration
@@ -129,6 +141,11 @@ def train(case: dict[str, Any], twin: Path, folder: Path, world: int) -> dict[st
         args = grpo_arguments(recipe, work, world, 0)
         args.logging_steps = 1
         policy, encoder = load_for_training(recipe, twin)
+        generation = None
+        if "stale" in case:
+            url = (folder / "url").read_text()
+            config = recipe.rl.generation
+            generation = Served(config, torch.float32, [url], folder / "weights", encoder, SAMPLES)
         trainer = ScaledGrpoTrainer(
             policy,
             args=args,
@@ -137,6 +154,7 @@ def train(case: dict[str, Any], twin: Path, folder: Path, world: int) -> dict[st
             recipe=recipe,
             checkpoint=twin,
             encoder=encoder,
+            generation=generation,
             samples=SAMPLES,
             scorer=letters,
             on_step=lambda record: drawn.append([g.sample.id for g in record.drawn]),
@@ -205,12 +223,35 @@ def rank_main(case: dict[str, Any], twin: Path, folder: Path, rank: int, port: i
     return 0
 
 
+def serve(case: dict[str, Any], twin: Path, folder: Path) -> NoReturn:
+    """A generation server, until it is killed."""
+    from pelican.engines.server import ServerSpec
+    from pelican.engines.server import serve as serve_spec
+
+    spec = ServerSpec(
+        recipe=recipe_of(case),
+        checkpoint=str(twin),
+        folder=str(folder / "weights"),
+        ready=str(folder / "url"),
+    )
+    try:
+        serve_spec(spec)
+    finally:
+        os._exit(1)
+
+
 def run(case: dict[str, Any], twin: Path, root: Path) -> None:
     folder = root / case["name"]
     folder.mkdir(parents=True, exist_ok=True)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = int(probe.getsockname()[1])
+    if "stale" in case:
+        server = os.fork()
+        if server == 0:
+            serve(case, twin, folder)
+        while not (folder / "url").exists():
+            time.sleep(0.05)
     children = []
     for rank in range(case["world"]):
         child = os.fork()
@@ -221,6 +262,9 @@ def run(case: dict[str, Any], twin: Path, root: Path) -> None:
         children.append(child)
     for child in children:
         os.waitpid(child, 0)
+    if "stale" in case:
+        os.kill(server, signal.SIGKILL)
+        os.waitpid(server, 0)
 
 
 def main(path: str) -> None:

@@ -40,6 +40,9 @@ def cases(root: Path) -> list[dict[str, Any]]:
         {**rl, "name": "rl-fsdp2", "world": 2, "strategy": "fsdp2"},
         {**rl, "name": "rl-checkpointing", "checkpointing": True},
         {**rl, "name": "rl-lora", "world": 2, "lora": True, "checkpointing": True},
+        {**rl, "name": "rl-served", "world": 2, "stale": 0},
+        {**rl, "name": "rl-ahead", "stale": 1},
+        {**rl, "name": "rl-ahead-fsdp2", "world": 2, "strategy": "fsdp2", "stale": 1},
     ]
 
 
@@ -78,6 +81,8 @@ def result(runs: Path, name: str, rank: int = 0) -> dict[str, Any]:
         ("rl-2", "rl-1"),
         ("rl-fsdp2", "rl-1"),
         ("rl-checkpointing", "rl-1"),
+        ("rl-served", "rl-1"),
+        ("rl-ahead-fsdp2", "rl-ahead"),
     ],
 )
 def test_the_curve_is_that_of_one_process(runs: Path, name: str, same_as: str) -> None:

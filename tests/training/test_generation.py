@@ -1,0 +1,270 @@
+"""Completions by a server: the policy's weights get there, and it is seen when they do not."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from datasets import Dataset
+
+from pelican.engines.backends import Backend, Drawn, TransformersBackend
+from pelican.engines.server import Server, from_json, to_json
+from pelican.errors import InfrastructureError, UserInputError
+from pelican.recipe import Recipe, Sampling
+from pelican.records import Sample
+from pelican.training.ahead import Ahead
+from pelican.training.arguments import grpo_arguments
+from pelican.training.backends import load_for_training
+from pelican.training.generation import Client, Served
+from pelican.training.grpo import StepRecord, schedule
+from pelican.training.grpo_scale import ScaledGrpoTrainer
+from pelican.training.serving import server_environment
+from tests.data.factory import clip, sample
+from tests.engines.twin import write_twin
+from tests.training.scaled import letters, recipe_of
+
+SAMPLES = [sample(i) for i in range(5)] + [clip(5, (0.0, 8.0))]
+WARM = Sampling(temperature=0.7, max_tokens=6)
+
+
+@pytest.fixture(scope="module")
+def twin(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_twin(tmp_path_factory.mktemp("twin") / "twin")
+
+
+class Forgetful(Backend):
+    """Says that it loaded weights, and has the old ones."""
+
+    def __init__(self, inner: Backend) -> None:
+        self.inner = inner
+        self.loaded: list[str] = []
+
+    def complete(
+        self, samples: Sequence[Sample], sampling: Sampling, seeds: Sequence[Sequence[int]]
+    ) -> list[list[Drawn]]:
+        return self.inner.complete(samples, sampling, seeds)
+
+    def logps(
+        self, samples: Sequence[Sample], completions: Sequence[Sequence[int]]
+    ) -> list[list[float]]:
+        return self.inner.logps(samples, completions)
+
+    def load(self, checkpoint: Path) -> None:
+        self.loaded.append(checkpoint.name)
+
+
+Serve = Callable[..., Server]
+
+
+@pytest.fixture
+def serve(twin: Path, tmp_path: Path) -> Iterator[Serve]:
+    """A server with a real engine, on this machine's loopback."""
+    servers: list[Server] = []
+
+    def start(wrap: Callable[[Backend], Backend] = lambda backend: backend) -> Server:
+        engine = wrap(TransformersBackend(recipe(), twin))
+        servers.append(Server(engine, tmp_path / "weights"))
+        threading.Thread(target=servers[-1].serve_forever, daemon=True).start()
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+def recipe(steps: int = 4, **generation: Any) -> Recipe:
+    made = recipe_of({"steps": steps, "strategy": "ddp"})
+    tree = made.model_dump()
+    tree["rollout"]["engine"] = "transformers"
+    tree["rl"]["generation"] = {"where": "server", **generation}
+    return Recipe.model_validate(tree)
+
+
+def trainer_of(
+    made: Recipe, twin: Path, folder: Path, url: str | None, records: list[StepRecord]
+) -> ScaledGrpoTrainer:
+    torch.manual_seed(0)
+    args = grpo_arguments(made, folder / "work", 1, 0)
+    args.logging_steps = 1
+    policy, encoder = load_for_training(made, twin)
+    config = made.rl.generation
+    served = (
+        Served(config, torch.float32, [url], folder / "weights", encoder, SAMPLES) if url else None
+    )
+    order = schedule(len(SAMPLES), made.rl.max_steps * made.rl.prompts_per_step, 0)
+    return ScaledGrpoTrainer(
+        policy,
+        args=args,
+        processing_class=encoder.processor,
+        train_dataset=Dataset.from_dict({"prompt": [""] * len(order), "sample": order}),
+        recipe=made,
+        checkpoint=twin,
+        encoder=encoder,
+        generation=served,
+        samples=SAMPLES,
+        scorer=letters,
+        on_step=records.append,
+    )
+
+
+def losses(trainer: Any) -> list[float]:
+    return [row["loss"] for row in trainer.state.log_history if "loss" in row]
+
+
+def test_a_sample_goes_over_the_wire_whole() -> None:
+    for one in SAMPLES:
+        assert from_json(to_json(one)) == one
+
+
+def test_a_server_trains_as_a_copy_in_the_process_does(
+    twin: Path, tmp_path: Path, serve: Serve
+) -> None:
+    alone, there = [], []
+    copy = trainer_of(recipe_of({"steps": 3, "strategy": "ddp"}), twin, tmp_path / "a", None, alone)
+    copy.train()
+    server = serve()
+    made = recipe(3, importance_cap=None)
+    served = trainer_of(made, twin, tmp_path, server.url, there)
+    served.train()
+    drawn = [[group.completions for group in record.drawn] for record in there]
+    assert drawn == [[group.completions for group in record.drawn] for record in alone]
+    assert losses(served) == pytest.approx(losses(copy), rel=1e-3, abs=2e-6)
+    log = [row for row in served.state.log_history if "loss" in row]
+    assert all(row["sync_difference"] < 1e-4 for row in log)
+    assert server.weights.name == "step-00000002"
+    assert [path.name for path in (tmp_path / "weights").iterdir()] == ["step-00000002"]
+
+
+@pytest.mark.parametrize("staleness", [1, 2])
+def test_weights_are_at_most_so_many_steps_old(
+    twin: Path, tmp_path: Path, serve: Serve, staleness: int
+) -> None:
+    """Step by step what a server with these weights says, and the truncated ratios."""
+    loads: list[str] = []
+    drew: list[str] = []
+
+    class Watched(Forgetful):
+        def load(self, checkpoint: Path) -> None:
+            super().load(checkpoint)
+            loads.append(checkpoint.name)
+            self.inner.load(checkpoint)
+
+    records: list[StepRecord] = []
+    server = serve(Watched)
+    made = recipe(5, max_staleness=staleness, importance_cap=1.05)
+    trainer = trainer_of(made, twin, tmp_path, server.url, records)
+    names: dict[int, str] = {}
+    draw = trainer._draw
+
+    def watched(everyone: list[int], step: int) -> StepRecord:
+        names[step] = server.weights.name
+        drew.append(threading.current_thread().name)
+        return draw(everyone, step)
+
+    trainer._draw = watched  # type: ignore[method-assign]
+    seen: list[torch.Tensor] = []
+    importance = trainer._importance
+
+    def kept(*args: Any) -> torch.Tensor:
+        seen.append(importance(*args))
+        return seen[-1]
+
+    trainer._importance = kept  # type: ignore[method-assign]
+    trainer.train()
+    ages = [step - int(names[step].removeprefix("step-")) for step in range(5)]
+    expected = {1: [0, 1, 1, 1, 1], 2: [0, 1, 2, 1, 2]}[staleness]
+    assert ages == expected
+    assert drew[1:] == ["ahead"] * 4
+    assert [record.step for record in records] == list(range(5))
+    assert len(loads) == {1: 4, 2: 2}[staleness]
+    # The sampler leaves out image tokens, to which an untrained policy gives 2 of 320.
+    assert torch.allclose(seen[0], torch.ones_like(seen[0]), atol=0.02)
+    assert any(float((ratio - 1).abs().max()) > 0.04 for ratio in seen[1:])
+    assert max(float(ratio.max()) for ratio in seen) <= 1.05 + 1e-6
+    assert all(
+        row["sync_difference"] < 1e-4
+        for row in trainer.state.log_history
+        if "sync_difference" in row
+    )
+
+
+def test_a_server_that_keeps_its_old_weights_is_found_out(
+    twin: Path, tmp_path: Path, serve: Serve
+) -> None:
+    server = serve(Forgetful)
+    trainer = trainer_of(recipe(4, tolerance=1e-3), twin, tmp_path, server.url, [])
+    with pytest.raises(UserInputError, match=r"step 1: .* differ by 0\.\d+ .*tolerance = 0\.001"):
+        trainer.train()
+
+
+def test_what_goes_wrong_at_the_server_is_told(twin: Path, tmp_path: Path, serve: Serve) -> None:
+    server = serve()
+    client = Client(server.url)
+    with pytest.raises(UserInputError, match=r"no weights 'step-9'.*same folder mounted"):
+        client.load("step-9")
+    with pytest.raises(UserInputError, match=r"no weights '\.\./twin'"):
+        client.load("../twin")
+    with pytest.raises(UserInputError, match="has no /nonsense"):
+        client.post("nonsense", {"samples": []})
+    with pytest.raises(UserInputError, match="bad request"):
+        client.post("complete", {"samples": []})
+    with pytest.raises(UserInputError, match="is not a URL"):
+        Client("gpu-3:8000")
+    gone = Client("http://127.0.0.1:9")
+    with pytest.raises(InfrastructureError, match=r"127\.0\.0\.1:9 does not answer"):
+        gone.load("x")
+    encoder = load_for_training(recipe(), twin)[1]
+    with pytest.raises(UserInputError, match=r"2 servers but training has 1"):
+        Served(recipe().rl.generation, torch.float32, [server.url] * 2, tmp_path, encoder, SAMPLES)
+
+
+def test_another_training_at_the_same_server_is_noticed(
+    twin: Path, tmp_path: Path, serve: Serve
+) -> None:
+    server = serve()
+    policy, encoder = load_for_training(recipe(), twin)
+    served = Served(
+        recipe().rl.generation, torch.float32, [server.url], tmp_path / "weights", encoder, SAMPLES
+    )
+    assert served.sync(policy, 7) < 1e-4
+    prompts = [encoder.prompt(SAMPLES[0])]
+    ((one, _),) = served.complete(SAMPLES[:1], prompts, WARM, [[1, 2]])
+    assert len(one.ids) == len(one.logps) and max(one.logps) <= 0
+    server.weights.name = "step-00000003"
+    with pytest.raises(InfrastructureError, match=r"'step-00000003' instead of 'step-00000007'"):
+        served.complete(SAMPLES[:1], prompts, WARM, [[1]])
+
+
+@pytest.mark.parametrize(
+    ("environment", "gpus", "mine"),
+    [
+        ({"RANK": "0", "WORLD_SIZE": "2", "MASTER_PORT": "1", "HOME": "/h"}, 0, None),
+        ({"LOCAL_WORLD_SIZE": "6"}, 2, "6,7"),
+        ({"LOCAL_WORLD_SIZE": "2", "CUDA_VISIBLE_DEVICES": "4,5,6,7"}, 1, "6"),
+    ],
+)
+def test_a_server_gets_the_gpus_beside_those_of_training(
+    environment: dict[str, str], gpus: int, mine: str | None
+) -> None:
+    found = server_environment(environment, gpus, 8)
+    assert found.get("CUDA_VISIBLE_DEVICES") == mine
+    assert not set(found) & {"RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_PORT"}
+    with pytest.raises(UserInputError, match=r"needs 9 GPUs beside the"):
+        server_environment(environment, 9, 8)
+
+
+def test_what_is_drawn_ahead_comes_in_order_with_its_errors() -> None:
+    ahead: Ahead[int] = Ahead()
+    ahead.submit(lambda: 1)
+    ahead.submit(lambda: 1 // 0)
+    ahead.submit(lambda: 3)
+    assert len(ahead) == 3 and ahead.next() == 1
+    with pytest.raises(ZeroDivisionError):
+        ahead.next()
+    ahead.close()
+    assert not ahead
