@@ -137,7 +137,7 @@ def serve(spec: ServerSpec) -> None:
     """Load the engine, then serve until the process is ended."""
     from pelican.storage.checkpoint import check_checkpoint
 
-    check_checkpoint(Path(spec.checkpoint))
+    check_checkpoint("--checkpoint", spec.checkpoint)
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     backend = open_backend(spec.recipe, Path(spec.checkpoint))
     try:

@@ -5,23 +5,17 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING
 
-from minio.commonconfig import ENABLED, AndOperator, Filter, Tags
+from minio.commonconfig import ENABLED, AndOperator, Filter
 from minio.lifecycleconfig import AbortIncompleteMultipartUpload, Expiration, LifecycleConfig, Rule
 
 from pelican.errors import UserInputError
+from pelican.storage.s3_client import work_tags
 
 if TYPE_CHECKING:
     from pelican.storage.objects import ObjectStore
     from pelican.storage.s3 import S3Store
 
 UPLOAD_DAYS = 3  # no upload takes that long
-
-
-def work_tags() -> Tags:
-    """What objects below a stage's `work/` are known by: rules know prefixes and tags only."""
-    tags = Tags.new_object_tags()
-    tags["pelican"] = "work"
-    return tags
 
 
 def rules_of(store: S3Store, days: int) -> list[Rule]:

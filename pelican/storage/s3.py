@@ -25,7 +25,6 @@ from minio.error import S3Error
 from pelican import settings as places
 from pelican.errors import InfrastructureError, UserInputError
 from pelican.metrics.catalogue import STORE_BYTES
-from pelican.storage.lifecycle import work_tags
 from pelican.storage.manifests import file_digest
 from pelican.storage.mirror import PARALLEL, Mirror
 from pelican.storage.objects import WORK, ObjectStore
@@ -36,6 +35,7 @@ from pelican.storage.s3_client import (
     lost_condition,
     make_client,
     told,
+    work_tags,
 )
 from pelican.storage.transfer import PART
 

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 import urllib3
 from minio import Minio
+from minio.commonconfig import Tags
 from minio.credentials.providers import (
     AWSConfigProvider,
     ChainedProvider,
@@ -258,3 +259,10 @@ def again(operation: Callable[[], T]) -> T:
         reraise=True,
     )
     return retrying(operation)
+
+
+def work_tags() -> Tags:
+    """What objects below a stage's `work/` are known by: rules know prefixes and tags only."""
+    tags = Tags.new_object_tags()
+    tags["pelican"] = "work"
+    return tags
