@@ -106,11 +106,20 @@ def check_places(store: ObjectStore, recipe: Recipe) -> None:
     named = needed_models(recipe)
     if not recipe.retrain.parent:
         named |= {f"data.{name}": getattr(recipe.data, name) for name in needed_pools(recipe)}
+        if recipe.data.corrections:
+            named["data.corrections"] = recipe.data.corrections
     for field, where in named.items():
         place = settings.resolve(where)
-        in_store = not where.startswith("/") and store.exists(where)
-        if not (in_store or "://" in place or Path(place).exists()):
+        if "://" in place or (not where.startswith("/") and store.exists(where)):
+            continue
+        if not Path(place).exists():
             raise UserInputError(f"{field}={where}: there is nothing at {place}; change the field")
+        if field.startswith("models."):
+            check_checkpoint(field, place)
+        elif Path(place).is_dir() and next(Path(place).rglob("*.parquet"), None) is None:
+            raise UserInputError(
+                f"{field}={where}: {place} holds no *.parquet shard; `pelican data import` makes them"
+            )
 
 
 def check_checkpoint(name: str, where: str) -> None:
@@ -128,11 +137,11 @@ def check_checkpoint(name: str, where: str) -> None:
     ):
         if not any(file in folder.sizes for file in wanted.split("|")):
             choices = " or ".join(wanted.split("|"))
-            raise UserInputError(f"{name}: the checkpoint {where} lacks {choices}")
+            raise UserInputError(f"{name}: the checkpoint {where} lacks {choices}; copy it again")
     try:
         json.loads(folder.read("config.json"))
     except ValueError:
-        raise UserInputError(f"{name}: {where}/config.json is not JSON") from None
+        raise UserInputError(f"{name}: {where}/config.json is not JSON; copy it again") from None
     weights = sorted(file for file in folder.sizes if file.endswith(".safetensors"))
     if INDEX in folder.sizes:
         try:
@@ -143,9 +152,9 @@ def check_checkpoint(name: str, where: str) -> None:
             ) from None
         missing = sorted(named - set(folder.sizes))
         if missing:
-            raise UserInputError(f"{name}: the checkpoint {where} lacks {missing[0]}")
+            raise UserInputError(f"{name}: the checkpoint {where} lacks {missing[0]}; copy it again")
     if not weights:
-        raise UserInputError(f"{name}: the checkpoint {where} has no .safetensors file")
+        raise UserInputError(f"{name}: the checkpoint {where} has no .safetensors file; copy it again")
     for file in weights:
         check_safetensors(name, folder, file)
 
@@ -163,7 +172,7 @@ def check_safetensors(name: str, folder: Listing, file: str) -> None:
         )
     except (struct.error, ValueError, KeyError, TypeError):
         raise UserInputError(
-            f"{name}: {folder.where}/{file} is not a whole safetensors file"
+            f"{name}: {folder.where}/{file} is not a whole safetensors file; copy it again"
         ) from None
     if 8 + length + end != size:
         raise UserInputError(
@@ -258,7 +267,7 @@ def _once(
     key = f"{CHECKED}/{digest_of([version, identity])}.json"
     try:
         found = read_json(store, key)
-    except ValueError:
+    except UserInputError:  # damaged
         found = None
     if not isinstance(found, dict):
         found = check()

@@ -116,6 +116,11 @@ def _engine(
     from pelican.engines.base import check_checkpoint, open_engine
 
     folder = Path(settings.resolve(model))
+    if not folder.is_dir():
+        raise UserInputError(
+            f"--model {model}: there is no checkpoint at {folder}; give its folder, or an endpoint's"
+            " URL to /v1"
+        )
     check_checkpoint(folder)
     identity = f"{folder.name}@{checkpoint_stamp(folder)}"
     return folder.name, identity, lambda: open_engine(recipe.rollout, recipe.model, folder)

@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from pelican.commands.output import check_output
 from pelican.commands.tables import rows_table
 from pelican.data.checks.findings import CHECKS
 from pelican.data.checks.hashing import BANDS
@@ -32,8 +33,8 @@ def check_and_print(
     if not 0 <= near < BANDS:
         raise UserInputError(f"--near is {near}; it takes 0 to {BANDS - 1} bits")
     pool = find_pool(where)
+    path = check_output(page or pool.parent / f"{pool.name}.check.html", "--page")
     checked = check(pool, [find_pool(other) for other in against], near)
-    path = page or pool.parent / f"{pool.name}.check.html"
     write_page(path, checked, threshold)
     if as_json:
         print(

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from pelican import settings
+from pelican.commands.output import check_output
 from pelican.errors import UserInputError
 from pelican.storage.objects import ObjectStore, open_store
 
@@ -180,6 +181,7 @@ def export(
     objects = _store(store)
     version = resolve_model(objects, address)
     if kserve:
+        check_output(output, "--output")
         where = uri or storage_uri(objects, version)
         output.write_text(inference_service(version, where, gpus=gpus, namespace=namespace))
     else:

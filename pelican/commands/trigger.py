@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from pelican import settings
+from pelican.commands.output import check_output
 from pelican.errors import UserInputError
 from pelican.storage.objects import open_store
 
@@ -95,6 +96,7 @@ def compile_(
     from pipelines.poll import build
 
     uri = settings.store_uri(store)
+    check_output(output, "--output")
     with pods(step_pods(open_store(uri))):
         compiler.Compiler().compile(build(uri), str(output))
     print(f"{output}: {output.stat().st_size / 1024:.0f} KB")

@@ -56,7 +56,7 @@ def check_checkpoint(checkpoint: Path) -> None:
     if not any(checkpoint.glob("*.safetensors")):
         missing.append("*.safetensors (other formats are not read: they can carry code)")
     if missing:
-        raise UserInputError(f"checkpoint {checkpoint} lacks {', '.join(missing)}")
+        raise UserInputError(f"checkpoint {checkpoint} lacks {', '.join(missing)}; copy it again")
 
 
 def open_engine(
