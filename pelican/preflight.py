@@ -152,9 +152,13 @@ def check_checkpoint(name: str, where: str) -> None:
             ) from None
         missing = sorted(named - set(folder.sizes))
         if missing:
-            raise UserInputError(f"{name}: the checkpoint {where} lacks {missing[0]}; copy it again")
+            raise UserInputError(
+                f"{name}: the checkpoint {where} lacks {missing[0]}; copy it again"
+            )
     if not weights:
-        raise UserInputError(f"{name}: the checkpoint {where} has no .safetensors file; copy it again")
+        raise UserInputError(
+            f"{name}: the checkpoint {where} has no .safetensors file; copy it again"
+        )
     for file in weights:
         check_safetensors(name, folder, file)
 

@@ -128,12 +128,14 @@ def correct(
 def versions(pool: Annotated[Path, typer.Argument(help="An imported pool.")]) -> None:
     """The versions of a pool, the oldest first."""
     from pelican.commands.tables import rows_table
-    from pelican.errors import UserInputError
     from pelican.data.versions import find_pool, list_versions, read_version, version_name
+    from pelican.errors import UserInputError
 
     found_pool = find_pool(str(pool))
     if not list_versions(pool):
-        raise UserInputError(f"{found_pool} has no versions; `pelican data import` makes pools that do")
+        raise UserInputError(
+            f"{found_pool} has no versions; `pelican data import` makes pools that do"
+        )
     now = version_name(pool)
     rows = []
     for name in list_versions(pool):

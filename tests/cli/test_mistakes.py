@@ -180,7 +180,10 @@ MISTAKES = [
     ("benchmark run where2plaec --data {}/empty --model x", "did you mean 'where2place'?"),
     ("benchmark run where2place --data /nowhere --model x", "give the benchmark's folder"),
     ("benchmark run where2place --data {}/empty --model /nowhere", "endpoint's URL to /v1"),
-    ("benchmark run where2place --data {}/empty --model {}/whole", "lacks tokenizer_config.json; copy"),
+    (
+        "benchmark run where2place --data {}/empty --model {}/whole",
+        "lacks tokenizer_config.json; copy",
+    ),
     ("trigger serve", "PELICAN_TRIGGER_TOKENS_FILE"),
 ]
 
