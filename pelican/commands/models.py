@@ -111,6 +111,10 @@ def show(
             print(
                 f"{move.at:%Y-%m-%d %H:%M} {move.action} {move.version}{before} by {move.by}{why}"
             )
+    if aliases.current == version.version:
+        print(f"next: `pelican retrain --data POOL --from {version.model}` goes on from it")
+    else:
+        print(f"next: `pelican models promote {version.name}` makes it the current one")
 
 
 @app.command()

@@ -44,10 +44,14 @@ def print_comparison(
         return
     _print_tables(table)
     if output is None:
-        print(f"page    {build_comparison(store, runs, table)}")
-        return
-    output.write_text(render_comparison(runs, table), encoding="utf-8")
-    print(f"page    {output}")
+        page = str(build_comparison(store, runs, table))
+    else:
+        output.write_text(render_comparison(runs, table), encoding="utf-8")
+        page = str(output)
+    print(f"page    {page}")
+    others = "".join(f" --against {address}" for address in addresses[1:])
+    what = "draws gain and forgetting beside the others" if others else "writes its report again"
+    print(f"next    `pelican report {addresses[0]}{others}` {what}")
 
 
 def _print_tables(table: RunTable) -> None:
