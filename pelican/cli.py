@@ -68,7 +68,7 @@ def submit(
     if data or from_:
         raise UserInputError(
             f"--data and --from (with make: DATA) are of the pipeline retrain, not of {pipeline};"
-            " to train on a pool give --set data.train=POOL"
+            " to train on a pool give --set data.train=POOL, with make SET=data.train=POOL"
         )
     from pelican.commands.submit import submit as run_it
 

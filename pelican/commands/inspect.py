@@ -57,7 +57,9 @@ def print_run(run: str, as_json: bool, uri: str | None) -> None:
     if as_json:
         print(json.dumps(tree, indent=1, allow_nan=False))
         return
-    print(f"run     {run}, {tree['state']}, pipeline {tree['pipeline']}, recipe {tree['recipe']}")
+    print(
+        f"run     {run}, {tree['state']}, pipeline {tree['pipeline']}, recipe {tree['recipe'] or tree['address'] or '-'}"
+    )
     if tree["scores"]:
         score_table(tree)
     for entry in tree["scores"]:
