@@ -15,7 +15,7 @@ from pelican.commands.options import Address, Data, From, Set, Store
 from pelican.commands.recipes import app as recipes
 from pelican.commands.store import app as store
 from pelican.commands.trigger import app as trigger
-from pelican.errors import PelicanError, ResourceError
+from pelican.errors import PelicanError, ResourceError, UserInputError
 
 app = typer.Typer(
     help="Deliberate Practice Policy Optimization (DPPO) for robot vision-language models.",
@@ -65,6 +65,11 @@ def submit(
         from pelican.commands.retrain import retrain as retrain_it
 
         return retrain_it(data, from_, recipe, set_ or [], store, launcher)
+    if data or from_:
+        raise UserInputError(
+            f"--data and --from (with make: DATA) are of the pipeline retrain, not of {pipeline};"
+            " to train on a pool give --set data.train=POOL, with make SET=data.train=POOL"
+        )
     from pelican.commands.submit import submit as run_it
 
     run_it(pipeline, recipe, set_ or [], run or None, store, launcher, wait)
@@ -106,9 +111,13 @@ def compile_(
     set_: Set = None,
 ) -> None:
     """Compile a pipeline for Kubeflow; the recipe becomes its parameter's default."""
+    from pelican.commands.output import check_output
     from pelican.recipes import find_recipe, for_pipeline
     from pipelines import compile_pipeline
 
+    if output.suffix not in (".yaml", ".yml"):
+        raise UserInputError(f"--output {output} does not end with .yaml; give such a name")
+    check_output(output, "--output")
     compile_pipeline(pipeline, for_pipeline(pipeline, find_recipe(recipe, set_ or [])), output)
     print(f"{output}: {output.stat().st_size / 1024:.0f} KB")
 
@@ -266,13 +275,25 @@ def doctor(store: Store = None) -> None:
         raise typer.Exit(1)
 
 
+def _mistyped(error: typer.TyperException) -> str:
+    """A mistake of the command line as one sentence; "" where the help was printed instead."""
+    said = " ".join(error.format_message().split()).rstrip(".").replace(". Did", "; did")
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context else "pelican"
+    return said and f"{said[0].lower()}{said[1:]}; `{command} --help` shows what it takes"
+
+
 def main() -> None:
     """Errors that a person can mend are one sentence; others keep their traceback."""
     try:
-        app(prog_name="pelican")
+        sys.exit(app(prog_name="pelican", standalone_mode=False))
     except PelicanError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except typer.TyperException as error:
+        if said := _mistyped(error):
+            print(f"error: {said}", file=sys.stderr)
+        sys.exit(UserInputError.exit_code)
     except MemoryError:
         print("error: out of memory", file=sys.stderr)
         sys.exit(ResourceError.exit_code)

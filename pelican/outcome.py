@@ -33,6 +33,7 @@ def show(store: ObjectStore, run: str) -> dict[str, Any]:
         "run": run,
         "state": state(store, run),
         "pipeline": submission.pipeline if submission else None,
+        "address": submission.address if submission else None,
         "recipe": recipe.name if recipe else None,
         "recipe_digest": recipe.digest() if recipe else None,
         "overrides": submission.overrides if submission else [],

@@ -109,11 +109,20 @@ def check_places(store: ObjectStore, recipe: Recipe) -> None:
     named = needed_models(recipe)
     if not recipe.retrain.parent:
         named |= {f"data.{name}": getattr(recipe.data, name) for name in needed_pools(recipe)}
+        if recipe.data.corrections:
+            named["data.corrections"] = recipe.data.corrections
     for field, where in named.items():
         place = settings.resolve(where)
-        in_store = not where.startswith("/") and store.exists(where)
-        if not (in_store or "://" in place or Path(place).exists()):
+        if "://" in place or (not where.startswith("/") and store.exists(where)):
+            continue
+        if not Path(place).exists():
             raise UserInputError(f"{field}={where}: there is nothing at {place}; change the field")
+        if field.startswith("models."):
+            check_checkpoint(field, place)
+        elif Path(place).is_dir() and next(Path(place).rglob("*.parquet"), None) is None:
+            raise UserInputError(
+                f"{field}={where}: {place} holds no *.parquet shard; `pelican data import` makes them"
+            )
 
 
 def _pool(name: str, where: str) -> Path:
@@ -202,7 +211,7 @@ def _once(
     key = f"{CHECKED}/{digest_of([version, identity])}.json"
     try:
         found = read_json(store, key)
-    except ValueError:
+    except UserInputError:  # damaged
         found = None
     if not isinstance(found, dict):
         found = check()

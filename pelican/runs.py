@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from datetime import datetime
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pelican.errors import UserInputError
 from pelican.lock import held
@@ -66,11 +67,17 @@ def stage_prefix(run: str, loop: int, stage: str, phase: str) -> str:
 
 
 def read_json(store: ObjectStore, key: str) -> Any | None:
-    """The JSON object at `key`, or None."""
+    """The JSON object at `key`, or None. Raises UserInputError if it is no JSON."""
     try:
         return json.loads(store.read(key))
     except KeyError:
         return None
+    except ValueError:
+        raise UserInputError(_damaged(store, key)) from None
+
+
+def _damaged(store: ObjectStore, key: str) -> str:
+    return f"{store.uri}/{key} is damaged; mend it, or delete it and the run it belongs to"
 
 
 def read_recipe(store: ObjectStore, run: str) -> Recipe | None:
@@ -88,14 +95,23 @@ def require_recipe(store: ObjectStore, run: str) -> Recipe:
 
 
 def read_submission(store: ObjectStore, run: str) -> Submission | None:
-    tree = read_json(store, f"{run_prefix(run)}/{RUN}")
-    return None if tree is None else Submission.model_validate(tree)
+    key = f"{run_prefix(run)}/{RUN}"
+    tree = read_json(store, key)
+    try:
+        return None if tree is None else Submission.model_validate(tree)
+    except ValidationError:
+        raise UserInputError(_damaged(store, key)) from None
 
 
 def list_runs(store: ObjectStore) -> list[Submission]:
-    """Every run of the store, the newest first."""
+    """Every run of the store, the newest first; one whose `run.json` is damaged is named and skipped."""
     names = {key.split("/")[1] for key in store.keys("runs") if key.endswith(f"/{RUN}")}
-    found = [read_submission(store, name) for name in names]
+    found = []
+    for name in names:
+        try:
+            found.append(read_submission(store, name))
+        except UserInputError as error:
+            print(f"skipped: {error}", file=sys.stderr, flush=True)
     return sorted((s for s in found if s), key=lambda s: s.submitted, reverse=True)
 
 

@@ -117,6 +117,11 @@ def _engine(
     from pelican.storage.checkpoint import check_checkpoint
 
     folder = Path(settings.resolve(model))
+    if not folder.is_dir():
+        raise UserInputError(
+            f"--model {model}: there is no checkpoint at {folder}; give its folder, or an endpoint's"
+            " URL to /v1"
+        )
     check_checkpoint("--model", str(folder))
     identity = f"{folder.name}@{checkpoint_stamp(folder)}"
     return folder.name, identity, lambda: open_engine(recipe.rollout, recipe.model, folder)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import json
+from pathlib import Path
 
 from pelican import settings
 from pelican.errors import UserInputError
@@ -38,8 +40,6 @@ def cancel(run: str, given: str | None) -> None:
 
 def logs(run: str, stage: str | None, given: str | None) -> None:
     """Print the log of a stage (`loop-1-train-rl-rl`, or `train-rl` for the newest), or list them."""
-    from pelican.recipes.overrides import nearest
-
     store = open_store(settings.store_uri(given))
     require_run(store, run)
     found = _logs(store, run)
@@ -49,9 +49,17 @@ def logs(run: str, stage: str | None, given: str | None) -> None:
         return
     matching = [name for name in found if name == stage or f"-{stage}-" in f"{name}-"]
     if not matching:
-        raise UserInputError(f"run {run!r} has no log of {stage!r}{nearest(stage, found)}")
+        raise UserInputError(
+            f"run {run!r} has no log of {stage!r}{_like(stage, found)}; `pelican logs {run}` lists"
+            " all"
+        )
     text = store.read(f"{run_prefix(run)}/logs/{matching[-1]}.log").decode("utf-8", "replace")
     print(text, end="" if text.endswith("\n") else "\n")
+
+
+def _like(stage: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(stage, known, n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else ""
 
 
 def _logs(store: ObjectStore, run: str) -> list[str]:
@@ -62,6 +70,8 @@ def _logs(store: ObjectStore, run: str) -> list[str]:
 
 def reap(given: str | None, grace_minutes: float, dry_run: bool) -> None:
     """Delete the jobs that nobody follows any more, and those of runs that have ended."""
+    if grace_minutes < 0:
+        raise UserInputError(f"--grace is {grace_minutes:g}; it takes 0 or more minutes")
     from pelican.launch.kube import Kube
     from pelican.launch.reaper import reap_jobs
     from pelican.launch.target import Target
@@ -77,7 +87,11 @@ def gc(given: str | None, days: float, dry_run: bool) -> None:
     """Delete what no manifest, run or promotion refers to."""
     from pelican.garbage import collect
 
+    if days < 0:
+        raise UserInputError(f"--days is {days:g}; it takes 0 or more days")
     store = open_store(settings.store_uri(given))
+    if not store.remote and not Path(store.uri).is_dir():
+        raise UserInputError(f"there is no store at {store.uri}; give --store or PELICAN_STORE")
     store.probe()
     freed = 0
     for key, size, why in collect(store, days * 86400, dry_run=dry_run):

@@ -46,6 +46,10 @@ def import_(
 ) -> None:
     """Read a source into a pool; the same command continues, and tries mended rows again."""
     from pelican.commands.data_import import Wishes, import_source
+    from pelican.errors import UserInputError
+
+    if not 0 <= max_bad <= 1:
+        raise UserInputError(f"--max-bad is {max_bad:g}; it is a share from 0 to 1")
 
     wishes = Wishes(
         reader=reader,
@@ -142,8 +146,14 @@ def versions(pool: Annotated[Path, typer.Argument(help="An imported pool.")]) ->
     """The versions of a pool, the oldest first."""
     from pelican.commands.tables import rows_table
     from pelican.data.versions import find_pool, list_versions, read_version, version_name
+    from pelican.errors import UserInputError
 
-    now = version_name(pool) if pool.exists() else None
+    found_pool = find_pool(str(pool))
+    if not list_versions(pool):
+        raise UserInputError(
+            f"{found_pool} has no versions; `pelican data import` makes pools that do"
+        )
+    now = version_name(pool)
     rows = []
     for name in list_versions(pool):
         found = read_version(find_pool(f"{pool}@{name}"))

@@ -6,13 +6,14 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from pelican.commands.output import check_output
 from pelican.commands.tables import rows_table
 from pelican.data.checks.findings import CHECKS
 from pelican.data.checks.hashing import BANDS
 from pelican.data.checks.page import verdict, write_page
 from pelican.data.checks.pool import check
 from pelican.data.diff import diff
-from pelican.data.versions import find_pool, version_name
+from pelican.data.versions import QUARANTINE, find_pool, version_name
 from pelican.errors import UserInputError
 
 SHOWN = 10  # ids a line of a diff names
@@ -32,8 +33,8 @@ def check_and_print(
     if not 0 <= near < BANDS:
         raise UserInputError(f"--near is {near}; it takes 0 to {BANDS - 1} bits")
     pool = find_pool(where)
+    path = check_output(page or pool.parent / f"{pool.name}.check.html", "--page")
     checked = check(pool, [find_pool(other) for other in against], near)
-    path = page or pool.parent / f"{pool.name}.check.html"
     write_page(path, checked, threshold)
     if as_json:
         print(
@@ -59,7 +60,16 @@ def check_and_print(
         rows.append([name, str(checked.findings.counts[name]), mark, example or about])
     rows_table(["check", "found", "", "first, or what it looks for"], rows)
     print(verdict(checked, threshold))
+    left_out = pool / QUARANTINE
+    if left_out.is_file() and left_out.stat().st_size:
+        print(f"left out when it was imported: {left_out}, a row each with its reason")
     print(f"page: {path}")
+    if not checked.passes(threshold):
+        print("next: mend what the page shows and import again, or accept a share with --threshold")
+    elif not against:
+        print(f"next: `pelican data check {where} --against samples/test` looks for leaks")
+    else:
+        print(f"next: `make submit SET=data.train={where}` trains on it")
     return checked.passes(threshold)
 
 

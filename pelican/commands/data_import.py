@@ -12,6 +12,7 @@ from typing import Literal, cast
 from rich.console import Console
 
 from pelican import settings
+from pelican.commands.output import check_output
 from pelican.commands.tables import console, rows_table
 from pelican.data.importing.convert import Defaults
 from pelican.data.importing.finder import Finder
@@ -55,6 +56,7 @@ class Wishes:
 def import_source(where: str, pool: Path, wishes: Wishes) -> float:
     """Import, print what came of it; returns the share of rows that were left out."""
     plan = make_plan(where, wishes)
+    check_output(pool, "--out", folder=True)
     started = time.monotonic()
     with _Progress() as progress:
         try:
@@ -73,8 +75,16 @@ def make_plan(where: str, wishes: Wishes) -> Plan:
         raise UserInputError(f"--turns is {wishes.turns!r}; it takes last or each")
     if wishes.split not in ("", "train", "dev", "test"):
         raise UserInputError(f"--split is {wishes.split!r}; it takes train, dev or test")
-    if wishes.step_s <= 0 or wishes.max_frames < 2 or wishes.horizon_s < 0 or wishes.max_pixels < 1:
-        raise UserInputError("--step-s, --max-pixels are above 0, --max-frames is at least 2")
+    for option, value, least in (
+        ("--step-s", wishes.step_s, 0.001),
+        ("--max-frames", wishes.max_frames, 2),
+        ("--horizon-s", wishes.horizon_s, 0),
+        ("--max-pixels", wishes.max_pixels, 1),
+        ("--limit", wishes.limit, 1),
+        ("--workers", wishes.workers, 0),
+    ):
+        if value is not None and value < least:
+            raise UserInputError(f"{option} is {value:g}; it takes {least:g} or more")
     options = Options(
         columns=dict(_pair(text, "--column") for text in wishes.columns),
         turns=cast(Literal["last", "each"], wishes.turns),

@@ -123,6 +123,10 @@ def _launcher(given: str | None) -> Iterator[Finding]:
         yield Finding("ok" if works else "missing", name, about, mend)
     if "://" not in uri:
         yield _folder(uri)
+    elif not uri.startswith("s3://"):
+        yield Finding(
+            "missing", "store", f"{uri}: neither a folder nor s3://", "PELICAN_STORE=folder"
+        )
 
 
 def _folder(uri: str) -> Finding:

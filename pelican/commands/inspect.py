@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +15,8 @@ from pelican.recipes.overrides import describe, fields
 from pelican.runs import list_runs, manifests, state
 from pelican.storage.objects import open_store
 from pelican.telemetry.progress import duration, where
+
+LONG = 32  # characters of a value; a longer one pushes only its own line
 
 
 def print_runs(uri: str | None) -> None:
@@ -33,12 +36,14 @@ def print_runs(uri: str | None) -> None:
                 run.pipeline,
                 state(store, run.run),
                 f"{run.submitted.astimezone():%Y-%m-%d %H:%M}",
-                duration(sum(m.seconds for m in done)),
+                duration(sum(m.seconds for m in done)) if done else "-",
                 _arrow(first.get("embodied"), last.get("embodied")),
                 _arrow(first.get("general"), last.get("general")),
             ]
         )
-    rows_table(["run", "pipeline", "state", "submitted", "stages", "embodied", "general"], rows)
+    rows_table(
+        ["run", "pipeline", "state", "submitted", "time in stages", "embodied", "general"], rows
+    )
 
 
 def _arrow(first: float | None, last: float | None) -> str:
@@ -53,23 +58,92 @@ def print_run(run: str, as_json: bool, uri: str | None) -> None:
     if as_json:
         print(json.dumps(tree, indent=1, allow_nan=False))
         return
-    print(f"run     {run}, {tree['state']}, pipeline {tree['pipeline']}, recipe {tree['recipe']}")
+    print(
+        f"run     {run}, {tree['state']}, pipeline {tree['pipeline']}, recipe {tree['recipe'] or tree['address'] or '-'}"
+    )
     if tree["scores"]:
         score_table(tree)
     for entry in tree["scores"]:
         if not entry.get("go_on", True):
             print(f"stopped after {where(entry)}: {'; '.join(entry['reasons'])}")
-    print("ledger")
-    for row in tree["counts"]:
-        numbers = ", ".join(f"{k} {v}" for k, v in row.items() if k not in ("loop", "phase"))
-        print(f"  {where(row):<10} {numbers}")
-    print("durations")
-    for row in tree["durations"]:
-        print(f"  {where(row):<10} {row['stage']:<10} {duration(row['seconds']):>12}")
+    _print_ledger(tree["counts"])
+    _print_durations(tree["durations"])
+    print()
     if tree["failure"]:
         print(f"failed  {tree['failure']['stage']}: {tree['failure']['message']}")
-    print(f"policy  {tree['policy'] or '-'}")
+    policy = tree["policy"] and (
+        tree["policy"] if store.remote else f"{store.uri}/{tree['policy']}"
+    )
+    print(f"policy  {policy or '-'}")
     print(f"report  {tree['report'] or 'not written'}")
+    print(f"next    {_next(tree)}")
+
+
+def _print_ledger(counts: Sequence[dict[str, Any]]) -> None:
+    """What each look at the training samples found, and what came of it."""
+    rows = []
+    for row in counts:
+        if row["phase"] == "rl":
+            then = f"{row.get('buffer', 0)} practised by RL"
+        else:
+            then = f"{row.get('weak', 0)} to the teacher"
+        numbers = [
+            str(row.get(name, 0)) for name in ("samples", "mastered", "practice", "intractable")
+        ]
+        rows.append([f"loop {row['loop']}, {_MOMENTS.get(row['phase'], '')}", *numbers, then])
+    if rows:
+        print("\nsamples by how many of their rollouts are right: all (mastered), some, none")
+        rows_table(["ledger", "samples", "mastered", "some right", "none right", "then"], rows)
+
+
+_MOMENTS = {"rl": "before RL", "sft": "after RL"}
+
+
+def _print_durations(spent: Sequence[dict[str, Any]]) -> None:
+    """A row a phase, a column a stage."""
+    stages = list(dict.fromkeys(row["stage"] for row in spent))
+    rows: dict[str, dict[str, float]] = {}
+    for row in spent:
+        rows.setdefault(where(row), {})[row["stage"]] = row["seconds"]
+    if rows:
+        print()
+        rows_table(
+            ["duration", *stages],
+            [
+                [name, *(_short(found[s]) if s in found else "-" for s in stages)]
+                for name, found in rows.items()
+            ],
+        )
+
+
+def _short(seconds: float) -> str:
+    return duration(seconds) if seconds >= 0.5 else "< 1 s"
+
+
+def _next(tree: dict[str, Any]) -> str:
+    """The command that a person would most likely type now."""
+    run = tree["run"]
+    if tree["state"] == "running":
+        return f"`pelican logs {run}` lists what the stages print"
+    if tree["state"] != "complete":
+        if tree["pipeline"] is None:
+            return f"`pelican logs {run}` lists what the stages printed"
+        return f"`{_again(tree)}` continues it"
+    keep = "`pelican models add NAME POLICY` registers the policy above; " if tree["policy"] else ""
+    return f"{keep}`pelican compare {run} OTHER` sets two runs side by side"
+
+
+def _again(tree: dict[str, Any]) -> str:
+    """The submission, as it can be typed again."""
+    if tree["pipeline"] == "retrain":
+        given = dict(text.split("=", 1) for text in tree["overrides"] if "=" in text)
+        data, model = given.get("retrain.data", "DATA"), given.get("retrain.parent", "MODEL")
+        return f"pelican retrain --data {data} --from {model} --recipe {tree['address']}"
+    overrides = "".join(f" --set {shlex.quote(text)}" for text in tree["overrides"])
+    return (
+        f"pelican submit --pipeline {tree['pipeline']} --recipe {shlex.quote(tree['address'])}"
+        f"{overrides} --run {tree['run']}"
+    )
 
 
 def print_recipes() -> None:
@@ -91,12 +165,20 @@ def print_recipe(name: str, overrides: Sequence[str], as_json: bool) -> None:
     if as_json:
         print(recipe.model_dump_json(indent=1))
         return
+    shown = []
     for field, value in fields(recipe).items():
         if value is None and field.startswith("resources.") and "resources.every." not in field:
             continue  # two hundred lines: what a stage does not set is as `resources.every` says
-        about = describe(field)
-        print(f"{field:<26} {text(value):<26} {about}".rstrip())
-    print(f"{'(digest)':<26} {recipe.digest()}")
+        shown.append((field, text(value), describe(field)))
+    names = max(len(field) for field, _, _ in shown)
+    values = max(len(value) for _, value, _ in shown if len(value) <= LONG)
+    for field, value, about in shown:
+        print(f"{field:<{names}}  {value:<{values}}  {about}".rstrip())
+    print(f"{'(digest)':<{names}}  {recipe.digest()}")
+    print()
+    print("[P]: the default follows the DPPO papers (arXiv 2511.16602, 2511.00108); [D]: it is")
+    print("Pelican's decision. A recipe may set another value.")
+    print(f"next: `pelican submit --recipe {name} --set FIELD=VALUE` runs it with a field changed")
 
 
 def text(value: object) -> str:

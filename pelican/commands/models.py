@@ -10,6 +10,7 @@ import typer
 
 from pelican import settings
 from pelican.commands.options import Store
+from pelican.commands.output import check_output
 from pelican.errors import UserInputError
 from pelican.storage.objects import ObjectStore, open_store
 
@@ -108,6 +109,10 @@ def show(
             print(
                 f"{move.at:%Y-%m-%d %H:%M} {move.action} {move.version}{before} by {move.by}{why}"
             )
+    if aliases.current == version.version:
+        print(f"next: `pelican retrain --data POOL --from {version.model}` goes on from it")
+    else:
+        print(f"next: `pelican models promote {version.name}` makes it the current one")
 
 
 @app.command()
@@ -178,6 +183,7 @@ def export(
     objects = _store(store)
     version = resolve_model(objects, address)
     if kserve:
+        check_output(output, "--output")
         where = uri or storage_uri(objects, version)
         output.write_text(inference_service(version, where, gpus=gpus, namespace=namespace))
     else:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from pelican import settings
 from pelican.commands.inspect import text
+from pelican.commands.output import check_output
 from pelican.commands.tables import rows_table
 from pelican.storage.objects import open_store
 from pelican.telemetry.progress import duration
@@ -33,6 +34,8 @@ def print_comparison(
     from pelican.report.compare_page import build_comparison, render_comparison
     from pelican.report.comparison import compare_runs, open_runs
 
+    if output is not None:
+        check_output(output, "--output")
     store = open_store(settings.store_uri(uri))
     runs = open_runs(store, addresses)
     table = compare_runs(runs)
@@ -41,11 +44,14 @@ def print_comparison(
         return
     _print_tables(table)
     if output is None:
-        print(f"page    {build_comparison(store, runs, table)}")
-        return
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(render_comparison(runs, table), encoding="utf-8")
-    print(f"page    {output}")
+        page = str(build_comparison(store, runs, table))
+    else:
+        output.write_text(render_comparison(runs, table), encoding="utf-8")
+        page = str(output)
+    print(f"page    {page}")
+    others = "".join(f" --against {address}" for address in addresses[1:])
+    what = "draws gain and forgetting beside the others" if others else "writes its report again"
+    print(f"next    `pelican report {addresses[0]}{others}` {what}")
 
 
 def _print_tables(table: RunTable) -> None:

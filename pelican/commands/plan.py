@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import shlex
 from dataclasses import asdict
 from pathlib import Path
 
 from pelican import settings
 from pelican.commands.tables import rows_table
 from pelican.errors import UserInputError
-from pelican.planning.estimate import GPUS, Load
+from pelican.planning.estimate import GPUS, Load, Parts
 from pelican.planning.plan import Plan, make_plan
 from pelican.recipe import Recipe
 from pelican.recipes import find_recipe
@@ -44,9 +45,12 @@ def print_plan(
     if as_json:
         print(json.dumps(asdict(plan) | {"hours": plan.hours}, indent=1))
     else:
-        _print(plan, gpu)
+        _print(plan, gpu, nodes, gpus_per_node)
     if plan.refusals:
-        raise UserInputError("; ".join(plan.refusals))
+        raise UserInputError(f"{address} does not fit: {'; '.join(plan.refusals)}")
+    if not as_json:
+        more = "".join(f" --set {shlex.quote(text)}" for text in overrides)
+        print(f"next     `pelican submit --recipe {shlex.quote(address)}{more}` runs it")
 
 
 def _samples(recipe: Recipe) -> int:
@@ -65,23 +69,63 @@ def _samples(recipe: Recipe) -> int:
     return sum(pq.read_metadata(shard).num_rows for shard in shards)
 
 
-def _print(plan: Plan, gpu: str) -> None:
+def _print(plan: Plan, gpu: str, nodes: int, per_node: int) -> None:
     shape, load = plan.shape, plan.load
     print(
-        f"{shape.name}: {shape.total / 1e9:.2f} B parameters ({shape.vision / 1e9:.2f} B of them the"
-        f" tower); {load.samples} samples a loop, prompts of {load.prompt} tokens, completions of"
-        f" {load.completion}"
+        f"policy   {shape.name}: {_parameters(shape.total)} parameters, {_parameters(shape.vision)}"
+        " of them the vision tower"
     )
+    print(
+        f"load     {load.samples:,} samples a loop, prompts of {load.prompt:,} tokens, completions of"
+        f" at most {load.completion:,}"
+    )
+    most = max(stage.gpus for stage in plan.stages)
+    there = nodes * per_node
+    print(
+        f"cluster  {nodes} x {per_node} {gpu} = {there} GPUs of {_bytes(plan.gpu.memory)}; the recipe"
+        f" uses at most {most} of them at a time"
+    )
+    print()
     rows_table(
-        ["stage", "GPUs", f"GB of {plan.gpu.memory / 1e9:.0f}", "tokens a step", "hours"],
+        ["stage", "GPUs", "each holds", "most of it", "tokens a step", "whole run"],
         [
-            [s.stage, str(s.gpus), f"{s.bytes / 1e9:.1f}", str(s.tokens_per_step), f"{s.hours:.1f}"]
-            for s in plan.stages
+            [
+                stage.stage,
+                str(stage.gpus),
+                _bytes(stage.bytes),
+                _largest(stage.memory),
+                f"{stage.tokens_per_step:,}",
+                _time(stage.hours),
+            ]
+            for stage in plan.stages
         ],
     )
-    for stage in plan.stages:
-        parts = ", ".join(f"{name} {size / 1e9:.1f}" for name, size in stage.memory.items())
-        print(f"  {stage.stage}: {parts}")
-    stored = ", ".join(f"{name} {size / 1e9:.1f} GB" for name, size in plan.storage.items())
-    print(f"storage: {stored}")
-    print(f"all stages: {plan.hours:.1f} hours on {gpu}, an estimate: docs/planning.md")
+    print()
+    print("storage  " + ", ".join(f"{name}: {_bytes(n)}" for name, n in plan.storage.items()))
+    print(
+        f"time     {_time(plan.hours)} for all stages on {gpu}, right within a factor of two;"
+        " docs/planning.md says how it is reckoned, --json gives every part"
+    )
+
+
+def _largest(memory: Parts) -> str:
+    """The three largest parts; an engine fills what the weights leave with keys and values."""
+    parts = sorted(memory.items(), key=lambda item: -item[1])[:3]
+    return ", ".join(f"{name} {_bytes(size)}" for name, size in parts if size >= 1e8)
+
+
+def _parameters(number: float) -> str:
+    return f"{number / 1e9:.2f} B" if number >= 1e9 else f"{number / 1e6:.1f} M"
+
+
+def _bytes(number: float) -> str:
+    for unit, size in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
+        if number >= size:
+            return f"{number / size:.{0 if number >= 10 * size else 1}f} {unit}"
+    return f"{number / 1e3:.0f} kB"
+
+
+def _time(hours: float) -> str:
+    if hours >= 1:
+        return f"{hours:.1f} h"
+    return f"{hours * 60:.0f} min" if hours * 60 >= 1 else "< 1 min"

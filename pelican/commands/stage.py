@@ -101,8 +101,8 @@ def _run(name: str, path: str) -> None:
         raise UserInputError(f"there is no specification {path}") from None
     except ValidationError as error:
         first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"])
-        raise UserInputError(f"the specification {path}: {field}: {first['msg']}") from None
+        field = "".join(f"{part}: " for part in first["loc"])
+        raise UserInputError(f"the specification {path}: {field}{first['msg']}") from None
     if spec.stage != name:
         raise UserInputError(f"the specification {path} is of stage {spec.stage!r}, not {name!r}")
     run_stage(spec)

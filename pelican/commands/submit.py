@@ -60,10 +60,10 @@ def submit(
     uri = settings.store_uri(store)
     chosen, _ = choose(launcher, uri)
     objects = open_store(uri)
+    objects.probe()
     if chosen == "local":
         check_places(objects, recipe)
     else:
-        objects.probe()
         recipe = publish(objects, recipe)
     asked = Submission(
         run="-",

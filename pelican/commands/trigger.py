@@ -10,6 +10,7 @@ import typer
 
 from pelican import settings
 from pelican.commands.options import Store
+from pelican.commands.output import check_output
 from pelican.errors import UserInputError
 from pelican.storage.objects import open_store
 
@@ -92,6 +93,7 @@ def compile_(
     from pipelines.submit import step_pods
 
     uri = settings.store_uri(store)
+    check_output(output, "--output")
     with pods(step_pods(open_store(uri))):
         compiler.Compiler().compile(build(uri), str(output))
     print(f"{output}: {output.stat().st_size / 1024:.0f} KB")

@@ -146,4 +146,6 @@ def _parsed(line: str, where: str) -> Drop | Relabel | Redimension:
         first = error.errors(include_url=False, include_input=False)[0]
         place = ".".join(str(part) for part in first["loc"])
         message = str(first["msg"]).removeprefix("Value error, ")
+        if first["type"].startswith("union_tag"):
+            place, message = "action", "it is drop, relabel or redimension"
         raise UserInputError(f"{where}: {place + ': ' if place else ''}{message}") from None

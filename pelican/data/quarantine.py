@@ -50,7 +50,7 @@ class RowError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class QuarantineRow:
-    """One row that was left out. `row` counts from 0 within its shard."""
+    """One row that was left out. `row` counts from 1 within its shard."""
 
     shard: str
     row: int
@@ -68,8 +68,9 @@ class Quarantine:
 
     rows: list[QuarantineRow] = field(default_factory=list)
 
-    def add(self, shard: str, row: int, id: str, error: RowError) -> None:
-        self.rows.append(QuarantineRow(shard, row, id, error.code, error.reason))
+    def add(self, shard: str, index: int, id: str, error: RowError) -> None:
+        """`index` counts from 0, as readers do; people count rows from 1."""
+        self.rows.append(QuarantineRow(shard, index + 1, id, error.code, error.reason))
 
     def extend(self, rows: Iterable[QuarantineRow]) -> None:
         self.rows.extend(rows)

@@ -62,13 +62,8 @@ def make_plan(recipe: Recipe, gpu_name: str, nodes: int, per_node: int, load: Lo
         stages=stages,
         storage=_storage(shape, recipe, load),
         refusals=[
-            line
-            for stage in stages
-            for line in (
-                _too_many(stage, nodes * per_node, nodes, per_node),
-                _too_large(stage, recipe, gpu_name, gpu),
-            )
-            if line
+            *_too_many(stages, nodes, per_node),
+            *filter(None, (_too_large(stage, recipe, gpu_name, gpu) for stage in stages)),
         ],
     )
 
@@ -148,13 +143,18 @@ def _storage(shape: Shape, recipe: Recipe, load: Load) -> dict[str, float]:
     }
 
 
-def _too_many(stage: StagePlan, there: int, nodes: int, per_node: int) -> str:
-    if stage.gpus <= there:
-        return ""
-    return (
-        f"{stage.stage} asks for {stage.gpus} GPUs, but {nodes} x {per_node} are {there}; give more"
-        f" --nodes, or lower {_PROCESSES[stage.stage]}"
-    )
+def _too_many(stages: list[StagePlan], nodes: int, per_node: int) -> list[str]:
+    """A sentence for each number of GPUs that is asked for and not there."""
+    there, asked = nodes * per_node, dict[int, list[str]]()
+    for stage in stages:
+        if stage.gpus > there:
+            asked.setdefault(stage.gpus, []).append(stage.stage)
+    return [
+        f"{', '.join(names)} {'asks' if names == names[:1] else 'ask'} for {gpus} GPUs, but {nodes}"
+        f" x {per_node} are {there}; give --nodes {ceil(gpus / per_node)}, or lower"
+        f" {', '.join(dict.fromkeys(_PROCESSES[name] for name in names))}"
+        for gpus, names in asked.items()
+    ]
 
 
 def _too_large(stage: StagePlan, recipe: Recipe, gpu_name: str, gpu: Gpu) -> str:

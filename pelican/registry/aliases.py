@@ -61,6 +61,13 @@ def read_aliases(store: ObjectStore, model: str) -> Aliases:
     return _read(store, model)[0]
 
 
+def _require_model(store: ObjectStore, model: str) -> None:
+    known = list_models(store)
+    if model not in known:
+        there = ", ".join(known) or "none; `pelican models add NAME CHECKPOINT` registers one"
+        raise UserInputError(f"there is no model {model!r}; there are {there}")
+
+
 def resolve_model(store: ObjectStore, address: str) -> ModelVersion:
     """`tiny` (its current), `tiny:3`, or `tiny:candidate`. Raises UserInputError."""
     model, _, wanted = address.partition(":")
@@ -72,10 +79,12 @@ def resolve_model(store: ObjectStore, address: str) -> ModelVersion:
         raise UserInputError(
             f"{address!r}: {wanted!r} is neither a number nor one of {', '.join(ALIASES)}"
         )
+    _require_model(store, model)
     number = getattr(read_aliases(store, model), wanted)
     if number is None:
-        known = ", ".join(list_models(store)) or "none; `pelican models add NAME CHECKPOINT`"
-        raise UserInputError(f"model {model!r} has no {wanted} version; models there are: {known}")
+        raise UserInputError(
+            f"model {model!r} has no {wanted} version; `pelican models list` names those there are"
+        )
     return require_version(store, model, number)
 
 
@@ -131,6 +140,7 @@ def promote(
 
 def rollback(store: ObjectStore, model: str, by: str, reason: str = "") -> Aliases:
     """Exchange `current` and `previous`; again undoes it."""
+    _require_model(store, model)
 
     def change(aliases: Aliases) -> Aliases:
         if aliases.previous is None or read_version(store, model, aliases.previous) is None:

@@ -180,8 +180,9 @@ def stacks(
             wide = x(value)
             tip = f"{name}, {part}: {value:,.0f} {unit}"
             figure.rect(start, y + 5, max(0.0, wide - 1), 22, "fill", style, tip)
-            if wide > 46:
-                figure.text(start + wide / 2, y + 20, f"{value:,.0f}", "in-bar", "middle")
+            words = f"{value:,.0f}"
+            if wide > 10 + 7 * len(words):
+                figure.text(start + wide / 2, y + 20, words, "in-bar", "middle")
             start += wide
         total = sum(value for _, _, value in parts)
         figure.text(start + 8, y + 20, f"{total:,.0f} {unit}", "tick")

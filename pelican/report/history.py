@@ -26,6 +26,20 @@ OUTCOMES = {
     "weak": "still weak",
     "forgotten": "forgotten",
 }
+# What each means, for a reader of the pages; docs/reading-a-report.md says more.
+MEANINGS = {
+    "solved_rl": "never right before an RL phase, no longer so after it, and right in at least half"
+    " of the rollouts when seen last",
+    "solved_teacher": "never right after RL; the teacher's answer was trained on; right in at least"
+    " half when seen last",
+    "solved_later": "right in at least half when seen last, without a teacher's answer to it",
+    "sometimes": "right when seen last, but in less than half of the rollouts",
+    "taught": "the teacher's answer was trained on; later loops drew other samples",
+    "teacher_failed": "the teacher had no right answer either",
+    "weak": "never right when seen last",
+    "forgotten": "right in at least half once, never when seen last",
+    "never_weak": "some rollout was right every time",
+}
 SOLVED = 0.5
 _LEDGER = ["sample_id", "loop", "phase", "success_rate", "rollouts", "family", "dimension"]
 

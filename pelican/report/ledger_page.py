@@ -23,7 +23,7 @@ from pelican.errors import UserInputError
 from pelican.records import Answer, Dimension
 from pelican.report import words
 from pelican.report.evidence import add_attempts, corrections_of, pool_places, samples_of
-from pelican.report.history import NEVER_WEAK, OUTCOMES, Case, Moment, histories
+from pelican.report.history import MEANINGS, NEVER_WEAK, OUTCOMES, Case, Moment, histories
 from pelican.report.interest import by_interest, habits
 from pelican.report.pages import render_page
 from pelican.report.pictures import answer_words, pictures
@@ -79,6 +79,7 @@ def render_ledger(run: Run) -> str:
         pictured=len(images),
         attempted=min(ATTEMPTED, len(weak)),
         outcomes=[(name, _OUTCOMES[name], count) for name, count in _counts(cases).items()],
+        meanings=MEANINGS,
         families=[(n, words.family(n)) for n in columns["families"]],
         dimensions=[(n, words.dimension(n)) for n in columns["dimensions"]],
         all_dimensions=[(d.value, words.dimension(d.value)) for d in Dimension],

@@ -9,7 +9,7 @@ from pathlib import Path
 from pelican.report import head, tables
 from pelican.report.comparison import phase_totals
 from pelican.report.cost import cost_of
-from pelican.report.history import OUTCOMES
+from pelican.report.history import MEANINGS, OUTCOMES
 from pelican.report.labels import labelled
 from pelican.report.ledger_page import build_ledger
 from pelican.report.ledger_view import view_forgotten, view_ledger
@@ -65,6 +65,7 @@ def render(run: Run, against: Sequence[Run] = (), *, ledger: bool = False) -> st
         ledger=view_ledger(run),
         ledger_page=ledger,
         outcomes=OUTCOMES,
+        meanings=MEANINGS,
         durations=cost_figures(run),
         stages=run.stages,
         gates=tables.gates(run),

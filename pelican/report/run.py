@@ -12,6 +12,7 @@ from typing import Any
 import polars as pl
 from pydantic import ValidationError
 
+from pelican.errors import UserInputError
 from pelican.evaluation.results import read_results
 from pelican.evaluation.summary import Comparison, Summary, compare
 from pelican.runs import RUN, read_json, require_run, run_prefix
@@ -171,7 +172,7 @@ class Run:
         """A JSON object of the store, or None if it is absent or can't be read."""
         try:
             return read_json(self.store, f"{self.prefix}/{key}" if below_run else key)
-        except ValueError:
+        except UserInputError:
             return None
 
 

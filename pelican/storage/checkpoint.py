@@ -35,7 +35,7 @@ def check_checkpoint(name: str, where: str) -> None:
     try:
         json.loads(folder.read("config.json"))
     except ValueError:
-        raise UserInputError(f"{name}: {where}/config.json is not JSON") from None
+        raise UserInputError(f"{name}: {where}/config.json is not JSON; copy it again") from None
     if INDEX in folder.sizes:
         try:
             named = set(json.loads(folder.read(INDEX))["weight_map"].values())
@@ -45,7 +45,9 @@ def check_checkpoint(name: str, where: str) -> None:
             ) from None
         missing = sorted(named - set(folder.sizes))
         if missing:
-            raise UserInputError(f"{name}: the checkpoint {where} lacks {missing[0]}")
+            raise UserInputError(
+                f"{name}: the checkpoint {where} lacks {missing[0]}; copy it again"
+            )
     for file in weights:
         check_safetensors(name, folder, file)
 
@@ -63,7 +65,7 @@ def check_safetensors(name: str, folder: Listing, file: str) -> None:
         )
     except (struct.error, ValueError, KeyError, TypeError):
         raise UserInputError(
-            f"{name}: {folder.where}/{file} is not a whole safetensors file"
+            f"{name}: {folder.where}/{file} is not a whole safetensors file; copy it again"
         ) from None
     if 8 + length + end != size:
         raise UserInputError(

@@ -27,9 +27,9 @@ class ObjectStore(ABC):
     uri: str
     remote = False
 
+    @abstractmethod
     def probe(self) -> None:
         """One quick look. Raises UserInputError or InfrastructureError if the store is not there."""
-        return  # a folder is made when it is needed
 
     @abstractmethod
     def exists(self, key: str) -> bool: ...
@@ -110,6 +110,15 @@ class FolderStore(ObjectStore):
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root).absolute()
         self.uri = str(self.root)
+
+    def probe(self) -> None:
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserInputError(
+                f"the store {self.uri} can't be made: {error.strerror}; give another folder with"
+                " --store or PELICAN_STORE"
+            ) from None
 
     def _path(self, key: str) -> Path:
         parts = PurePosixPath(key).parts
@@ -227,6 +236,10 @@ def open_store(uri: str) -> ObjectStore:
     if "://" in uri:
         raise UserInputError(
             f"store {uri!r} has a scheme that is not supported; use a folder or s3://bucket/prefix"
+        )
+    if Path(uri).is_file():
+        raise UserInputError(
+            f"the store {uri} is a file; give a folder with --store or PELICAN_STORE"
         )
     return FolderStore(uri)
 

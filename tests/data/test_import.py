@@ -148,7 +148,7 @@ def test_a_version_opens_in_datasets_with_decoded_images(tmp_path: Path) -> None
     )
     assert table.num_rows == 5
     assert table[0]["images"][0].size == (64, 48)
-    assert table[0]["license"] == "cc-by-4.0" and table[0]["origin"] == "train.json, row 0"
+    assert table[0]["license"] == "cc-by-4.0" and table[0]["origin"] == "train.json, row 1"
 
 
 @pytest.mark.parametrize(

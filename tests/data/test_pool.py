@@ -211,7 +211,7 @@ def test_a_broken_row_is_quarantined_with_its_reason(
     pool = load_pool(folder, max_pixels=LIMIT)
     assert [s.id for s in pool.samples] == ["s00000", "s00002"]
     (row,) = pool.quarantine.rows
-    assert (row.shard, row.row, row.code) == ("a.parquet", 1, code)
+    assert (row.shard, row.row, row.code) == ("a.parquet", 2, code)
     assert words in row.reason and "\n" not in row.reason and len(row.reason) < 300
     assert pool.quarantine.counts == {code: 1} and code in CODES
 

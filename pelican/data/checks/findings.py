@@ -27,13 +27,16 @@ CHECKS: dict[str, tuple[Literal["error", "warning"], str]] = {
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """`id` is empty where the whole pool is meant; `other` is the row it collides with."""
+    """`id` is empty and `row` 0 where the whole pool is meant; `other` is the row it collides with.
+
+    `row` counts from 1 within its shard.
+    """
 
     check: str
     id: str
     reason: str
     shard: str = ""
-    row: int = -1
+    row: int = 0
     other: str = ""
 
 
@@ -52,7 +55,7 @@ class Findings:
         if self.counts[finding.check] <= KEPT:
             self.kept.append(finding)
         if CHECKS[finding.check][0] == "error":
-            if finding.row >= 0:
+            if finding.row > 0:
                 self.faulty.add((finding.shard, finding.row))
             else:
                 self.pool_errors += 1

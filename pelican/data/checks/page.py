@@ -102,11 +102,11 @@ def _read(checked: Checked, findings: list[Finding]) -> dict[tuple[str, int], di
     """The rows of some findings, a shard at a time; a row that can't be read is left out."""
     wanted: dict[str, set[int]] = {}
     for finding in findings:
-        if finding.row >= 0:
+        if finding.row > 0:
             wanted.setdefault(finding.shard, set()).add(finding.row)
     found: dict[tuple[str, int], dict[str, Any]] = {}
     for path in checked.scan.index.shards:
-        rows, at = wanted.get(path.name, set()), 0
+        rows, at = wanted.get(path.name, set()), 1
         if not rows:
             continue
         for batch in open_parquet(path).iter_batches(batch_size=16, columns=["images", "turns"]):

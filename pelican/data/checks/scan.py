@@ -31,7 +31,7 @@ class Seen:
 
     id: str
     shard: str
-    row: int
+    row: int  # from 1
     scene: str
     split: str
     question: bytes  # digest of question and media
@@ -71,7 +71,7 @@ def scan(folder: Path, findings: Findings | None) -> Scan:
     for number, path in enumerate(shard_paths(folder)):
         for row, values in _rows(path):
             if (number, row) in good and values is not None:
-                _look(found, values, path.name, row, findings, languages)
+                _look(found, values, path.name, row + 1, findings, languages)
     return found
 
 

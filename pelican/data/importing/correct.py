@@ -108,8 +108,12 @@ def _read(labels: Path) -> dict[str, Wanted]:
                             f" there are {', '.join(kind)}"
                         )
                 found[row["id"]] = Wanted(family, dimension)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserInputError(f"{labels} can't be read as CSV ({error})") from None
+    except OSError as error:
+        raise UserInputError(f"{labels} can't be read: {error.strerror}") from None
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UserInputError(
+            f"{labels} can't be read as CSV ({error}); save it as CSV in UTF-8"
+        ) from None
     return found
 
 

@@ -31,8 +31,8 @@ class HuggingFace(Reader):
             number = 0
             try:
                 for row in rows:
-                    place = f"{split}, row {number}"
                     number += 1
+                    place = f"{split}, row {number}"
                     row.setdefault("split", split)
                     yield from table_records(row, place, options)
             except Exception as error:  # whatever a decoder of `datasets` raises ends this split

@@ -43,7 +43,7 @@ class LmmsEval(Reader):
             )
             arguments = replace(options, config=str(task.get("dataset_name") or ""), split=split)
             for name, rows in _rows(local, where, arguments).items():
-                for number, row in enumerate(rows):
+                for number, row in enumerate(rows, 1):
                     place = f"{task['task']}, {name}, row {number}"
                     asked, columns = _asked(row, task, options)
                     for found in table_records(asked, place, columns):

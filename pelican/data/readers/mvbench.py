@@ -44,7 +44,7 @@ class MvBench(Reader):
                     yield Unread(place, key, "", row.error)
                     continue
                 value = row.value
-                name = f"{task}/{text_of(value, 'question_id') or row.number}"
+                name = f"{task}/{text_of(value, 'question_id') or row.number - 1}"
                 video, question = text_of(value, "video"), text_of(value, "question")
                 choices = tuple(str(option) for option in list_of(value.get("candidates")))
                 if not video or not question or value.get("answer") is None:

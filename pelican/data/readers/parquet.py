@@ -53,8 +53,8 @@ class Parquet(Reader):
                 pool = set(file.schema_arrow.names) >= _POOL
                 for batch in file.iter_batches(batch_size=16):
                     for row in _rows(batch):
-                        place = f"{name}, row {number}"
                         number += 1
+                        place = f"{name}, row {number}"
                         if isinstance(row, RowError):
                             yield Unread(place, record_key(place), "", row)
                         elif pool:

@@ -75,7 +75,7 @@ class Source:
 
 
 class JsonRow:
-    """One row of a JSON file: its number from 0, and its value or what is wrong with it."""
+    """One row of a JSON file: its number from 1, and its value or what is wrong with it."""
 
     __slots__ = ("error", "number", "raw", "value")
 
@@ -103,10 +103,10 @@ def json_rows(path: Path) -> Iterator[JsonRow]:
             elif head[:1] == "{":
                 yield from _object(file, path)
             elif head[:2] in ("\udcff\udcfe", "\udcfe\udcff"):
-                yield _bad(0, head[:80], "the file is UTF-16; write it as UTF-8")
+                yield _bad(1, head[:80], "the file is UTF-16; write it as UTF-8")
             else:
                 why = "does not start with [ or {" if head else "is empty"
-                yield _bad(0, head[:80], f"the file {why}")
+                yield _bad(1, head[:80], f"the file {why}")
     except OSError as error:
         raise UserInputError(f"{path} can't be read ({error.strerror})") from None
 
@@ -122,7 +122,7 @@ def _looks_like_lines(head: str) -> bool:
 
 
 def _lines(file: Any) -> Iterator[JsonRow]:
-    number = 0
+    number = 1
     while line := file.readline(MAX_ROW + 1):
         if not line.strip():
             continue
@@ -157,7 +157,7 @@ def _bad(number: int, text: str, reason: str) -> JsonRow:
 def _array(file: Any) -> Iterator[JsonRow]:
     """The objects of one array, decoded one at a time out of a sliding text."""
     decoder = json.JSONDecoder()
-    text, number, ended = file.read(_BLOCK).lstrip()[1:], 0, False
+    text, number, ended = file.read(_BLOCK).lstrip()[1:], 1, False
     while True:
         text = text.lstrip(" \t\r\n,")
         if text[:1] == "]":
@@ -174,7 +174,7 @@ def _array(file: Any) -> Iterator[JsonRow]:
                 text += more
                 continue
             why = "the file is cut off" if not text.strip() or not more else f"not JSON ({error})"
-            yield _bad(number, text[:80], f"{why}; nothing after row {number} was read")
+            yield _bad(number, text[:80], f"{why}; nothing from here on was read")
             return
         if stop == len(text) and not ended:  # a number may go on in the next block
             more = file.read(_BLOCK)
@@ -195,7 +195,7 @@ def _object(file: Any, path: Path) -> Iterator[JsonRow]:
             " lines, one a line"
         )
     text = file.read()
-    row = _parsed(0, text)
+    row = _parsed(1, text)
     if not isinstance(row.value, dict):
         yield row
         return
@@ -203,5 +203,5 @@ def _object(file: Any, path: Path) -> Iterator[JsonRow]:
     if len(lists) != 1 or "conversations" in row.value or "messages" in row.value:
         yield row
         return
-    for number, value in enumerate(lists[0]):
+    for number, value in enumerate(lists[0], 1):
         yield _checked(number, value, json.dumps(value))

@@ -78,7 +78,8 @@ def capability_figures(base: Evaluation | None, final: Evaluation | None) -> lis
             make_figure(
                 "families",
                 "Six task families",
-                "Base and final score; the embodied score is the mean of these six.",
+                "Base and final score; the embodied score is the mean of these six. A family is the rule by"
+                " which an answer is scored.",
                 partial(figures.before_after, families, "Scores by task family"),
                 _before_after("family", families),
                 with_chance,
@@ -86,7 +87,8 @@ def capability_figures(base: Evaluation | None, final: Evaluation | None) -> lis
             make_figure(
                 "dimensions",
                 "Nine capability dimensions",
-                "Each question carries one dimension.",
+                "What a question asks of the policy, whatever its family: each carries one dimension. To"
+                " count what stands left of a can is scored as counting and asks for spatial sense.",
                 partial(figures.before_after, dimensions, "Scores by dimension"),
                 _before_after("dimension", dimensions),
                 with_chance,

@@ -58,8 +58,9 @@ def _stagnation(run: Run, legend: Sequence[Legend]) -> Figure | None:
     return make_figure(
         "stagnation",
         "Stagnation",
-        "TS of each family and their mean (heavy). RL stops where the mean reaches the threshold,"
-        " after its least number of steps.",
+        "Stagnation (TS) of each family, and their mean (heavy): near 1 where a family's rollouts"
+        " are all right or all wrong and their success rate no longer moves. RL stops where the"
+        " mean reaches the threshold, or after rl.max_steps.",
         partial(charts.curves, panels, "Stagnation during RL", "optimiser step"),
         _lines(panels, "ts"),
         [*legend, Legend("mean", colour("ink"), "line")],
@@ -144,7 +145,8 @@ def cost_figures(run: Run) -> list[Figure]:
     figure = make_figure(
         "durations",
         "Where the time went",
-        "Wall clock of the finished stages.",
+        f"Wall clock of the finished stages, in {'minutes' if unit == 'min' else 'seconds'}; a loop's"
+        " sum at its end.",
         partial(charts.stacks, rows, "Duration of the stages by loop", unit),
         _parts("stage", unit, rows),
         [Legend(name, colour(f"k-{name}")) for name in _KINDS],

@@ -123,7 +123,7 @@ def test_vsibench_rows_without_a_tag_and_its_published_rows(tmp_path: Path) -> N
         ("distance", "1.9 m", "counting"),
         ("count", "4", "counting"),
     ]
-    assert found.bad == {"train.jsonl, row 4": "json", "4": "answer", "6": "answer"}
+    assert found.bad == {"train.jsonl, row 5": "json", "4": "answer", "6": "answer"}
 
     official = {"dataset": "arkitscenes", "scene_name": "47", "options": None}
     write_lines(

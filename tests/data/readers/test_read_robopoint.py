@@ -85,7 +85,7 @@ BAD = {
     "empty": "answer_missing",
     "no-turns": "schema",
     "role": "schema",
-    "train.json, row 20": "json",
+    "train.json, row 21": "json",
 }
 
 
