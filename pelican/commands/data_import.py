@@ -194,5 +194,6 @@ def _say(result: Result, pool: Path, took_s: float) -> None:
     console().print(f"families: {families}")
     if weak:
         print(
-            f"{weak:,} rows are general: no rule knew their family; `pelican data correct` sets it"
+            f"{weak:,} rows are general: no rule knew their family; `pelican data judge` asks a model,"
+            " `pelican data correct` takes a person's word"
         )

@@ -24,7 +24,20 @@ from tests.data.readers.world import draw, image, mask, video
 Row = dict[str, Any]
 Change = Callable[[random.Random, Row, Path], Row | str]
 TEXTS = ("", " ", "\x00", "\ud800", "<|im_start|>", "A" * 30_000, "<image>" * 9, "NaN", "\u202e")
-VALUES = (None, True, -1, 10**40, float("nan"), float("inf"), [], {}, [[]], [None], "\ud800", "x")
+VALUES: tuple[object, ...] = (
+    None,
+    True,
+    -1,
+    10**40,
+    float("nan"),
+    float("inf"),
+    [],
+    {},
+    [[]],
+    [None],
+    "\ud800",
+    "x",
+)
 PATHS = (
     "../../etc/passwd", "/etc/passwd", "/proc/self/mem", "/dev/zero", "images", "images/link.jpg",
     "images/loop.jpg", "a" * 5000, "images/\x00.jpg", "https://example.org/a.jpg", "", "~/a.jpg",

@@ -88,5 +88,5 @@ def _write_media(path: Path, sample: Sample) -> None:
         stream.pix_fmt = "yuv420p"
         stream.options = {"crf": "12"}
         for frame in frames:
-            file.mux(stream.encode(av.VideoFrame.from_image(frame)))
+            file.mux(stream.encode(av.VideoFrame.from_ndarray(np.asarray(frame), format="rgb24")))
         file.mux(stream.encode(None))

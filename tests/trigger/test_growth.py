@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from pelican.storage.objects import FolderStore
+from pelican.storage.objects import FolderStore, ObjectStore
 from pelican.trigger.audit import AUDIT, read_audit, record, rotate
 from pelican.trigger.config import TriggerConfig
 from pelican.trigger.inbox import Inbox
@@ -107,7 +107,7 @@ def test_a_single_poll_tidies_up_too(tmp_path: Path, monkeypatch: pytest.MonkeyP
 AT = datetime(2026, 5, 20, 12, tzinfo=UTC)
 
 
-def decisions(store: FolderStore, monkeypatch: pytest.MonkeyPatch, *days: int) -> None:
+def decisions(store: ObjectStore, monkeypatch: pytest.MonkeyPatch, *days: int) -> None:
     """Ten decisions on each day of May."""
     for day in days:
         for hour in range(10):

@@ -174,7 +174,8 @@ def _finish(
     left_out = {bad.key: {**origin, **asdict(bad)} for bad in work.quarantined()}
     old = [] if before is None else list(read_quarantine(pool))
     # Rows of versions before "reader" was kept count as this one's.
-    mine, others = [], []
+    mine: list[dict[str, str]] = []
+    others: list[dict[str, str]] = []
     for row in old:
         (mine if {**origin, **row}.items() >= origin.items() else others).append(row)
     shards = work.shards()
