@@ -83,7 +83,9 @@ def _set(recipe: Recipe, tree: dict[str, Any], name: str, text: str) -> None:
     *sections, leaf = name.split(".")
     for section in sections:
         tree = tree.setdefault(section, {})  # `rl.variant` is left out of a tree without one
-    tree[leaf] = _value(text)
+    value = _value(text)
+    alone = isinstance(known[name], tuple) and type(value) in (int, float)
+    tree[leaf] = (value,) if alone else value  # a list of one, `data.horizon_s=64`
 
 
 def _nearest_field(name: str, known: Iterable[str]) -> str:
