@@ -31,7 +31,9 @@ def check_checkpoint(name: str, where: str) -> None:
     if not weights:
         lacking.append("*.safetensors (other formats are not read: they can carry code)")
     if lacking:
-        raise UserInputError(f"{name}: the checkpoint {where} lacks {', '.join(lacking)}")
+        raise UserInputError(
+            f"{name}: the checkpoint {where} lacks {', '.join(lacking)}; copy it again"
+        )
     try:
         json.loads(folder.read("config.json"))
     except ValueError:
@@ -45,7 +47,9 @@ def check_checkpoint(name: str, where: str) -> None:
             ) from None
         missing = sorted(named - set(folder.sizes))
         if missing:
-            raise UserInputError(f"{name}: the checkpoint {where} lacks {missing[0]}")
+            raise UserInputError(
+                f"{name}: the checkpoint {where} lacks {missing[0]}; copy it again"
+            )
     for file in weights:
         check_safetensors(name, folder, file)
 
