@@ -31,7 +31,9 @@ def check_checkpoint(name: str, where: str) -> None:
     if not weights:
         lacking.append("*.safetensors (other formats are not read: they can carry code)")
     if lacking:
-        raise UserInputError(f"{name}: the checkpoint {where} lacks {', '.join(lacking)}")
+        raise UserInputError(
+            f"{name}: the checkpoint {where} lacks {', '.join(lacking)}; copy it again"
+        )
     try:
         json.loads(folder.read("config.json"))
     except ValueError:
