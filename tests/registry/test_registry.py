@@ -145,7 +145,7 @@ def test_of_promotions_at_once_one_wins(store: FolderStore) -> None:
 @pytest.mark.parametrize(
     ("address", "said"),
     [
-        ("other", "no current version; models there are: tiny"),
+        ("other", "there is no model 'other'; there are tiny"),
         ("tiny:9", "no model version tiny:9"),
         ("tiny:best", "neither a number nor one of candidate, current, previous"),
         ("tiny:candidate", "no candidate version"),
