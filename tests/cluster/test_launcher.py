@@ -294,7 +294,8 @@ def test_a_cancelled_rollout_leaves_no_claim(cluster: Cluster) -> None:
 
 def test_orphans_are_reaped(cluster: Cluster, buffer: str) -> None:
     """A job that is followed stays, one that is not goes."""
-    first = in_process(cluster, train(cluster, "orphan", buffer))
+    job = train(cluster, "orphan", buffer, "rl.max_steps=500")  # it must not end by itself
+    first = in_process(cluster, job)
     running(cluster, "orphan", 2)
     cluster.store.write("runs/orphan/recipe.json", b"{}")
     assert "orphan" not in str(list(reap_jobs(cluster.kube, cluster.store, 600.0)))

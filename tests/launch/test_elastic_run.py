@@ -104,7 +104,7 @@ def test_a_training_goes_on_with_more_pods_and_with_fewer(tmp_path: Path) -> Non
     second: subprocess.Popen[bytes] | None = None
 
     def wait_for(condition: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + 600
+        deadline = time.monotonic() + 1800
         while not condition():
             log = (tmp_path / "first.log").read_text()
             assert first.poll() is None, log
@@ -128,7 +128,7 @@ def test_a_training_goes_on_with_more_pods_and_with_fewer(tmp_path: Path) -> Non
         second = pod(tmp_path, "second", port, spec)
         wait_for(has_checkpoint)
         kill(second)
-        code = first.wait(timeout=600)
+        code = first.wait(timeout=1800)
     finally:
         for process in (first, second):
             if process is not None and process.poll() is None:
