@@ -27,7 +27,6 @@ def known(path: Path) -> dict[str, object]:
     """As `hashed`; but shards of an imported version count by what `version.json` says of them.
 
     That is, those that are as they were committed: read-only, of that size, and not written since.
-    Preflight has read them all.
     """
     version = read_version(path) if path.is_dir() else None
     if version is None:

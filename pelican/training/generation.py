@@ -219,7 +219,7 @@ class Served(Generation):
             for mine, other in zip(ours, theirs, strict=True)
             for a, b in zip(mine, other, strict=True)
         ]
-        worst = max(self._everyone(sum(pairs) / len(pairs)))
+        worst = float(max(self._everyone(sum(pairs) / len(pairs))))
         if not worst <= self._tolerance:  # not a number, too
             raise UserInputError(
                 f"step {step}: after the transfer of weights, log-probabilities of the policy and of"

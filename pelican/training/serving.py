@@ -61,7 +61,8 @@ def served_generation(
             "rl.generation.where is 'server' and training has several machines; start `pelican"
             f" generation-server` and name it in {settings.GENERATION_SERVERS}"
         )
-    server, told = None, None
+    server: subprocess.Popen[bytes] | None = None
+    told: str | Exception | None = None
     try:
         if rank == 0:
             try:
@@ -71,6 +72,7 @@ def served_generation(
         told = _from_first(told)
         if isinstance(told, Exception):
             raise told
+        assert told is not None
         yield Served(config, dtype_of(recipe), [told], work, encoder, probes)
     finally:
         if server is not None:
