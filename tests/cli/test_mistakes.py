@@ -181,8 +181,8 @@ MISTAKES = [
     ("benchmark run where2place --data /nowhere --model x", "give the benchmark's folder"),
     ("benchmark run where2place --data {}/empty --model /nowhere", "endpoint's URL to /v1"),
     (
-        "benchmark run where2place --data {}/empty --model {}/whole",
-        "lacks tokenizer_config.json; copy",
+        "benchmark run where2place --data {}/empty --model {}/half",
+        "lacks tokenizer.json or vocab.json; copy",
     ),
     ("trigger serve", "PELICAN_TRIGGER_TOKENS_FILE"),
 ]

@@ -124,7 +124,7 @@ def test_what_forgets_or_has_wrong_labels_is_refused_unless_a_person_overrides(
     [
         (["submit", "--pipeline", "retrain"], "needs new data and a model"),
         (["retrain", "--data", "/nowhere", "--from", "tiny"], "neither a data version"),
-        (["retrain", "--data", "samples/dev", "--from", "other"], "no current version"),
+        (["retrain", "--data", "samples/dev", "--from", "other"], "there is no model 'other'"),
         (["models", "rollback", "tiny"], "no previous version"),
     ],
 )
