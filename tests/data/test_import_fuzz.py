@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -29,23 +30,30 @@ class Ended:
     mb: float
 
 
+# A child begins with the largest size that its parent ever had, and pytest's may be a gigabyte; so
+# a small process stands between.
+_MEASURED = """
+import os, sys
+_, status, usage = os.wait4(os.posix_spawn(sys.argv[2], sys.argv[2:], os.environ), 0)
+open(sys.argv[1], "w").write(str(usage.ru_maxrss))
+sys.exit(os.waitstatus_to_exitcode(status))
+"""
+
+
 def pelican(folder: Path, *words: str) -> Ended:
     """`pelican` as a user calls it, in a process of its own whose memory is measured."""
-    log = folder / "output.txt"
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PELICAN_CACHE": str(folder / "cache")}
-    with log.open("wb") as out:
-        pid = os.posix_spawn(
-            sys.executable,
-            [sys.executable, "-m", "pelican", *words],
-            environment,
-            file_actions=[
-                (os.POSIX_SPAWN_DUP2, out.fileno(), 1),
-                (os.POSIX_SPAWN_DUP2, out.fileno(), 2),
-            ],
-        )
-        _, status, usage = os.wait4(pid, 0)
-    text = log.read_text(errors="replace")
-    return Ended(os.waitstatus_to_exitcode(status), text, usage.ru_maxrss / 1024)
+    kib = folder / "kib.txt"
+    command = [sys.executable, "-m", "pelican", *words]
+    ended = subprocess.run(
+        [sys.executable, "-c", _MEASURED, str(kib), *command],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "PELICAN_CACHE": str(folder / "cache")},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        check=False,
+    )
+    return Ended(ended.returncode, ended.stdout, int(kib.read_text()) / 1024)
 
 
 @pytest.mark.parametrize(
