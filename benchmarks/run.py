@@ -1,4 +1,4 @@
-"""`make bench`: all benchmarks, each in a process of its own, and docs/benchmarks.md from them.
+"""`make bench`: benchmarks, each in a process of its own and a section of docs/benchmarks.md.
 
 Every figure is a ratio within one run, or in seconds of the processor, so that a busy machine
 changes it little; what is not is marked as of this machine.
@@ -25,17 +25,18 @@ BENCHES: dict[str, tuple[str, list[str], list[str], str]] = {
     "rewards": ("benchmarks.rewards", ["2000"], ["140"], "Rule rewards"),
     "rollout": ("benchmarks.rollout", ["96"], ["8"], "Rollout stage against the bare engine"),
     "train-rl": ("benchmarks.train_rl", ["12"], ["2"], "train-rl against plain TRL"),
-    "memory": ("benchmarks.memory", ["2000"], ["20"], "Memory of a long train-rl"),
     "packing": ("benchmarks.packing", ["640"], ["64"], "Padding of SFT"),
     "index": ("benchmarks.index", ["1300000"], ["5000"], "Index of a large pool"),
     "import": ("benchmarks.importing", ["100000"], ["3000"], "Data import"),
     "overhead": ("benchmarks.overhead", [], [], "Orchestration"),
+    "memory": ("benchmarks.memory", ["2000"], ["20"], "Memory of a long train-rl"),
 }
+_HEADING = "## "
 HEAD = """# Benchmarks
 
-Written by `make bench`; edit `benchmarks/`, not this page. Ratios are of one run, the works taking
-turns; "resident" is a process's peak. Goals are those of the project; a missed one says what bounds
-it.
+Written by `make bench` (`ARGS='--only rewards'` renews one section); edit `benchmarks/`, not this page.
+Ratios are of one run, the works taking turns; "resident" is a process's peak. Goals are those of the
+project; a missed one says what bounds it.
 
 """
 
@@ -81,8 +82,16 @@ def commit() -> str:
     return found.stdout.strip() or "unknown"
 
 
-def section(title: str, rows: list[Row], failure: str, seconds: float) -> str:
-    lines = [f"## {title}", ""]
+def stamp() -> str:
+    """When, of which code, where, and how busy it was before."""
+    load = os.getloadavg()[0]
+    return (
+        f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, commit {commit()}, {machine()}; load {load:.1f}."
+    )
+
+
+def section(title: str, stamp: str, rows: list[Row], failure: str, seconds: float) -> str:
+    lines = [f"{_HEADING}{title}", "", stamp, ""]
     if rows:
         lines += ["| | measured | goal | |", "|---|---:|---:|---|"]
     for row in rows:
@@ -94,6 +103,19 @@ def section(title: str, rows: list[Row], failure: str, seconds: float) -> str:
     return "\n".join([*lines, "", f"Took {seconds:.0f} s.", ""])
 
 
+def sections(page: str) -> dict[str, str]:
+    """A page's sections by their titles."""
+    parts = page.split(f"\n{_HEADING}")[1:]
+    return {part.partition("\n")[0]: f"{_HEADING}{part.rstrip()}\n" for part in parts}
+
+
+def renewed(page: str, new: dict[str, str]) -> str:
+    """The page with these sections in place of those of their titles, in the order of BENCHES."""
+    all_of_it = sections(page) | new
+    titles = [title for *_, title in BENCHES.values()]
+    return HEAD + "\n".join(all_of_it[title] for title in titles if title in all_of_it)
+
+
 def number(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
@@ -103,20 +125,17 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", choices=list(BENCHES), default=list(BENCHES))
     parser.add_argument("--quick", action="store_true", help="small sizes, to try it; no page")
     options = parser.parse_args()
-    load = os.getloadavg()[0]
-    stamp = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, commit {commit()}, {machine()}"
-    page = HEAD + f"{stamp}; load before: {load:.1f}.\n\n"
     failed = False
     for name in options.only:
-        started = time.monotonic()
+        begun, started = stamp(), time.monotonic()
         rows, failure = run(name, options.quick)
         failed |= bool(failure)
-        part = section(BENCHES[name][3], rows, failure, time.monotonic() - started)
+        title = BENCHES[name][3]
+        part = section(title, begun, rows, failure, time.monotonic() - started)
         print(part, flush=True)
-        page += part + "\n"
-    if not options.quick and set(options.only) == set(BENCHES):
-        PAGE.write_text(page)
-        print(f"written: {PAGE}")
+        if not options.quick:  # at once: the next may take long
+            page = PAGE.read_text() if PAGE.exists() else ""
+            PAGE.write_text(renewed(page, {title: part}))
     sys.exit(1 if failed else 0)
 
 
