@@ -131,26 +131,11 @@ def plain(recipe: Recipe, policy: Path, samples: list[Sample], work: Path) -> tu
         model,
         reward_funcs=reward,
         args=grpo_arguments(recipe, work, 1, 0),
-        train_dataset=_Rows(rows),
+        train_dataset=Dataset.from_list(rows),
         processing_class=encoder.processor,
         callbacks=[clock],
     ).train()
     return sum(steps[1:]) * size, clock.seconds
-
-
-class _Rows(torch.utils.data.Dataset):  # type: ignore[type-arg]
-    """Prompts with images, as TRL's collator takes them."""
-
-    column_names = ("prompt", "images", "sample_id")
-
-    def __init__(self, rows: list[dict[str, Any]]) -> None:
-        self._rows = rows
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        return self._rows[index]
 
 
 def run(steps: int) -> None:

@@ -294,7 +294,8 @@ def test_a_cancelled_rollout_leaves_no_claim(cluster: Cluster) -> None:
 
 def test_orphans_are_reaped(cluster: Cluster, buffer: str) -> None:
     """A job that is followed stays, one that is not goes."""
-    job = train(cluster, "orphan", buffer, "rl.max_steps=500")  # it must not end by itself
+    # It must not end by itself, nor because practice stagnates.
+    job = train(cluster, "orphan", buffer, "rl.max_steps=500 rl.min_steps=500")
     first = in_process(cluster, job)
     running(cluster, "orphan", 2)
     cluster.store.write("runs/orphan/recipe.json", b"{}")
