@@ -90,10 +90,19 @@ class Kube:
 
         return sorted(found["items"], key=order)
 
-    def events(self, names: set[str]) -> list[Tree]:
-        """Events about objects of these names, the newest last."""
-        found = self._call("GET", f"{self._core}/events", {"limit": "500"})
-        about = [e for e in found["items"] if e["involvedObject"].get("name") in names]
+    def warnings(self, names: set[str]) -> list[Tree]:
+        """Warning events about objects of these names, the newest last.
+
+        Page by page: a busy namespace has thousands of events, in the order of their names.
+        """
+        query = {"limit": "500", "fieldSelector": "type=Warning"}
+        about: list[Tree] = []
+        while True:
+            found = self._call("GET", f"{self._core}/events", query)
+            about += [e for e in found["items"] if e["involvedObject"].get("name") in names]
+            if not (following := found["metadata"].get("continue")):
+                break
+            query["continue"] = following
         return sorted(about, key=lambda e: e.get("lastTimestamp") or e.get("eventTime") or "")
 
     def log(self, pod: str, **wishes: str) -> str:

@@ -233,7 +233,7 @@ class PyTorchJobLauncher(Launcher):
         if waited < EXPLAIN_S:
             return None
         names = {current.name, *(pod["metadata"]["name"] for pod in pods)}
-        reason = waiting(pods, self._kube.events(names), resources)
+        reason = waiting(pods, self._kube.warnings(names), resources)
         if reason is None:
             if waited > (resources.pending_s or 0):
                 return StuckError(f"{current.name} has not started after {waited:.0f} s")
