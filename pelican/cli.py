@@ -51,7 +51,10 @@ def submit(
     data: Data = None,
     from_: From = None,
     variants: Annotated[
-        str | None, typer.Option(help="Of ablations: such as dppo,rl_only; default: all.")
+        str | None,
+        typer.Option(
+            help="Of ablations: such as dppo,rl_only (`pelican recipe list`); default: all."
+        ),
     ] = None,
     seeds: Annotated[str, typer.Option(help="Of ablations.")] = "0,1,2",
     results: Annotated[
@@ -94,7 +97,9 @@ def retrain(
 
 @app.command("compile")
 def compile_(
-    pipeline: Annotated[str, typer.Argument(help="metaloop, evaluate, rl_only, sft_only.")],
+    pipeline: Annotated[
+        str, typer.Argument(help="metaloop, evaluate, rl_only, sft_only, retrain.")
+    ],
     output: Annotated[Path, typer.Option("-o", "--output", help="IR, YAML.")],
     recipe: Address = "tiny",
     set_: Set = None,

@@ -12,9 +12,14 @@ Store = Annotated[
     str | None, typer.Option(help="Store; default PELICAN_STORE, else .pelican/store.")
 ]
 Set = Annotated[
-    list[str] | None, typer.Option("--set", help="Overrides, such as 'loops=2 rl.max_steps=50'.")
+    list[str] | None,
+    typer.Option(
+        "--set", help="Overrides, such as 'loops=2 rl.max_steps=50': `pelican recipe show`."
+    ),
 ]
-Address = Annotated[str, typer.Option("--recipe", help="Such as tiny or tiny+rl_only.")]
+Address = Annotated[
+    str, typer.Option("--recipe", help="Such as tiny or tiny+rl_only: `pelican recipe list`.")
+]
 Launcher = Annotated[
     str, typer.Option(help="local, pytorchjob, kubeflow; auto: what is configured.")
 ]
