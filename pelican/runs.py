@@ -16,9 +16,10 @@ import sys
 from datetime import datetime
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from pelican.errors import UserInputError
+from pelican.frozen import Frozen
 from pelican.lock import held
 from pelican.recipe import Recipe
 from pelican.records import Phase
@@ -35,10 +36,8 @@ _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 State = Literal["running", "unfinished", "failed", "complete"]
 
 
-class Submission(BaseModel):
+class Submission(Frozen):
     """`run.json`: what was asked for."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     run: str
     pipeline: str

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import ConfigDict
+
+from pelican.frozen import Frozen
 
 
-class Section(BaseModel):
-    """Unknown fields are refused, values are fixed, defaults are checked like given values."""
+class Section(Frozen):
+    """Defaults are checked like given values."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    model_config = ConfigDict(validate_default=True)
