@@ -30,9 +30,6 @@ COPIES = 3
 HALF_HEIGHT = {
     "cube": 0.034, "ball": 0.041, "can": 0.048, "bottle": 0.065, "bowl": 0.025, "mug": 0.042,
 }  # fmt: skip
-RADIUS = {
-    "cube": 0.046, "ball": 0.041, "can": 0.036, "bottle": 0.036, "bowl": 0.058, "mug": 0.045,
-}  # fmt: skip
 COLUMNS = (-0.198, -0.066, 0.066, 0.198)
 ROWS = (-0.145, 0.0, 0.145)
 TRAY_HALF = (0.068, 0.215)
