@@ -6,6 +6,7 @@ import re
 import shlex
 import subprocess
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -61,8 +62,13 @@ def check_overrides(given: list[str], recipe: str) -> None:
     find_recipe(recipe, [text for text in given if "…" not in text])
 
 
+@lru_cache
+def program() -> Any:
+    return typer.main.get_command(app)
+
+
 def check_pelican(line: str) -> None:
-    command: Any = typer.main.get_command(app)
+    command = program()
     rest = words(line)[1:]
     given: dict[str, list[str]] = {}
     recipe = "tiny"
