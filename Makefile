@@ -7,9 +7,9 @@ MADE := .make
 UV := $(shell command -v uv 2>/dev/null || echo $(MADE)/uv/bin/uv)
 
 PIPELINE ?= metaloop
-RECIPE ?= tiny
+export RECIPE ?= tiny
 LAUNCHER ?= auto
-SET ?=
+export SET ?=
 RUN ?=
 export DATA ?=
 export FROM ?= tiny
@@ -50,7 +50,7 @@ $(MADE)/installed: requirements/dev.txt pyproject.toml | $(BIN)/python
 install: $(MADE)/installed ## Python packages into .venv (the other targets do it themselves)
 
 submit: $(MADE)/installed ## Run a pipeline: PIPELINE, RECIPE, SET, RUN (retrain: DATA, FROM); again to continue it
-	@$(BIN)/pelican submit --pipeline $(PIPELINE) --recipe '$(RECIPE)' --set '$(SET)' \
+	@$(BIN)/pelican submit --pipeline $(PIPELINE) --recipe "$$RECIPE" --set "$$SET" \
 		--launcher $(LAUNCHER) $(if $(RUN),--run $(RUN)) \
 		$(if $(DATA),--data "$$DATA" --from "$$FROM") $(ARGS)
 

@@ -11,10 +11,12 @@ import typer
 from pelican.commands.benchmarks import app as benchmarks
 from pelican.commands.data import app as data
 from pelican.commands.models import app as models
-from pelican.commands.options import Address, Data, From, Set, Store
+from pelican.commands.options import PODS, Address, Data, From, Launcher, Set, Store
 from pelican.commands.recipes import app as recipes
+from pelican.commands.runs import app as runs
 from pelican.commands.store import app as store
 from pelican.commands.trigger import app as trigger
+from pelican.commands.upkeep import app as upkeep
 from pelican.errors import PelicanError, ResourceError, UserInputError
 
 app = typer.Typer(
@@ -23,6 +25,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.add_typer(runs)
+app.add_typer(upkeep)
 app.add_typer(recipes, name="recipe")
 app.add_typer(data, name="data")
 app.add_typer(models, name="models")
@@ -39,9 +43,7 @@ def submit(
     recipe: Address = "tiny",
     set_: Set = None,
     run: Annotated[str | None, typer.Option(help="Name; default: recipe, date, digest.")] = None,
-    launcher: Annotated[
-        str, typer.Option(help="local, pytorchjob, kubeflow; auto: what is configured.")
-    ] = "auto",
+    launcher: Launcher = "auto",
     wait: Annotated[
         bool, typer.Option("--wait", help="With kubeflow: until the run has ended.")
     ] = False,
@@ -49,7 +51,10 @@ def submit(
     data: Data = None,
     from_: From = None,
     variants: Annotated[
-        str | None, typer.Option(help="Of ablations: such as dppo,rl_only; default: all.")
+        str | None,
+        typer.Option(
+            help="Of ablations: such as dppo,rl_only (`pelican recipe list`); default: all."
+        ),
     ] = None,
     seeds: Annotated[str, typer.Option(help="Of ablations.")] = "0,1,2",
     results: Annotated[
@@ -81,9 +86,7 @@ def retrain(
     from_: From = None,
     recipe: Address = "tiny",
     set_: Set = None,
-    launcher: Annotated[
-        str, typer.Option(help="local, pytorchjob, kubeflow; auto: what is configured.")
-    ] = "auto",
+    launcher: Launcher = "auto",
     store: Store = None,
 ) -> None:
     """New data in, a better model out. The same call again continues, or tells the verdict."""
@@ -92,20 +95,11 @@ def retrain(
     retrain_it(data, from_, recipe, set_ or [], store, launcher)
 
 
-@app.command()
-def stage(
-    name: Annotated[str, typer.Argument(help="rollout, reward, filter, train-rl, …")],
-    spec: Annotated[str, typer.Option(help="The stage's specification, JSON; path or URI.")],
-) -> None:
-    """Run one stage as this process; several under torchrun."""
-    from pelican.commands.stage import run_spec
-
-    run_spec(name, spec)
-
-
 @app.command("compile")
 def compile_(
-    pipeline: Annotated[str, typer.Argument(help="metaloop, evaluate, rl_only, sft_only.")],
+    pipeline: Annotated[
+        str, typer.Argument(help="metaloop, evaluate, rl_only, sft_only, retrain.")
+    ],
     output: Annotated[Path, typer.Option("-o", "--output", help="IR, YAML.")],
     recipe: Address = "tiny",
     set_: Set = None,
@@ -120,76 +114,6 @@ def compile_(
     check_output(output, "--output")
     compile_pipeline(pipeline, for_pipeline(pipeline, find_recipe(recipe, set_ or [])), output)
     print(f"{output}: {output.stat().st_size / 1024:.0f} KB")
-
-
-@app.command()
-def runs(store: Store = None) -> None:
-    """List the runs of the store, the newest first."""
-    from pelican.commands.inspect import print_runs
-
-    print_runs(store)
-
-
-@app.command()
-def show(
-    run: Annotated[str, typer.Argument()],
-    json: Annotated[bool, typer.Option("--json", help="Everything, as JSON.")] = False,
-    store: Store = None,
-) -> None:
-    """Scores, ledger counts and durations of one run."""
-    from pelican.commands.inspect import print_run
-
-    print_run(run, json, store)
-
-
-@app.command()
-def report(
-    run: Annotated[str, typer.Argument()],
-    against: Annotated[
-        list[str] | None, typer.Option(help="A run to compare with, such as RL alone; repeatable.")
-    ] = None,
-    store: Store = None,
-) -> None:
-    """Write a run's report and ledger again from what lies in the store, and print the path."""
-    from pelican.commands.pages import print_report
-
-    print_report(run, against or [], store)
-
-
-@app.command()
-def compare(
-    run: Annotated[list[str], typer.Argument(help="Names, or STORE/runs/NAME of other stores.")],
-    json: Annotated[bool, typer.Option("--json", help="The numbers, as JSON.")] = False,
-    output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="HTML page; default: in the store.")
-    ] = None,
-    store: Store = None,
-) -> None:
-    """Runs side by side: scores, paired differences, cost, recipes; and one HTML page."""
-    from pelican.commands.pages import print_comparison
-
-    print_comparison(run, json, output, store)
-
-
-@app.command("generation-server")
-def generation_server(
-    recipe: Address = "tiny",
-    set_: Set = None,
-    checkpoint: Annotated[
-        str | None, typer.Option(help="Of the policy's shapes; default: the recipe's policy.")
-    ] = None,
-    folder: Annotated[
-        str | None, typer.Option(help="Of weights; default PELICAN_GENERATION_FOLDER.")
-    ] = None,
-    host: Annotated[str, typer.Option(help="0.0.0.0 in a pod: there is no authentication.")] = (
-        "127.0.0.1"
-    ),
-    port: Annotated[int, typer.Option(min=0, help="0: any that is free.")] = 8000,
-) -> None:
-    """Draw the completions of a training (rl.generation); runs until it is ended."""
-    from pelican.commands.generation import serve_completions
-
-    serve_completions(recipe, set_ or [], checkpoint, folder, host, port)
 
 
 @app.command()
@@ -222,57 +146,36 @@ def plan(
     )
 
 
-@app.command()
-def logs(
-    run: Annotated[str, typer.Argument()],
-    stage_: Annotated[str | None, typer.Argument(metavar="[STAGE]")] = None,
-    store: Store = None,
+@app.command(rich_help_panel=PODS)
+def stage(
+    name: Annotated[str, typer.Argument(help="rollout, reward, filter, train-rl, …")],
+    spec: Annotated[str, typer.Option(help="The stage's specification, JSON; path or URI.")],
 ) -> None:
-    """Print a stage's log, such as train-rl (the newest) or loop-1-eval-rl; without STAGE: which."""
-    from pelican.commands.cluster import logs as print_logs
+    """Run one stage as this process; several under torchrun."""
+    from pelican.commands.stage import run_spec
 
-    print_logs(run, stage_, store)
-
-
-@app.command()
-def cancel(run: Annotated[str, typer.Argument()], store: Store = None) -> None:
-    """End a run of a cluster and delete its jobs; the same submission continues it."""
-    from pelican.commands.cluster import cancel as end
-
-    end(run, store)
+    run_spec(name, spec)
 
 
-@app.command()
-def reap(
-    grace: Annotated[float, typer.Option(help="Minutes without a launcher.")] = 30.0,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell.")] = False,
-    store: Store = None,
+@app.command("generation-server", rich_help_panel=PODS)
+def generation_server(
+    recipe: Address = "tiny",
+    set_: Set = None,
+    checkpoint: Annotated[
+        str | None, typer.Option(help="Of the policy's shapes; default: the recipe's policy.")
+    ] = None,
+    folder: Annotated[
+        str | None, typer.Option(help="Of weights; default PELICAN_GENERATION_FOLDER.")
+    ] = None,
+    host: Annotated[str, typer.Option(help="0.0.0.0 in a pod: there is no authentication.")] = (
+        "127.0.0.1"
+    ),
+    port: Annotated[int, typer.Option(min=0, help="0: any that is free.")] = 8000,
 ) -> None:
-    """Delete the cluster's jobs whose run is gone or ended; a CronJob runs this."""
-    from pelican.commands.cluster import reap as reap_them
+    """Draw the completions of a training (rl.generation); runs until it is ended."""
+    from pelican.commands.generation import serve_completions
 
-    reap_them(store, grace, dry_run)
-
-
-@app.command()
-def gc(
-    days: Annotated[float, typer.Option(help="What is younger stays.")] = 7.0,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell.")] = False,
-    store: Store = None,
-) -> None:
-    """Delete what no manifest, run or promoted model of the store refers to."""
-    from pelican.commands.cluster import gc as collect
-
-    collect(store, days, dry_run)
-
-
-@app.command()
-def doctor(store: Store = None) -> None:
-    """What is installed, reachable and missing, and the command that mends it."""
-    from pelican.commands.doctor import report as examine
-
-    if not examine(store):
-        raise typer.Exit(1)
+    serve_completions(recipe, set_ or [], checkpoint, folder, host, port)
 
 
 def _mistyped(error: typer.TyperException) -> str:

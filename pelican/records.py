@@ -8,7 +8,9 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from pelican.frozen import Frozen
 
 
 class Family(StrEnum):
@@ -48,18 +50,14 @@ class Phase(StrEnum):
     SFT = "sft"
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Mask(_Record):
+class Mask(Frozen):
     """A binary mask in COCO's compressed run-length encoding; `size` is (height, width)."""
 
     size: tuple[int, int]
     counts: str
 
 
-class PointsAnswer(_Record):
+class PointsAnswer(Frozen):
     """Points inside a mask. `scale`: a coordinate v lies at v / scale of the image's side."""
 
     kind: Literal["points"] = "points"
@@ -67,7 +65,7 @@ class PointsAnswer(_Record):
     scale: int = Field(100, gt=0)
 
 
-class BoxAnswer(_Record):
+class BoxAnswer(Frozen):
     """A box (x0, y0, x1, y1) on the same grid as points."""
 
     kind: Literal["box"] = "box"
@@ -82,14 +80,14 @@ class BoxAnswer(_Record):
         return self
 
 
-class CountAnswer(_Record):
+class CountAnswer(Frozen):
     """An exact whole number."""
 
     kind: Literal["count"] = "count"
     value: int = Field(ge=0)
 
 
-class DistanceAnswer(_Record):
+class DistanceAnswer(Frozen):
     """A length; scored by mean relative accuracy."""
 
     kind: Literal["distance"] = "distance"
@@ -97,7 +95,7 @@ class DistanceAnswer(_Record):
     unit: Literal["mm", "cm", "m", "in", "ft"] = "cm"
 
 
-class ChoiceAnswer(_Record):
+class ChoiceAnswer(Frozen):
     """One of the options A, B, C, …; `answer` is the letter."""
 
     kind: Literal["choice"] = "choice"
@@ -111,21 +109,21 @@ class ChoiceAnswer(_Record):
         return self
 
 
-class YesNoAnswer(_Record):
+class YesNoAnswer(Frozen):
     """Yes or no."""
 
     kind: Literal["yes_no"] = "yes_no"
     value: bool
 
 
-class OrderAnswer(_Record):
+class OrderAnswer(Frozen):
     """Items in their order; scored by normalised Kendall tau."""
 
     kind: Literal["order"] = "order"
     items: tuple[str, ...] = Field(min_length=2)
 
 
-class IntervalAnswer(_Record):
+class IntervalAnswer(Frozen):
     """A span of time in seconds; scored by temporal IoU."""
 
     kind: Literal["interval"] = "interval"
@@ -139,14 +137,14 @@ class IntervalAnswer(_Record):
         return self
 
 
-class StepsAnswer(_Record):
+class StepsAnswer(Frozen):
     """A plan; scored by the longest common subsequence."""
 
     kind: Literal["steps"] = "steps"
     steps: tuple[str, ...] = Field(min_length=1)
 
 
-class TextAnswer(_Record):
+class TextAnswer(Frozen):
     """A short text that must match exactly (case, spaces and articles aside)."""
 
     kind: Literal["text"] = "text"
@@ -154,7 +152,7 @@ class TextAnswer(_Record):
     aliases: tuple[str, ...] = ()
 
 
-class OpenAnswer(_Record):
+class OpenAnswer(Frozen):
     """Free text that a judge model compares with the reference."""
 
     kind: Literal["open"] = "open"
@@ -177,7 +175,7 @@ Answer = Annotated[
 ]
 
 
-class Turn(_Record):
+class Turn(Frozen):
     """One message; the media come before the text of the first user turn."""
 
     role: Literal["system", "user", "assistant"]
@@ -192,7 +190,7 @@ class Split(StrEnum):
     TEST = "test"
 
 
-class Sample(_Record):
+class Sample(Frozen):
     """One question about an image or a clip, with what its answer is checked against."""
 
     id: str = Field(min_length=1)
@@ -232,7 +230,7 @@ class Sample(_Record):
         return self.turns[-1].text
 
 
-class Rollout(_Record):
+class Rollout(Frozen):
     """One completion of one sample by one policy."""
 
     sample_id: str
@@ -243,7 +241,7 @@ class Rollout(_Record):
     finish: Literal["stop", "length"]
 
 
-class Score(_Record):
+class Score(Frozen):
     """The reward of one rollout, with its parts. A completion that can't be read scores 0."""
 
     sample_id: str
@@ -257,7 +255,7 @@ class Score(_Record):
     reason: str = Field("", description="why the task part is 0, empty if it is not")
 
 
-class LedgerRow(_Record):
+class LedgerRow(Frozen):
     """Difficulty of one sample for one policy. SR = success rate; difficulty = 1 - SR."""
 
     sample_id: str

@@ -14,11 +14,13 @@ import json
 import re
 import sys
 from datetime import datetime
+from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from pelican.errors import UserInputError
+from pelican.frozen import Frozen
 from pelican.lock import held
 from pelican.recipe import Recipe
 from pelican.records import Phase
@@ -27,7 +29,6 @@ from pelican.storage.objects import ObjectStore
 
 RUN, RECIPE, FAILURE, SUMMARY = "run.json", "recipe.json", "failure.json", "summary.json"
 CANCELLED = "cancelled.json"  # whoever launches a stage of the run stops
-LOCK = "logs/run.lock"
 PHASES = (Phase.BASE.value, Phase.RL.value, Phase.SFT.value)
 _STAGE = re.compile(r"loop-(\d+)/([a-z-]+)-(base|rl|sft)/manifest\.json")
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
@@ -35,10 +36,8 @@ _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 State = Literal["running", "unfinished", "failed", "complete"]
 
 
-class Submission(BaseModel):
+class Submission(Frozen):
     """`run.json`: what was asked for."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     run: str
     pipeline: str
@@ -139,10 +138,15 @@ def require_run(store: ObjectStore, run: str) -> None:
     raise UserInputError(f"there is no run {run!r} in {store.uri}{hint}")
 
 
+def run_lock(store: ObjectStore, run: str) -> Path:
+    """The file that whoever drives the run from this machine holds locked."""
+    return store.local_root(f"{run_prefix(run)}/logs") / "run.lock"
+
+
 def state(store: ObjectStore, run: str) -> State:
     """Whether a run is complete, failed, running now, or was cut off."""
     prefix = run_prefix(run)
-    if held(store.local_root(f"{prefix}/logs") / "run.lock"):
+    if held(run_lock(store, run)):
         return "running"
     summary = read_json(store, f"{prefix}/{SUMMARY}")
     if summary is not None and summary["state"] == "complete":

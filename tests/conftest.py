@@ -52,6 +52,14 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session")
+def twin(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of an untrained model; nobody changes it."""
+    from tests.engines.twin import write_twin
+
+    return write_twin(tmp_path_factory.mktemp("twin") / "twin")
+
+
 @dataclass
 class World:
     """A store, models and pools below one folder, and the command line with made stages."""

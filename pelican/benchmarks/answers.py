@@ -5,17 +5,18 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import ConfigDict
 
 from pelican.errors import UserInputError
+from pelican.frozen import Frozen
 from pelican.recipe import Sampling
 from pelican.records import Rollout
 
 
-class Settings(BaseModel):
+class Settings(Frozen):
     """What determines the completions; another value needs another folder."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(protected_namespaces=())
 
     benchmark: str
     data: str

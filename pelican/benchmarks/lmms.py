@@ -26,7 +26,7 @@ def write_lmms_results(result: Result, model: str, output: Path, started: dateti
     folder = output / "lmms-eval" / name
     date = f"{started:%Y%m%d_%H%M%S}"
     finished = datetime.now(started.tzinfo)
-    samples = [_sample(i, result, task) for i in range(len(result.rows))]
+    samples = [_sample(i, result) for i in range(len(result.rows))]
     hashes = "".join(f"sample_{i}{sample['doc_hash']}" for i, sample in enumerate(samples))
     scores = {f"{key},none": value / 100 for key, value in result.scores.scores.items()}
     tree: dict[str, Any] = {
@@ -74,7 +74,7 @@ def write_lmms_results(result: Result, model: str, output: Path, started: dateti
     return path
 
 
-def _sample(number: int, result: Result, task: str) -> dict[str, Any]:
+def _sample(number: int, result: Result) -> dict[str, Any]:
     row, question = result.rows[number], result.questions[number]
     doc = json.dumps([question.id, question.prompt, question.truth], ensure_ascii=False)
     return {

@@ -10,7 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import ConfigDict
 
 from pelican.benchmarks.answers import Answers, Settings
 from pelican.benchmarks.base import Benchmark, Clip, Context, Grade, Graded, Question
@@ -22,6 +22,7 @@ from pelican.engines.base import Engine
 from pelican.errors import UserInputError
 from pelican.evaluation.results import ResultRow, result_row, write_results
 from pelican.files import replacing
+from pelican.frozen import Frozen
 from pelican.records import Sample, Score
 from pelican.rewards.base import Unscorable
 from pelican.rewards.format import format_reward, think_chars
@@ -32,10 +33,10 @@ SUCCESS = 0.5  # of a graded value, as in training
 T = TypeVar("T")
 
 
-class Scores(BaseModel):
+class Scores(Frozen):
     """`scores.json`: points of 100 as published, and what they are over."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(protected_namespaces=())
 
     settings: Settings
     source: str

@@ -9,30 +9,19 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Literal
 
 from pelican import settings
-from pelican.commands.doctor_cluster import examine
-from pelican.errors import PelicanError
+from pelican.commands.doctor_cluster import kubectl, places
+from pelican.commands.findings import Finding, Level, look_at
+from pelican.errors import UserInputError
 from pelican.recipes import find_recipe
 from pelican.storage.checkpoint import check_checkpoint
 
-Level = Literal["ok", "missing", "optional"]
 PYTHONS = ((3, 11), (3, 12))
 IMPORT_S = 300  # vLLM's takes ten seconds, on a busy machine a minute
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One line: `optional` is missing but only some commands need it."""
-
-    level: Level
-    name: str
-    about: str
-    mend: str = ""
 
 
 def report(store: str | None = None) -> bool:
@@ -55,10 +44,10 @@ def findings(store: str | None = None) -> Iterator[Finding]:
     )
     yield from _packages()
     yield from _files()
-    yield from _launcher(store)
+    yield from places(settings.store_uri(store))
     yield _machine()
-    yield from _gpu()
-    yield from _cluster()
+    yield _gpu()
+    yield kubectl()
 
 
 def _packages() -> Iterator[Finding]:
@@ -101,43 +90,25 @@ def _vllm() -> Finding:
 
 
 def _files() -> Iterator[Finding]:
+    """What the recipe `tiny` names."""
     recipe = find_recipe("tiny")
     for name, where in (("policy", recipe.models.policy), ("teacher", recipe.models.teacher)):
-        try:
-            check_checkpoint(f"models.{name}", settings.resolve(where))
-            yield Finding("ok", f"models.{name}", where)
-        except PelicanError as error:
-            yield Finding("missing", f"models.{name}", str(error), "make base-model")
+        yield look_at(f"models.{name}", partial(_checkpoint, name, where), "make base-model")
     for name in ("train", "replay", "evaluation", "general"):
         where = getattr(recipe.data, name)
-        shards = list(Path(settings.resolve(where)).rglob("*.parquet"))
-        if shards:
-            yield Finding("ok", f"data.{name}", f"{where}, {len(shards)} shards")
-        else:
-            yield Finding("missing", f"data.{name}", f"no shards in {where}", "make sample-data")
+        yield look_at(f"data.{name}", partial(_pool, where), "make sample-data")
 
 
-def _launcher(given: str | None) -> Iterator[Finding]:
-    uri = settings.store_uri(given)
-    for works, name, about, mend in examine(uri):
-        yield Finding("ok" if works else "missing", name, about, mend)
-    if "://" not in uri:
-        yield _folder(uri)
-    elif not uri.startswith("s3://"):
-        yield Finding(
-            "missing", "store", f"{uri}: neither a folder nor s3://", "PELICAN_STORE=folder"
-        )
+def _checkpoint(name: str, where: str) -> str:
+    check_checkpoint(f"models.{name}", settings.resolve(where))
+    return where
 
 
-def _folder(uri: str) -> Finding:
-    try:
-        Path(uri).mkdir(parents=True, exist_ok=True)
-        free = shutil.disk_usage(uri).free / 1e9
-    except OSError as error:
-        return Finding("missing", "store", f"{uri}: {error.strerror}", "PELICAN_STORE=folder")
-    if not os.access(uri, os.W_OK):
-        return Finding("missing", "store", f"{uri} is not writable", "PELICAN_STORE=folder")
-    return Finding("ok", "store", f"{uri}, {free:.0f} GB free")
+def _pool(where: str) -> str:
+    shards = list(Path(settings.resolve(where)).rglob("*.parquet"))
+    if not shards:
+        raise UserInputError(f"no shards in {where}")
+    return f"{where}, {len(shards)} shards"
 
 
 def _machine() -> Finding:
@@ -149,18 +120,7 @@ def _machine() -> Finding:
     return Finding("ok", "machine", f"{cores} cores, {memory:.0f} GB of memory")
 
 
-def _gpu() -> Iterator[Finding]:
+def _gpu() -> Finding:
     if shutil.which("nvidia-smi") is None:
-        yield Finding("optional", "gpu", "no nvidia-smi: the recipe tiny runs on the CPU")
-    else:
-        yield Finding("ok", "gpu", "nvidia-smi found")
-
-
-def _cluster() -> Iterator[Finding]:
-    config = os.environ.get("KUBECONFIG") or str(Path.home() / ".kube" / "config")
-    if shutil.which("kubectl") is None:
-        yield Finding("optional", "kubectl", "not found: only a cluster needs it")
-    elif not Path(config).exists():
-        yield Finding("optional", "kubectl", f"no configuration at {config}", "KUBECONFIG=file")
-    else:
-        yield Finding("ok", "kubectl", config)
+        return Finding("optional", "gpu", "no nvidia-smi: the recipe tiny runs on the CPU")
+    return Finding("ok", "gpu", "nvidia-smi found")

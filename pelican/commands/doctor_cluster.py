@@ -1,14 +1,18 @@
-"""The part of `pelican doctor` about a cluster: which launcher and why, and whether it would work."""
+"""The part of `pelican doctor` about launcher, store and cluster, and whether they would work."""
 
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
 
-from pelican.errors import PelicanError
+from pelican.commands.findings import Finding, look_at
+from pelican.errors import PelicanError, UserInputError
 from pelican.launch.choice import AUTO, choose
+from pelican.storage.objects import open_store
 
-Line = tuple[bool, str, str, str]  # works, name, about, how to mend it
 _NEEDED = (
     ("create", "pytorchjobs", "kubeflow.org"),
     ("get", "pytorchjobs", "kubeflow.org"),
@@ -21,29 +25,44 @@ _NEEDED = (
 )
 
 
-def examine(store_uri: str) -> Iterator[Line]:
+def places(store_uri: str) -> Iterator[Finding]:
     """The launcher that follows from the environment, and what it needs."""
     name, why = choose(AUTO, store_uri)
-    yield True, "launcher", f"{name}: {why}", ""
+    yield Finding("ok", "launcher", f"{name}: {why}")
     if store_uri.startswith("s3://"):
-        yield _store(store_uri)
+        mend = "S3_ENDPOINT_URL, AWS_ACCESS_KEY_ID, docs/cluster.md"
+        yield look_at("store", partial(_bucket, store_uri), mend)
+    else:
+        yield look_at("store", partial(_folder, store_uri), "PELICAN_STORE=folder")
     if name == "pytorchjob":
         yield _jobs()
     if name == "kubeflow":
-        yield _kubeflow()
+        yield look_at("kubeflow", _kubeflow, "KFP_HOST, KFP_TOKEN_FILE")
 
 
-def _store(uri: str) -> Line:
-    from pelican.storage.objects import open_store
+def kubectl() -> Finding:
+    config = os.environ.get("KUBECONFIG") or str(Path.home() / ".kube" / "config")
+    if shutil.which("kubectl") is None:
+        return Finding("optional", "kubectl", "not found: only a cluster needs it")
+    if not Path(config).exists():
+        return Finding("optional", "kubectl", f"no configuration at {config}", "KUBECONFIG=file")
+    return Finding("ok", "kubectl", config)
 
-    try:
-        open_store(uri).probe()
-    except PelicanError as error:
-        return False, "store", str(error), "S3_ENDPOINT_URL, AWS_ACCESS_KEY_ID, docs/cluster.md"
-    return True, "store", f"{uri} at {os.environ.get('S3_ENDPOINT_URL', 'AWS')}", ""
+
+def _bucket(uri: str) -> str:
+    open_store(uri).probe()
+    return f"{uri} at {os.environ.get('S3_ENDPOINT_URL', 'AWS')}"
 
 
-def _jobs() -> Line:
+def _folder(uri: str) -> str:
+    store = open_store(uri)
+    store.probe()
+    if not os.access(store.uri, os.W_OK):
+        raise UserInputError(f"{store.uri} is not writable")
+    return f"{store.uri}, {shutil.disk_usage(store.uri).free / 1e9:.0f} GB free"
+
+
+def _jobs() -> Finding:
     from pelican.launch.kube import Absent, Kube
     from pelican.launch.target import Target
 
@@ -56,20 +75,24 @@ def _jobs() -> Line:
         kube.jobs("pelican.dev/run=none")
     except Absent:
         mend = "install Kubeflow's training operator v1"
-        return False, "cluster", "it knows no PyTorchJob", mend
+        return Finding("missing", "cluster", "it knows no PyTorchJob", mend)
     except PelicanError as error:
-        return False, "cluster", str(error), "make deploy, KUBECONFIG, PELICAN_NAMESPACE"
+        mend = "make deploy, KUBECONFIG, PELICAN_NAMESPACE"
+        return Finding("missing", "cluster", str(error), mend)
     if denied:
-        return False, "cluster", f"{namespace}: you may not {', '.join(denied)}", "make deploy"
-    return True, "cluster", f"PyTorchJobs in namespace {namespace}", ""
+        about = f"{namespace}: you may not {', '.join(denied)}"
+        return Finding("missing", "cluster", about, "make deploy")
+    return Finding("ok", "cluster", f"PyTorchJobs in namespace {namespace}")
 
 
-def _kubeflow() -> Line:
+def _kubeflow() -> str:
     from pelican.launch.kfp_api import Kfp
 
+    kfp = Kfp()
     try:
-        kfp = Kfp()
         kfp.experiments()
-    except (PelicanError, KeyError) as error:
-        return False, "kubeflow", str(error), "KFP_HOST, KFP_TOKEN_FILE"
-    return True, "kubeflow", kfp.settings.host, ""
+    except KeyError:
+        raise UserInputError(
+            f"{kfp.settings.host} answers, but not as Kubeflow Pipelines"
+        ) from None
+    return kfp.settings.host

@@ -1,4 +1,4 @@
-"""`pelican runs`, `show`, `recipe`: what lies in the store, as text or JSON."""
+"""`pelican runs`, `show`: what lies in the store, as text or JSON."""
 
 from __future__ import annotations
 
@@ -10,13 +10,9 @@ from typing import Any
 from pelican import settings
 from pelican.commands.tables import rows_table, score_table
 from pelican.outcome import scores, show
-from pelican.recipes import ABLATIONS, ABLATIONS_OF_A_NUMBER, BASES, PIPELINES, find_recipe
-from pelican.recipes.overrides import describe, fields
 from pelican.runs import list_runs, manifests, state
 from pelican.storage.objects import open_store
 from pelican.telemetry.progress import duration, where
-
-LONG = 32  # characters of a value; a longer one pushes only its own line
 
 
 def print_runs(uri: str | None) -> None:
@@ -144,46 +140,3 @@ def _again(tree: dict[str, Any]) -> str:
         f"pelican submit --pipeline {tree['pipeline']} --recipe {shlex.quote(tree['address'])}"
         f"{overrides} --run {tree['run']}"
     )
-
-
-def print_recipes() -> None:
-    def about(function: Any) -> str:
-        return str(function.__doc__).strip().splitlines()[0]
-
-    rows = [["recipe", name, about(function)] for name, function in BASES.items()]
-    rows += [["ablation", f"+{name}", about(function)] for name, function in ABLATIONS.items()]
-    rows += [
-        ["ablation", f"+{name}(x)", about(function)]
-        for name, function in ABLATIONS_OF_A_NUMBER.items()
-    ]
-    rows += [["pipeline", name, ""] for name in PIPELINES]
-    rows_table(["", "name", ""], rows)
-
-
-def print_recipe(name: str, overrides: Sequence[str], as_json: bool) -> None:
-    recipe = find_recipe(name, overrides)
-    if as_json:
-        print(recipe.model_dump_json(indent=1))
-        return
-    shown = []
-    for field, value in fields(recipe).items():
-        if value is None and field.startswith("resources.") and "resources.every." not in field:
-            continue  # two hundred lines: what a stage does not set is as `resources.every` says
-        shown.append((field, text(value), describe(field)))
-    names = max(len(field) for field, _, _ in shown)
-    values = max(len(value) for _, value, _ in shown if len(value) <= LONG)
-    for field, value, about in shown:
-        print(f"{field:<{names}}  {value:<{values}}  {about}".rstrip())
-    print(f"{'(digest)':<{names}}  {recipe.digest()}")
-    print()
-    print("[P]: the default follows the DPPO papers (arXiv 2511.16602, 2511.00108); [D]: it is")
-    print("Pelican's decision. A recipe may set another value.")
-    print(f"next: `pelican submit --recipe {name} --set FIELD=VALUE` runs it with a field changed")
-
-
-def text(value: object) -> str:
-    if isinstance(value, tuple | list):
-        return ",".join(text(item) for item in value)
-    if isinstance(value, bool) or value is None:
-        return str(value).lower()
-    return f"{value:g}" if isinstance(value, float) else str(value)

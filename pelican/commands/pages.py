@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pelican import settings
-from pelican.commands.inspect import text
 from pelican.commands.output import check_output
+from pelican.commands.print_recipes import text
 from pelican.commands.tables import rows_table
 from pelican.storage.objects import open_store
 from pelican.telemetry.progress import duration

@@ -79,11 +79,10 @@ def _print(plan: Plan, gpu: str, nodes: int, per_node: int) -> None:
         f"load     {load.samples:,} samples a loop, prompts of {load.prompt:,} tokens, completions of"
         f" at most {load.completion:,}"
     )
-    most = max(stage.gpus for stage in plan.stages)
     there = nodes * per_node
     print(
         f"cluster  {nodes} x {per_node} {gpu} = {there} GPUs of {_bytes(plan.gpu.memory)}; the recipe"
-        f" uses at most {most} of them at a time"
+        f" uses at most {plan.gpus} of them at a time"
     )
     print()
     rows_table(
@@ -95,7 +94,7 @@ def _print(plan: Plan, gpu: str, nodes: int, per_node: int) -> None:
                 _bytes(stage.bytes),
                 _largest(stage.memory),
                 f"{stage.tokens_per_step:,}",
-                _time(stage.hours),
+                _time(stage.hours) + (f" of {stage.beside}" if stage.beside else ""),
             ]
             for stage in plan.stages
         ],

@@ -8,13 +8,13 @@ import typer
 
 from pelican.commands.options import Set
 
-app = typer.Typer(help="Named recipes.", no_args_is_help=True)
+app = typer.Typer(help="What there is to run, and every setting.", no_args_is_help=True)
 
 
 @app.command("list")
 def recipe_list() -> None:
-    """Name every recipe, ablation and pipeline."""
-    from pelican.commands.inspect import print_recipes
+    """Name every recipe, ablation, variant and pipeline, with what it is for."""
+    from pelican.commands.print_recipes import print_recipes
 
     print_recipes()
 
@@ -26,6 +26,6 @@ def recipe_show(
     json: Annotated[bool, typer.Option("--json")] = False,
 ) -> None:
     """Print the resolved tree of a recipe."""
-    from pelican.commands.inspect import print_recipe
+    from pelican.commands.print_recipes import print_recipe
 
     print_recipe(name, set_ or [], json)

@@ -34,6 +34,7 @@ from pelican.runs import (
     read_json,
     read_recipe,
     read_submission,
+    run_lock,
     run_prefix,
     state,
 )
@@ -74,8 +75,7 @@ def submit(
         submitted=now(),
     )
     name = choose_run(objects, asked, recipe, run)
-    lock = objects.local_root(f"{run_prefix(name)}/logs") / "run.lock"
-    with exclusive(lock, f"run {name!r}"):
+    with exclusive(run_lock(objects, name), f"run {name!r}"):
         record = asked.model_copy(update={"run": name}).model_dump_json(indent=1)
         objects.write(f"{run_prefix(name)}/{RUN}", record.encode(), if_absent=True)
         objects.delete(f"{run_prefix(name)}/{CANCELLED}")

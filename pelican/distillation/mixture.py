@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 import pyarrow as pa
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from pelican.data.entry import Entry
 from pelican.data.select import shuffled
 from pelican.distillation.retrieval import Related
+from pelican.frozen import Frozen
 from pelican.recipe import DistillConfig
 from pelican.records import Dimension, Family, Split
 
@@ -35,10 +36,8 @@ class Request:
     similarity: float = 0.0
 
 
-class TeacherRow(BaseModel):
+class TeacherRow(Frozen):
     """What the teacher made of one sample. A row that was not accepted is kept for the ledger."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     sample_id: str
     origin: Origin
@@ -57,10 +56,8 @@ class TeacherRow(BaseModel):
     similarity: float
 
 
-class MixtureRow(BaseModel):
+class MixtureRow(Frozen):
     """One row to learn, with where it came from."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     row: int = Field(ge=0)
     sample_id: str

@@ -17,20 +17,19 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from pelican.engines.backends import Backend, open_backend
 from pelican.errors import PelicanError, UserInputError
 from pelican.files import replacing
+from pelican.frozen import Frozen
 from pelican.leash import die_with_parent
 from pelican.recipe import Recipe, Sampling
 from pelican.records import Sample
 
 
-class ServerSpec(BaseModel):
+class ServerSpec(Frozen):
     """What a server is started with."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     recipe: Recipe
     checkpoint: str

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import polars as pl
-from pydantic import BaseModel, ConfigDict
+
+from pelican.frozen import Frozen
 
 
-class Flips(BaseModel):
+class Flips(Frozen):
     """Questions whose success changed between two policies, out of `n` that both answered."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     n: int
     kept: int

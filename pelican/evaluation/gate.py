@@ -7,20 +7,17 @@ answer without them (arXiv 2511.16602 saw a policy lose its chain of thought).
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
-
 from pelican.evaluation.metrics import Difference
 from pelican.evaluation.summary import Comparison, Summary
+from pelican.frozen import Frozen
 from pelican.recipe import EvalConfig
 
 MAX_FORMAT_DROP = 5.0  # points of the format rate
 MIN_THINK_SHARE = 0.25  # of the base's mean thinking length
 
 
-class Check(BaseModel):
+class Check(Frozen):
     """One condition of the gate, with the numbers it was decided on."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str
     passed: bool
@@ -28,10 +25,8 @@ class Check(BaseModel):
     numbers: dict[str, float] = {}
 
 
-class Gate(BaseModel):
+class Gate(Frozen):
     """`gate.json`: the decision is to go on if every check passed."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     go_on: bool
     checks: list[Check]

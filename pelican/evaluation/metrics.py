@@ -15,18 +15,15 @@ from typing import Any
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
+
+from pelican.frozen import Frozen
 
 Floats = NDArray[np.float64]
 LEVEL = 0.95
 _CHUNK_CELLS = 4_000_000  # resamples x scenes held at once
 
 
-class _Number(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Estimate(_Number):
+class Estimate(Frozen):
     """A score of 0 … 100 with its 95 % interval; `n` questions from `scenes` scenes."""
 
     score: float
@@ -37,7 +34,7 @@ class Estimate(_Number):
     chance: float = 0.0
 
 
-class Difference(_Number):
+class Difference(Frozen):
     """After minus before on the same `n` questions, in points, with its paired 95 % interval."""
 
     delta: float

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import polars as pl
-from pydantic import BaseModel, ConfigDict
 
 from pelican.evaluation.forgetting import Flips, flips
 from pelican.evaluation.metrics import (
@@ -17,13 +16,10 @@ from pelican.evaluation.metrics import (
     paired,
 )
 from pelican.evaluation.results import Suite
+from pelican.frozen import Frozen
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Comparison(_Part):
+class Comparison(Frozen):
     """One policy against an earlier one, on the questions that both answered."""
 
     to: str
@@ -37,7 +33,7 @@ class Comparison(_Part):
     think_share: float
 
 
-class Summary(_Part):
+class Summary(Frozen):
     """Scores in points of 100. Dimensions and horizons are of the embodied suite.
 
     The general score is the mean over its

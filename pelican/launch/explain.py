@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pelican.errors import InfrastructureError, PelicanError, ResourceError, UserInputError
 from pelican.launch.base import StageError
 from pelican.launch.jobspec import CONTAINER, Tree
-from pelican.placement import StageResources
+from pelican.sections.placement import StageResources
 
 
 class PreemptedError(InfrastructureError):

@@ -12,7 +12,7 @@ from pelican.digest import digest_of
 from pelican.errors import UserInputError
 from pelican.launch.base import Job
 from pelican.launch.target import Target
-from pelican.placement import StageResources
+from pelican.sections.placement import StageResources
 
 GROUP, VERSION, PLURAL = "kubeflow.org", "v1", "pytorchjobs"
 CONTAINER = "pytorch"  # the operator wants this name

@@ -171,7 +171,12 @@ class Kfp:
         """A mounted token is renewed on disk."""
         token = os.environ.get("KFP_TOKEN")
         if self.settings.token_file:
-            token = Path(self.settings.token_file).read_text().strip()
+            try:
+                token = Path(self.settings.token_file).read_text().strip()
+            except OSError as error:
+                raise UserInputError(
+                    f"KFP_TOKEN_FILE={self.settings.token_file} can't be read: {error.strerror}"
+                ) from None
         if token:
             configuration.api_key["authorization"] = token
 

@@ -11,6 +11,7 @@ from math import ceil
 
 from pelican.planning.shapes import Shape
 from pelican.recipe import Recipe
+from pelican.settings import GENERATION_SERVERS
 
 PATCHES_PER_TOKEN = 4  # of the tower, for each image token
 RESERVED = 6e9  # CUDA's context, NCCL's buffers, what the allocator can't give back
@@ -113,15 +114,17 @@ def train_memory(shape: Shape, recipe: Recipe, load: Load, *, rl: bool) -> Parts
     tokens = min(whole, max(row, tokens))
     share = load.completion / row
     images = round(tokens * (1 - share))
-    parts["activations"] = activations(shape, recipe, tokens, images)
-    parts["logits"] = logits(shape, ceil(tokens * share))
+    held = 2 if rl and _through_masked(recipe) else 1
+    parts["activations"] = held * activations(shape, recipe, tokens, images)
+    parts["logits"] = held * logits(shape, ceil(tokens * share))
     if rl:
         if recipe.rl.kl and recipe.parallel.lora_rank is None:
             parts["reference"] = width * shape.total / shards
         if recipe.rl.generation.where == "process":
-            parts["copy to generate with"] = float(width * shape.total)
-            prompts = ceil(rows / recipe.rl.group_size * recipe.rl.oversample)
-            keys = load.prompt + recipe.rl.group_size * load.completion
+            if recipe.parallel.at_scale:  # else the policy itself generates
+                parts["copy to generate with"] = float(width * shape.total)
+            keys = load.prompt + drawn_per_group(recipe) * load.completion
+            prompts = ceil(groups_drawn(recipe) / recipe.rl.processes)
             parts["keys and values"] = float(prompts * keys * shape.kv_bytes(width))
     parts["reserved"] = RESERVED
     return parts
@@ -132,6 +135,29 @@ def rows_per_process(recipe: Recipe, *, rl: bool) -> int:
     if rl:
         return recipe.rl.prompts_per_step * recipe.rl.group_size // recipe.rl.processes
     return recipe.sft.batch_size // recipe.sft.processes
+
+
+def groups_drawn(recipe: Recipe) -> float:
+    """Groups that are drawn together for a batch, before those without variance are refilled."""
+    return recipe.rl.prompts_per_step * recipe.rl.oversample
+
+
+def drawn_per_group(recipe: Recipe) -> int:
+    """Completions of a group, of which `rl.group_size` are trained on."""
+    return recipe.rl.variant.drawn(recipe.rl.group_size)
+
+
+def generation_servers(recipe: Recipe) -> int:
+    """Servers that train-rl draws from: those that the recipe's pods are told, else one; or none."""
+    if not recipe.rl.enabled or recipe.rl.generation.where == "process":
+        return 0
+    named = (recipe.resources.of("train-rl").env or {}).get(GENERATION_SERVERS, "")
+    return max(1, len([url for url in named.split(",") if url.strip()]))
+
+
+def _through_masked(recipe: Recipe) -> bool:
+    variant = recipe.rl.variant
+    return bool(variant.perception) and variant.masked_gradients
 
 
 def engine_memory(weights: float, shape: Shape, recipe: Recipe, load: Load, gpu: Gpu) -> Parts:
@@ -163,32 +189,46 @@ def prefill_seconds(shape: Shape, gpu: Gpu, gpus: int, prompts: float, load: Loa
     return prompts * work / (gpus * gpu.flops * PREFILL_SHARE)
 
 
-def rollout_seconds(
-    shape: Shape, recipe: Recipe, gpu: Gpu, load: Load, samples: int, tries: int
+def engine_seconds(
+    shape: Shape, recipe: Recipe, gpu: Gpu, load: Load, engines: int, prompts: float, tries: int
 ) -> float:
-    """Of a rollout stage: every prompt computed once, the cache's room decoded together."""
+    """Of `tries` completions a prompt, on so many engines: every prompt computed once, the cache's
+    room decoded together.
+    """
     config = recipe.rollout.vllm
-    engines, gpus = recipe.rollout.workers, config.tensor_parallel_size
+    gpus = config.tensor_parallel_size
     room = engine_memory(2.0 * shape.total, shape, recipe, load, gpu)["keys and values"] * gpus
     fit = room / ((load.prompt + load.completion) * shape.kv_bytes(2))
     together = max(1.0, min(config.max_num_seqs, fit))
-    each = ceil(samples / engines)
+    each = ceil(prompts / engines)
     return prefill_seconds(shape, gpu, gpus, each, load) + decode_seconds(
         shape, gpu, gpus, each * tries, load, together
     )
 
 
 def rl_step_seconds(shape: Shape, recipe: Recipe, gpu: Gpu, load: Load) -> dict[str, float]:
-    """Of one optimiser step: generation in every process, then the passes."""
-    rl = recipe.rl
-    rows = rows_per_process(recipe, rl=True) * rl.oversample
-    generate = prefill_seconds(shape, gpu, 1, rows / rl.group_size, load)
-    generate += decode_seconds(shape, gpu, 1, rows, load, together=rows)
+    """Of one optimiser step: its share of a batch's generation, and the passes."""
+    rl, variant = recipe.rl, recipe.rl.variant
+    groups, each = groups_drawn(recipe), drawn_per_group(recipe)
+    if servers := generation_servers(recipe):
+        generate = engine_seconds(shape, recipe, gpu, load, servers, groups, each)
+    else:
+        mine = groups / rl.processes
+        generate = prefill_seconds(shape, gpu, 1, mine, load)
+        generate += decode_seconds(shape, gpu, 1, mine * each, load, together=mine * each)
+    if variant.hints:  # at most: every group fails and is drawn once more
+        generate *= 2
     tokens = rows_per_process(recipe, rl=True) * (load.prompt + load.completion)
     passes = 8.0 if recipe.model.gradient_checkpointing else 6.0
-    reference = 2.0 if rl.kl else 0.0
-    flops = (passes + reference) * shape.text * tokens + tower_flops(shape, recipe, tokens, load)
-    return {"generation": generate, "training": flops / (gpu.flops * TRAIN_SHARE)}
+    per_batch = 2.0 * bool(rl.kl) + 2.0 * bool(servers and rl.generation.importance_cap)
+    masked = (passes if variant.masked_gradients else 2.0) * bool(variant.perception)
+    looks = 1 + bool(variant.perception)
+    flops = (passes + masked + per_batch / variant.updates) * shape.text * tokens
+    flops += looks * tower_flops(shape, recipe, tokens, load)
+    return {
+        "generation": generate / variant.updates,
+        "training": flops / (gpu.flops * TRAIN_SHARE),
+    }
 
 
 def sft_step_seconds(shape: Shape, recipe: Recipe, gpu: Gpu, load: Load) -> float:

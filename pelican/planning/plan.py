@@ -12,17 +12,22 @@ from pelican.recipe import Recipe
 
 TEXT_BYTES = 2.0  # of a completion's token in a zstd table
 _EVALUATED = 3000  # held-out questions, both suites
+SERVERS = "generation servers"
 
 
 @dataclass(frozen=True)
 class StagePlan:
-    """One stage: GPUs of its job, bytes on each, tokens of a step, hours of the whole run."""
+    """One stage: GPUs of its job, bytes on each, tokens of a step, hours of the whole run.
+
+    `beside` is the stage that it runs together with, whose hours count for both.
+    """
 
     stage: str
     gpus: int
     memory: Parts
     tokens_per_step: int
     hours: float
+    beside: str = ""
 
     @property
     def bytes(self) -> float:
@@ -42,7 +47,12 @@ class Plan:
 
     @property
     def hours(self) -> float:
-        return sum(stage.hours for stage in self.stages)
+        return sum(stage.hours for stage in self.stages if not stage.beside)
+
+    @property
+    def gpus(self) -> int:
+        """The most that are used at a time."""
+        return max(_together(stage, self.stages) for stage in self.stages)
 
 
 def make_plan(recipe: Recipe, gpu_name: str, nodes: int, per_node: int, load: Load) -> Plan:
@@ -51,6 +61,8 @@ def make_plan(recipe: Recipe, gpu_name: str, nodes: int, per_node: int, load: Lo
     stages = [_rollout(shape, recipe, gpu, load)]
     if recipe.rl.enabled:
         stages.append(_train_rl(shape, recipe, gpu, load))
+        if estimate.generation_servers(recipe):
+            stages.append(_servers(shape, recipe, gpu, load))
     if recipe.sft.enabled:
         if recipe.distill.endpoint is None and not recipe.distill.only_replay:
             stages.append(_distill(shape, recipe, gpu, load))
@@ -72,9 +84,10 @@ def _rollout(shape: Shape, recipe: Recipe, gpu: Gpu, load: Load) -> StagePlan:
     """Rollouts for the buffer and for weak mining, and the evaluations, by the same engines."""
     config = recipe.rollout
     tries = config.samples * recipe.rl.enabled + config.weak_samples * recipe.sft.enabled
-    loop = estimate.rollout_seconds(shape, recipe, gpu, load, load.samples, tries)
+    engines = config.workers
+    loop = estimate.engine_seconds(shape, recipe, gpu, load, engines, load.samples, tries)
     evaluations = 1 + recipe.loops * (recipe.rl.enabled + recipe.sft.enabled)
-    once = estimate.rollout_seconds(shape, recipe, gpu, load, _EVALUATED, 1)
+    once = estimate.engine_seconds(shape, recipe, gpu, load, engines, _EVALUATED, 1)
     weights = 2.0 * shape.total
     return StagePlan(
         stage="rollout, eval",
@@ -89,11 +102,12 @@ def _distill(shape: Shape, recipe: Recipe, gpu: Gpu, load: Load) -> StagePlan:
     """The teacher, whose keys and values are taken to be as large as the policy's."""
     weights = float(weight_bytes(recipe.models.teacher))
     weak = ceil(0.2 * load.samples) * recipe.distill.tries
-    seconds = estimate.rollout_seconds(shape, recipe, gpu, load, weak, 1)
+    engines = recipe.rollout.workers
+    seconds = estimate.engine_seconds(shape, recipe, gpu, load, engines, weak, 1)
     slower = weights / (2.0 * shape.total)
     return StagePlan(
         stage="distill",
-        gpus=recipe.rollout.workers * recipe.rollout.vllm.tensor_parallel_size,
+        gpus=engines * recipe.rollout.vllm.tensor_parallel_size,
         memory=estimate.engine_memory(weights, shape, recipe, load, gpu),
         tokens_per_step=recipe.rollout.vllm.max_num_seqs,
         hours=recipe.loops * seconds * slower / 3600,
@@ -101,14 +115,30 @@ def _distill(shape: Shape, recipe: Recipe, gpu: Gpu, load: Load) -> StagePlan:
 
 
 def _train_rl(shape: Shape, recipe: Recipe, gpu: Gpu, load: Load) -> StagePlan:
-    step = estimate.rl_step_seconds(shape, recipe, gpu, load)
+    parts = estimate.rl_step_seconds(shape, recipe, gpu, load).values()
+    # What is drawn for later steps is drawn while this one trains.
+    step = max(parts) if recipe.rl.generation.max_staleness else sum(parts)
     rows = recipe.rl.prompts_per_step * recipe.rl.group_size
     return StagePlan(
         stage="train-rl",
         gpus=recipe.rl.processes,
         memory=estimate.train_memory(shape, recipe, load, rl=True),
         tokens_per_step=rows * (load.prompt + load.completion),
-        hours=recipe.loops * recipe.rl.max_steps * sum(step.values()) / 3600,
+        hours=recipe.loops * recipe.rl.max_steps * step / 3600,
+    )
+
+
+def _servers(shape: Shape, recipe: Recipe, gpu: Gpu, load: Load) -> StagePlan:
+    """What train-rl draws its completions from, as long as it trains."""
+    config = recipe.rollout.vllm
+    seconds = estimate.rl_step_seconds(shape, recipe, gpu, load)["generation"]
+    return StagePlan(
+        stage=SERVERS,
+        gpus=estimate.generation_servers(recipe) * config.tensor_parallel_size,
+        memory=estimate.engine_memory(2.0 * shape.total, shape, recipe, load, gpu),
+        tokens_per_step=config.max_num_seqs,
+        hours=recipe.loops * recipe.rl.max_steps * seconds / 3600,
+        beside="train-rl",
     )
 
 
@@ -146,15 +176,25 @@ def _storage(shape: Shape, recipe: Recipe, load: Load) -> dict[str, float]:
 def _too_many(stages: list[StagePlan], nodes: int, per_node: int) -> list[str]:
     """A sentence for each number of GPUs that is asked for and not there."""
     there, asked = nodes * per_node, dict[int, list[str]]()
+    beside = {stage.beside: stage.stage for stage in stages if stage.beside}
     for stage in stages:
-        if stage.gpus > there:
-            asked.setdefault(stage.gpus, []).append(stage.stage)
+        gpus = _together(stage, stages)
+        if gpus > there and not stage.beside:
+            names = asked.setdefault(gpus, [])
+            names.append(stage.stage)
+            if stage.stage in beside:
+                names.append(beside[stage.stage])
     return [
         f"{', '.join(names)} {'asks' if names == names[:1] else 'ask'} for {gpus} GPUs, but {nodes}"
         f" x {per_node} are {there}; give --nodes {ceil(gpus / per_node)}, or lower"
         f" {', '.join(dict.fromkeys(_PROCESSES[name] for name in names))}"
         for gpus, names in asked.items()
     ]
+
+
+def _together(stage: StagePlan, stages: list[StagePlan]) -> int:
+    """GPUs of a stage and of what runs beside it."""
+    return stage.gpus + sum(other.gpus for other in stages if other.beside == stage.stage)
 
 
 def _too_large(stage: StagePlan, recipe: Recipe, gpu_name: str, gpu: Gpu) -> str:
@@ -190,5 +230,6 @@ _PROCESSES = {
     "rollout, eval": "rollout.workers",
     "distill": "rollout.workers",
     "train-rl": "rl.processes",
+    SERVERS: "rollout.vllm.tensor_parallel_size",
     "train-sft": "sft.processes",
 }

@@ -11,11 +11,19 @@ from pelican.errors import UserInputError
 from pelican.recipe import Recipe
 from pelican.recipes import ablations, paper, tiny
 from pelican.recipes.overrides import apply_overrides, nearest, parse_overrides, sentence
+from pelican.recipes.pipelines import PIPELINES, SETS, for_pipeline
 
 BASES: dict[str, Callable[[], Recipe]] = {
     "tiny": tiny.tiny,
     "pelican_7b": paper.pelican_7b,
     "pelican_72b": paper.pelican_72b,
+}
+VARIANTS_OF_RL: dict[str, Callable[[Recipe], Recipe]] = {
+    "asymmetric_clipping": ablations.asymmetric_clipping,
+    "symmetric_clipping": ablations.symmetric_clipping,
+    "down_sampling": ablations.down_sampling,
+    "perception_loss": ablations.perception_loss,
+    "hints": ablations.hints,
 }
 ABLATIONS: dict[str, Callable[[Recipe], Recipe]] = {
     "random_sampling": ablations.random_sampling,
@@ -24,23 +32,11 @@ ABLATIONS: dict[str, Callable[[Recipe], Recipe]] = {
     "one_loop": ablations.one_loop,
     "weak_teacher": ablations.weak_teacher,
     "replay_only": ablations.replay_only,
-    "asymmetric_clipping": ablations.asymmetric_clipping,
-    "symmetric_clipping": ablations.symmetric_clipping,
-    "down_sampling": ablations.down_sampling,
-    "perception_loss": ablations.perception_loss,
-    "hints": ablations.hints,
+    **VARIANTS_OF_RL,
 }
 ABLATIONS_OF_A_NUMBER: dict[str, Callable[[Recipe, float], Recipe]] = {
     "threshold": ablations.threshold,
     "noisy_reward": ablations.noisy_reward,
-}
-# The pipelines by name; some are the metaloop of a recipe that an ablation changed.
-PIPELINES: dict[str, Callable[[Recipe], Recipe]] = {
-    "metaloop": lambda recipe: recipe,
-    "evaluate": lambda recipe: recipe,
-    "retrain": lambda recipe: recipe,
-    "rl_only": lambda recipe: ablations.rl_only(recipe) if recipe.sft.enabled else recipe,
-    "sft_only": lambda recipe: ablations.sft_only(recipe) if recipe.rl.enabled else recipe,
 }
 _PART = re.compile(r"([a-z0-9_]+)(?:\(([^()]*)\))?")
 
@@ -57,13 +53,6 @@ def find_recipe(address: str, overrides: Sequence[str] = ()) -> Recipe:
         except ValidationError as error:
             raise UserInputError(f"{address}: {sentence(error, {})}") from None
     return apply_overrides(recipe, parse_overrides(overrides))
-
-
-def for_pipeline(pipeline: str, recipe: Recipe) -> Recipe:
-    """The recipe that `pipeline` runs: `rl_only` is the metaloop without SFT, and so on."""
-    if pipeline not in PIPELINES:
-        raise UserInputError(f"there is no pipeline {pipeline!r}{nearest(pipeline, PIPELINES)}")
-    return PIPELINES[pipeline](recipe)
 
 
 def _ablated(recipe: Recipe, part: str) -> Recipe:
@@ -93,6 +82,8 @@ __all__ = [
     "ABLATIONS_OF_A_NUMBER",
     "BASES",
     "PIPELINES",
+    "SETS",
+    "VARIANTS_OF_RL",
     "find_recipe",
     "for_pipeline",
 ]

@@ -7,9 +7,8 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
-
 from pelican.errors import UserInputError
+from pelican.frozen import Frozen
 from pelican.registry.decisions import latest_decision
 from pelican.registry.versions import (
     ROOT,
@@ -26,10 +25,8 @@ Alias = Literal["candidate", "current", "previous"]
 ALIASES: tuple[Alias, ...] = ("candidate", "current", "previous")
 
 
-class Move(BaseModel):
+class Move(Frozen):
     """One change of what the aliases point at."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     at: datetime
     action: Literal["candidate", "promote", "rollback"]
@@ -39,10 +36,8 @@ class Move(BaseModel):
     reason: str = ""
 
 
-class Aliases(BaseModel):
+class Aliases(Frozen):
     """`aliases.json`."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     candidate: int | None = None
     current: int | None = None

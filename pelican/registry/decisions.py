@@ -5,19 +5,16 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
-
 from pelican.digest import digest_of
 from pelican.evaluation.gate import Check
+from pelican.frozen import Frozen
 from pelican.registry.versions import version_prefix
 from pelican.storage.manifests import now
 from pelican.storage.objects import ObjectStore
 
 
-class Decision(BaseModel):
+class Decision(Frozen):
     """`decisions/<digest>.json`. `against` is the version that was current then."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     kind: Literal["gate", "override"]
     passed: bool

@@ -12,11 +12,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
-
 from pelican import settings
 from pelican.digest import digest_of
 from pelican.errors import UserInputError
+from pelican.frozen import Frozen
 from pelican.storage.manifests import OutputFile, file_digest, now, versions
 from pelican.storage.objects import ObjectStore
 
@@ -25,11 +24,7 @@ VERSION = "version.json"
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?")
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class DataUse(_Record):
+class DataUse(Frozen):
     """One data version that a model has learned from: its rows and what was held out of them."""
 
     version: str
@@ -41,7 +36,7 @@ class DataUse(_Record):
     quarantined: int = 0
 
 
-class Lineage(_Record):
+class Lineage(Frozen):
     """Where a model comes from. `data` is the parent's with the newest last."""
 
     origin: Literal["imported", "run"]
@@ -57,7 +52,7 @@ class Lineage(_Record):
     report: str | None = None
 
 
-class ModelVersion(_Record):
+class ModelVersion(Frozen):
     """`version.json`."""
 
     model: str

@@ -6,10 +6,9 @@ from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
-
 from pelican.evaluation.metrics import Difference, Estimate, total_difference
 from pelican.evaluation.summary import compare
+from pelican.frozen import Frozen
 from pelican.report.cost import Cost, cost_of
 from pelican.report.labels import labelled, open_address
 from pelican.report.run import RESAMPLES, Evaluation, Run, kind_of
@@ -36,11 +35,7 @@ def phase_totals(run: Run) -> dict[str, Difference]:
     return totals
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class RunRow(_Part):
+class RunRow(Frozen):
     """One run of a comparison; `against_first` is paired with the first run's final evaluation."""
 
     run: str
@@ -65,7 +60,7 @@ class RunRow(_Part):
     cost: Cost
 
 
-class Pair(_Part):
+class Pair(Frozen):
     """`second` minus `first`, on the questions that the final policies of both answered."""
 
     first: str
@@ -74,7 +69,7 @@ class Pair(_Part):
     general: Difference | None
 
 
-class RunTable(_Part):
+class RunTable(Frozen):
     """Runs side by side, and the fields of their recipes that differ (dotted path: run: value)."""
 
     rows: list[RunRow]

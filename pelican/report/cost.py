@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
-
+from pelican.frozen import Frozen
 from pelican.report.run import Run, StageRun
 
 RESOURCES = "resources"  # of a manifest's notes; see pelican.stages.resources
 
 
-class Cost(BaseModel):
+class Cost(Frozen):
     """`gpu_hours` and `cpu_hours` are None if a stage did not note what it used."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     seconds: float
     gpu_hours: float | None

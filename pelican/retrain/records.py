@@ -5,8 +5,9 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from pelican.frozen import Frozen
 from pelican.runs import read_json, run_prefix
 from pelican.storage.objects import ObjectStore
 
@@ -14,11 +15,7 @@ VERDICT = "verdict.json"
 Outcome = Literal["promoted", "refused", "no weakness", "overtaken"]
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class DataObject(_Record):
+class DataObject(Frozen):
     """One file of a data version. `tag`: what told the store's versions of the object apart."""
 
     key: str
@@ -26,7 +23,7 @@ class DataObject(_Record):
     size: int | None = None
 
 
-class DataVersion(_Record):
+class DataVersion(Frozen):
     """`data/versions/<name>.json`: files that were delivered together, named once for all."""
 
     name: str = Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,60}[a-z0-9])?$")
@@ -36,14 +33,14 @@ class DataVersion(_Record):
     created: datetime
 
 
-class FileFault(_Record):
+class FileFault(Frozen):
     """A delivered file that can't be read at all."""
 
     key: str
     reason: str
 
 
-class Intake(_Record):
+class Intake(Frozen):
     """`facts.json`: what became of the delivered files."""
 
     version: str
@@ -63,7 +60,7 @@ class Intake(_Record):
         return sum(self.quarantined.values()) + len(self.faults)
 
 
-class Weakness(_Record):
+class Weakness(Frozen):
     """`weakness.json`: what the parent can't do of the new data yet."""
 
     go_on: bool
@@ -79,7 +76,7 @@ class Weakness(_Record):
     held_rows: int = 0
 
 
-class Verdict(_Record):
+class Verdict(Frozen):
     """`verdict.json`: how a retraining ended."""
 
     outcome: Outcome

@@ -10,7 +10,6 @@ kind of its own: `DENSE_KINDS`, `DENSE_COLOURS`.
 
 import json
 import os
-from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from itertools import pairwise
@@ -22,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pelican.sim.cards import INKS, SYMBOLS, Mark, marked_card
-from pelican.sim.records import QA, Episode, SimConfig, Thing
+from pelican.sim.records import Episode, SimConfig, Thing
 from pelican.sim.world import COLOURS, KINDS
 
 SHARD = {"stills": 250, "clips": 60, "general": 500}
@@ -169,18 +168,6 @@ class Shard:
     tokens: NDArray[np.int16]  # [n, 4, 4, 2, 8]
     gripper: NDArray[np.int16]  # [n, 2]
     rows: list[dict[str, Any]]
-
-    def episodes(self) -> Iterator[Episode]:
-        """The episodes of a shard of stills or clips."""
-        for row in self.rows:
-            row = dict(row)
-            a, n = row.pop("first_frame"), row.pop("frame_count")
-            yield Episode.from_json(row, self.frames[a : a + n])
-
-    def cards(self) -> Iterator[tuple[bytes, list[QA]]]:
-        """The pictures of a shard of general cards with their questions."""
-        for row in self.rows:
-            yield self.frames[row["first_frame"]], [QA(**q) for q in row["qas"]]
 
 
 def load_shard(path: str | Path) -> Shard:

@@ -16,7 +16,6 @@ SHAPES = ("circle", "square", "triangle", "star", "ring", "cross")
 INKS = {**RGB, "grey": (0.5, 0.5, 0.5)}
 COLOURS = ("red", "green", "blue", "yellow", "purple", "orange", "black")
 LETTERS = "ABCDEFGHKLMNPRSTXYZ"
-COUNTS = ("0", "1", "2", "3", "4", "5", "6")
 SYMBOLS = (*SHAPES, *"0123456789", *LETTERS, "+", "-")
 
 

@@ -7,10 +7,11 @@ import numpy as np
 from pelican.sim import rle
 from pelican.sim.actions import act
 from pelican.sim.furnish import furnish, timetable
+from pelican.sim.picture import bare_table, jpeg, shrink
 from pelican.sim.records import STEP_S, Episode, SimConfig
-from pelican.sim.stage import Stage, shrink
+from pelican.sim.stage import Stage
 from pelican.sim.take import Take, Unusable
-from pelican.sim.world import COLUMNS, HALF_HEIGHT
+from pelican.sim.world import COLUMNS, HALF_HEIGHT, TRAY
 
 
 def episode(stage: Stage, seed: int, config: SimConfig) -> Episode:
@@ -103,10 +104,10 @@ def _develop(take: Take, seed: int, pose: str, target: str | None) -> Episode:
         if i == 0 and any(t.pixels < c.min_pixels for t in state):
             raise Unusable
         if i == 0 and s.tray_x is not None:
-            tray = rle.encode(shrink(look.owner == -3, 1))
+            tray = rle.encode(shrink(look.owner == TRAY, 1))
         if ends:
-            free.append(s.free(look))
-        frames.append(s.jpeg(look))
+            free.append(bare_table(look))
+        frames.append(jpeg(look.rgb))
         states.append(state)
         grip.append(s.project(s.grip_point))
     return Episode(

@@ -1,10 +1,8 @@
 """A stage: one world with its renderer; sets a scene, moves the arm, lets things settle, looks."""
 
 import atexit
-import io
 import math
 import os
-from dataclasses import dataclass
 
 os.environ.setdefault("MUJOCO_GL", "egl")
 os.environ.setdefault("LP_NUM_THREADS", "0")  # the software renderer in this thread
@@ -15,12 +13,14 @@ from numpy.typing import NDArray
 
 from pelican.sim import rle
 from pelican.sim.arm import Arm
-from pelican.sim.records import SIZE, Mask, Thing
+from pelican.sim.picture import Look, outline
+from pelican.sim.records import SIZE, Thing
 from pelican.sim.world import (
     CLUTTER,
     COLUMNS,
     HALF_HEIGHT,
     KINDS,
+    NOBODY,
     ROWS,
     TABLES,
     TRAY_HALF,
@@ -29,14 +29,6 @@ from pelican.sim.world import (
 
 Vector = NDArray[np.float64]
 TRAYS = ((0.30, 0.20, 0.13), (0.36, 0.40, 0.44), (0.55, 0.58, 0.60), (0.20, 0.34, 0.36))
-
-
-@dataclass
-class Look:
-    """One picture with the owner of every pixel."""
-
-    rgb: NDArray[np.uint8]  # [SIZE, SIZE, 3]
-    owner: NDArray[np.int64]  # [SIZE, SIZE]: pool index, -1 none, -2 table, -3 tray, -4 robot
 
 
 class Stage:
@@ -187,7 +179,7 @@ class Stage:
         r.disable_segmentation_rendering()
         r.scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = shadow
         geom = seg[..., 1] == int(mujoco.mjtObj.mjOBJ_GEOM)
-        return Look(rgb, np.where(geom, w.owner[np.maximum(seg[..., 0], 0)], -1))
+        return Look(rgb, np.where(geom, w.owner[np.maximum(seg[..., 0], 0)], NOBODY))
 
     def project(self, xyz: Vector) -> tuple[int, int]:
         """Where a world point lies in the picture, on the grid of 0..99."""
@@ -212,22 +204,17 @@ class Stage:
         _, qx, qy, _ = self.world.data.qpos[a + 3 : a + 7]
         upright = 1 - 2 * (qx * qx + qy * qy)
         mask = np.zeros((1, 1), bool) if look is None else look.owner == index
-        ys, xs = np.nonzero(mask)
-        centre, box = (-1, -1), (0, 0, 1, 1)
-        if len(xs):
-            centre = (int((xs.mean() + 0.5) * 100 / SIZE), int((ys.mean() + 0.5) * 100 / SIZE))
-            edges = (xs.min(), ys.min(), xs.max() + 1, ys.max() + 1)
-            box = tuple(round(float(v) * 100 / SIZE) for v in edges)  # type: ignore[assignment]
+        pixels, centre, box = outline(mask)
         held = index == self.held
         return Thing(
             kind,
             colour,
             f"{colour} {kind}",
             tuple(round(float(v) * 100, 1) for v in p),  # type: ignore[arg-type]
-            len(xs),
+            pixels,
             centre,
             box,
-            rle.encode(mask) if masks and len(xs) else None,
+            rle.encode(mask) if masks and pixels else None,
             None if held or on is not None else self.slot(p),
             bool(self.in_tray(p)) and not held,
             kind in ("can", "bottle", "mug") and bool(upright < 0.7),
@@ -262,34 +249,3 @@ class Stage:
             if self.xyz(a)[2] - self.xyz(b)[2] > 0.03 and abs(contact.frame[2]) > 0.7:
                 out[a] = b
         return out
-
-    def free(self, look: Look, margin: int = 3) -> Mask:
-        """Bare table at least `margin` pixels from anything."""
-        bare = look.owner == -2
-        return rle.encode(shrink(bare, margin))
-
-    def jpeg(self, look: Look) -> bytes:
-        """The picture as a file."""
-        return jpeg(look.rgb)
-
-
-def shrink(mask: NDArray[np.bool_], margin: int) -> NDArray[np.bool_]:
-    """Erodes a mask by a square of `margin` pixels; what lies outside the frame is not in it."""
-    h, w = mask.shape
-    padded = np.pad(mask, margin)
-    out = mask.copy()
-    for d in range(2 * margin + 1):
-        out &= padded[d : d + h, margin : margin + w]
-    padded = np.pad(out, margin)
-    for d in range(2 * margin + 1):
-        out &= padded[margin : margin + h, d : d + w]
-    return out
-
-
-def jpeg(rgb: NDArray[np.uint8]) -> bytes:
-    """A JPEG file of quality 90 of a picture [h, w, 3]."""
-    from PIL import Image
-
-    buffer = io.BytesIO()
-    Image.fromarray(rgb).save(buffer, "JPEG", quality=90, subsampling=0, optimize=False)
-    return buffer.getvalue()

@@ -25,12 +25,10 @@ RGB = {
     "white": (0.97, 0.97, 0.97),
     "black": (0.06, 0.06, 0.07),
 }
+NOBODY, TABLE, TRAY, ROBOT = -1, -2, -3, -4  # owners of what is no object
 COPIES = 3
 HALF_HEIGHT = {
     "cube": 0.034, "ball": 0.041, "can": 0.048, "bottle": 0.065, "bowl": 0.025, "mug": 0.042,
-}  # fmt: skip
-RADIUS = {
-    "cube": 0.046, "ball": 0.041, "can": 0.036, "bottle": 0.036, "bowl": 0.058, "mug": 0.045,
 }  # fmt: skip
 COLUMNS = (-0.198, -0.066, 0.066, 0.198)
 ROWS = (-0.145, 0.0, 0.145)
@@ -200,7 +198,7 @@ class World:
     qvel: NDArray[np.int64]  # [pool] address of its 6 velocities
     geoms: list[list[int]]  # drawn and colliding geoms of each
     drawn: list[list[int]]
-    owner: NDArray[np.int64]  # [ngeom] pool index, -1 none, -2 table, -3 tray, -4 robot
+    owner: NDArray[np.int64]  # [ngeom] pool index, NOBODY, TABLE, TRAY or ROBOT
     arm: NDArray[np.int64]  # [7] addresses in qpos
     fingers: NDArray[np.int64]  # [2]
 
@@ -213,16 +211,16 @@ class World:
         data = mujoco.MjData(model)
         names = [f"{k}{i}" for k in KINDS for i in range(COPIES)]
         bodies = [model.body(n).id for n in names]
-        owner = np.full(model.ngeom, -1, np.int64)
+        owner = np.full(model.ngeom, NOBODY, np.int64)
         robot = set(range(model.body("base").id, model.body("finger2").id + 1))
         for g in range(model.ngeom):
             body = int(model.geom_bodyid[g])
             if body in bodies:
                 owner[g] = bodies.index(body)
             elif body in robot:
-                owner[g] = -4
-        owner[model.geom("table").id] = -2
-        owner[np.flatnonzero(model.geom_bodyid == model.body("tray").id)] = -3
+                owner[g] = ROBOT
+        owner[model.geom("table").id] = TABLE
+        owner[np.flatnonzero(model.geom_bodyid == model.body("tray").id)] = TRAY
         geoms = [[int(g) for g in np.flatnonzero(owner == i)] for i in range(len(names))]
         joints = [int(model.body_jntadr[b]) for b in bodies]
         return cls(

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from pelican.frozen import Frozen
 from pelican.recipe import Recipe
 from pelican.records import Phase
 
@@ -16,14 +17,12 @@ STAGES: tuple[StageName, ...] = get_args(StageName)
 REPLICATED: frozenset[StageName] = frozenset({"rollout"})
 
 
-class StageSpec(BaseModel):
+class StageSpec(Frozen):
     """All that a stage needs to know: `pelican stage NAME --spec FILE`.
 
     `inputs` maps a name to a prefix of the store (another stage's output) or to a path of data or
     a checkpoint; `output` is the prefix that the stage owns.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     stage: StageName
     store: str = Field(description="URI of the store")

@@ -13,9 +13,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
-
 from pelican.digest import digest_of
+from pelican.frozen import Frozen
 from pelican.storage.objects import WORK, ObjectStore
 
 MANIFEST = "manifest.json"
@@ -31,20 +30,16 @@ _PACKAGES = (
 )
 
 
-class OutputFile(BaseModel):
+class OutputFile(Frozen):
     """One committed file, by its key below the stage's prefix."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     path: str
     size: int
     sha256: str
 
 
-class Manifest(BaseModel):
+class Manifest(Frozen):
     """What a finished stage wrote and from what. Metrics are finite numbers."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     stage: str
     run: str

@@ -91,7 +91,6 @@ class RunProgress:
 
     stages: int
     finished: int = 0
-    reused: int = 0
     current: StageProgress | None = None
     score: str = ""
     failure: Event | None = None
@@ -108,7 +107,6 @@ class RunProgress:
             self.current = StageProgress(event, time.monotonic())
         elif kind in ("done", "reused"):
             self.finished += 1
-            self.reused += kind == "reused"
             self.current = None
             metrics = event.get("metrics", {})
             if event.get("stage") == "eval" and "embodied" in metrics:

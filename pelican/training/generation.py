@@ -25,9 +25,9 @@ from pelican.engines.scoring import completion_logps
 from pelican.engines.server import to_json
 from pelican.engines.transformers import TransformersEngine
 from pelican.errors import InfrastructureError, UserInputError
-from pelican.generation import GenerationConfig
 from pelican.recipe import Recipe, Sampling
 from pelican.records import Sample
+from pelican.sections.generation import GenerationConfig
 from pelican.training.weights import copy_weights, save_whole
 
 PROBES = 2  # completions of each process whose likelihood is compared

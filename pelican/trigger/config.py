@@ -6,21 +6,20 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import Field, SecretStr, ValidationError
 
 from pelican.errors import UserInputError
+from pelican.frozen import Frozen
 
 PREFIX = "PELICAN_TRIGGER_"
 
 
-class TriggerConfig(BaseModel):
+class TriggerConfig(Frozen):
     """One field, one variable: `PELICAN_TRIGGER_QUIET_S=60`. Lists are separated by spaces.
 
     `tokens` and `secrets` may be files instead (`PELICAN_TRIGGER_TOKENS_FILE`), one a line; several
     are valid at a time, so that they can be changed without a gap.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     model: str = Field("tiny", description="the model whose current version is retrained")
     recipe: str = "tiny"

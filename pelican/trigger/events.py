@@ -7,8 +7,7 @@ import json
 from typing import Any
 from urllib.parse import unquote_plus
 
-from pydantic import BaseModel, ConfigDict
-
+from pelican.frozen import Frozen
 from pelican.trigger.config import TriggerConfig
 
 
@@ -16,10 +15,8 @@ class MalformedError(ValueError):
     """A body that is no bucket notification."""
 
 
-class ObjectEvent(BaseModel):
+class ObjectEvent(Frozen):
     """A version of an object was created. `sequencer` orders the versions of one key, if given."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     bucket: str
     key: str

@@ -12,8 +12,9 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
+from pelican.frozen import Frozen
 from pelican.retrain.records import DataObject
 from pelican.retrain.versions import make_version
 from pelican.storage.manifests import now as utc_now
@@ -25,25 +26,21 @@ ROOT = "trigger"
 Received = Literal["new", "duplicate", "superseded"]
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Seen(_Record):
+class Seen(Frozen):
     """`seen/<id>.json`."""
 
     event: ObjectEvent
     batch: int | None = None
 
 
-class Pending(_Record):
+class Pending(Frozen):
     """`pending/<id>.json`; `received` in seconds since 1970."""
 
     event: ObjectEvent
     received: float
 
 
-class Batch(_Record):
+class Batch(Frozen):
     """`head.json`, then `batches/<n>.json`. `events`: all it settles; `data`: None if none counts."""
 
     number: int

@@ -16,9 +16,8 @@ import uuid
 from collections.abc import Callable
 from typing import Any, Literal, Protocol
 
-from pydantic import BaseModel, ConfigDict
-
 from pelican.errors import UserInputError
+from pelican.frozen import Frozen
 from pelican.registry.aliases import resolve_model
 from pelican.retrain.plan import Plan
 from pelican.retrain.records import read_verdict
@@ -42,10 +41,8 @@ class Submitter(Protocol):
     def stop(self) -> None: ...
 
 
-class Status(BaseModel):
+class Status(Frozen):
     """`status/<n>.json`. Times in seconds since 1970."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     batch: int
     state: Literal["claimed", "started", "done", "failed"] = "claimed"

@@ -1,4 +1,4 @@
-"""`pelican doctor` on packages that are there and yet of no use."""
+"""`pelican doctor` on packages that are there and yet of no use, and on stores that are not."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from pelican.commands import doctor
+from pelican.commands.doctor_cluster import places
 
 
 @pytest.mark.parametrize(
@@ -28,3 +29,25 @@ def test_vllm_is_imported_to_know_whether_it_can_be(
     found = doctor._vllm()
     assert found.level == level and words in found.about
     assert bool(found.mend) == (level != "ok")
+
+
+@pytest.mark.parametrize(
+    ("uri", "level", "words"),
+    [
+        ("{}/made", "ok", "GB free"),
+        ("file://{}/made", "ok", "GB free"),
+        ("{}/file", "missing", "is a file"),
+        ("{}/file/below", "missing", "can't be made"),
+        ("ftp://x/y", "missing", "use a folder or s3://bucket/prefix"),
+        ("s3://", "missing", "not of the form s3://bucket/prefix"),
+    ],
+)
+def test_a_store_is_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uri: str, level: str, words: str
+) -> None:
+    for name in ("KUBECONFIG", "KUBERNETES_SERVICE_HOST", "KFP_HOST"):
+        monkeypatch.delenv(name, raising=False)
+    (tmp_path / "file").write_text("x")
+    (store,) = (f for f in places(uri.format(tmp_path)) if f.name == "store")
+    assert store.level == level and words in store.about
+    assert bool(store.mend) == (level != "ok")

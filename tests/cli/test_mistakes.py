@@ -113,6 +113,8 @@ MISTAKES = [
     ("submit --set data.corrections=/nowhere", "data.corrections=/nowhere: there is nothing"),
     # Pipelines, launchers, runs, stores.
     ("submit --pipeline metalop", "did you mean 'metaloop'?"),
+    ("submit --pipeline ablation", "did you mean 'ablations'?"),
+    ("compile ablations -o {}/x.yaml", "`pelican submit --pipeline ablations` runs it"),
     ("submit --launcher moon", "there are auto, kubeflow, local, pytorchjob"),
     ("submit --launcher kubeflow", "set PELICAN_STORE=s3://bucket/prefix"),
     ("submit --data samples/train", "--set data.train=POOL"),

@@ -40,11 +40,6 @@ def bank(twin: Path, folder: Path, *, blind: bool = False) -> FeatureBank:
     return FeatureBank(visual, processor, files)
 
 
-@pytest.fixture(scope="module")
-def twin(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_twin(tmp_path_factory.mktemp("twin"))
-
-
 def test_what_one_stage_encoded_the_next_finds(twin: Path, tmp_path: Path) -> None:
     images = [picture(i) for i in range(4)]
     first = bank(twin, tmp_path)

@@ -16,18 +16,12 @@ from pelican.recipe import ModelConfig, Sampling
 from pelican.records import Turn
 from pelican.storage.checkpoint import check_checkpoint
 from tests.data.factory import clip, sample
-from tests.engines.twin import write_twin
 
 CACHED = ModelConfig(dtype="float32", freeze_vision=True, cache_vision=True)
 PLAIN = ModelConfig(dtype="float32")
 GREEDY = Sampling(temperature=0, max_tokens=12)
 WARM = Sampling(temperature=1.0, max_tokens=12)
 SAMPLES = [sample(0), clip(1, (0.0, 8.0, 16.0)), sample(2), clip(3, (0.0, 8.0)), sample(4)]
-
-
-@pytest.fixture(scope="module")
-def twin(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_twin(tmp_path_factory.mktemp("model") / "twin")
 
 
 @pytest.fixture(scope="module")

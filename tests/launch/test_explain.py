@@ -11,7 +11,7 @@ import pytest
 from pelican.errors import InfrastructureError, PelicanError, ResourceError, UserInputError
 from pelican.launch.base import StageError
 from pelican.launch.explain import PreemptedError, failure, waiting
-from pelican.placement import StageResources
+from pelican.sections.placement import StageResources
 
 WANTED = StageResources(
     gpus=8, gpu_resource="nvidia.com/gpu", cpu="1", memory="4Gi", node_selector={"pool": "h100"}

@@ -195,6 +195,9 @@ def test_the_token_is_read_again_when_it_changes(
     token.write_text("second\n")
     kfp.experiments()
     assert backend.tokens == ["Bearer first", "Bearer second"]
+    token.unlink()
+    with pytest.raises(UserInputError, match=r"KFP_TOKEN_FILE=\S+ can't be read: No such file"):
+        Kfp().experiments()
 
 
 def test_what_the_api_says_is_a_sentence(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:

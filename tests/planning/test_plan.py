@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import struct
 from math import prod
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 
 from pelican.commands.plan import print_plan
 from pelican.errors import UserInputError
-from pelican.planning.estimate import GPUS, Load, train_memory
+from pelican.planning.estimate import GPUS, Load, rl_step_seconds, train_memory
 from pelican.planning.plan import make_plan
 from pelican.planning.shapes import shape_of
 from pelican.recipes import find_recipe
@@ -66,8 +67,6 @@ def test_the_7b_recipe_fits_one_node() -> None:
     ],
 )
 def test_what_can_not_fit_is_refused_with_the_way_out(overrides: str, words: str) -> None:
-    import re
-
     assert re.search(words, refusals("pelican_7b", overrides))
 
 
@@ -76,8 +75,87 @@ def test_a_copy_to_generate_with_is_what_72b_rl_would_fail_on() -> None:
     found = refusals("pelican_72b", copies, nodes=8)
     assert "train-rl needs" in found and "copy to generate with 147 GB" in found
     assert "set rl.generation.where=server" in found
-    assert refusals("pelican_72b", nodes=8) == ""
+    assert refusals("pelican_72b", nodes=9) == ""
     assert refusals("pelican_72b+sft_only", nodes=8) == ""
+
+
+def test_the_servers_of_a_training_take_gpus_beside_it() -> None:
+    assert re.search(
+        "train-rl, generation servers ask for 68 GPUs, but 8 x 8 are 64; give --nodes 9",
+        refusals("pelican_72b", nodes=8),
+    )
+    assert "generation servers needs" in refusals(
+        "pelican_72b", "rollout.vllm.tensor_parallel_size=1", nodes=16
+    )
+
+
+@pytest.mark.parametrize(
+    ("named", "servers"),
+    [(None, 1), ("http://a:80", 1), ("http://a:80,http://b:80,http://c:80", 3)],
+)
+def test_servers_are_those_that_the_recipe_names_or_one(named: str | None, servers: int) -> None:
+    env = {} if named is None else {"PELICAN_GENERATION_SERVERS": named}
+    recipe = find_recipe("pelican_72b", [f"resources.train_rl.env={json.dumps(env)!r}"])
+    plan = make_plan(recipe, "h100", 10, 8, LOAD)
+    (found,) = (stage for stage in plan.stages if stage.beside)
+    assert found.gpus == 4 * servers and plan.gpus == 64 + 4 * servers
+    assert plan.hours == pytest.approx(sum(s.hours for s in plan.stages if s is not found))
+    ahead = plan_of_train_rl("pelican_72b")
+    assert plan_of_train_rl("pelican_72b", "rl.generation.max_staleness=0") > ahead
+
+
+def plan_of_train_rl(recipe: str, *overrides: str) -> float:
+    """Hours of train-rl."""
+    stages = make_plan(find_recipe(recipe, overrides), "h100", 9, 8, LOAD).stages
+    return next(stage.hours for stage in stages if stage.stage == "train-rl")
+
+
+@pytest.mark.parametrize(
+    ("recipe", "overrides", "generation", "training"),
+    [
+        ("tiny", "rl.variant.rollouts=16", (1.5, 2.0), (1, 1)),  # prompts are computed once
+        ("tiny", "rl.variant.updates=2", (0.5, 0.5), (0.8, 1)),  # the reference, once a batch
+        ("tiny", "rl.variant.hints=true", (2, 2), (1, 1)),
+        ("tiny", "rl.variant.perception=0.02", (1, 1), (1.1, 1.6)),
+        ("tiny", "rl.variant.perception=0.02 rl.variant.masked_gradients=true", (1, 1), (1.6, 2)),
+        ("pelican_72b", "rl.variant.rollouts=16", (1.5, 2.0), (1, 1)),
+        ("pelican_72b", "rl.generation.importance_cap=none", (1, 1), (0.8, 0.95)),
+    ],
+)
+def test_what_a_variant_of_rl_costs_a_step(
+    recipe: str,
+    overrides: str,
+    generation: tuple[float, float],
+    training: tuple[float, float],
+) -> None:
+    shape = shape_of(find_recipe(recipe).models.policy)
+    plain = rl_step_seconds(shape, find_recipe(recipe), GPUS["h100"], LOAD)
+    varied = rl_step_seconds(shape, find_recipe(recipe, [overrides]), GPUS["h100"], LOAD)
+    for part, (least, most) in (("generation", generation), ("training", training)):
+        assert least - 1e-9 <= varied[part] / plain[part] <= most + 1e-9
+
+
+def test_more_rollouts_of_a_group_need_more_keys_and_no_more_passes() -> None:
+    shape = shape_of("models/Qwen2.5-VL-7B-Instruct")
+    plain, more = (
+        train_memory(shape, find_recipe("pelican_7b", wish), LOAD, rl=True)
+        for wish in ([], ["rl.variant.rollouts=16"])
+    )
+    keys = "keys and values"
+    assert more[keys] / plain[keys] == pytest.approx((1536 + 16 * 1024) / (1536 + 8 * 1024))
+    assert {k: v for k, v in more.items() if k != keys} == {
+        k: v for k, v in plain.items() if k != keys
+    }
+
+
+def test_only_the_trainers_at_scale_keep_a_copy_to_generate_with() -> None:
+    shape = shape_of("models/tiny-base")
+    alone, scaled = (
+        train_memory(shape, find_recipe("tiny", [wish]), LOAD, rl=True)
+        for wish in ("seed=0", "parallel.micro_tokens=4096 model.cache_vision=false")
+    )
+    assert "copy to generate with" not in alone
+    assert scaled["copy to generate with"] == 4 * shape.total
 
 
 def test_sharding_divides_the_state_by_the_processes() -> None:

@@ -12,14 +12,8 @@ from pelican.telemetry import exporter
 from pelican.training.checkpoints import Losses
 from pelican.training.curve import RlCurve
 from pelican.training.grpo import StepRecord
-from tests.engines.twin import write_twin
 from tests.telemetry.servers import free_port, get, values
-from tests.training import test_grpo, test_sft
-
-
-@pytest.fixture(scope="module")
-def twin(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_twin(tmp_path_factory.mktemp("model") / "twin")
+from tests.training import made
 
 
 def scraped(monkeypatch: pytest.MonkeyPatch, stage: str, train: Any) -> dict[str, float]:
@@ -38,8 +32,8 @@ def test_grpo_counts_its_groups_tokens_and_steps(
     twin: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     records: list[StepRecord] = []
-    trainer = test_grpo.make(
-        twin, tmp_path, test_grpo.letters, records, max_steps=6, kl=0.01, learning_rate=1e-3
+    trainer = made.grpo(
+        twin, tmp_path, made.letters, records, max_steps=6, kl=0.01, learning_rate=1e-3
     )
     config = trainer._config.model_copy(update={"stop": StopConfig(window=2, threshold=1.0)})
     curve = RlCurve(config, lambda value: [value], lambda *_: None)
@@ -74,12 +68,14 @@ def test_grpo_counts_its_groups_tokens_and_steps(
 def test_sft_counts_what_it_learns(
     twin: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    trainer = test_sft.make(twin, tmp_path, 5)
+    trainer = made.sft(twin, tmp_path, 5)
     losses = Losses(lambda *_: None)
     trainer.add_callback(losses)
     found = scraped(monkeypatch, "train-sft", trainer.train)
     assert found["pelican_training_steps_total"] == 5
     assert found["pelican_training_loss"] == pytest.approx(losses.rows[-1]["loss"])
-    rows = [len(trainer.data_collator._encoder.completion(r.completion)) for r in test_sft.ROWS]
+    rows = [
+        len(trainer.data_collator._encoder.completion(r.completion)) for r in made.DEMONSTRATIONS
+    ]
     assert 5 * 4 * min(rows) <= found["pelican_tokens_trained_total"] <= 7 * 4 * max(rows)
     assert found['pelican_stage_time_seconds_total{part="data"}'] > 0

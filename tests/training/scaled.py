@@ -21,7 +21,6 @@ import torch
 torch.set_num_threads(1)
 
 import trl  # noqa: E402, F401
-from datasets import Dataset  # noqa: E402
 from transformers import TrainerCallback  # noqa: E402
 
 from pelican.recipe import (  # noqa: E402
@@ -36,8 +35,8 @@ from pelican.recipe import (  # noqa: E402
     Sampling,
     SftConfig,
 )
-from pelican.records import Sample, Score  # noqa: E402
 from tests.data.factory import clip, sample  # noqa: E402
+from tests.training.made import losses, scaled_grpo  # noqa: E402
 
 SAMPLES = [sample(i) for i in range(7)] + [clip(7, (0.0, 8.0))]
 
@@ -80,21 +79,6 @@ def recipe_of(case: dict[str, Any]) -> Recipe:
     )
 
 
-def letters(sample: Sample, completion: str, index: int, step: int) -> Score:
-    """The share of letters a to z."""
-    value = sum("a" <= c <= "z" for c in completion) / max(1, len(completion))
-    return Score(
-        sample_id=sample.id,
-        index=index,
-        reward=value,
-        format=0,
-        task=value,
-        success=value >= 0.5,
-        think_chars=0,
-        answer="",
-    )
-
-
 class StopAt(TrainerCallback):  # type: ignore[misc]
     def __init__(self, step: int) -> None:
         self.step = step
@@ -104,12 +88,9 @@ class StopAt(TrainerCallback):  # type: ignore[misc]
 
 
 def train(case: dict[str, Any], twin: Path, folder: Path, world: int) -> dict[str, Any]:
-    from pelican.training.arguments import grpo_arguments, sft_arguments
+    from pelican.training.arguments import sft_arguments
     from pelican.training.backends import check_world_size, load_for_training
     from pelican.training.checkpoints import last_checkpoint, save_trained
-    from pelican.training.generation import Served
-    from pelican.training.grpo import schedule
-    from pelican.training.grpo_scale import ScaledGrpoTrainer
     from pelican.training.sft import Demonstration
     from pelican.training.sft_scale import ScaledSftTrainer
     from pelican.training.weights import full_weights
@@ -137,36 +118,25 @@ def train(case: dict[str, Any], twin: Path, folder: Path, world: int) -> dict[st
             rows=rows,
         )
     else:
-        order = schedule(len(SAMPLES), 4 * case["steps"], 0)
-        args = grpo_arguments(recipe, work, world, 0)
-        args.logging_steps = 1
-        policy, encoder = load_for_training(recipe, twin)
-        generation = None
-        if "stale" in case:
-            url = (folder / "url").read_text()
-            config = recipe.rl.generation
-            generation = Served(config, torch.float32, [url], folder / "weights", encoder, SAMPLES)
-        trainer = ScaledGrpoTrainer(
-            policy,
-            args=args,
-            processing_class=encoder.processor,
-            train_dataset=Dataset.from_dict({"prompt": [""] * len(order), "sample": order}),
-            recipe=recipe,
-            checkpoint=twin,
-            encoder=encoder,
-            generation=generation,
-            samples=SAMPLES,
-            scorer=letters,
-            on_step=lambda record: drawn.append([g.sample.id for g in record.drawn]),
+        served = "stale" in case
+        trainer = scaled_grpo(
+            recipe,
+            twin,
+            work,
+            SAMPLES,
+            lambda record: drawn.append([g.sample.id for g in record.drawn]),
+            world=world,
+            url=(folder / "url").read_text() if served else None,
+            folder=folder / "weights" if served else None,
         )
     if "stop" in case:
         trainer.add_callback(StopAt(case["stop"]))
     start = {k: v.float().clone() for k, v in load_copy_of(twin).named_parameters()}
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    save_trained(trainer, encoder.processor, folder / "checkpoint", recipe)
+    save_trained(trainer, trainer.processing_class, folder / "checkpoint", recipe)
     kept = [row for row in trainer.state.log_history if "loss" in row]
     return {
-        "losses": [row["loss"] for row in kept],
+        "losses": losses(trainer),
         "norms": [float(row.get("grad_norm", 0)) for row in kept],
         "backend": str(trainer.accelerator.distributed_type),
         "dtypes": sorted({str(p.dtype) for p in trainer.model.parameters()}),

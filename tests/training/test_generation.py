@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from datasets import Dataset
 
 from pelican.engines.backends import Backend, Drawn, TransformersBackend
 from pelican.engines.server import Server, from_json, to_json
@@ -17,23 +16,15 @@ from pelican.errors import InfrastructureError, UserInputError
 from pelican.recipe import Recipe, Sampling
 from pelican.records import Sample
 from pelican.training.ahead import Ahead
-from pelican.training.arguments import grpo_arguments
 from pelican.training.backends import load_for_training
 from pelican.training.generation import Client, Served
-from pelican.training.grpo import StepRecord, schedule
+from pelican.training.grpo import StepRecord
 from pelican.training.grpo_scale import ScaledGrpoTrainer
 from pelican.training.serving import server_environment
-from tests.data.factory import clip, sample
-from tests.engines.twin import write_twin
-from tests.training.scaled import letters, recipe_of
+from tests.training.made import SAMPLES, losses, scaled_grpo
+from tests.training.scaled import recipe_of
 
-SAMPLES = [sample(i) for i in range(5)] + [clip(5, (0.0, 8.0))]
 WARM = Sampling(temperature=0.7, max_tokens=6)
-
-
-@pytest.fixture(scope="module")
-def twin(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_twin(tmp_path_factory.mktemp("twin") / "twin")
 
 
 class Forgetful(Backend):
@@ -88,32 +79,8 @@ def recipe(steps: int = 4, **generation: Any) -> Recipe:
 def trainer_of(
     made: Recipe, twin: Path, folder: Path, url: str | None, records: list[StepRecord]
 ) -> ScaledGrpoTrainer:
-    torch.manual_seed(0)
-    args = grpo_arguments(made, folder / "work", 1, 0)
-    args.logging_steps = 1
-    policy, encoder = load_for_training(made, twin)
-    config = made.rl.generation
-    served = (
-        Served(config, torch.float32, [url], folder / "weights", encoder, SAMPLES) if url else None
-    )
-    order = schedule(len(SAMPLES), made.rl.max_steps * made.rl.prompts_per_step, 0)
-    return ScaledGrpoTrainer(
-        policy,
-        args=args,
-        processing_class=encoder.processor,
-        train_dataset=Dataset.from_dict({"prompt": [""] * len(order), "sample": order}),
-        recipe=made,
-        checkpoint=twin,
-        encoder=encoder,
-        generation=served,
-        samples=SAMPLES,
-        scorer=letters,
-        on_step=records.append,
-    )
-
-
-def losses(trainer: Any) -> list[float]:
-    return [row["loss"] for row in trainer.state.log_history if "loss" in row]
+    work, weights = folder / "work", folder / "weights"
+    return scaled_grpo(made, twin, work, SAMPLES, records.append, url=url, folder=weights)
 
 
 def test_a_sample_goes_over_the_wire_whole() -> None:

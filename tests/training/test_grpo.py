@@ -3,88 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from datasets import Dataset
 
-from pelican.engines.transformers import TransformersEngine, load_model
-from pelican.recipe import Data, ModelConfig, Models, Recipe, RlConfig, Sampling
 from pelican.records import Sample, Score
-from pelican.training.arguments import grpo_arguments
-from pelican.training.grpo import DeliberateGrpoTrainer, Group, StepRecord, schedule
-from pelican.training.variants import trainer_of
-from tests.data.factory import clip, sample
-from tests.engines.twin import write_twin
-
-SAMPLES = [sample(i) for i in range(5)] + [clip(5, (0.0, 8.0))]
-
-
-@pytest.fixture(scope="module")
-def twin(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_twin(tmp_path_factory.mktemp("model") / "twin")
-
-
-def scored(value: float) -> Score:
-    return Score(
-        sample_id="s",
-        index=0,
-        reward=value,
-        format=0,
-        task=value,
-        success=value >= 0.5,
-        think_chars=0,
-        answer="",
-    )
-
-
-def letters(sample: Sample, completion: str, index: int, step: int) -> Score:
-    """A reward that an untrained model can climb: the share of letters a to z."""
-    return scored(sum("a" <= c <= "z" for c in completion) / max(1, len(completion)))
-
-
-def recipe(**rl: Any) -> Recipe:
-    config = RlConfig(
-        **{
-            "group_size": 4,
-            "prompts_per_step": 4,
-            "learning_rate": 5e-3,
-            "kl": 0.0,
-            "max_steps": 12,
-            "save_steps": 100,
-            "sampling": Sampling(temperature=1.0, max_tokens=8),
-            **rl,
-        }
-    )
-    return Recipe(
-        name="test",
-        models=Models(policy="-", teacher="-"),
-        data=Data(train="-", replay="-", evaluation="-", general="-"),
-        model=ModelConfig(
-            dtype="float32", freeze_vision=True, cache_vision=True, gradient_checkpointing=False
-        ),
-        rl=config,
-    )
-
-
-def make(twin: Path, work: Path, scorer: Any, steps: list[StepRecord], **rl: Any) -> Any:
-    torch.manual_seed(0)
-    config = recipe(**rl)
-    policy, encoder = load_model(config.model, twin)
-    policy.config._name_or_path = str(twin)
-    order = schedule(len(SAMPLES), 12 * config.rl.max_steps, 0)
-    return trainer_of(config.rl)(
-        model=policy,
-        args=grpo_arguments(config, work, 1, 0),
-        train_dataset=Dataset.from_dict({"prompt": [""] * len(order), "sample": order}),
-        processing_class=encoder.processor,
-        engine=TransformersEngine(policy, encoder, 64),
-        samples=SAMPLES,
-        config=config.rl,
-        scorer=scorer,
-        on_step=steps.append,
-    )
+from pelican.training.grpo import DeliberateGrpoTrainer, Group, StepRecord
+from tests.training.made import SAMPLES, grpo, letters, scored
 
 
 def mean_reward(record: StepRecord) -> float:
@@ -93,7 +18,7 @@ def mean_reward(record: StepRecord) -> float:
 
 def test_grpo_raises_the_reward_it_is_given(twin: Path, tmp_path: Path) -> None:
     steps: list[StepRecord] = []
-    make(twin, tmp_path, letters, steps, max_steps=30, learning_rate=2e-2).train()
+    grpo(twin, tmp_path, letters, steps, max_steps=30, learning_rate=2e-2).train()
     first, last = steps[:5], steps[-5:]
     assert sum(map(mean_reward, last)) > 1.5 * sum(map(mean_reward, first))
 
@@ -113,7 +38,7 @@ def test_groups_without_variance_are_replaced(twin: Path, tmp_path: Path) -> Non
         return scored(float(odd and index % 2))
 
     steps: list[StepRecord] = []
-    make(twin, tmp_path, hard_for_even, steps, max_steps=3, refill=8).train()
+    grpo(twin, tmp_path, hard_for_even, steps, max_steps=3, refill=8).train()
     for step in steps:
         assert len(step.trained) == 4
         assert all(group.has_variance for group in step.trained)
@@ -122,14 +47,14 @@ def test_groups_without_variance_are_replaced(twin: Path, tmp_path: Path) -> Non
 
 def test_more_groups_are_drawn_at_once_than_wanted(twin: Path, tmp_path: Path) -> None:
     steps: list[StepRecord] = []
-    make(twin, tmp_path, letters, steps, max_steps=2, refill=0, oversample=1.5).train()
+    grpo(twin, tmp_path, letters, steps, max_steps=2, refill=0, oversample=1.5).train()
     assert [(len(step.trained), len(step.drawn)) for step in steps] == [(4, 6)] * 2
 
 
 def test_a_refill_draws_what_the_step_has_not_seen_before_it_repeats(
     twin: Path, tmp_path: Path
 ) -> None:
-    refills = make(twin, tmp_path, letters, [])._refills([0, 2, 2])
+    refills = grpo(twin, tmp_path, letters, [])._refills([0, 2, 2])
     assert {next(refills) for _ in range(4)} == {1, 3, 4, 5}
     assert {next(refills) for _ in range(6)} == set(range(6))
 
@@ -138,7 +63,7 @@ def test_a_buffer_without_any_variance_costs_refill_times_and_goes_on(
     twin: Path, tmp_path: Path
 ) -> None:
     steps: list[StepRecord] = []
-    trainer = make(twin, tmp_path, lambda *_: scored(0.0), steps, max_steps=2, refill=2, kl=0.1)
+    trainer = grpo(twin, tmp_path, lambda *_: scored(0.0), steps, max_steps=2, refill=2, kl=0.1)
     trainer.train()
     assert [len(step.drawn) for step in steps] == [12, 12]
     assert all(torch.isfinite(p).all() for p in trainer.model.parameters())
@@ -148,7 +73,7 @@ def test_log_probabilities_by_length_are_those_of_one_padded_batch(
     twin: Path, tmp_path: Path
 ) -> None:
     steps: list[StepRecord] = []
-    trainer = make(twin, tmp_path, letters, steps, max_steps=1, kl=0.1)
+    trainer = grpo(twin, tmp_path, letters, steps, max_steps=1, kl=0.1)
     batch = trainer._batch(trainer._collect([0, 5, 1, 5]).trained)
     ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], 1)
     mask = torch.cat([batch["prompt_mask"], batch["completion_mask"]], 1)
@@ -170,10 +95,10 @@ def test_a_resumed_training_ends_where_an_uninterrupted_one_does(
     twin: Path, tmp_path: Path
 ) -> None:
     rl = {"max_steps": 6, "save_steps": 3, "kl": 0.05}
-    whole = make(twin, tmp_path / "whole", letters, [], **rl)
+    whole = grpo(twin, tmp_path / "whole", letters, [], **rl)
     whole.train()
-    make(twin, tmp_path / "half", letters, [], **{**rl, "max_steps": 3}).train()
-    resumed = make(twin, tmp_path / "half", letters, [], **rl)
+    grpo(twin, tmp_path / "half", letters, [], **{**rl, "max_steps": 3}).train()
+    resumed = grpo(twin, tmp_path / "half", letters, [], **rl)
     resumed.train(resume_from_checkpoint=str(tmp_path / "half" / "checkpoint-3"))
     for a, b in zip(whole.model.parameters(), resumed.model.parameters(), strict=True):
         assert torch.allclose(a, b, atol=1e-6)

@@ -10,59 +10,27 @@ import torch
 from transformers import TrainerCallback
 
 from pelican.engines.transformers import load_model
-from pelican.recipe import Recipe
-from pelican.training.arguments import per_process, sft_arguments
-from pelican.training.sft import Demonstration, DemonstrationTrainer, collate
-from tests.data.factory import clip, sample
-from tests.engines.twin import write_twin
-from tests.training.test_grpo import recipe
-
-ROWS = [Demonstration(sample(i), f"<think>{i}</think><answer>{i}</answer>") for i in range(6)] + [
-    Demonstration(clip(6, (0.0, 8.0, 16.0)), "<think>three</think><answer>3</answer>")
-]
-
-
-@pytest.fixture(scope="module")
-def twin(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_twin(tmp_path_factory.mktemp("model") / "twin")
-
-
-def settings(**sft: Any) -> Recipe:
-    base = recipe()
-    changed = base.sft.model_copy(
-        update={"learning_rate": 5e-3, "batch_size": 4, "save_steps": 4, **sft}
-    )
-    return base.model_copy(update={"sft": changed})
-
-
-def make(twin: Path, work: Path, steps: int) -> Any:
-    torch.manual_seed(0)
-    config = settings()
-    policy, encoder = load_model(config.model, twin)
-    return DemonstrationTrainer(
-        model=policy,
-        args=sft_arguments(config, work, 1, 0, steps),
-        processing_class=encoder.processor,
-        encoder=encoder,
-        rows=ROWS,
-    )
+from pelican.errors import UserInputError
+from pelican.training.arguments import per_process
+from pelican.training.sft import collate
+from tests.training.made import DEMONSTRATIONS, sft, sft_recipe
 
 
 def test_labels_are_the_completion_and_its_end_and_nothing_else(twin: Path) -> None:
-    _, encoder = load_model(settings().model, twin)
-    batch = collate(encoder, ROWS)
-    for i, row in enumerate(ROWS):
+    _, encoder = load_model(sft_recipe().model, twin)
+    batch = collate(encoder, DEMONSTRATIONS)
+    for i, row in enumerate(DEMONSTRATIONS):
         learned = batch["labels"][i][batch["labels"][i] != -100].tolist()
         assert learned == encoder.completion(row.completion)
         assert learned[-1] == encoder.eos_token_id
         start = len(encoder.prompt(row.sample).ids)
         assert (batch["labels"][i, :start] == -100).all()
-    images = sum(len(row.sample.images) for row in ROWS)
+    images = sum(len(row.sample.images) for row in DEMONSTRATIONS)
     assert len(batch["image_grid_thw"]) == images
 
 
 def test_the_loss_falls(twin: Path, tmp_path: Path) -> None:
-    trainer = make(twin, tmp_path, 60)
+    trainer = sft(twin, tmp_path, 60)
     trainer.train()
     losses = [row["loss"] for row in trainer.state.log_history if "loss" in row]
     assert losses[-1] < 0.6 * losses[0]
@@ -71,25 +39,23 @@ def test_the_loss_falls(twin: Path, tmp_path: Path) -> None:
 def test_a_resumed_training_ends_where_an_uninterrupted_one_does(
     twin: Path, tmp_path: Path
 ) -> None:
-    whole = make(twin, tmp_path / "whole", 8)
+    whole = sft(twin, tmp_path / "whole", 8)
     whole.train()
 
     class Stop(TrainerCallback):  # type: ignore[misc]
         def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             control.should_training_stop = True
 
-    first = make(twin, tmp_path / "half", 8)
+    first = sft(twin, tmp_path / "half", 8)
     first.add_callback(Stop())
     first.train()
     assert first.state.global_step == 4
-    resumed = make(twin, tmp_path / "half", 8)
+    resumed = sft(twin, tmp_path / "half", 8)
     resumed.train(resume_from_checkpoint=str(tmp_path / "half" / "checkpoint-4"))
     for a, b in zip(whole.model.parameters(), resumed.model.parameters(), strict=True):
         assert torch.allclose(a, b, atol=1e-6)
 
 
 def test_a_batch_that_does_not_divide_is_refused_in_one_sentence() -> None:
-    from pelican.errors import UserInputError
-
     with pytest.raises(UserInputError, match=r"sft.batch_size = 5 does not divide by 2"):
         per_process(5, 2, "sft.batch_size")

@@ -41,9 +41,7 @@ from pelican.training.hints import hint_of, hinted
 from pelican.training.perception import perception_terms
 from pelican.training.variants import VariantGrpoTrainer, trainer_of
 from tests.data.factory import clip, picture
-from tests.training.test_grpo import SAMPLES, letters, make, recipe, scored, twin
-
-__all__ = ["twin"]  # a fixture
+from tests.training.made import SAMPLES, grpo, letters, recipe, scored
 
 
 @pytest.mark.parametrize(
@@ -164,7 +162,7 @@ def _share(source: PixelSource, image: Prepared) -> float:
 
 def trained(twin: Path, work: Path, variant: RlVariant, **rl: Any) -> tuple[Any, list[StepRecord]]:
     steps: list[StepRecord] = []
-    trainer = make(twin, work, letters, steps, **{"max_steps": 1, "variant": variant, **rl})
+    trainer = grpo(twin, work, letters, steps, **{"max_steps": 1, "variant": variant, **rl})
     trainer.args.logging_steps = 1
     trainer.train()
     assert all(torch.isfinite(p).all() for p in trainer.model.parameters())
@@ -195,7 +193,7 @@ def test_more_rollouts_are_drawn_than_trained_on(twin: Path, tmp_path: Path) -> 
 
 
 def test_the_perception_loss_changes_what_is_learnt(twin: Path, tmp_path: Path) -> None:
-    plain = make(twin, tmp_path / "plain", letters, [], max_steps=1)
+    plain = grpo(twin, tmp_path / "plain", letters, [], max_steps=1)
     plain.train()
     variant = RlVariant(perception=0.5, entropy=0.05)
     seen, _ = trained(twin, tmp_path / "seen", variant)
@@ -227,10 +225,10 @@ def test_a_batch_of_rollouts_serves_several_updates_and_is_clipped(
 
 def test_several_updates_resume_where_they_stopped(twin: Path, tmp_path: Path) -> None:
     rl = {"max_steps": 4, "save_steps": 2, "variant": RlVariant(updates=2)}
-    whole = make(twin, tmp_path / "whole", letters, [], **rl)
+    whole = grpo(twin, tmp_path / "whole", letters, [], **rl)
     whole.train()
-    make(twin, tmp_path / "half", letters, [], **{**rl, "max_steps": 2}).train()
-    resumed = make(twin, tmp_path / "half", letters, [], **rl)
+    grpo(twin, tmp_path / "half", letters, [], **{**rl, "max_steps": 2}).train()
+    resumed = grpo(twin, tmp_path / "half", letters, [], **rl)
     resumed.train(resume_from_checkpoint=str(tmp_path / "half" / "checkpoint-2"))
     assert torch.allclose(weights(whole), weights(resumed), atol=1e-6)
 
@@ -295,7 +293,7 @@ def test_groups_that_fail_train_with_a_hint(twin: Path, tmp_path: Path) -> None:
 
     steps: list[StepRecord] = []
     variant = RlVariant(hints=True)
-    trainer = make(twin, tmp_path, helped, steps, max_steps=1, refill=0, variant=variant)
+    trainer = grpo(twin, tmp_path, helped, steps, max_steps=1, refill=0, variant=variant)
     trainer.train()
     step = steps[0]
     assert not any("Hint:" in group.sample.question for group in step.drawn)

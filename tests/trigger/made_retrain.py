@@ -16,6 +16,7 @@ from pathlib import Path
 from pelican.lock import exclusive
 from pelican.retrain.plan import plan_of
 from pelican.retrain.records import Verdict, read_verdict, write_verdict
+from pelican.runs import run_lock
 from pelican.storage.manifests import now
 from pelican.storage.objects import open_store
 
@@ -31,7 +32,7 @@ def main() -> None:
     if away and Path(away).exists():
         print("error: the made backend is away", file=sys.stderr)
         sys.exit(75)
-    with exclusive(store.local_root(f"runs/{plan.run}/logs") / "run.lock", plan.run):
+    with exclusive(run_lock(store, plan.run), plan.run):
         if read_verdict(store, plan.run) is not None:
             return
         time.sleep(float(os.environ.get("MADE_SLOW_S", "0")))

@@ -22,7 +22,6 @@ from pelican.twin.language_training import (
     read_rows,
     write_rows,
 )
-from tests.engines.twin import write_twin
 
 
 def _qa(question: str, gold: str, think: str, family: str = "general") -> QA:
@@ -35,11 +34,6 @@ CARDS = (
     (_qa("two or one?", "one", "many"),),
     (_qa("How are three there?", "no", ""), _qa("are you kind?", "7", "1 2 3 4 5 6 7")),
 )
-
-
-@pytest.fixture(scope="module")
-def twin(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_twin(tmp_path_factory.mktemp("twin"))
 
 
 @pytest.fixture(scope="module")

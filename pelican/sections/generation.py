@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from pelican.section import Section
+from pelican.sections.base import Section
 
 
 class GenerationConfig(Section):

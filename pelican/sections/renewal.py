@@ -1,13 +1,10 @@
-"""The recipe's sections `retrain` and `gate`: new data for a model that is registered.
-
-[D] marks Pelican's decisions, as in `pelican.recipe`, which these sections are a part of.
-"""
+"""The sections `retrain` and `gate`: new data for a model that is registered."""
 
 from __future__ import annotations
 
 from pydantic import Field
 
-from pelican.section import Section
+from pelican.sections.base import Section
 
 
 class RetrainConfig(Section):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from pelican.section import Section
+from pelican.sections.base import Section
 
 
 class RlVariant(Section):
