@@ -8,6 +8,7 @@ from typing import Any
 
 from pelican.chat import ChatClient, ChatReply
 from pelican.engines.base import Engine, rollout_seed
+from pelican.engines.conversation import conversation
 from pelican.recipe import Sampling
 from pelican.records import Rollout, Sample
 from pelican.threads import in_order
@@ -64,7 +65,7 @@ def ask_all(
     def requests() -> Iterator[dict[str, Any]]:
         for sample in samples:
             body = {
-                "messages": chat_messages(sample, system_prompt),
+                "messages": conversation(sample, system_prompt, _image_part),
                 "temperature": sampling.temperature,
                 "top_p": sampling.top_p,
                 "max_tokens": sampling.max_tokens,
@@ -78,25 +79,7 @@ def ask_all(
         yield [next(replies) for _ in range(n)]
 
 
-def chat_messages(sample: Sample, system_prompt: str | None) -> list[dict[str, Any]]:
-    """The sample as OpenAI messages; frames of a clip stand each after its time."""
-    media: list[dict[str, Any]] = []
-    for time, image in zip(sample.times_s, sample.images, strict=True):
-        if sample.media_kind == "clip":
-            media.append({"type": "text", "text": f"{time:g} s"})
-        media.append({"type": "image_url", "image_url": {"url": _data_url(image)}})
-    chat: list[dict[str, Any]] = []
-    if system_prompt:
-        chat.append({"role": "system", "content": system_prompt})
-    first_user = next(i for i, turn in enumerate(sample.turns) if turn.role == "user")
-    for i, turn in enumerate(sample.turns):
-        text = {"type": "text", "text": turn.text}
-        chat.append(
-            {"role": turn.role, "content": [*media, text] if i == first_user else turn.text}
-        )
-    return chat
-
-
-def _data_url(image: bytes) -> str:
+def _image_part(image: bytes) -> dict[str, Any]:
     kind = next((kind for magic, kind in _MAGIC.items() if image.startswith(magic)), "jpeg")
-    return f"data:image/{kind};base64,{base64.b64encode(image).decode()}"
+    url = f"data:image/{kind};base64,{base64.b64encode(image).decode()}"
+    return {"type": "image_url", "image_url": {"url": url}}

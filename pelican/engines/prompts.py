@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pelican.engines.conversation import conversation
 from pelican.engines.vision import ImageSource, Prepared
 from pelican.records import Sample
 
@@ -22,20 +23,8 @@ class Encoded:
 
 
 def messages(sample: Sample, system_prompt: str | None) -> list[dict[str, Any]]:
-    """The sample as chat messages. Frames of a clip are images, each after its time in seconds."""
-    media: list[dict[str, str]] = []
-    for time in sample.times_s:
-        if sample.media_kind == "clip":
-            media.append({"type": "text", "text": f"{time:g} s"})
-        media.append({"type": "image"})
-    chat: list[dict[str, Any]] = []
-    if system_prompt:
-        chat.append({"role": "system", "content": system_prompt})
-    first_user = next(i for i, turn in enumerate(sample.turns) if turn.role == "user")
-    for i, turn in enumerate(sample.turns):
-        text = {"type": "text", "text": turn.text}
-        chat.append({"role": turn.role, "content": [*media, text] if i == first_user else [text]})
-    return chat
+    """The sample for a processor's chat template, which gets the images apart."""
+    return conversation(sample, system_prompt, lambda _: {"type": "image"})
 
 
 class PromptEncoder:

@@ -33,8 +33,8 @@ class Variant:
 # DPPO against its controls: about as many tokens trained on and generated in each.
 CONTROLS: dict[str, Variant] = {
     "dppo": Variant("tiny", "", "RL and SFT in turn, three loops"),
-    "rl_only": Variant("tiny+rl_only", "rl.max_steps=110", "RL phases alone, longer"),
-    "sft_only": Variant("tiny+sft_only", "sft.epochs=6", "SFT phases alone, longer"),
+    "rl_only": Variant("tiny+rl_only", "rl.max_steps=72", "RL phases alone, longer"),
+    "sft_only": Variant("tiny+sft_only", "sft.epochs=4", "SFT phases alone, longer"),
     "one_loop": Variant("tiny+one_loop", "", "one RL and one SFT phase of three times the length"),
     "random_sampling": Variant("tiny+random_sampling", "", "RL on random samples"),
     "replay_only": Variant("tiny+replay_only", "sft.epochs=6", "SFT on general replay alone"),

@@ -66,6 +66,6 @@ def tiny() -> Recipe:
             tries=2, ratio=(1.0, 4.0, 1.0), neighbours=32, max_rows=2700, sampling=sampling
         ),
         sft=SftConfig(
-            learning_rate=4e-4, batch_size=48, epochs=3, save_steps=50, processes=PROCESSES
+            learning_rate=4e-4, batch_size=48, epochs=2, save_steps=50, processes=PROCESSES
         ),
     )

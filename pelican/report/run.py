@@ -15,11 +15,10 @@ from pydantic import ValidationError
 from pelican.errors import UserInputError
 from pelican.evaluation.results import read_results
 from pelican.evaluation.summary import Comparison, Summary, compare
-from pelican.runs import RUN, read_json, require_run, run_prefix
+from pelican.runs import PHASES, RUN, read_json, require_run, run_prefix
 from pelican.storage.manifests import Manifest, read_manifest
 from pelican.storage.objects import ObjectStore
 
-_PHASES = {"base": 0, "rl": 1, "sft": 2}
 _ORDER = ("rollout", "reward", "filter", "distill", "train", "eval")
 RESAMPLES = 2000
 
@@ -39,7 +38,7 @@ class StageRun:
         """Where the stage stands in the metaloop."""
         kind = self.name.split("-")[0]
         place = _ORDER.index(kind) if kind in _ORDER else len(_ORDER)
-        return (self.loop, _PHASES.get(self.phase, 0), place)
+        return (self.loop, PHASES.index(self.phase), place)
 
 
 @dataclass(frozen=True)
@@ -189,7 +188,7 @@ def _stage(store: ObjectStore, prefix: str) -> StageRun | None:
     """A stage by its prefix `runs/<run>/loop-<k>/<stage>-<phase>`."""
     loop, place = prefix.split("/")[2:4]
     name, _, phase = place.rpartition("-")
-    if not loop.startswith("loop-") or not loop[5:].isdigit() or phase not in _PHASES:
+    if not loop.startswith("loop-") or not loop[5:].isdigit() or phase not in PHASES:
         return None
     try:
         manifest = read_manifest(store, prefix)

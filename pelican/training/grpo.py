@@ -238,8 +238,12 @@ class DeliberateGrpoTrainer(ExactResume, GRPOTrainer):  # type: ignore[misc]
 
     @torch.no_grad()
     def _reference_logps(self, batch: dict[str, Any]) -> Tensor:
+        return self._logps_of(self.ref_model, batch)
+
+    def _logps_of(self, model: Any, batch: dict[str, Any]) -> Tensor:
+        """Log-probabilities of the completions' tokens, shape [rows, width of completions]."""
         logps, _, _ = self._get_per_token_logps_and_entropies(
-            self.ref_model,
+            model,
             torch.cat([batch["prompt_ids"], batch["completion_ids"]], 1),
             torch.cat([batch["prompt_mask"], batch["completion_mask"]], 1),
             batch["completion_ids"].size(1),

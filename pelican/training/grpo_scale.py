@@ -146,17 +146,7 @@ class ScaledGrpoTrainer(ShardedOnCpus, TokenBatches, DrawnTogether):
         ids: Tensor = batch["completion_ids"]
         found = torch.zeros(ids.shape, dtype=torch.float, device=ids.device)
         for rows in self._split(batch):
-            part = self._pass(batch, rows)
             with self.accelerator.autocast():
-                logps = self._get_per_token_logps_and_entropies(
-                    model,
-                    torch.cat([part["prompt_ids"], part["completion_ids"]], 1),
-                    torch.cat([part["prompt_mask"], part["completion_mask"]], 1),
-                    part["completion_ids"].size(1),
-                    pixel_values=part.get("pixel_values"),
-                    image_grid_thw=part.get("image_grid_thw"),
-                    num_images=part["num_images"],
-                    mm_token_type_ids=part["mm_token_type_ids"],
-                )[0]
+                logps = self._logps_of(model, self._pass(batch, rows))
             found[torch.tensor(rows, device=found.device), : logps.shape[1]] = logps.float()
         return found

@@ -41,7 +41,7 @@ def test_the_controls_have_the_names_and_recipes_that_they_always_had() -> None:
     ]
     command = make_command(CONTROLS["rl_only"], "results-rl-only-s1", 1, "data.evaluation=x")
     assert command == (
-        "make submit RECIPE=tiny+rl_only SET='rl.max_steps=110 seed=1 data.evaluation=x'"
+        "make submit RECIPE=tiny+rl_only SET='rl.max_steps=72 seed=1 data.evaluation=x'"
         " RUN=results-rl-only-s1"
     )
 
