@@ -34,7 +34,8 @@ from pelican.rewards import score
 from pelican.settings import resolve
 from pelican.stages.train_rl import training_scorer
 from pelican.training.arguments import grpo_arguments
-from pelican.training.grpo import DeliberateGrpoTrainer, StepRecord, schedule
+from pelican.training.groups import StepRecord, schedule
+from pelican.training.grpo import DeliberateGrpoTrainer
 
 PROMPTS, POOL = 8, 96
 

@@ -18,7 +18,7 @@ from pelican.rewards import Judge, judge_of, score
 from pelican.stages.context import StageContext
 
 if TYPE_CHECKING:
-    from pelican.training.grpo import Scorer
+    from pelican.training.groups import Scorer
 
 
 def run(context: StageContext) -> None:
@@ -49,7 +49,7 @@ def run(context: StageContext) -> None:
 
 def _lazy(context: StageContext, ids: set[str], judge: Judge | None) -> tuple[LazySamples, int]:
     """What can be practised, read when needed, and how many samples the buffer has."""
-    from pelican.training.grpo import schedule
+    from pelican.training.groups import schedule
 
     index = read_index(context.input("pool"), context.corrections())
     entries = [entry for entry in index.entries if entry.id in ids]
@@ -106,7 +106,8 @@ def _train(context: StageContext, samples: Sequence[Sample], judge: Judge | None
     )
     from pelican.training.curve import STATE, RlCurve
     from pelican.training.generation import PROBES
-    from pelican.training.grpo import DeliberateGrpoTrainer, schedule
+    from pelican.training.groups import schedule
+    from pelican.training.grpo import DeliberateGrpoTrainer
     from pelican.training.grpo_scale import ScaledGrpoTrainer
     from pelican.training.serving import served_generation
     from pelican.training.variants import trainer_of

@@ -130,7 +130,7 @@ def scored(family: str, scores: Sequence[Score]) -> None:
 
 
 def practised(drawn: Iterable[Any], tokens_trained: int) -> None:
-    """One rank's GRPO step: its groups (`pelican.training.grpo.Group`), and what is trained on."""
+    """One rank's GRPO step: its groups (`pelican.training.groups.Group`), and what is trained on."""
     if not active():
         return
     for group in drawn:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pelican.training.grpo import join_rows, split_rows
+from pelican.training.prefix import join_rows, split_rows
 
 
 def partition(lengths: Sequence[int], limit: int | None, at_least: int = 1) -> list[list[int]]:

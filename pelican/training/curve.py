@@ -16,7 +16,7 @@ from pelican.files import replacing
 from pelican.practice.stagnation import StagnationTracker
 from pelican.recipe import RlConfig
 from pelican.telemetry import record as telemetry
-from pelican.training.grpo import Group, StepRecord
+from pelican.training.groups import Group, StepRecord
 
 STATE = "curve.json"
 Gather = Callable[[Any], list[Any]]

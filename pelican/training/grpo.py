@@ -8,12 +8,10 @@ batch is made: groups whose rewards are all equal give no gradient, so they are 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from transformers import PrinterCallback
 from trl import GRPOTrainer
@@ -22,79 +20,12 @@ from pelican.engines.base import rollout_seed
 from pelican.engines.prompts import Encoded
 from pelican.engines.transformers import TransformersEngine
 from pelican.recipe import RlConfig
-from pelican.records import Sample, Score
+from pelican.records import Sample
 from pelican.telemetry.record import timed
 from pelican.training.checkpoints import ExactResume
-from pelican.training.down_sampling import largest_variance
 from pelican.training.generation import Generation
-from pelican.training.prefix import add_shared_prefix
-
-# (sample, completion, its number in the group, optimiser step)
-Scorer = Callable[[Sample, str, int, int], Score]
-_EPSILON = 1e-4
-
-
-@dataclass
-class Group:
-    """The G completions of one prompt with their scores."""
-
-    sample: Sample
-    prompt: Encoded
-    completions: list[list[int]]
-    scores: list[Score]
-    # With which they were drawn, by token; none where the policy of the step drew them.
-    logps: list[list[float]] | None = None
-
-    @property
-    def rewards(self) -> np.ndarray[Any, np.dtype[np.float64]]:
-        return np.array([score.reward for score in self.scores])
-
-    @property
-    def has_variance(self) -> bool:
-        return bool(self.rewards.std() > _EPSILON)
-
-    def down_sampled(self, kept: int) -> Group:
-        """The `kept` completions whose rewards vary most."""
-        if kept == len(self.completions):
-            return self
-        rows = largest_variance(self.rewards.tolist(), kept)
-        return replace(
-            self,
-            completions=[self.completions[row] for row in rows],
-            scores=[self.scores[row] for row in rows],
-            logps=None if self.logps is None else [self.logps[row] for row in rows],
-        )
-
-    def advantages(self) -> list[float]:
-        """A_i = (R_i - mean) / (std + eps)."""
-        rewards = self.rewards
-        advantages: list[float] = ((rewards - rewards.mean()) / (rewards.std() + _EPSILON)).tolist()
-        return advantages
-
-
-def schedule(samples: int, draws: int, seed: int) -> list[int]:
-    """`draws` sample numbers: whole permutations, one after the other.
-
-    Drawn in advance for the whole training, so that a resumed one goes on in the same order; TRL's
-    own sampler starts anew at each epoch.
-    """
-    rounds = -(-draws // samples)
-    orders = [np.random.default_rng((seed, i)).permutation(samples) for i in range(rounds)]
-    drawn: list[int] = np.concatenate(orders)[:draws].tolist()
-    return drawn
-
-
-@dataclass
-class StepRecord:
-    """What one rank's optimiser step saw: the groups trained on, and all that were rolled out.
-
-    What was drawn once more with a hint says how hard a sample is no more, so it is apart.
-    """
-
-    step: int
-    trained: list[Group]
-    drawn: list[Group]
-    hinted: list[Group] = field(default_factory=list)  # drawn once more, with a hint
+from pelican.training.groups import Group, Scorer, StepRecord
+from pelican.training.prefix import add_shared_prefix, shared_logps, split_rows
 
 
 class DeliberateGrpoTrainer(ExactResume, GRPOTrainer):  # type: ignore[misc]
@@ -291,38 +222,17 @@ class DeliberateGrpoTrainer(ExactResume, GRPOTrainer):  # type: ignore[misc]
                 )
             )
             return found
-        group = self._config.group_size
-        prompts = input_ids[::group, :-logits_to_keep]
-        masks = attention_mask[::group, :-logits_to_keep]
-        types = kwargs["mm_token_type_ids"][::group, :-logits_to_keep]
-        rows = split_rows(
-            kwargs.get("pixel_values"), kwargs.get("image_grid_thw"), kwargs["num_images"]
-        )[::group]
-        # Prompts of like length together: padding that all of a chunk share is cut off.
-        order = masks.sum(1).argsort()
-        parts: list[tuple[Tensor, Tensor]] = []
-        for chunk in order.chunk(max(1, len(order) * group // self.rows_per_pass)):
-            start = int(masks[chunk].argmax(1).min())
-            members = (
-                chunk.unsqueeze(1) * group + torch.arange(group, device=chunk.device)
-            ).flatten()
-            width = int(attention_mask[members, -logits_to_keep:].sum(1).max())
-            images = [rows[i] for i in chunk.tolist()]
-            logps, entropies = model(
-                shared_prefix=True,
-                prompt_ids=prompts[chunk, start:],
-                prompt_mask=masks[chunk, start:],
-                prompt_types=types[chunk, start:],
-                completion_ids=input_ids[members, -logits_to_keep:][:, :width],
-                completion_mask=attention_mask[members, -logits_to_keep:][:, :width],
-                images=join_rows(images),
-            )
-            pad = (0, logits_to_keep - width)
-            parts.append((F.pad(logps, pad), F.pad(entropies, pad)))
-        back = order.argsort()
-        logps, entropies = (
-            torch.cat([part[i] for part in parts]).unflatten(0, (-1, group))[back].flatten(0, 1)
-            for i in (0, 1)
+        logps, entropies = shared_logps(
+            model,
+            input_ids,
+            attention_mask,
+            logits_to_keep,
+            group=self._config.group_size,
+            at_a_time=self.rows_per_pass,
+            types=kwargs["mm_token_type_ids"],
+            images=split_rows(
+                kwargs.get("pixel_values"), kwargs.get("image_grid_thw"), kwargs["num_images"]
+            ),
         )
         return logps, entropies, None
 
@@ -343,30 +253,6 @@ class DeliberateGrpoTrainer(ExactResume, GRPOTrainer):  # type: ignore[misc]
             mm_token_type_ids=batch["mm_token_type_ids"],
         )
         return logps
-
-
-def split_rows(
-    pixel_values: Tensor | None, grids: Tensor | None, num_images: Sequence[int]
-) -> list[tuple[Tensor, Tensor] | None]:
-    """`pixel_values` and `image_grid_thw` per sample; None where a sample has no image."""
-    if pixel_values is None or grids is None:
-        return [None] * len(num_images)
-    per_sample = grids.split(list(num_images))
-    pixels = pixel_values.split([int(grid.prod(-1).sum()) for grid in per_sample])
-    return [
-        (p, grid) if n else None for p, grid, n in zip(pixels, per_sample, num_images, strict=True)
-    ]
-
-
-def join_rows(rows: Sequence[tuple[Tensor, Tensor] | None]) -> dict[str, Tensor]:
-    """Inverse of `split_rows`, for a model's call."""
-    there = [row for row in rows if row is not None]
-    if not there:
-        return {}
-    return {
-        "pixel_values": torch.cat([pixels for pixels, _ in there]),
-        "image_grid_thw": torch.cat([grid for _, grid in there]),
-    }
 
 
 def _unused_reward(**_: Any) -> list[float]:

@@ -27,7 +27,8 @@ from pelican.records import (
     TextAnswer,
 )
 from pelican.rewards.masks import decode_mask
-from pelican.training.grpo import DeliberateGrpoTrainer, Group
+from pelican.training.groups import Group
+from pelican.training.grpo import DeliberateGrpoTrainer
 
 
 def hint_of(sample: Sample) -> str | None:

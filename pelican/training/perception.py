@@ -18,7 +18,8 @@ from torch import Tensor
 from pelican.engines.base import rollout_seed
 from pelican.engines.prompts import Encoded
 from pelican.recipe import RlVariant
-from pelican.training.grpo import DeliberateGrpoTrainer, Group
+from pelican.training.groups import Group
+from pelican.training.grpo import DeliberateGrpoTrainer
 
 _FAR = 20.0  # of two log-probabilities; beyond it exp would overflow
 _CAP = 10.0  # of one token's estimate

@@ -8,10 +8,12 @@ backward pass fall from G * (prompt + completion) to prompt + G * completion.
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from types import MethodType
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -31,6 +33,51 @@ def add_shared_prefix(model: Any, group: int, temperature: float) -> None:
         return _group_logps(self, group=group, temperature=temperature, **kwargs)
 
     model.forward = MethodType(forward, model)
+
+
+def shared_logps(
+    model: Any,
+    input_ids: Tensor,
+    attention_mask: Tensor,
+    logits_to_keep: int,
+    *,
+    group: int,
+    at_a_time: int,
+    types: Tensor,
+    images: Sequence[tuple[Tensor, Tensor] | None],
+) -> tuple[Tensor, Tensor]:
+    """Log-probabilities and entropies of a padded batch, [rows, logits_to_keep] each.
+
+    The rows of a group stand together, in all tensors and in `images`; about `at_a_time` rows go
+    through a model of `add_shared_prefix` together.
+    """
+    prompts = input_ids[::group, :-logits_to_keep]
+    masks = attention_mask[::group, :-logits_to_keep]
+    types, rows = types[::group, :-logits_to_keep], images[::group]
+    # Prompts of like length together: padding that all of a chunk share is cut off.
+    order = masks.sum(1).argsort()
+    parts: list[tuple[Tensor, Tensor]] = []
+    for chunk in order.chunk(max(1, len(order) * group // at_a_time)):
+        start = int(masks[chunk].argmax(1).min())
+        members = (chunk.unsqueeze(1) * group + torch.arange(group, device=chunk.device)).flatten()
+        width = int(attention_mask[members, -logits_to_keep:].sum(1).max())
+        logps, entropies = model(
+            shared_prefix=True,
+            prompt_ids=prompts[chunk, start:],
+            prompt_mask=masks[chunk, start:],
+            prompt_types=types[chunk, start:],
+            completion_ids=input_ids[members, -logits_to_keep:][:, :width],
+            completion_mask=attention_mask[members, -logits_to_keep:][:, :width],
+            images=join_rows([rows[i] for i in chunk.tolist()]),
+        )
+        pad = (0, logits_to_keep - width)
+        parts.append((F.pad(logps, pad), F.pad(entropies, pad)))
+    back = order.argsort()
+    logps, entropies = (
+        torch.cat([part[i] for part in parts]).unflatten(0, (-1, group))[back].flatten(0, 1)
+        for i in (0, 1)
+    )
+    return logps, entropies
 
 
 def _group_logps(
@@ -87,3 +134,27 @@ def _group_logps(
         entropies = -(logps.exp() * logps).sum(-1)
     kept = completion_mask.bool()
     return chosen.masked_fill(~kept, 0), entropies.masked_fill(~kept, 0)
+
+
+def split_rows(
+    pixel_values: Tensor | None, grids: Tensor | None, num_images: Sequence[int]
+) -> list[tuple[Tensor, Tensor] | None]:
+    """`pixel_values` and `image_grid_thw` per sample; None where a sample has no image."""
+    if pixel_values is None or grids is None:
+        return [None] * len(num_images)
+    per_sample = grids.split(list(num_images))
+    pixels = pixel_values.split([int(grid.prod(-1).sum()) for grid in per_sample])
+    return [
+        (p, grid) if n else None for p, grid, n in zip(pixels, per_sample, num_images, strict=True)
+    ]
+
+
+def join_rows(rows: Sequence[tuple[Tensor, Tensor] | None]) -> dict[str, Tensor]:
+    """Inverse of `split_rows`, for a model's call."""
+    there = [row for row in rows if row is not None]
+    if not there:
+        return {}
+    return {
+        "pixel_values": torch.cat([pixels for pixels, _ in there]),
+        "image_grid_thw": torch.cat([grid for _, grid in there]),
+    }

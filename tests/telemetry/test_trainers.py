@@ -11,7 +11,7 @@ from pelican.recipe import StopConfig
 from pelican.telemetry import exporter
 from pelican.training.checkpoints import Losses
 from pelican.training.curve import RlCurve
-from pelican.training.grpo import StepRecord
+from pelican.training.groups import StepRecord
 from tests.telemetry.servers import free_port, get, values
 from tests.training import made
 

@@ -15,7 +15,7 @@ from pelican.records import Sample, Score
 from pelican.training.arguments import grpo_arguments, sft_arguments
 from pelican.training.backends import load_for_training
 from pelican.training.generation import Served
-from pelican.training.grpo import StepRecord, schedule
+from pelican.training.groups import StepRecord, schedule
 from pelican.training.grpo_scale import ScaledGrpoTrainer
 from pelican.training.sft import Demonstration, DemonstrationTrainer
 from pelican.training.variants import trainer_of

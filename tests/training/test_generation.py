@@ -18,7 +18,7 @@ from pelican.records import Sample
 from pelican.training.ahead import Ahead
 from pelican.training.backends import load_for_training
 from pelican.training.generation import Client, Served
-from pelican.training.grpo import StepRecord
+from pelican.training.groups import StepRecord
 from pelican.training.grpo_scale import ScaledGrpoTrainer
 from pelican.training.serving import server_environment
 from tests.training.made import SAMPLES, losses, scaled_grpo

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from pelican.records import Sample, Score
-from pelican.training.grpo import DeliberateGrpoTrainer, Group, StepRecord
+from pelican.training.groups import Group, StepRecord
+from pelican.training.grpo import DeliberateGrpoTrainer
 from tests.training.made import SAMPLES, grpo, letters, scored
 
 

@@ -36,7 +36,8 @@ from pelican.records import (
 from pelican.rewards.masks import encode_mask
 from pelican.training.curve import RlCurve
 from pelican.training.down_sampling import largest_variance
-from pelican.training.grpo import DeliberateGrpoTrainer, Group, StepRecord
+from pelican.training.groups import Group, StepRecord
+from pelican.training.grpo import DeliberateGrpoTrainer
 from pelican.training.hints import hint_of, hinted
 from pelican.training.perception import perception_terms
 from pelican.training.variants import VariantGrpoTrainer, trainer_of
