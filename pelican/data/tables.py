@@ -133,10 +133,15 @@ def write_samples(path: Path, samples: Sequence[Sample]) -> None:
     write_table(path, pa.Table.from_pylist(rows, schema=SAMPLES))
 
 
+def answer_from_json(text: str) -> Answer:
+    """An answer as it stands in a shard. Raises ValueError that names what is wrong."""
+    return _ANSWER.validate_json(text)
+
+
 def sample_from_row(row: dict[str, object]) -> Sample:
     """One row of a sample shard. Raises ValueError that names what is wrong."""
     images = [image["bytes"] for image in row["images"]]  # type: ignore[attr-defined]
-    answer = _ANSWER.validate_json(row["answer"])  # type: ignore[arg-type]
+    answer = answer_from_json(row["answer"])  # type: ignore[arg-type]
     return Sample.model_validate({**row, "images": images, "answer": answer})
 
 
