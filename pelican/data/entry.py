@@ -11,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 from pelican.data.quarantine import RowError
 from pelican.data.rows import OPTIONAL
+from pelican.data.run_lengths import MAX_MASK_PIXELS
 from pelican.data.tables import sample_from_row
 from pelican.errors import UserInputError
 from pelican.records import (
@@ -26,7 +27,6 @@ from pelican.records import (
 from pelican.rewards.score import scorer_of
 
 MIN_STEP_S = 1 / 240  # no camera of a robot is faster
-MAX_MASK_PIXELS = 1 << 26
 
 
 def answer_types() -> tuple[type[BaseModel], ...]:
@@ -70,7 +70,7 @@ def entry_of(values: dict[str, Any], shard: int, row: int) -> Entry:
         sample = sample_from_row({**values, "images": [{"bytes": b"-"} for _ in values["images"]]})
     except ValidationError as error:
         raise RowError("schema" if error.title == "Sample" else "answer", _said(error)) from None
-    finite(sample.answer.model_dump(), "answer")
+    finite(sample.answer, "answer")
     if sample.media_kind == "clip" and (len(sample.images) < 2 or sample.span_s < MIN_STEP_S):
         raise RowError("clip_step", f"a clip of {sample.span_s:g} s is shorter than a frame step")
     answer_fits(sample)
@@ -140,6 +140,8 @@ def finite(value: object, name: str) -> None:
     """Raise RowError if a number in `value` is NaN or infinite."""
     if isinstance(value, float) and not math.isfinite(value):
         raise RowError("not_finite", f"{name} holds {value}")
+    if isinstance(value, BaseModel):
+        value = vars(value)
     if isinstance(value, Mapping):
         value = list(value.values())
     if isinstance(value, list | tuple):

@@ -20,11 +20,12 @@ import pyarrow.compute as pc
 from pydantic import ValidationError
 
 from pelican.data.entries import DIMENSION, ENTRIES, FAMILY, SPLIT
-from pelican.data.entry import KINDS, MIN_STEP_S, answer_types, finite, mask_fits
+from pelican.data.entry import KINDS, MIN_STEP_S, answer_types, finite
 from pelican.data.quarantine import RowError
 from pelican.data.rows import OPTIONAL
+from pelican.data.run_lengths import whole_masks
 from pelican.data.tables import SAMPLES, answer_from_json
-from pelican.records import IntervalAnswer, PointsAnswer
+from pelican.records import IntervalAnswer, Mask, PointsAnswer
 from pelican.rewards.score import FAMILIES
 
 Flags = npt.NDArray[np.bool_]
@@ -33,10 +34,10 @@ Floats = npt.NDArray[np.float64]
 
 MEDIA, ROLES = ("image", "clip"), ("system", "user", "assistant")
 _SCORED = np.array([[kind in FAMILIES[family] for kind in KINDS] for family in FAMILY])
-_INTERVAL = KINDS.index("interval")
 # The others have no number that could be NaN or infinite.
 _FLOATS = tuple(t for t in answer_types() if '"number"' in json.dumps(t.model_json_schema()))
-_REMEMBERED = 1 << 16  # texts of answers
+_KIND = {kind: number for number, kind in enumerate(KINDS)}
+_REMEMBERED, _SHORT = 1 << 16, 64  # texts of answers, of at most so many characters
 _FEW = 64  # rows; among fewer no part without a fault is looked for
 
 
@@ -103,7 +104,7 @@ def _checked(batch: pa.RecordBatch, start: int, apart: pa.Array) -> tuple[Flags,
     good &= asked & (answers.kind >= 0) & _SCORED[family, answers.kind]
     step = span / np.maximum(1, times.count - 1)
     inside = (answers.end <= times.last + step) & (answers.start >= times.first - step)
-    good &= (answers.kind != _INTERVAL) | inside
+    good &= (answers.kind != _KIND["interval"]) | inside
     rows = np.arange(start, start + batch.num_rows, dtype=np.int32)
     columns = {
         **text,
@@ -233,27 +234,34 @@ class _Answers:
 
 def _answers(column: pa.Array) -> _Answers:
     coded = column.dictionary_encode()
-    facts = [_facts(text) for text in coded.dictionary.to_numpy(zero_copy_only=False)]
-    table = np.array([*facts, _DOUBT], dtype=float)  # the last is that of null, at -1
+    facts = [
+        _remembered(text) if len(text) <= _SHORT else _facts(text)
+        for text in coded.dictionary.to_numpy(zero_copy_only=False)
+    ]
+    table = np.array([*(fact[:3] for fact in facts), _DOUBT[:3]], dtype=float)
+    masked = [(i, fact[3]) for i, fact in enumerate(facts) if fact[3] is not None]
+    whole = whole_masks([mask for _, mask in masked])
+    table[[i for (i, _), good in zip(masked, whole, strict=True) if not good], 0] = -1
+    # The last line of the table is that of null, at -1.
     found = table[pc.fill_null(coded.indices, -1).to_numpy(zero_copy_only=False)]
     return _Answers(found[:, 0].astype(np.int8), found[:, 1], found[:, 2])
 
 
-_DOUBT = (-1.0, 0.0, 0.0)
+_Fact = tuple[float, float, float, Mask | None]  # kind, start and end, and the mask of points
+_DOUBT: _Fact = (-1.0, 0.0, 0.0, None)
 
 
-@lru_cache(_REMEMBERED)
-def _facts(text: str) -> tuple[float, float, float]:
-    """Kind, start and end of an answer, as `_Answers` has them."""
+def _facts(text: str) -> _Fact:
     try:
         answer = answer_from_json(text)
         if isinstance(answer, _FLOATS):
-            finite(answer.model_dump(), "answer")
-        if isinstance(answer, PointsAnswer):
-            mask_fits(answer.mask)
+            finite(answer, "answer")
     except (ValidationError, RowError):
         return _DOUBT
-    kind = KINDS.index(answer.kind)
+    kind = _KIND[answer.kind]
     if isinstance(answer, IntervalAnswer):
-        return kind, answer.start, answer.end
-    return kind, 0.0, 0.0
+        return kind, answer.start, answer.end, None
+    return kind, 0.0, 0.0, answer.mask if isinstance(answer, PointsAnswer) else None
+
+
+_remembered = lru_cache(_REMEMBERED)(_facts)

@@ -15,14 +15,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pelican.data import indexing, plain, rows
+from pelican.data import indexing, plain, rows, run_lengths
 from pelican.data.corrections import NONE, Corrections
-from pelican.data.entry import Entry, entry_of
+from pelican.data.entry import Entry, entry_of, mask_fits
 from pelican.data.pool import read_index
 from pelican.data.quarantine import Quarantine, QuarantineRow, RowError
+from pelican.data.run_lengths import whole_masks
 from pelican.data.tables import SAMPLES, shard_paths
 from pelican.errors import UserInputError
-from pelican.records import Family
+from pelican.records import Family, Mask
 from pelican.rewards.masks import encode_mask
 from tests.data.factory import raw_row, sample, write_pool
 
@@ -149,7 +150,7 @@ CORRECTIONS = [
 ]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(
     shards=st.lists(broken_rows(), min_size=1, max_size=3),
     spoilt=st.none() | st.tuples(st.sampled_from(["id", "scene", "answer", "benchmark"]), st.integers(0, 20)),
@@ -225,3 +226,44 @@ def test_a_good_pool_is_not_looked_at_row_by_row(tmp_path: Path) -> None:
     assert entries[45:55] == tuple(entries)[45:55] and entries[::50] == tuple(entries)[::50]
     with pytest.raises(IndexError):
         entries[120]
+
+
+def rule(mask: Mask) -> bool:
+    try:
+        mask_fits(mask)
+    except RowError:
+        return False
+    return True
+
+
+@st.composite
+def masks(draw: st.DrawFn) -> Mask:
+    """Masks as they are encoded, some with a character or a side changed."""
+    height, width = draw(st.integers(1, 40)), draw(st.integers(1, 40))
+    pixels = np.zeros(height * width, np.uint8)
+    for _ in range(draw(st.integers(0, 4))):
+        begin = draw(st.integers(0, len(pixels)))
+        pixels[begin : begin + draw(st.integers(0, 300))] ^= 1
+    mask = encode_mask(pixels.reshape(height, width))
+    if not draw(st.booleans()):
+        return mask
+    at, char = (
+        draw(st.integers(0, len(mask.counts))),
+        draw(st.sampled_from(["", "0", "o", "~", "P", "é", "/"])),
+    )
+    counts = mask.counts[:at] + char + mask.counts[at + draw(st.integers(0, 1)) :]
+    return Mask(
+        size=(height + draw(st.sampled_from([0, 0, 1, -height, 10**9])), width), counts=counts
+    )
+
+
+@given(st.lists(masks(), max_size=12), st.sampled_from([1, 10, 1 << 19]))
+def test_many_masks_at_once_are_as_each_by_itself(found: list[Mask], at_once: int) -> None:
+    with patch.object(run_lengths, "_AT_ONCE", at_once):
+        assert whole_masks(found).tolist() == [rule(mask) for mask in found]
+
+
+def test_a_large_mask_is_whole() -> None:
+    pixels = np.zeros((1024, 4096), np.uint8)
+    pixels[-1, -1] = 1
+    assert whole_masks([encode_mask(pixels)]).all()
