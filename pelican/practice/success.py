@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 
 from pelican.errors import UserInputError
@@ -16,7 +17,17 @@ def success_rates(scores: pl.LazyFrame) -> pl.LazyFrame:
     `doubled` counts rollouts that occur twice. Means are rounded to 9 digits, so that the order in
     which threads add does not show in a digest.
     """
-    successes, count = pl.col("success").sum(), pl.len()
+    sums = scores.group_by("sample_id").agg(
+        pl.col("success").sum().alias("successes"),
+        pl.col("reward").mean().alias("mean_reward"),
+        pl.len().alias("rollouts"),
+        (pl.len() - pl.col("index").n_unique()).alias("doubled"),
+    )
+    return _rates(sums).sort("sample_id")
+
+
+def _rates(sums: pl.LazyFrame) -> pl.LazyFrame:
+    successes, count = pl.col("successes"), pl.col("rollouts")
     outcome = (
         pl.when(successes == count)
         .then(pl.lit("mastered"))
@@ -24,17 +35,45 @@ def success_rates(scores: pl.LazyFrame) -> pl.LazyFrame:
         .then(pl.lit("intractable"))
         .otherwise(pl.lit("practice"))
     )
-    return (
-        scores.group_by("sample_id")
-        .agg(
-            (successes / count).alias("success_rate"),
-            pl.col("reward").mean().round(9).alias("mean_reward"),
-            count.cast(pl.Int32).alias("rollouts"),
-            outcome.alias("outcome"),
-            (count - pl.col("index").n_unique()).alias("doubled"),
-        )
-        .sort("sample_id")
+    return sums.select(
+        "sample_id",
+        (successes / count).alias("success_rate"),
+        pl.col("mean_reward").round(9),
+        count.cast(pl.Int32),
+        outcome.alias("outcome"),
+        "doubled",
     )
+
+
+def rates_of_runs(scores: pl.DataFrame) -> pl.DataFrame | None:
+    """As `success_rates`, if the rollouts of a sample stand together, numbered upwards; else None.
+
+    So the reward stage writes them. Then no id need be hashed 8 times, and no rollout is there
+    twice.
+    """
+    if scores.is_empty() or any(scores.null_count().row(0)):
+        return None
+    ids, index = scores["sample_id"], scores["index"].to_numpy()
+    begins = ids.ne_missing(ids.shift()).to_numpy()
+    if not (begins[1:] | (index[1:] > index[:-1])).all():
+        return None
+    starts = np.flatnonzero(begins)
+    ids = ids.gather(starts)
+    rising = ids.is_sorted()  # and no two that follow each other are equal
+    if not rising and ids.n_unique() < len(ids):
+        return None
+    counts = np.diff(starts, append=len(scores))
+    successes = scores["success"].to_numpy().view(np.uint8)
+    sums = pl.LazyFrame(
+        {
+            "sample_id": ids.set_sorted() if rising else ids,
+            "successes": np.add.reduceat(successes, starts, dtype=np.int64),
+            "mean_reward": np.add.reduceat(scores["reward"].to_numpy(), starts) / counts,
+            "rollouts": counts,
+            "doubled": np.zeros(len(starts), np.int64),
+        }
+    )
+    return _rates(sums).sort("sample_id").collect()
 
 
 def rates_of(score_files: Sequence[Path], pool: pl.DataFrame) -> pl.DataFrame:
@@ -43,8 +82,11 @@ def rates_of(score_files: Sequence[Path], pool: pl.DataFrame) -> pl.DataFrame:
     `pool` has the columns id, family, dimension and source. Raises UserInputError for a rollout
     that was scored twice, or for a score whose sample is not in the pool.
     """
-    scores = pl.scan_parquet(list(score_files)).select("sample_id", "index", "reward", "success")
-    rates = success_rates(scores).collect()
+    files = pl.scan_parquet(list(score_files))
+    scores = files.select("sample_id", "index", "reward", "success").collect()
+    rates = rates_of_runs(scores)
+    if rates is None:
+        rates = success_rates(scores.lazy()).collect()
     doubled = rates.filter(pl.col("doubled") > 0)
     if len(doubled):
         raise UserInputError(
@@ -52,6 +94,8 @@ def rates_of(score_files: Sequence[Path], pool: pl.DataFrame) -> pl.DataFrame:
             f" {doubled['sample_id'][0]!r}; delete the reward stage's output and run it again"
         )
     about = pool.select(pl.col("id").alias("sample_id"), "family", "dimension", "source")
+    if about["sample_id"].is_sorted():  # as the rates are: then they are merged, not hashed
+        about = about.with_columns(pl.col("sample_id").set_sorted())
     joined = rates.drop("doubled").join(about, on="sample_id", how="left", maintain_order="left")
     unknown = joined.filter(pl.col("family").is_null())
     if len(unknown):
