@@ -39,8 +39,8 @@ from pelican.stages.train_rl import training_scorer
 from pelican.training.arguments import grpo_arguments
 from pelican.training.grpo import DeliberateGrpoTrainer, StepRecord, schedule
 
-PROMPTS, POOL = 8, 96
-HELD_OUT, EVERY = 150, 3  # questions, steps between two times that they are asked
+PROMPTS, POOL = 8, 240
+HELD_OUT, EVERY = 150, 4  # questions, steps between two times that they are asked
 GAIN = 8.0  # points above the base that must be reached
 
 
