@@ -40,9 +40,9 @@ from pelican.training.arguments import grpo_arguments
 from pelican.training.groups import StepRecord, schedule
 from pelican.training.grpo import DeliberateGrpoTrainer
 
-PROMPTS, POOL = 8, 96
-HELD_OUT, EVERY = 150, 3  # questions, steps between two times that they are asked
-GAIN = 8.0  # points above the base that must be reached
+PROMPTS, POOL = 8, 240
+HELD_OUT, EVERY = 150, 2  # questions, steps from one time that they are asked to the next
+GAIN = 12.0  # points above the base that must be reached
 
 
 class Clock(TrainerCallback):  # type: ignore[misc]
@@ -211,14 +211,24 @@ def run(steps: int) -> None:
     size = f"{steps} steps of {PROMPTS} x {recipe.rl.group_size}, {len(samples)} samples"
     at_least("useful samples per second against plain TRL", mine.rate / theirs.rate, "x", 2.0, size)
     drawn = (steps - 1) * PROMPTS * recipe.rl.group_size
-    for who, trained in (("train-rl", mine), ("plain TRL", theirs)):
+    both = {"train-rl": mine, "plain TRL": theirs}
+    for who, trained in both.items():
         note = f"{trained.useful} of {drawn} useful, of this machine"
         figure(who, trained.rate, "useful/s", note)
-    for who, trained in (("train-rl", mine), ("plain TRL", theirs)):
-        curve = ", ".join(f"{found:.1f}" for _, found in trained.clock.scores)
-        print(who, curve, [round(s) for s, _ in trained.clock.scores], file=sys.stderr)
-    print("base", base, file=sys.stderr)
+    goal = base + GAIN
+    reached = [trained.clock.until(goal) for trained in both.values()]
+    what = f"{HELD_OUT} held-out questions, greedily; from {base:.1f} to {goal:.1f}"
+    if reached[0] and reached[1]:
+        at_least(
+            "time to a held-out score against plain TRL", reached[1] / reached[0], "x", 2.0, what
+        )
+    for (who, trained), seconds in zip(both.items(), reached, strict=True):
+        found = f"score after every {EVERY} steps: " + ", ".join(
+            f"{score:.1f}" for _, score in trained.clock.scores
+        )
+        name = f"{who} to the score" if seconds else f"{who}, all steps, the score not reached"
+        figure(name, seconds or trained.clock.ends[-1], "s", found)
 
 
 if __name__ == "__main__":
-    run(int(sys.argv[1]) if len(sys.argv) == 2 else 12)
+    run(int(sys.argv[1]) if len(sys.argv) == 2 else 16)

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate, repeat
 from typing import Any, overload
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from pelican.data.entry import KINDS, Entry
@@ -67,6 +69,26 @@ class Entries(Sequence[Entry]):
         at = range(len(self))[number]
         return next(self._between(at, at + 1))
 
+    @classmethod
+    def of(cls, entries: Sequence[Entry]) -> Entries:
+        """The same entries as columns; those of others than a pool's index have no shard."""
+        return entries if isinstance(entries, cls) else cls([(0, block_of(entries))])
+
+    def column(self, name: str) -> npt.NDArray[Any]:
+        """One column of ENTRIES, of all rows: text as objects, names of a closed set as numbers."""
+        parts = [b.column(name).to_numpy(zero_copy_only=False) for _, b in self._blocks]
+        return np.concatenate(parts) if parts else np.empty(0, object)
+
+    def rows(self, numbers: npt.NDArray[np.int64]) -> list[Entry]:
+        """The entries of these numbers, which rise."""
+        found: list[Entry] = []
+        for end, (shard, block) in zip(self._ends, self._blocks, strict=True):
+            begin = end - block.num_rows
+            mine = numbers[slice(*np.searchsorted(numbers, (begin, end)))] - begin
+            for at in range(0, len(mine), _SLICE):
+                found += _objects(shard, block.take(pa.array(mine[at : at + _SLICE])))
+        return found
+
     def _between(self, start: int, stop: int) -> Iterator[Entry]:
         for number in range(bisect_right(self._ends, start), len(self._blocks)):
             shard, block = self._blocks[number]
@@ -76,6 +98,14 @@ class Entries(Sequence[Entry]):
             last = min(stop - begin, block.num_rows)
             for at in range(max(start - begin, 0), last, _SLICE):
                 yield from _objects(shard, block.slice(at, min(_SLICE, last - at)))
+
+
+def rows_of(entries: Sequence[Entry], which: npt.NDArray[np.bool_]) -> list[Entry]:
+    """The entries at which `which` is true."""
+    numbers = np.flatnonzero(which)
+    if isinstance(entries, Entries):
+        return entries.rows(numbers)
+    return [entries[i] for i in numbers.tolist()]
 
 
 def block_of(entries: Sequence[Entry]) -> pa.RecordBatch:

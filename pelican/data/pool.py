@@ -11,7 +11,11 @@ from dataclasses import dataclass, field
 from operator import itemgetter
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from pelican.data.corrections import NONE, Corrections
+from pelican.data.entries import Entries, rows_of
 from pelican.data.entry import Entry
 from pelican.data.images import ImageChecker, image_bytes
 from pelican.data.indexing import check_shards
@@ -35,7 +39,15 @@ class PoolIndex:
 
     def within(self, horizon_s: float | None) -> list[Entry]:
         """The rows whose clip is not longer than `horizon_s`."""
-        return [e for e in self.entries if horizon_s is None or e.span_s <= horizon_s]
+        if horizon_s is None:
+            return list(self.entries)
+        return rows_of(self.entries, Entries.of(self.entries).column("span_s") <= horizon_s)
+
+    def named(self, ids: Collection[str]) -> list[Entry]:
+        """The rows with these ids."""
+        names = pa.array(Entries.of(self.entries).column("id"), pa.string())
+        wanted = pc.is_in(names, value_set=pa.array(sorted(ids), pa.string()))
+        return rows_of(self.entries, wanted.to_numpy(zero_copy_only=False))
 
     def load(
         self, entries: Iterable[Entry], *, max_pixels: int, quarantine: Quarantine
@@ -106,13 +118,12 @@ def load_pool(
     part that would be cut off.
     """
     index = read_index(folder, corrections)
-    chosen = set(ids) if ids is not None else None
-    entries = [e for e in index.entries if chosen is None or e.id in chosen]
+    entries = list(index.entries) if ids is None else index.named(ids)
     within = [e for e in entries if horizon_s is None or e.span_s <= horizon_s]
     quarantine = Quarantine(list(index.quarantine.rows))
     samples = list(index.load(within, max_pixels=max_pixels, quarantine=quarantine))
     beyond = len(entries) - len(within)
-    if not samples and (chosen is None or chosen):
+    if not samples and (ids is None or ids):
         raise UserInputError(no_sample(folder, quarantine, beyond))
     return Pool(samples, quarantine, beyond)
 

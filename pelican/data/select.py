@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 
+import numpy as np
+import numpy.typing as npt
+
+from pelican.data.entries import FAMILY, SPLIT, Entries, rows_of
 from pelican.data.entry import Entry
 from pelican.data.pool import PoolIndex
 from pelican.errors import UserInputError
 from pelican.recipe import Recipe
 from pelican.records import Phase, Split
+
+Numbers = npt.NDArray[np.int64]
+Codes = npt.NDArray[np.int8]
 
 
 def loop_samples(index: PoolIndex, recipe: Recipe, loop: int, phase: Phase) -> list[Entry]:
@@ -21,47 +28,63 @@ def loop_samples(index: PoolIndex, recipe: Recipe, loop: int, phase: Phase) -> l
     earlier draw while the pool lasts; then those used least come again. Only split `train`, only
     clips within the loop's horizon. Without `samples_per_loop` both phases see every such row.
     """
-    candidates = [e for e in index.within(recipe.data.horizon(loop)) if e.split is Split.TRAIN]
-    if not candidates:
+    entries = Entries.of(index.entries)
+    span_s, families = entries.column("span_s"), entries.column("family")
+    train = entries.column("split") == SPLIT.index(Split.TRAIN)
+    candidates = train & (span_s <= recipe.data.horizon(loop))
+    if not candidates.any():
         raise UserInputError(
             f"pool {index.folder} has no sample of split train within the horizon of"
             f" {recipe.data.horizon(loop):g} s; check data.train and data.horizon_s"
         )
     size = recipe.data.samples_per_loop
-    if size is None or size >= len(candidates):
-        return candidates
-    uses: Counter[str] = Counter()
-    order = shuffled(index.entries, f"select:{recipe.seed}")
-    chosen: list[Entry] = []
+    if size is None or size >= candidates.sum():
+        return rows_of(index.entries, candidates)
+    uses = np.zeros(len(entries), np.int64)
+    order = _shuffled(entries.column("id"), f"select:{recipe.seed}")
     for k in range(1, max(loop, 1) + 1):  # loop 0, a diagnosis, draws as loop 1 does
-        horizon = recipe.data.horizon(min(k, loop))
-        eligible = [e for e in order if e.split is Split.TRAIN and e.span_s <= horizon]
-        chosen = _draw(eligible, uses, size)
-        if k >= loop and phase is not Phase.SFT:
-            break
-        taken = {e.id for e in chosen}
-        chosen += _draw([e for e in eligible if e.id not in taken], uses, size)
-    return sorted(chosen, key=lambda e: (e.shard, e.row))
+        within = train & (span_s <= recipe.data.horizon(min(k, loop)))
+        eligible = order[within[order]]
+        taken = np.zeros(len(entries), bool)
+        for _ in range(1 if k >= loop and phase is not Phase.SFT else 2):
+            taken[_draw(eligible[~taken[eligible]], families, uses, size)] = True
+    return sorted(rows_of(index.entries, taken), key=lambda e: (e.shard, e.row))
 
 
 def shuffled(entries: Sequence[Entry], salt: str) -> list[Entry]:
     """`entries` in an order that depends on `salt` and their ids only, not on the shards."""
 
-    def key(entry: Entry) -> bytes:
-        return hashlib.blake2b(f"{salt}:{entry.id}".encode(), digest_size=16).digest()
-
-    return sorted(entries, key=key)
+    return [entries[i] for i in _shuffled([entry.id for entry in entries], salt)]
 
 
-def _draw(eligible: Sequence[Entry], uses: Counter[str], size: int) -> list[Entry]:
-    """`size` rows, those used least first, stratified by family; counts them as used."""
-    levels: defaultdict[int, list[Entry]] = defaultdict(list)
-    for entry in eligible:
-        levels[uses[entry.id]].append(entry)
-    chosen: list[Entry] = []
-    for level in sorted(levels):
-        chosen += stratified(levels[level], size - len(chosen))
-    uses.update(entry.id for entry in chosen)
+def _shuffled(ids: Iterable[str], salt: str) -> Numbers:
+    """The places of `ids` in that order."""
+    start = hashlib.blake2b(f"{salt}:".encode(), digest_size=16)
+    digests = []
+    for name in ids:
+        digest = start.copy()
+        digest.update(name.encode())
+        digests.append(digest.digest())
+    high, low = np.frombuffer(b"".join(digests), ">u8").reshape(-1, 2).T
+    order: Numbers = np.lexsort((low, high))
+    return order
+
+
+def _draw(rows: Numbers, families: Codes, uses: Numbers, size: int) -> Numbers:
+    """`size` of `rows`, those used least first, stratified by family; counts them as used."""
+    chosen = rows[:0]
+    for level in np.unique(uses[rows]):
+        same = rows[uses[rows] == level]
+        room = size - len(chosen)
+        if room < len(same):
+            parts = {
+                FAMILY[code].value: same[families[same] == code]
+                for code in np.unique(families[same])
+            }
+            quota = _quotas({name: len(part) for name, part in parts.items()}, room)
+            same = np.concatenate([part[: quota[name]] for name, part in parts.items()])
+        chosen = np.concatenate([chosen, same])
+    uses[chosen] += 1
     return chosen
 
 
@@ -72,10 +95,16 @@ def stratified(entries: Sequence[Entry], size: int) -> list[Entry]:
     families: defaultdict[str, list[Entry]] = defaultdict(list)
     for entry in entries:
         families[entry.family.value].append(entry)
-    shares = {name: size * len(rows) / len(entries) for name, rows in families.items()}
+    quota = _quotas({name: len(rows) for name, rows in families.items()}, size)
+    return [entry for name in sorted(families) for entry in families[name][: quota[name]]]
+
+
+def _quotas(counts: Mapping[str, int], size: int) -> dict[str, int]:
+    """How many of each family, to within one row of its share."""
+    shares = {name: size * count / sum(counts.values()) for name, count in counts.items()}
     quota = {name: int(share) for name, share in shares.items()}
     # Largest remainders; a remainder exists only where the family has another row to give.
-    by_remainder = sorted(families, key=lambda name: (quota[name] - shares[name], name))
+    by_remainder = sorted(counts, key=lambda name: (quota[name] - shares[name], name))
     for name in by_remainder[: size - sum(quota.values())]:
         quota[name] += 1
-    return [entry for name in sorted(families) for entry in families[name][: quota[name]]]
+    return quota

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import polars as pl
@@ -39,7 +39,7 @@ class _Part:
 
     suite: Suite
     pool: PoolIndex
-    entries: tuple[Entry, ...]
+    entries: Sequence[Entry]
 
 
 def run(context: StageContext) -> None:

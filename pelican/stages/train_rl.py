@@ -52,7 +52,7 @@ def _lazy(context: StageContext, ids: set[str], judge: Judge | None) -> tuple[La
     from pelican.training.groups import schedule
 
     index = read_index(context.input("pool"), context.corrections())
-    entries = [entry for entry in index.entries if entry.id in ids]
+    entries = index.named(ids)
     kept = [e for e in entries if judge is not None or e.answer_kind != "open"]
     rl = context.recipe.rl
     seed = seed_of(context.recipe, context.spec.loop)
