@@ -16,8 +16,9 @@ from pelican.commands.output import check_output
 from pelican.commands.tables import console, rows_table
 from pelican.data.importing.convert import Defaults
 from pelican.data.importing.finder import Finder
+from pelican.data.importing.flow import Plan, Tally
 from pelican.data.importing.media import Loader
-from pelican.data.importing.run import Plan, Result, Tally, run_import
+from pelican.data.importing.run import Result, run_import
 from pelican.data.quarantine import CODES
 from pelican.data.readers import find_reader, sniff
 from pelican.data.readers.base import Options

@@ -20,7 +20,7 @@ from pelican.data.checks.text import Languages, instructions, markup
 from pelican.records import ChoiceAnswer, PointsAnswer, Sample, Turn
 from pelican.rewards.masks import encode_mask
 from tests.data.factory import raw_row, sample, write_pool, write_raw
-from tests.data.readers.world import draw
+from tests.data.readers.world import draw, image, imported, write_json
 
 
 def encoded(
@@ -128,6 +128,38 @@ def test_broken_rows_count_against_the_threshold_and_stand_on_the_page(
     text = page.read_text()
     assert "s00009" in text and "can&#39;t be decoded" in text
     assert "http" not in re.sub(r'src="data:[^"]*"', "", text)
+
+
+def test_sizes_and_lengths_are_counted(tmp_path: Path) -> None:
+    frames = (encoded(2), encoded(3))
+    clips = [
+        pictured(i, media_kind="clip", images=frames, times_s=(0.0, end))
+        for i, end in ((2, 8.0), (3, 60.0), (4, 90.0))
+    ]
+    large = pictured(1, images=(encoded(1, size=(800, 600)),))
+    counts = check(write_pool(tmp_path / "pool", [pictured(0), large, *clips]), [], 10).scan.counts
+    assert counts["megapixels"] == {"up to 0.1": 4, "up to 1": 1}
+    assert counts["seconds of a clip"] == {"up to 8": 1, "up to 64": 1, "above 64": 1}
+
+
+def test_the_page_says_what_the_import_left_out(tmp_path: Path) -> None:
+    image(tmp_path / "lab" / "there.jpg")
+    rows = [
+        {
+            "messages": [
+                {"role": "user", "content": "<image>\nHow many cups?"},
+                {"role": "assistant", "content": "3"},
+            ],
+            "images": [name],
+        }
+        for name in ("there.jpg", "<gone>.jpg", "lost.jpg")
+    ]
+    pool = imported(Path(write_json(tmp_path / "lab" / "rows.json", rows)), tmp_path / "pool").pool
+    page = tmp_path / "check.html"
+    assert check_and_print(str(pool), [], page, 0.0, 10, False)
+    text = page.read_text()
+    assert '<td>media_missing</td><td class="n">2</td>' in text
+    assert "&lt;gone&gt;.jpg" in text and "<gone>" not in text
 
 
 def test_thumbnails_show_what_failed_and_text_is_escaped(tmp_path: Path) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ from pelican.data.quarantine import RowError
 from pelican.data.tables import open_parquet, shard_paths
 
 MAX_PIXELS = 1_003_520  # the recipes' default; above 8 times that a row is refused
+MEGAPIXELS = (0.1, 0.3, 1.0, 4.0)
+SECONDS = (8.0, 16.0, 32.0, 64.0)  # 32 and 64: the horizons of the first loop and the later ones
 ASPECT = 0.02  # by which a mask's proportions may differ from its image's
 
 
@@ -134,6 +137,10 @@ def _look(
         return
     answer = json.loads(values["answer"])
     _count(found, values, answer, languages(question))
+    if size is not None:
+        found.count("megapixels", _range(size[0] * size[1] / 1e6, MEGAPIXELS))
+    if values["media_kind"] == "clip":
+        found.count("seconds of a clip", _range(values["times_s"][-1], SECONDS))
     if answer["kind"] == "points" and size is not None:
         height, width = answer["mask"]["size"]
         if abs(width / height * size[1] / size[0] - 1) > ASPECT:
@@ -152,6 +159,11 @@ def _look(
 def _size(data: bytes) -> tuple[int, int]:
     with Image.open(io.BytesIO(data), formats=FORMATS) as image:
         return image.size
+
+
+def _range(value: float, limits: Sequence[float]) -> str:
+    at = bisect_left(limits, value)
+    return f"up to {limits[at]:g}" if at < len(limits) else f"above {limits[-1]:g}"
 
 
 def _count(found: Scan, values: dict[str, Any], answer: dict[str, Any], language: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -16,13 +17,26 @@ def _resolved(folder: str) -> str:
     return str(Path(folder).resolve())
 
 
-def _followed(base: str, rest: str) -> str:
-    """`rest` below `base` with every link followed, so that none leads out."""
+def _followed(base: str, rest: str) -> tuple[str, int]:
+    """`rest` below `base` with every link followed, so that none leads out; its mode, 0 if none."""
     parent, name = os.path.split(os.path.join(base, rest))
     if name in ("", ".", ".."):
-        return str(Path(base, rest).resolve())
+        target = str(Path(base, rest).resolve())
+        return target, _mode(target)
     target = os.path.join(_resolved(parent), name)
-    return str(Path(target).resolve()) if os.path.islink(target) else target
+    mode = _mode(target)
+    if stat.S_ISLNK(mode):
+        target = str(Path(target).resolve())
+        mode = _mode(target)
+    return target, mode
+
+
+def _mode(path: str) -> int:
+    """Type and rights of what stands at `path`, of a link itself; 0 if nothing does."""
+    try:
+        return os.lstat(path).st_mode
+    except (OSError, ValueError):
+        return 0
 
 
 @dataclass(frozen=True)
@@ -57,10 +71,9 @@ class Finder:
                     return found
             raise RowError("media_missing", f"{path!r} is below none of the media folders")
         for root in self.roots:
-            if Path(path).is_relative_to(root.resolve()):
-                found = self._inside(
-                    root, str(Path(path).relative_to(root.resolve())), path, folder
-                )
+            base = _resolved(str(root))
+            if Path(path).is_relative_to(base):
+                found = self._inside(root, str(Path(path).relative_to(base)), path, folder)
                 if found is not None:
                     return found
                 raise RowError("media_missing", f"{path!r} is not there")
@@ -69,10 +82,10 @@ class Finder:
     def _inside(self, root: Path, rest: str, path: str, folder: bool) -> Path | None:
         try:
             base = _resolved(str(root))
-            target = _followed(base, rest)
+            target, mode = _followed(base, rest)
             if target != base and not target.startswith(base.rstrip("/") + "/"):
                 raise RowError("media_path", f"{path!r} leaves the media folder")
-            there = os.path.isdir(target) if folder else os.path.isfile(target)
+            there = stat.S_ISDIR(mode) if folder else stat.S_ISREG(mode)
             return Path(target) if there else None
         except OSError as error:
             raise RowError("media_path", f"{path!r:.200} is no path ({error.strerror})") from None
