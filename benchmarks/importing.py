@@ -42,7 +42,7 @@ def write(folder: Path, rows: int) -> None:
     rng = np.random.default_rng(0)
     pictures = []
     for _ in range(max(1, rows // PICTURES)):
-        small = rng.integers(0, 255, (30, 40, 3), dtype=np.uint8)
+        small = rng.integers(0, 255, (15, 20, 3), dtype=np.uint8)
         out = io.BytesIO()
         Image.fromarray(small).resize(SIZE, Image.Resampling.BICUBIC).save(out, "JPEG", quality=90)
         pictures.append(out.getvalue())

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import stat
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
 from pelican.data.quarantine import RowError
+
+FOLDERS = 16  # of one level that are looked into for a hint
 
 
 @lru_cache(maxsize=1024)
@@ -37,6 +40,21 @@ def _mode(path: str) -> int:
         return os.lstat(path).st_mode
     except (OSError, ValueError):
         return 0
+
+
+@lru_cache(maxsize=64)
+def _folders(root: str) -> tuple[str, ...]:
+    """The folders one and two levels below `root`, for a hint: the first few."""
+    found: list[str] = []
+    level = [root]
+    for _ in range(2):
+        below: list[str] = []
+        for folder in level:
+            with suppress(OSError), os.scandir(folder) as entries:
+                below += sorted(e.path for e in entries if e.is_dir(follow_symlinks=False))
+        level = below[:FOLDERS]
+        found += level
+    return tuple(found)
 
 
 @dataclass(frozen=True)
@@ -69,7 +87,9 @@ class Finder:
                 found = self._inside(root, path, path, folder)
                 if found is not None:
                     return found
-            raise RowError("media_missing", f"{path!r} is below none of the media folders")
+            raise RowError(
+                "media_missing", f"{path!r} is below none of the media folders{self._hint(path)}"
+            )
         for root in self.roots:
             base = _resolved(str(root))
             if Path(path).is_relative_to(base):
@@ -93,11 +113,19 @@ class Finder:
             raise RowError("media_path", f"{path!r} is a loop of links") from None
 
     def _hint(self, path: str) -> str:
-        """The --map that would find it, if its last parts are below a root."""
+        """The option that would find it: a --map if its last parts are below a root, or a --media."""
         parts = Path(path).parts
+        if ".." in parts:
+            return ""
         for start in range(1, len(parts)):
             rest = Path(*parts[start:])
             for root in self.roots:
-                if (root / rest).is_file():
+                if os.path.exists(root / rest):
                     return f"; --map {Path(*parts[:start])}={root} would find it"
-        return "; --map OLD=NEW says where they lie"
+        if path.startswith("/"):
+            return "; --map OLD=NEW says where they lie"
+        for root in self.roots:
+            for folder in _folders(str(root)):
+                if os.path.exists(os.path.join(folder, path)):
+                    return f"; --media {folder} would find it"
+        return ""

@@ -14,7 +14,7 @@ from pelican.data.quarantine import RowError
 from pelican.data.readers.base import Found, Options, Reader, Record, Unread
 from pelican.data.readers.source import Source
 
-BATCH = 4  # stills that a worker is handed at once: each handing over costs half a decode
+BATCH = 16  # stills that a worker is handed at once: each handing over costs as much as a decode
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Tally:
 def converted(
     plan: Plan, source: Source, keys: Set[str], left_out: Set[str], tally: Tally
 ) -> Iterator[Good | Bad]:
-    """Results in the order of the source. At most two batches a worker are held at a time."""
+    """Results in the order of the source. Two more batches than workers are held at most."""
     waiting: deque[Future[list[Good | Bad]]] = deque()
 
     def work(rows: list[Found]) -> list[Good | Bad]:
@@ -57,7 +57,7 @@ def converted(
         try:
             for batch in _batches(_fresh(plan, source, keys, left_out, tally)):
                 waiting.append(workers.submit(work, batch))
-                if len(waiting) > 2 * plan.workers:
+                if len(waiting) > plan.workers + 1:
                     yield from waiting.popleft().result()
             while waiting:
                 yield from waiting.popleft().result()

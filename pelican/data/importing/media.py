@@ -66,7 +66,10 @@ class Loader:
 
     def _stills(self, media: Sequence[Media]) -> Loaded:
         read = [self.image_bytes(m) for m in media]
-        prepared = [_prepared(data, self.rule.max_pixels) for data in read]
+        prepared = [
+            _named(medium, data, self.rule.max_pixels)
+            for medium, data in zip(media, read, strict=True)
+        ]
         images = tuple(data for data, _ in prepared)
         clip = len(media) > 1 and all(m.start_s is not None for m in media)
         times = (
@@ -146,6 +149,15 @@ class Loader:
         return Clip(frames, tuple(round((i - first) / fps, 6) for i in chosen))
 
 
+def _named(medium: Media, data: bytes, max_pixels: int) -> tuple[bytes, tuple[int, int]]:
+    """See `_prepared`; what is wrong names the file."""
+    try:
+        return _prepared(data, max_pixels)
+    except RowError as error:
+        name = f"{medium.path!r}: " if medium.path else ""
+        raise RowError(error.code, f"{name}{error.reason}") from None
+
+
 def _read(path: Path, name: str) -> bytes:
     """The bytes of an image file that a row calls `name`. Raises RowError."""
     try:
@@ -171,7 +183,8 @@ def _prepared(data: bytes, max_pixels: int) -> tuple[bytes, tuple[int, int]]:
         width, height = image.size
         if min(width, height) < MIN_SIDE or max(width, height) > MAX_ASPECT * min(width, height):
             raise RowError("image_shape", f"an image of {width} x {height} pixels shows nothing")
-        if image.format not in JPEGS or image.getexif().get(_ORIENTATION, 1) == 1:
+        said = "exif" in image.info or "xmp" in image.info
+        if image.format not in JPEGS or not said or image.getexif().get(_ORIENTATION, 1) == 1:
             return usable(image, data, max_pixels), (width, height)
         if width * height > 1 << 26:
             raise RowError("image_huge", f"an image of {width} x {height} pixels is too large")

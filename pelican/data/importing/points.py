@@ -55,13 +55,13 @@ def discs(points: Sequence[tuple[float, float]], size: tuple[int, int]) -> Mask:
     """A mask of a disc of POINT_RADIUS around each point (0 to 1) in an image's proportions."""
     factor = min(1.0, MASK_SIDE / max(size))
     width, height = (max(1, round(side * factor)) for side in size)
-    image = Image.new("1", (width, height))
+    image = Image.new("L", (width, height))
     radius = max(1.0, POINT_RADIUS * max(width, height))
     draw = ImageDraw.Draw(image)
     for x, y in points:
         cx, cy = min(x * width, width - 1), min(y * height, height - 1)
         draw.ellipse((cx - radius, cy - radius, cx + radius, cy + radius), fill=1)
-    return encode_mask(np.asarray(image, dtype=np.uint8))
+    return encode_mask(np.asarray(image))
 
 
 def read_mask(data: bytes, size: tuple[int, int]) -> Mask:

@@ -31,6 +31,7 @@ class Source:
         path = Path(where)
         self.path = path
         self.root = path.parent if path.is_file() else path
+        self._names: dict[Path, str] = {}
 
     @cached_property
     def files(self) -> list[Path]:
@@ -49,7 +50,9 @@ class Source:
         return [self.name(path) for path in self.files]
 
     def name(self, path: Path) -> str:
-        return path.relative_to(self.root).as_posix()
+        if path not in self._names:  # asked for every row
+            self._names[path] = path.relative_to(self.root).as_posix()
+        return self._names[path]
 
     def of(self, *endings: str) -> list[Path]:
         """The files whose names end so."""
