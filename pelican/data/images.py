@@ -32,13 +32,8 @@ def checked_image(data: bytes, max_pixels: int) -> bytes:
 
 def usable(image: Image.Image, data: bytes, max_pixels: int) -> bytes:
     """What `checked_image` gives for `data` that was opened as `image`, which is used up."""
+    refuse_huge(image, max_pixels)
     width, height = image.size
-    if width * height > refused_above(max_pixels):
-        raise RowError(
-            "image_huge",
-            f"an image of {width} x {height} pixels is above the"
-            f" {refused_above(max_pixels)} that are decoded",
-        )
     if width * height <= max_pixels:
         # Nobody looks at these pixels: a JPEG is read to its end, but not transformed in full.
         image.draft(None, (1, 1))
@@ -50,6 +45,17 @@ def usable(image: Image.Image, data: bytes, max_pixels: int) -> bytes:
     lossy = image.format in JPEGS
     smaller.save(out, "JPEG", quality=95) if lossy else smaller.save(out, "PNG")
     return out.getvalue()
+
+
+def refuse_huge(image: Image.Image, max_pixels: int) -> None:
+    """By its header, before it is decoded. Raises RowError."""
+    width, height = image.size
+    if width * height > refused_above(max_pixels):
+        raise RowError(
+            "image_huge",
+            f"an image of {width} x {height} pixels is above the"
+            f" {refused_above(max_pixels)} that are decoded",
+        )
 
 
 @contextmanager

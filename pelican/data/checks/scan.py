@@ -17,7 +17,7 @@ from PIL import Image
 from pelican.data.checks.findings import Finding, Findings
 from pelican.data.checks.hashing import perceptual_hash
 from pelican.data.checks.text import Languages, instructions, markup
-from pelican.data.images import FORMATS, checked_image, image_bytes, image_digest
+from pelican.data.images import FORMATS, decoding, image_bytes, image_digest, refuse_huge
 from pelican.data.pool import PoolIndex, read_index
 from pelican.data.quarantine import RowError
 from pelican.data.tables import open_parquet, shard_paths
@@ -112,8 +112,10 @@ def _look(
             digests.append(digest)
             whole.update(digest)
             if digest not in found.first and digest not in new:
-                checked_image(data, MAX_PIXELS)
-                new[digest] = perceptual_hash(data)
+                with decoding(), Image.open(io.BytesIO(data), formats=FORMATS) as opened:
+                    refuse_huge(opened, MAX_PIXELS)
+                    size = size or opened.size
+                    new[digest] = perceptual_hash(opened)
             size = size or _size(data)
     except RowError as error:
         if findings is not None:
