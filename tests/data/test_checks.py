@@ -114,6 +114,28 @@ def test_an_evaluation_set_that_shares_an_image_is_named(tmp_path: Path) -> None
     assert not found.passes(0.4) and found.passes(0.5)
 
 
+def test_every_row_that_has_a_leaked_image_is_told_once(tmp_path: Path) -> None:
+    """Not the first alone: whoever drops what is named would train on the rest."""
+    both = {"media_kind": "clip", "images": (encoded(0), encoded(1)), "times_s": (0.0, 1.0)}
+    pool = write_pool(
+        tmp_path / "pool",
+        [pictured(0), asked(2, "Which?"), pictured(1, images=(encoded(0),)), pictured(3, **both)],
+    )
+    held = write_pool(
+        tmp_path / "held", [pictured(7, images=(encoded(0),)), pictured(8, images=(encoded(1),))]
+    )
+    leaks = check(pool, [held], near=0).findings.of("leak")
+    assert [(leak.id, leak.other) for leak in leaks] == [
+        ("s00000", "s00007"),
+        ("s00001", "s00007"),
+        ("s00003", "s00007"),
+    ]
+    splits = [pictured(0), pictured(1, images=(encoded(0),)), pictured(3, **both, split="dev")]
+    splits.append(pictured(4, images=(encoded(0),), split="test"))
+    leaks = check(write_pool(tmp_path / "splits", splits), [], near=0).findings.of("leak")
+    assert [(leak.id, leak.other) for leak in leaks] == [("s00003", "s00000"), ("s00004", "s00000")]
+
+
 def broken(tmp_path: Path) -> Path:
     good = [raw_row(i, images=[{"bytes": encoded(i), "path": None}]) for i in range(8)]
     cut = raw_row(8, images=[{"bytes": encoded(8)[:300], "path": None}])

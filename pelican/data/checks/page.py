@@ -42,7 +42,7 @@ img{max-height:120px;margin:0 .3rem .3rem 0}code{font-size:13px;word-break:break
 <td>{{ check.about }}</td></tr>{% endfor %}</table>
 <h2>Counts</h2><table>
 {% for name, values in counts.items() %}<tr><td>{{ name }}</td><td>{% for value, n in values %}
-{{ value or 'unknown' }} {{ n }}{{ ', ' if not loop.last }}{% endfor %}</td></tr>{% endfor %}</table>
+{{ value or 'unknown' }} <b>{{ n }}</b>{{ ', ' if not loop.last }}{% endfor %}</td></tr>{% endfor %}</table>
 {% for check in checks if check.count %}<h2 id="{{ check.name }}">{{ check.name }}</h2>
 <p>{{ check.about }}: {{ check.count }}{% if check.count > check.shown|length %}, the first
 {{ check.shown|length }} are shown{% endif %}.</p><table>

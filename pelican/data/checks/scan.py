@@ -42,18 +42,26 @@ class Seen:
 
 @dataclass
 class Scan:
-    """A pool, looked at. `first`: digest of an image -> the number of the row that had it first."""
+    """A pool, looked at.
+
+    `first`: digest of an image -> the number of the row that had it first; `again`: of later rows.
+    """
 
     folder: Path
     index: PoolIndex
     rows: list[Seen] = field(default_factory=list)
     first: dict[bytes, int] = field(default_factory=dict)
-    places: dict[bytes, set[str]] = field(default_factory=dict)  # digest -> splits that have it
+    again: dict[bytes, list[int]] = field(default_factory=dict)
     hashes: list[bytes] = field(default_factory=list)
     hash_rows: list[int] = field(default_factory=list)
     hash_digests: list[bytes] = field(default_factory=list)
     counts: dict[str, Counter[str]] = field(default_factory=dict)
     images: int = 0
+
+    def having(self, digest: bytes) -> Iterator[int]:
+        """The numbers of the rows that have this image."""
+        yield self.first[digest]
+        yield from self.again.get(digest, ())
 
     def count(self, name: str, value: str) -> None:
         self.counts.setdefault(name, Counter())[value] += 1
@@ -128,8 +136,8 @@ def _look(
             found.hashes.append(code)
             found.hash_rows.append(number)
             found.hash_digests.append(digest)
-    for digest in digests:
-        found.places.setdefault(digest, set()).add(split)
+    for digest in set(digests) - new.keys():
+        found.again.setdefault(digest, []).append(number)
     found.images += len(digests)
     turns = values["turns"]
     question = str(turns[-1]["text"])
