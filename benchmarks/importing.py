@@ -2,14 +2,16 @@
 
 Against reading and decoding the same files bare, with as many threads: processor seconds, so that a
 busy machine changes little. The profile is of the threads that convert rows and of the one that
-reads the source and writes shards. Every file is another image, with the pixels of one of 64.
+reads the source and writes shards. Every file is another image; twenty have the same pixels.
 """
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import random
+import shutil
 import signal
 import struct
 import subprocess
@@ -27,7 +29,7 @@ from typing import Any
 from benchmarks.measure import at_least, at_most, child, figure, peak_mb
 
 SIZE = (320, 240)
-PICTURES = 64
+PICTURES = 20  # rows that share one picture
 FOLDER = 1000  # files in one folder
 BROKEN = 100  # every so many rows one has a cut image
 
@@ -39,12 +41,11 @@ def write(folder: Path, rows: int) -> None:
 
     rng = np.random.default_rng(0)
     pictures = []
-    for number in range(PICTURES):
-        small = rng.integers(0, 255, (30, 40, 3), dtype=np.uint8)
-        path = folder / f"picture-{number}.jpg"
-        Image.fromarray(small).resize(SIZE, Image.Resampling.BICUBIC).save(path, quality=90)
-        pictures.append(path.read_bytes())
-        path.unlink()
+    for _ in range(max(1, rows // PICTURES)):
+        small = rng.integers(0, 255, (15, 20, 3), dtype=np.uint8)
+        out = io.BytesIO()
+        Image.fromarray(small).resize(SIZE, Image.Resampling.BICUBIC).save(out, "JPEG", quality=90)
+        pictures.append(out.getvalue())
     draws = random.Random(0)
     with (folder / "train.json").open("w") as file:
         file.write("[\n")
@@ -53,7 +54,7 @@ def write(folder: Path, rows: int) -> None:
             path = folder / name
             if number % FOLDER == 0:
                 path.parent.mkdir(parents=True)
-            picture = pictures[draws.randrange(PICTURES)]
+            picture = pictures[draws.randrange(len(pictures))]
             comment = f"frame {number:012d}".encode()
             data = picture[:2] + b"\xff\xfe" + struct.pack(">H", len(comment) + 2) + comment
             data += picture[2:]
@@ -127,16 +128,14 @@ class Profile:
 @contextmanager
 def watched(profile: Profile) -> Iterator[None]:
     """The parts of an import timed: opening and decoding, the rest of a row, rows, shards, the end."""
-    from pelican.data.importing import media, run, work
+    from pelican.data.importing import flow, media, run, work
     from pelican.data.readers.chat import ChatReader
 
     places: list[tuple[Any, str, str]] = [
-        (media, "_checked", "decode"),
-        (media, "_upright", "decode"),
+        (media, "_prepared", "decode"),
         (media.Loader, "image_bytes", "files"),
-        (run, "convert", "convert"),
-        (work, "write_shard", "shards"),
-        (work, "shard_of", "shards"),
+        (flow, "convert", "convert"),
+        (work.Work, "_write", "shards"),
         (run, "_finish", "finish"),
         (ChatReader, "read", "rows"),
     ]
@@ -154,7 +153,8 @@ def watched(profile: Profile) -> Iterator[None]:
 def imported(folder: Path, pool: Path) -> dict[str, Any]:
     """One import in this process, with its profile and its memory at each tenth."""
     from pelican.commands.data_import import Wishes, make_plan
-    from pelican.data.importing.run import Tally, run_import
+    from pelican.data.importing.flow import Tally
+    from pelican.data.importing.run import run_import
 
     profile = Profile()
     tenths: list[int] = []
@@ -180,6 +180,20 @@ def imported(folder: Path, pool: Path) -> dict[str, Any]:
         "bad": result.tally.quarantined.total(),
         "rows": result.version.rows,
         "profile": dict(profile.spent),
+    }
+
+
+def checked(pool: Path) -> dict[str, Any]:
+    """Every check of `pelican data check`, without its page."""
+    from pelican.data.checks.pool import check
+
+    started = time.process_time()
+    found = check(pool, (), near=10)
+    return {
+        "cpu_s": time.process_time() - started,
+        "mb": peak_mb(),
+        "rows": found.rows,
+        "faulty": len(found.findings.faulty),
     }
 
 
@@ -210,6 +224,12 @@ def run(rows: int) -> None:
         assert (whole["rows"], whole["bad"]) == (rows - bad, bad), whole
         size = f"{rows:,} JPEGs of {SIZE[0]} x {SIZE[1]}"
         report(rows, size, decoded, whole)
+        looked = child("benchmarks.importing", "check", str(pool))
+        assert (looked["rows"], looked["faulty"]) == (rows - bad, 0), looked
+        figure("check of the pool", 1000 * looked["cpu_s"] / rows, "ms/row", "processor")
+        figure("memory of the check", looked["mb"], "MB", "resident")
+        made = json.loads((pool / "version.json").read_text())["id"]
+        shutil.rmtree(f"{pool}.versions")  # three copies of the images would be too many
 
         chunks = max(1, rows // 2000)
         killed(folder, other, chunks)
@@ -218,9 +238,8 @@ def run(rows: int) -> None:
         once = rest["kept"] + rest["good"]
         assert once == rows - bad, "a row was lost or doubled"
         figure("rows kept over a kill", rest["kept"], "rows", f"of {chunks:,} finished chunks")
-        same = (pool / "version.json").read_bytes(), (other / "version.json").read_bytes()
-        ids = [json.loads(text)["id"] for text in same]
-        at_least("the version is that of an import that was not killed", ids[0] == ids[1], "", 1)
+        same = json.loads((other / "version.json").read_text())["id"] == made
+        at_least("the version is that of an import that was not killed", same, "", 1)
 
 
 def report(rows: int, size: str, decoded: dict[str, Any], whole: dict[str, Any]) -> None:
@@ -257,9 +276,8 @@ def report(rows: int, size: str, decoded: dict[str, Any], whole: dict[str, Any])
 
 def main() -> None:
     if len(sys.argv) > 2:
-        folder = Path(sys.argv[2])
-        found = bare(folder) if sys.argv[1] == "bare" else imported(folder, Path(sys.argv[3]))
-        print(json.dumps(found))
+        works = {"bare": bare, "import": imported, "check": checked}
+        print(json.dumps(works[sys.argv[1]](*map(Path, sys.argv[2:]))))
         return
     run(int(sys.argv[1]) if len(sys.argv) == 2 else 100_000)
 

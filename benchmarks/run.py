@@ -41,11 +41,12 @@ project; a missed one says what bounds it.
 """
 
 
-def run(name: str, quick: bool) -> tuple[list[Row], str]:
+def run(name: str, quick: bool, size: int | None = None) -> tuple[list[Row], str]:
     """The rows of one benchmark, and why it failed ("" if it did not)."""
     module, whole, short, _ = BENCHES[name]
+    arguments = [str(size)] if size else short if quick else whole
     done = subprocess.run(
-        [sys.executable, "-m", module, *(short if quick else whole)],
+        [sys.executable, "-m", module, *arguments],
         capture_output=True,
         text=True,
         check=False,
@@ -124,11 +125,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", nargs="*", choices=list(BENCHES), default=list(BENCHES))
     parser.add_argument("--quick", action="store_true", help="small sizes, to try it; no page")
+    parser.add_argument("--size", type=int, help="rows, samples or steps of the one under --only")
     options = parser.parse_args()
+    if options.size is not None and (len(options.only) != 1 or not BENCHES[options.only[0]][1]):
+        parser.error("--size goes with --only and one benchmark that has a size")
     failed = False
     for name in options.only:
         begun, started = stamp(), time.monotonic()
-        rows, failure = run(name, options.quick)
+        rows, failure = run(name, options.quick, options.size)
         failed |= bool(failure)
         title = BENCHES[name][3]
         part = section(title, begun, rows, failure, time.monotonic() - started)

@@ -15,7 +15,7 @@ from pelican.errors import UserInputError
 from pelican.recipes import find_recipe
 
 if TYPE_CHECKING:
-    from pelican.benchmarks.base import Ask
+    from pelican.benchmarks.base import Ask, Benchmark
     from pelican.benchmarks.run import Scores
     from pelican.engines.base import Engine
     from pelican.recipe import Recipe
@@ -58,7 +58,11 @@ def run(
         raise UserInputError(f"--data {str(data)!r} is not a folder; give the benchmark's folder")
     recipe = find_recipe(recipe_name, overrides)
     started = datetime.now().astimezone()
-    model_name, identity, engine = _engine(recipe, model, served_model, concurrency)
+    recorded = Path(model).is_file()
+    if recorded:
+        model_name, identity, engine = _recorded(benchmark, data, Path(model))
+    else:
+        model_name, identity, engine = _engine(recipe, model, served_model, concurrency)
     where = output or settings.home() / ".pelican" / "benchmarks" / name / _slug(model_name)
     ask = _judge(recipe, judge, judge_model, where)
     if benchmark.needs_judge and ask is None:
@@ -88,10 +92,25 @@ def run(
     lmms = write_lmms_results(result, model_name, where, started)
     if sys.stderr.isatty():
         print(file=sys.stderr)
-    _print_scores(benchmark.title, result.scores)
+    _print_scores(benchmark.title, result.scores, recorded)
     print(f"results    {where / 'results.parquet'}")
     print(f"scores     {where / 'scores.json'}")
     print(f"lmms-eval  {lmms}")
+
+
+def _recorded(
+    benchmark: Benchmark, data: Path, path: Path
+) -> tuple[str, str, Callable[[], Engine]]:
+    """As `_engine`, for a file of replies."""
+    from pelican.benchmarks.recorded import RecordedEngine, check_replies, read_replies
+    from pelican.storage.manifests import file_digest
+
+    replies = read_replies(path, benchmark.name)
+    questions, answered = check_replies(benchmark, data, replies, path)
+    print(f"{path}: replies to {answered} of {questions} questions")
+    if len(replies) > answered:
+        print(f"{len(replies) - answered} replies are to no question in {data}")
+    return path.stem, f"{path.name}@{file_digest(path)[:16]}", lambda: RecordedEngine(replies)
 
 
 def _engine(
@@ -119,8 +138,8 @@ def _engine(
     folder = Path(settings.resolve(model))
     if not folder.is_dir():
         raise UserInputError(
-            f"--model {model}: there is no checkpoint at {folder}; give its folder, or an endpoint's"
-            " URL to /v1"
+            f"--model {model}: there is no checkpoint at {folder}; give its folder, an endpoint's"
+            " URL to /v1, or a file of replies"
         )
     check_checkpoint("--model", str(folder))
     identity = f"{folder.name}@{checkpoint_stamp(folder)}"
@@ -158,7 +177,7 @@ def _progress(done: int) -> None:
         print(f"\r{done} answered", end="", file=sys.stderr, flush=True)
 
 
-def _print_scores(title: str, scores: Scores) -> None:
+def _print_scores(title: str, scores: Scores, recorded: bool) -> None:
     of = f" (the first {scores.limit})" if scores.limit else ""
     print(f"{title}: {scores.scores['overall']:.1f} over {scores.questions} questions{of}")
     rows = [
@@ -175,7 +194,8 @@ def _print_scores(title: str, scores: Scores) -> None:
         first = scores.quarantine[0]
         print(f"           first: {first['shard']}, row {first['row']}: {first['reason']}")
     if scores.refused:
-        print(f"refused    {scores.refused} requests by the endpoint; each counts 0")
+        what = "questions, not in the file" if recorded else "requests by the endpoint"
+        print(f"{'no reply' if recorded else 'refused':10} {scores.refused} {what}; each counts 0")
 
 
 def _count(name: str, scores: Scores) -> int:

@@ -24,7 +24,10 @@ def benchmark_list() -> None:
 def benchmark_run(
     name: Annotated[str, typer.Argument(help="As `pelican benchmark list` has it.")],
     data: Annotated[Path, typer.Option(help="Folder in the benchmark's published layout.")],
-    model: Annotated[str, typer.Option(help="A checkpoint's folder, or an endpoint's URL to /v1.")],
+    model: Annotated[
+        str,
+        typer.Option(help="A checkpoint's folder, an endpoint's URL to /v1, or a file of replies."),
+    ],
     recipe: Annotated[
         str, typer.Option("--recipe", help="For its engine, eval.sampling and system prompt.")
     ] = "tiny",
@@ -43,7 +46,7 @@ def benchmark_run(
     judge: Annotated[str | None, typer.Option(help="Judge's endpoint, its URL to /v1.")] = None,
     judge_model: Annotated[str | None, typer.Option(help="Name of the judge's model.")] = None,
 ) -> None:
-    """Score a checkpoint or a served model; the same command continues a run that was cut off."""
+    """Score a checkpoint, a served model or replies; the same command continues a run that was cut off."""
     from pelican.commands.benchmark import run
 
     run(

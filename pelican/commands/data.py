@@ -118,10 +118,11 @@ def correct(
     labels: Annotated[Path, typer.Argument(help="CSV with id, and family or dimension.")],
 ) -> None:
     """Read a corrected copy of labels.csv back; makes a new version."""
+    from pelican.commands.output import counted
     from pelican.data.importing.correct import correct_labels
 
     version, changed = correct_labels(pool, labels)
-    print(f"{pool}: version {version.id}, {changed} rows corrected")
+    print(f"{pool}: version {version.id}, {counted(changed, 'row', 'rows')} corrected")
 
 
 @app.command()

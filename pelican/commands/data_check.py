@@ -69,7 +69,8 @@ def check_and_print(
     elif not against:
         print(f"next: `pelican data check {where} --against samples/test` looks for leaks")
     else:
-        print(f"next: `make submit SET=data.train={where}` trains on it")
+        # Paths of a recipe count from the repository, so only a whole one is right everywhere.
+        print(f"next: `make submit SET=data.train={pool.absolute()}` trains on it")
     return checked.passes(threshold)
 
 

@@ -7,27 +7,29 @@ import sys
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 from rich.console import Console
 
 from pelican import settings
-from pelican.commands.output import check_output
+from pelican.commands.output import check_output, counted
 from pelican.commands.tables import console, rows_table
 from pelican.data.importing.convert import Defaults
 from pelican.data.importing.finder import Finder
+from pelican.data.importing.flow import Plan, Tally
 from pelican.data.importing.media import Loader
-from pelican.data.importing.run import Plan, Result, Tally, run_import
+from pelican.data.importing.run import Result, run_import
 from pelican.data.quarantine import CODES
 from pelican.data.readers import find_reader, sniff
 from pelican.data.readers.base import Options
 from pelican.data.readers.hf import card_license
-from pelican.data.versions import QUARANTINE
+from pelican.data.versions import QUARANTINE, read_quarantine, read_version
 from pelican.data.video.cache import ClipCache
 from pelican.data.video.clips import ClipRule
 from pelican.errors import UserInputError
 from pelican.telemetry.progress import duration
 
+SHOWN = 240  # characters of a reason
 REPORT_S = 10.0  # between two lines of progress where nobody watches a terminal
 
 
@@ -57,6 +59,7 @@ def import_source(where: str, pool: Path, wishes: Wishes) -> float:
     """Import, print what came of it; returns the share of rows that were left out."""
     plan = make_plan(where, wishes)
     check_output(pool, "--out", folder=True)
+    before = read_version(pool) if pool.is_dir() else None
     started = time.monotonic()
     with _Progress() as progress:
         try:
@@ -65,6 +68,9 @@ def import_source(where: str, pool: Path, wishes: Wishes) -> float:
             print("\ncut off; the same command continues", file=sys.stderr)
             sys.exit(130)
     _say(result, pool, time.monotonic() - started)
+    last = before.sources[-1] if before and before.sources else None
+    if before and last and last.path == str(Path(where).absolute()):
+        _say_kept(before.settings, plan.settings)
     left = result.tally.quarantined.total()
     return left / max(1, result.tally.seen)
 
@@ -172,6 +178,18 @@ class _Progress:
         self._console.print(text.ljust(78), end="\r" if self._live else "\n")
 
 
+def _say_kept(before: dict[str, Any], now: dict[str, Any]) -> None:
+    """Options that an earlier import had otherwise: the rows that are there do not follow."""
+    found_only = {"mapping", "media", "limit"}  # these say where and how much, not what
+    names = (before.keys() | now.keys()) - found_only
+    changed = [f"--{n.replace('_', '-')}" for n in sorted(names) if before.get(n) != now.get(n)]
+    if changed:
+        print(
+            f"{', '.join(changed)} changed since the import before: rows that were there stay as"
+            " they are; import into another --out to read all anew"
+        )
+
+
 def _say(result: Result, pool: Path, took_s: float) -> None:
     version, tally = result.version, result.tally
     if not result.changed:
@@ -179,21 +197,24 @@ def _say(result: Result, pool: Path, took_s: float) -> None:
     else:
         kept = f", {tally.kept:,} were there" if tally.kept else ""
         print(
-            f"{pool}: version {version.id}, {version.rows:,} rows ({tally.good:,} new{kept});"
+            f"{pool}: version {version.id}, {counted(version.rows, 'row', 'rows')} ({tally.good:,} new{kept});"
             f" {tally.quarantined.total():,} left out; {duration(took_s)}"
         )
+    first: dict[str, str] = {}
+    for row in read_quarantine(pool):
+        first.setdefault(row["code"], f"{row['place']}: {row['reason']}"[:SHOWN])
     rows = [
-        [code, str(count), CODES.get(code, "")]
+        [code, str(count), first.get(code) or CODES.get(code, "")]
         for code, count in sorted(tally.quarantined.items(), key=lambda item: -item[1])
     ]
     if rows:
-        rows_table(["left out", "rows", "because of"], rows)
+        rows_table(["left out", "rows", "the first"], rows)
         print(f"{pool / QUARANTINE} names each; mend the source and type the same command again")
     weak = sum(n for name, n in version.counts["family"].items() if name == "general")
     families = ", ".join(f"{name} {n:,}" for name, n in version.counts["family"].items())
     console().print(f"families: {families}")
     if weak:
         print(
-            f"{weak:,} rows are general: no rule knew their family; `pelican data judge` asks a model,"
-            " `pelican data correct` takes a person's word"
+            f"{counted(weak, 'row is', 'rows are')} general: no rule knew the family; `pelican data"
+            " judge` asks a model, `pelican data correct` takes a person's word"
         )

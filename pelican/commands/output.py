@@ -22,3 +22,8 @@ def check_output(path: Path, option: str, *, folder: bool = False) -> Path:
     if not os.access(path.parent, os.W_OK):
         raise UserInputError(f"{given} can't be written: no permission; give another path")
     return path
+
+
+def counted(number: int, one: str, more: str) -> str:
+    """`1 row` or `2 rows`."""
+    return f"{number:,} {one if number == 1 else more}"

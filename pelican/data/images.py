@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import io
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from PIL import Image
@@ -12,6 +14,7 @@ from PIL import Image
 from pelican.data.quarantine import RowError
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
+JPEGS = ("JPEG", "MPO")  # MPO: a JPEG of a phone with a second picture behind it
 SAFE_PIXELS = 4096 * 4096  # about 50 MB decoded
 HUGE = 8  # times max_pixels
 
@@ -23,31 +26,50 @@ def refused_above(max_pixels: int) -> int:
 
 def checked_image(data: bytes, max_pixels: int) -> bytes:
     """`data` as it is, or scaled down to `max_pixels`. Raises RowError if it can't be used."""
+    with decoding(), Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        return usable(image, data, max_pixels)
+
+
+def usable(image: Image.Image, data: bytes, max_pixels: int) -> bytes:
+    """What `checked_image` gives for `data` that was opened as `image`, which is used up."""
+    refuse_huge(image, max_pixels)
+    width, height = image.size
+    if width * height <= max_pixels:
+        # Nobody looks at these pixels: a JPEG is read to its end, but not transformed in full.
+        image.draft(None, (1, 1))
+        image.load()
+        return data
+    image.load()
+    smaller = scaled(image.convert("RGB"), max_pixels)
+    out = io.BytesIO()
+    lossy = image.format in JPEGS
+    smaller.save(out, "JPEG", quality=95) if lossy else smaller.save(out, "PNG")
+    return out.getvalue()
+
+
+def refuse_huge(image: Image.Image, max_pixels: int) -> None:
+    """By its header, before it is decoded. Raises RowError."""
+    width, height = image.size
+    if width * height > refused_above(max_pixels):
+        raise RowError(
+            "image_huge",
+            f"an image of {width} x {height} pixels is above the"
+            f" {refused_above(max_pixels)} that are decoded",
+        )
+
+
+@contextmanager
+def decoding(code: str = "image_unreadable", what: str = "an image") -> Iterator[None]:
+    """A RowError in place of whatever a decoder raises on hostile bytes."""
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            width, height = image.size
-            if width * height > refused_above(max_pixels):
-                raise RowError(
-                    "image_huge",
-                    f"an image of {width} x {height} pixels is above the"
-                    f" {refused_above(max_pixels)} that are decoded",
-                )
-            image.load()
-            if width * height <= max_pixels:
-                return data
-            smaller = scaled(image.convert("RGB"), max_pixels)
-            out = io.BytesIO()
-            lossy = image.format == "JPEG"
-            smaller.save(out, "JPEG", quality=95) if lossy else smaller.save(out, "PNG")
-            return out.getvalue()
+        yield
     except RowError:
         raise
     except Image.DecompressionBombError as error:
-        raise RowError("image_huge", f"an image is too large: {error}") from None
-    except Exception as error:  # a decoder raises whatever it likes on hostile bytes
-        reason = str(error).split(" <_io")[0].splitlines()
-        detail = reason[0] if reason else type(error).__name__
-        raise RowError("image_unreadable", f"an image can't be decoded ({detail})") from None
+        raise RowError("image_huge", f"{what} is too large: {error}") from None
+    except Exception as error:
+        detail = (str(error).split(" <_io")[0].splitlines() or [type(error).__name__])[0]
+        raise RowError(code, f"{what} can't be decoded ({detail})") from None
 
 
 def scaled(image: Image.Image, max_pixels: int) -> Image.Image:

@@ -20,7 +20,7 @@ from pelican.data.checks.text import Languages, instructions, markup
 from pelican.records import ChoiceAnswer, PointsAnswer, Sample, Turn
 from pelican.rewards.masks import encode_mask
 from tests.data.factory import raw_row, sample, write_pool, write_raw
-from tests.data.readers.world import draw
+from tests.data.readers.world import draw, image, imported, write_json
 
 
 def encoded(
@@ -29,6 +29,10 @@ def encoded(
     out = io.BytesIO()
     draw(seed, size).save(out, format, **({"quality": quality} if format == "JPEG" else {}))
     return out.getvalue()
+
+
+def opened(data: bytes) -> Image.Image:
+    return Image.open(io.BytesIO(data))
 
 
 def pictured(number: int, **changes: object) -> Sample:
@@ -110,6 +114,28 @@ def test_an_evaluation_set_that_shares_an_image_is_named(tmp_path: Path) -> None
     assert not found.passes(0.4) and found.passes(0.5)
 
 
+def test_every_row_that_has_a_leaked_image_is_told_once(tmp_path: Path) -> None:
+    """Not the first alone: whoever drops what is named would train on the rest."""
+    both = {"media_kind": "clip", "images": (encoded(0), encoded(1)), "times_s": (0.0, 1.0)}
+    pool = write_pool(
+        tmp_path / "pool",
+        [pictured(0), asked(2, "Which?"), pictured(1, images=(encoded(0),)), pictured(3, **both)],
+    )
+    held = write_pool(
+        tmp_path / "held", [pictured(7, images=(encoded(0),)), pictured(8, images=(encoded(1),))]
+    )
+    leaks = check(pool, [held], near=0).findings.of("leak")
+    assert [(leak.id, leak.other) for leak in leaks] == [
+        ("s00000", "s00007"),
+        ("s00001", "s00007"),
+        ("s00003", "s00007"),
+    ]
+    splits = [pictured(0), pictured(1, images=(encoded(0),)), pictured(3, **both, split="dev")]
+    splits.append(pictured(4, images=(encoded(0),), split="test"))
+    leaks = check(write_pool(tmp_path / "splits", splits), [], near=0).findings.of("leak")
+    assert [(leak.id, leak.other) for leak in leaks] == [("s00003", "s00000"), ("s00004", "s00000")]
+
+
 def broken(tmp_path: Path) -> Path:
     good = [raw_row(i, images=[{"bytes": encoded(i), "path": None}]) for i in range(8)]
     cut = raw_row(8, images=[{"bytes": encoded(8)[:300], "path": None}])
@@ -128,6 +154,38 @@ def test_broken_rows_count_against_the_threshold_and_stand_on_the_page(
     text = page.read_text()
     assert "s00009" in text and "can&#39;t be decoded" in text
     assert "http" not in re.sub(r'src="data:[^"]*"', "", text)
+
+
+def test_sizes_and_lengths_are_counted(tmp_path: Path) -> None:
+    frames = (encoded(2), encoded(3))
+    clips = [
+        pictured(i, media_kind="clip", images=frames, times_s=(0.0, end))
+        for i, end in ((2, 8.0), (3, 60.0), (4, 90.0))
+    ]
+    large = pictured(1, images=(encoded(1, size=(800, 600)),))
+    counts = check(write_pool(tmp_path / "pool", [pictured(0), large, *clips]), [], 10).scan.counts
+    assert counts["megapixels"] == {"up to 0.1": 4, "up to 1": 1}
+    assert counts["seconds of a clip"] == {"up to 8": 1, "up to 64": 1, "above 64": 1}
+
+
+def test_the_page_says_what_the_import_left_out(tmp_path: Path) -> None:
+    image(tmp_path / "lab" / "there.jpg")
+    rows = [
+        {
+            "messages": [
+                {"role": "user", "content": "<image>\nHow many cups?"},
+                {"role": "assistant", "content": "3"},
+            ],
+            "images": [name],
+        }
+        for name in ("there.jpg", "<gone>.jpg", "lost.jpg")
+    ]
+    pool = imported(Path(write_json(tmp_path / "lab" / "rows.json", rows)), tmp_path / "pool").pool
+    page = tmp_path / "check.html"
+    assert check_and_print(str(pool), [], page, 0.0, 10, False)
+    text = page.read_text()
+    assert '<td>media_missing</td><td class="n">2</td>' in text
+    assert "&lt;gone&gt;.jpg" in text and "<gone>" not in text
 
 
 def test_thumbnails_show_what_failed_and_text_is_escaped(tmp_path: Path) -> None:
@@ -159,13 +217,13 @@ def test_near_pairs_finds_what_comparing_all_finds(count: int, limit: int, seed:
 
 
 def test_other_pictures_are_far_apart_and_flat_ones_have_no_hash() -> None:
-    codes = [perceptual_hash(encoded(i)) for i in range(60)]
+    codes = [perceptual_hash(opened(encoded(i))) for i in range(60)]
     assert None not in codes
     hashes = stacked([code for code in codes if code])
     assert list(near_pairs(hashes, 15, np.arange(60))) == []
     out = io.BytesIO()
     Image.new("RGB", (64, 48), (9, 9, 9)).save(out, "PNG")
-    assert perceptual_hash(out.getvalue()) is None
+    assert perceptual_hash(opened(out.getvalue())) is None
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
@@ -18,16 +17,16 @@ MAX_PAIRS = 1_000_000  # more say no more, and would fill the memory
 FLAT = 2.0  # standard deviation of grey below which an image shows nothing
 
 
-def perceptual_hash(data: bytes) -> bytes | None:
+def perceptual_hash(image: Image.Image) -> bytes | None:
     """Difference hash: 256 bits, 1 where a pixel of the 17 x 16 grey image is darker than the next.
 
-    None for an image without structure: all such are alike. Raises what Pillow raises.
+    None for an image without structure: all such are alike. Reads the image to its end and raises
+    what Pillow raises.
     """
-    with Image.open(io.BytesIO(data)) as image:
-        image.draft("L", (SIDE * 4, SIDE * 4))  # a JPEG is decoded small, at a fraction of the cost
-        grey = np.asarray(
-            image.convert("L").resize((SIDE + 1, SIDE), Image.Resampling.BOX), dtype=np.int16
-        )
+    image.draft("L", (SIDE * 4, SIDE * 4))  # a JPEG is decoded small, at a fraction of the cost
+    grey = np.asarray(
+        image.convert("L").resize((SIDE + 1, SIDE), Image.Resampling.BOX), dtype=np.int16
+    )
     if grey.std() < FLAT:
         return None
     return np.packbits(grey[:, 1:] > grey[:, :-1]).tobytes()

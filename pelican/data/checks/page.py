@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import io
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from pelican.data.checks.findings import CHECKS, Finding
 from pelican.data.checks.pool import Checked
 from pelican.data.images import FORMATS, image_bytes, refused_above
 from pelican.data.tables import open_parquet
+from pelican.data.versions import read_quarantine
 from pelican.files import replacing
 
 SHOWN = 40  # rows of one check
@@ -40,7 +42,7 @@ img{max-height:120px;margin:0 .3rem .3rem 0}code{font-size:13px;word-break:break
 <td>{{ check.about }}</td></tr>{% endfor %}</table>
 <h2>Counts</h2><table>
 {% for name, values in counts.items() %}<tr><td>{{ name }}</td><td>{% for value, n in values %}
-{{ value or 'unknown' }} {{ n }}{{ ', ' if not loop.last }}{% endfor %}</td></tr>{% endfor %}</table>
+{{ value or 'unknown' }} <b>{{ n }}</b>{{ ', ' if not loop.last }}{% endfor %}</td></tr>{% endfor %}</table>
 {% for check in checks if check.count %}<h2 id="{{ check.name }}">{{ check.name }}</h2>
 <p>{{ check.about }}: {{ check.count }}{% if check.count > check.shown|length %}, the first
 {{ check.shown|length }} are shown{% endif %}.</p><table>
@@ -50,6 +52,11 @@ img{max-height:120px;margin:0 .3rem .3rem 0}code{font-size:13px;word-break:break
 {% if row.question %}<br><i>{{ row.question }}</i>{% endif %}
 {% if row.finding.shard %}<br><small>{{ row.finding.shard }}, row {{ row.finding.row }}</small>{% endif %}
 </td></tr>{% endfor %}</table>{% endfor %}
+{% if left_out %}<h2>Left out when it was imported</h2>
+<p>quarantine.jsonl names every row; mend the source and import again.</p>
+<table><tr><th>reason</th><th>rows</th><th>the first</th></tr>
+{% for code, count, first in left_out %}<tr><td>{{ code }}</td><td class="n">{{ count }}</td>
+<td>{{ first.place }}: {{ first.reason }}</td></tr>{% endfor %}</table>{% endif %}
 </body></html>
 """
 
@@ -81,9 +88,20 @@ def write_page(path: Path, checked: Checked, threshold: float) -> None:
         verdict=verdict(checked, threshold),
         checks=checks,
         counts=counts,
+        left_out=_left_out(folder),
     )
     with replacing(path) as file:
         file.write_text(text, encoding="utf-8")
+
+
+def _left_out(folder: Path) -> list[tuple[str, int, dict[str, str]]]:
+    """(code, rows, the first of them) of what an import put in quarantine, the most first."""
+    counts: Counter[str] = Counter()
+    first: dict[str, dict[str, str]] = {}
+    for row in read_quarantine(folder):
+        counts[row["code"]] += 1
+        first.setdefault(row["code"], row)
+    return [(code, count, first[code]) for code, count in counts.most_common()]
 
 
 def verdict(checked: Checked, threshold: float) -> str:

@@ -76,11 +76,15 @@ def _leaks_between_splits(found: Scan, findings: Findings) -> None:
         if before.split != row.split:
             reason = f"scene {row.scene!r} is in split {before.split} and in {row.split}"
             findings.add(_at("leak", row, reason, before.id))
-    for digest, splits in found.places.items():
-        if len(splits) > 1:
-            row = found.rows[found.first[digest]]
-            reason = f"one of its images is in the splits {', '.join(sorted(splits))}"
-            findings.add(_at("leak", row, reason))
+    told: set[int] = set()
+    for digest, later in found.again.items():
+        before = found.rows[found.first[digest]]
+        for number in later:
+            row = found.rows[number]
+            if row.split != before.split and number not in told:
+                told.add(number)
+                reason = f"one of its images is in split {before.split} too, it is in {row.split}"
+                findings.add(_at("leak", row, reason, before.id))
 
 
 def _near(found: Scan, findings: Findings, limit: int) -> None:
@@ -109,10 +113,14 @@ def _leaks_against(found: Scan, other: Scan, findings: Findings, limit: int) -> 
         if row.scene in scenes:
             reason = f"scene {row.scene!r} is in the evaluation set {name}"
             findings.add(_at("leak", row, reason, scenes[row.scene].id))
-    for digest in found.first.keys() & other.first.keys():
-        row, held = found.rows[found.first[digest]], other.rows[other.first[digest]]
+    leaked: dict[int, Seen] = {}
+    for digest in found.first:
+        if digest in other.first:
+            for number in found.having(digest):
+                leaked.setdefault(number, other.rows[other.first[digest]])
+    for number, held in sorted(leaked.items(), key=lambda item: item[0]):
         reason = f"one of its images is in the evaluation set {name}"
-        findings.add(_at("leak", row, reason, held.id))
+        findings.add(_at("leak", found.rows[number], reason, held.id))
     ours = len(found.hashes)
     sides = np.repeat(np.array([0, 1], dtype=np.int64), [ours, len(other.hashes)])
     told: set[tuple[str, str]] = set()

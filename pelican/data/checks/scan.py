@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,14 @@ from PIL import Image
 from pelican.data.checks.findings import Finding, Findings
 from pelican.data.checks.hashing import perceptual_hash
 from pelican.data.checks.text import Languages, instructions, markup
-from pelican.data.images import FORMATS, checked_image, image_bytes, image_digest
+from pelican.data.images import FORMATS, decoding, image_bytes, image_digest, refuse_huge
 from pelican.data.pool import PoolIndex, read_index
 from pelican.data.quarantine import RowError
 from pelican.data.tables import open_parquet, shard_paths
 
 MAX_PIXELS = 1_003_520  # the recipes' default; above 8 times that a row is refused
+MEGAPIXELS = (0.1, 0.3, 1.0, 4.0)
+SECONDS = (8.0, 16.0, 32.0, 64.0)  # 32 and 64: the horizons of the first loop and the later ones
 ASPECT = 0.02  # by which a mask's proportions may differ from its image's
 
 
@@ -39,18 +42,26 @@ class Seen:
 
 @dataclass
 class Scan:
-    """A pool, looked at. `first`: digest of an image -> the number of the row that had it first."""
+    """A pool, looked at.
+
+    `first`: digest of an image -> the number of the row that had it first; `again`: of later rows.
+    """
 
     folder: Path
     index: PoolIndex
     rows: list[Seen] = field(default_factory=list)
     first: dict[bytes, int] = field(default_factory=dict)
-    places: dict[bytes, set[str]] = field(default_factory=dict)  # digest -> splits that have it
+    again: dict[bytes, list[int]] = field(default_factory=dict)
     hashes: list[bytes] = field(default_factory=list)
     hash_rows: list[int] = field(default_factory=list)
     hash_digests: list[bytes] = field(default_factory=list)
     counts: dict[str, Counter[str]] = field(default_factory=dict)
     images: int = 0
+
+    def having(self, digest: bytes) -> Iterator[int]:
+        """The numbers of the rows that have this image."""
+        yield self.first[digest]
+        yield from self.again.get(digest, ())
 
     def count(self, name: str, value: str) -> None:
         self.counts.setdefault(name, Counter())[value] += 1
@@ -109,8 +120,10 @@ def _look(
             digests.append(digest)
             whole.update(digest)
             if digest not in found.first and digest not in new:
-                checked_image(data, MAX_PIXELS)
-                new[digest] = perceptual_hash(data)
+                with decoding(), Image.open(io.BytesIO(data), formats=FORMATS) as opened:
+                    refuse_huge(opened, MAX_PIXELS)
+                    size = size or opened.size
+                    new[digest] = perceptual_hash(opened)
             size = size or _size(data)
     except RowError as error:
         if findings is not None:
@@ -123,8 +136,8 @@ def _look(
             found.hashes.append(code)
             found.hash_rows.append(number)
             found.hash_digests.append(digest)
-    for digest in digests:
-        found.places.setdefault(digest, set()).add(split)
+    for digest in set(digests) - new.keys():
+        found.again.setdefault(digest, []).append(number)
     found.images += len(digests)
     turns = values["turns"]
     question = str(turns[-1]["text"])
@@ -134,6 +147,10 @@ def _look(
         return
     answer = json.loads(values["answer"])
     _count(found, values, answer, languages(question))
+    if size is not None:
+        found.count("megapixels", _range(size[0] * size[1] / 1e6, MEGAPIXELS))
+    if values["media_kind"] == "clip":
+        found.count("seconds of a clip", _range(values["times_s"][-1], SECONDS))
     if answer["kind"] == "points" and size is not None:
         height, width = answer["mask"]["size"]
         if abs(width / height * size[1] / size[0] - 1) > ASPECT:
@@ -152,6 +169,11 @@ def _look(
 def _size(data: bytes) -> tuple[int, int]:
     with Image.open(io.BytesIO(data), formats=FORMATS) as image:
         return image.size
+
+
+def _range(value: float, limits: Sequence[float]) -> str:
+    at = bisect_left(limits, value)
+    return f"up to {limits[at]:g}" if at < len(limits) else f"above {limits[-1]:g}"
 
 
 def _count(found: Scan, values: dict[str, Any], answer: dict[str, Any], language: str) -> None:

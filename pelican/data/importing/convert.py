@@ -136,7 +136,8 @@ def _clean(turn: Turn) -> Turn:
         turn.text.encode()
     except UnicodeEncodeError:
         raise RowError("text", "text is not UTF-8") from None
-    return turn.model_copy(update={"text": turn.text.strip()})
+    text = turn.text.strip()
+    return turn if text == turn.text else Turn(role=turn.role, text=text)
 
 
 def with_options(question: str, answer: ChoiceAnswer) -> str:

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 
 from PIL import Image, ImageOps
 
-from pelican.data.images import FORMATS, checked_image, image_digest
+from pelican.data.images import (
+    FORMATS,
+    JPEGS,
+    checked_image,
+    decoding,
+    image_digest,
+    usable,
+)
 from pelican.data.importing.finder import Finder
 from pelican.data.quarantine import RowError
 from pelican.data.readers.base import Media
@@ -22,10 +31,6 @@ MAX_ASPECT = 100.0  # Qwen2-VL's processor refuses 200 and above
 MAX_FILE = 64 << 20  # bytes of an encoded image: above, it has more pixels than are decoded
 _ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 _ORIENTATION = 0x0112  # EXIF
-
-
-# The questions of one image stand together; few are kept, since one may be large.
-_checked = lru_cache(maxsize=16)(checked_image)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,31 +66,23 @@ class Loader:
 
     def _stills(self, media: Sequence[Media]) -> Loaded:
         read = [self.image_bytes(m) for m in media]
-        upright = [_upright(data) for data in read]
-        images = tuple(_checked(data, self.rule.max_pixels) for data, _ in upright)
+        prepared = [
+            _named(medium, data, self.rule.max_pixels)
+            for medium, data in zip(media, read, strict=True)
+        ]
+        images = tuple(data for data, _ in prepared)
         clip = len(media) > 1 and all(m.start_s is not None for m in media)
         times = (
             tuple(m.start_s or 0.0 for m in media) if clip else tuple(map(float, range(len(media))))
         )
         scene = media[0].path or image_digest(read[0]).hex()
-        return Loaded(images, times, clip, upright[0][1], scene=scene)
+        return Loaded(images, times, clip, prepared[0][1], scene=scene)
 
     def image_bytes(self, medium: Media) -> bytes:
         """The encoded bytes of an image, its own or of its file. Raises RowError."""
         if medium.data is not None:
             return medium.data
-        path = self.finder.find(medium.path)
-        try:
-            size = path.stat().st_size
-            if size > MAX_FILE:
-                raise RowError("image_huge", f"{medium.path!r} has {size >> 20} MB")
-            if size == 0:
-                raise RowError("image_unreadable", f"{medium.path!r} is empty")
-            return path.read_bytes()
-        except OSError as error:
-            raise RowError(
-                "media_missing", f"{medium.path!r} can't be read ({error.strerror})"
-            ) from None
+        return _read(self.finder.find(medium.path), medium.path)
 
     def _clips(self, media: Sequence[Media]) -> Loaded:
         images: list[bytes] = []
@@ -145,39 +142,53 @@ class Loader:
         step = max(1, round(max(self.rule.step_s, span / self.rule.max_frames) * fps))
         chosen = range(first, last, step)
         frames = tuple(
-            _checked(_upright(paths[i].read_bytes())[0], self.rule.max_pixels) for i in chosen
+            _prepared(_read(paths[i], paths[i].name), self.rule.max_pixels)[0] for i in chosen
         )
         if len(frames) < 2:
             raise RowError("clip_step", f"folder {medium.path!r} shows one frame in its window")
         return Clip(frames, tuple(round((i - first) / fps, 6) for i in chosen))
 
 
-def _upright(data: bytes) -> tuple[bytes, tuple[int, int]]:
-    """The image turned as its EXIF says, and its (width, height). Raises RowError.
-
-    Encoded again only if it must be turned: no viewer or processor then sees it another way.
-    """
+def _named(medium: Media, data: bytes, max_pixels: int) -> tuple[bytes, tuple[int, int]]:
+    """See `_prepared`; what is wrong names the file."""
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            width, height = image.size
-            if min(width, height) < MIN_SIDE or max(width, height) > MAX_ASPECT * min(
-                width, height
-            ):
-                raise RowError(
-                    "image_shape", f"an image of {width} x {height} pixels shows nothing"
-                )
-            if image.format != "JPEG" or image.getexif().get(_ORIENTATION, 1) == 1:
-                return data, image.size
-            if width * height > 1 << 26:
-                raise RowError("image_huge", f"an image of {width} x {height} pixels is too large")
-            turned = ImageOps.exif_transpose(image).convert("RGB")
-            out = io.BytesIO()
-            turned.save(out, "JPEG", quality=95, subsampling=0)
-            return out.getvalue(), turned.size
-    except RowError:
-        raise
-    except Image.DecompressionBombError as error:
-        raise RowError("image_huge", f"an image is too large: {error}") from None
-    except Exception as error:  # a decoder raises whatever it likes on hostile bytes
-        reason = (str(error).split(" <_io")[0].splitlines() or [type(error).__name__])[0]
-        raise RowError("image_unreadable", f"an image can't be decoded ({reason})") from None
+        return _prepared(data, max_pixels)
+    except RowError as error:
+        name = f"{medium.path!r}: " if medium.path else ""
+        raise RowError(error.code, f"{name}{error.reason}") from None
+
+
+def _read(path: Path, name: str) -> bytes:
+    """The bytes of an image file that a row calls `name`. Raises RowError."""
+    try:
+        with open(path, "rb", buffering=0) as file:
+            size = os.fstat(file.fileno()).st_size
+            if size > MAX_FILE:
+                raise RowError("image_huge", f"{name!r} has {size >> 20} MB")
+            if size == 0:
+                raise RowError("image_unreadable", f"{name!r} is empty")
+            return file.read()
+    except OSError as error:
+        raise RowError("media_missing", f"{name!r} can't be read ({error.strerror})") from None
+
+
+@lru_cache(maxsize=16)  # the questions of one image stand together; one may be large
+def _prepared(data: bytes, max_pixels: int) -> tuple[bytes, tuple[int, int]]:
+    """An image upright and of at most `max_pixels`; its (width, height) before it was scaled.
+
+    Encoded again only where it is turned or scaled: no viewer or processor then sees it another
+    way. Raises RowError.
+    """
+    with decoding(), Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        width, height = image.size
+        if min(width, height) < MIN_SIDE or max(width, height) > MAX_ASPECT * min(width, height):
+            raise RowError("image_shape", f"an image of {width} x {height} pixels shows nothing")
+        said = "exif" in image.info or "xmp" in image.info
+        if image.format not in JPEGS or not said or image.getexif().get(_ORIENTATION, 1) == 1:
+            return usable(image, data, max_pixels), (width, height)
+        if width * height > 1 << 26:
+            raise RowError("image_huge", f"an image of {width} x {height} pixels is too large")
+        turned = ImageOps.exif_transpose(image).convert("RGB")
+        out = io.BytesIO()
+        turned.save(out, "JPEG", quality=95, subsampling=0)
+    return checked_image(out.getvalue(), max_pixels), turned.size

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw
 
-from pelican.data.images import FORMATS
+from pelican.data.images import FORMATS, decoding
 from pelican.data.quarantine import RowError
 from pelican.data.readers.base import Reference
 from pelican.records import Answer, BoxAnswer, Mask, PointsAnswer
@@ -55,30 +55,24 @@ def discs(points: Sequence[tuple[float, float]], size: tuple[int, int]) -> Mask:
     """A mask of a disc of POINT_RADIUS around each point (0 to 1) in an image's proportions."""
     factor = min(1.0, MASK_SIDE / max(size))
     width, height = (max(1, round(side * factor)) for side in size)
-    image = Image.new("1", (width, height))
+    image = Image.new("L", (width, height))
     radius = max(1.0, POINT_RADIUS * max(width, height))
     draw = ImageDraw.Draw(image)
     for x, y in points:
         cx, cy = min(x * width, width - 1), min(y * height, height - 1)
         draw.ellipse((cx - radius, cy - radius, cx + radius, cy + radius), fill=1)
-    return encode_mask(np.asarray(image, dtype=np.uint8))
+    return encode_mask(np.asarray(image))
 
 
 def read_mask(data: bytes, size: tuple[int, int]) -> Mask:
     """A mask image: what is brighter than half is inside. Raises RowError if it fits no `size`."""
-    try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            if image.size != size:
-                raise RowError(
-                    "mask_size",
-                    f"a mask of {image.width} x {image.height} for an image of {size[0]} x {size[1]}",
-                )
-            grey = np.asarray(image.convert("L"))
-    except RowError:
-        raise
-    except Exception as error:  # a decoder raises whatever it likes on hostile bytes
-        reason = (str(error).split(" <_io")[0].splitlines() or [type(error).__name__])[0]
-        raise RowError("answer", f"the mask can't be decoded ({reason})") from None
+    with decoding("answer", "the mask"), Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        if image.size != size:
+            raise RowError(
+                "mask_size",
+                f"a mask of {image.width} x {image.height} for an image of {size[0]} x {size[1]}",
+            )
+        grey = np.asarray(image.convert("L"))
     # Masks of 0 and 1 are as common as masks of 0 and 255.
     pixels = (grey > (127 if grey.max(initial=0) > 1 else 0)).astype(np.uint8)
     if not pixels.any():

@@ -8,21 +8,18 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections import Counter, deque
-from collections.abc import Callable, Iterator, Set
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, replace
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from pelican.data.importing.card import counts_of, write_card, write_labels
-from pelican.data.importing.convert import Bad, Defaults, Good, convert
-from pelican.data.importing.media import Loader
+from pelican.data.importing.convert import Good
+from pelican.data.importing.flow import Plan, Tally, converted
 from pelican.data.importing.shards import read_columns
 from pelican.data.importing.work import Work
-from pelican.data.quarantine import RowError
-from pelican.data.readers.base import Found, Options, Reader, Unread
 from pelican.data.readers.source import Source
 from pelican.data.versions import (
     QUARANTINE,
@@ -35,33 +32,6 @@ from pelican.data.versions import (
     read_quarantine,
 )
 from pelican.errors import UserInputError
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Everything that says what an import is to do. `settings`: the person's choices, for the card."""
-
-    where: str
-    reader: Reader
-    options: Options
-    loader: Loader
-    defaults: Defaults
-    settings: dict[str, Any]
-    limit: int | None = None
-    workers: int = 2
-
-
-@dataclass
-class Tally:
-    """How far an import is. `kept`: rows that the pool or a finished chunk had before."""
-
-    good: int = 0
-    kept: int = 0
-    quarantined: Counter[str] = field(default_factory=Counter)
-
-    @property
-    def seen(self) -> int:
-        return self.good + self.kept + self.quarantined.total()
 
 
 @dataclass(frozen=True)
@@ -78,25 +48,37 @@ def run_import(plan: Plan, pool: Path, progress: Callable[[Tally], None]) -> Res
     source = Source(plan.where)
     with locked(pool) as folder:
         before = current(pool)
-        work = Work(folder / ".import", _identity(plan, source, before))
-        tally = Tally()
-        keys, ids = _known(pool if before else None, work)
-        left_out = {bad.key: bad.code for bad in work.quarantined()}
-        tally.quarantined.update(left_out.values())
-        for row in _converted(plan, source, keys, left_out.keys(), tally):
-            if isinstance(row, Good):
-                tally.good += 1
-                name = row.sample.id
-                if hash(name) in ids:  # sources number their files' rows from 0 each
-                    name = f"{name}~{row.key[:8]}"
-                    row = replace(row, sample=row.sample.model_copy(update={"id": name}))
-                ids.add(hash(name))
-            else:
-                tally.quarantined[row.code] += 1
-            work.add(row)
-            progress(tally)
-        work.commit()
-        return _finish(plan, source, pool, work, before, tally)
+        with Work(folder / ".import", _identity(plan, source, before)) as work:
+            tally = Tally()
+            _fill(work, plan, source, pool if before else None, tally, progress)
+            return _finish(plan, source, pool, work, before, tally)
+
+
+def _fill(
+    work: Work,
+    plan: Plan,
+    source: Source,
+    pool: Path | None,
+    tally: Tally,
+    progress: Callable[[Tally], None],
+) -> None:
+    """Convert what neither the pool nor a finished chunk has."""
+    keys, ids = _known(pool, work)
+    left_out = {bad.key: bad.code for bad in work.quarantined()}
+    tally.quarantined.update(left_out.values())
+    for row in converted(plan, source, keys, left_out.keys(), tally):
+        if isinstance(row, Good):
+            tally.good += 1
+            name = row.sample.id
+            if hash(name) in ids:  # sources number their files' rows from 0 each
+                name = f"{name}~{row.key[:8]}"
+                row = replace(row, sample=row.sample.model_copy(update={"id": name}))
+            ids.add(hash(name))
+        else:
+            tally.quarantined[row.code] += 1
+        work.add(row)
+        progress(tally)
+    work.commit()
 
 
 def _identity(plan: Plan, source: Source, before: Version | None) -> dict[str, Any]:
@@ -121,48 +103,6 @@ def _known(pool: Path | None, work: Work) -> tuple[set[str], set[int]]:
         keys.add(str(row["key"]))
         ids.add(hash(row["id"]))
     return keys, ids
-
-
-def _converted(
-    plan: Plan, source: Source, keys: Set[str], left_out: Set[str], tally: Tally
-) -> Iterator[Good | Bad]:
-    """Results in the order of the source. At most four rows a worker are held at a time."""
-    waiting: deque[Future[Good | Bad]] = deque()
-    with ThreadPoolExecutor(plan.workers) as workers:
-        try:
-            for found in _fresh(plan, source, keys, left_out, tally):
-                waiting.append(workers.submit(convert, found, plan.loader, plan.defaults))
-                if len(waiting) >= 4 * plan.workers:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()
-
-
-def _fresh(
-    plan: Plan, source: Source, keys: Set[str], left_out: Set[str], tally: Tally
-) -> Iterator[Found]:
-    """Records that are not done yet; one that stands twice in the source comes as a fault.
-
-    `keys`: of rows that are good already; `left_out`: of those that a finished chunk left out.
-    """
-    name = plan.defaults.source  # two data sets may have the same row about other media
-    seen: Counter[str] = Counter()
-    for number, found in enumerate(plan.reader.read(source, plan.options)):
-        if plan.limit is not None and number >= plan.limit:
-            return
-        found = replace(found, key=f"{found.key}@{name}")
-        seen[found.key] += 1
-        if seen[found.key] > 1:
-            key = f"{found.key}+{seen[found.key]}"
-            error = RowError("duplicate_id", "the same row stands in the source before")
-            found = Unread(found.place, key, found.id, error)
-        if found.key in keys:
-            tally.kept += 1
-        elif found.key not in left_out:
-            yield found
 
 
 def _finish(

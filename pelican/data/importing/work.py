@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ MAX_BAD = 5000  # quarantined rows of a chunk
 
 
 class Work:
-    """The folder of chunks, and the rows of the chunk that is being filled."""
+    """The folder of chunks, and the rows of the chunk that is being filled. To be used in `with`."""
 
     def __init__(self, folder: Path, plan: dict[str, Any]) -> None:
         """Chunks of the same plan are kept; those of another command or source are dropped."""
@@ -39,6 +40,16 @@ class Work:
         self._good: list[Good] = []
         self._bad: list[Bad] = []
         self._bytes = 0
+        # Rows are converted on while a chunk is written; one at a time, which bounds the memory.
+        self._writer = ThreadPoolExecutor(1)
+        self._writing: Future[dict[str, Any]] | None = None
+
+    def __enter__(self) -> Work:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Without waiting for more than the chunk that is being written."""
+        self._writer.shutdown()
 
     def shards(self) -> list[tuple[Path, Shard]]:
         return [
@@ -61,22 +72,34 @@ class Work:
             self._bad.append(row)
         full = len(self._good) >= MAX_ROWS or self._bytes >= MAX_BYTES
         if full or len(self._bad) >= MAX_BAD:
-            self.commit()
+            self._start()
 
     def commit(self) -> None:
-        """Write what was added since the last time."""
-        if not self._good and not self._bad:
-            return
-        number = len(self._finished)
+        """Write what was added since the last time; returns when it is on disk."""
+        self._start()
+        self._wait()
+
+    def _start(self) -> None:
+        self._wait()
+        if self._good or self._bad:
+            number = len(self._finished)
+            self._writing = self._writer.submit(self._write, number, self._good, self._bad)
+            self._good, self._bad, self._bytes = [], [], 0
+
+    def _wait(self) -> None:
+        if self._writing is not None:
+            self._finished.append(self._writing.result())
+            self._writing = None
+
+    def _write(self, number: int, good: list[Good], bad: list[Bad]) -> dict[str, Any]:
         shard = None
-        if self._good:
+        if good:
             path = self.folder / f"chunk-{number:05d}.parquet"
-            write_shard(path, self._good)
-            shard = shard_of(path, len(self._good)).model_dump()
-        chunk = {"shard": shard, "quarantined": [asdict(row) for row in self._bad]}
+            write_shard(path, good)
+            shard = shard_of(path, len(good)).model_dump()
+        chunk = {"shard": shard, "quarantined": [asdict(row) for row in bad]}
         _write(self.folder / f"chunk-{number:05d}.json", chunk)
-        self._finished.append(chunk)
-        self._good, self._bad, self._bytes = [], [], 0
+        return chunk
 
     def remove(self) -> None:
         shutil.rmtree(self.folder)

@@ -110,14 +110,16 @@ class Reader(ABC):
 
 def record_key(raw: object) -> str:
     """A digest of a row as the source has it; bytes count by their digest."""
-    text = json.dumps(raw, sort_keys=True, default=_plain, ensure_ascii=True)
-    return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
+    return hashlib.blake2b(_SORTED.encode(raw).encode(), digest_size=12).hexdigest()
 
 
 def _plain(value: object) -> object:
     if isinstance(value, bytes):
         return hashlib.blake2b(value, digest_size=12).hexdigest()
     return str(value)
+
+
+_SORTED = json.JSONEncoder(sort_keys=True, default=_plain)
 
 
 def text_of(row: Mapping[str, Any], *names: str) -> str:

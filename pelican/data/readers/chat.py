@@ -162,7 +162,7 @@ def without_tags(turns: Sequence[Turn], media: Sequence[Media]) -> tuple[Turn, .
 
 
 def replace_text(turn: Turn, text: str) -> Turn:
-    return turn.model_copy(update={"text": text})
+    return turn if text == turn.text else Turn(role=turn.role, text=text)
 
 
 def chat_records(

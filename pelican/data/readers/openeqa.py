@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from pathlib import Path
 
 from pelican.data.quarantine import RowError
 from pelican.data.readers.base import (
@@ -31,6 +33,7 @@ class OpenEqa(Reader):
 
     def read(self, source: Source, options: Options) -> Iterator[Found]:
         for path in source.of(".json", ".jsonl"):
+            folder = Path(source.name(path)).parent.as_posix()
             for row in json_rows(path):
                 place = f"{source.name(path)}, row {row.number}"
                 key = record_key(row.value if row.error is None else row.raw)
@@ -54,12 +57,14 @@ class OpenEqa(Reader):
                     error = RowError("schema", f"{', '.join(lacking)} is missing")
                     yield Unread(place, key, name, error)
                     continue
+                frames = f"{folder}/frames/{episode}"
+                there = os.path.isdir(source.root / frames)
                 yield Record(
                     place=place,
                     key=key,
                     turns=(Turn(role="user", text=question),),
                     # `fps` None: the frames' own rate is not published, one a second is assumed
-                    media=(Media("frames", episode),),
+                    media=(Media("frames", frames if there else episode),),
                     reference=Reference(
                         answer,
                         aliases=tuple(str(a) for a in list_of(value.get("extra_answers"))),

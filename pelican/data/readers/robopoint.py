@@ -9,7 +9,7 @@ from pelican.data.readers.source import Source
 
 class RoboPoint(ChatReader):
     name = "robopoint"
-    about = "messages with role and content, images with absolute paths, several turns"
+    about = "messages with role and content, images by path, one turn or several"
     field = "messages"
 
     def sniff(self, source: Source, options: Options) -> float:

@@ -18,6 +18,7 @@ MAX_ROW = 16 << 20  # characters of one JSON value; a longer one is no question
 MAX_OBJECT = 128 << 20  # bytes of a file that is one JSON object, and so is held whole
 _BLOCK = 1 << 16
 _NOT_UTF8 = re.compile("[\udc80-\udcff]")  # bytes that `surrogateescape` let through
+_BETWEEN = re.compile(r"[ \t\r\n,]*")  # two values of an array
 # Folders of media and of version control hold no rows.
 _SKIPPED = {".git", ".cache", "__pycache__"}
 
@@ -30,6 +31,7 @@ class Source:
         path = Path(where)
         self.path = path
         self.root = path.parent if path.is_file() else path
+        self._names: dict[Path, str] = {}
 
     @cached_property
     def files(self) -> list[Path]:
@@ -48,7 +50,9 @@ class Source:
         return [self.name(path) for path in self.files]
 
     def name(self, path: Path) -> str:
-        return path.relative_to(self.root).as_posix()
+        if path not in self._names:  # asked for every row
+            self._names[path] = path.relative_to(self.root).as_posix()
+        return self._names[path]
 
     def of(self, *endings: str) -> list[Path]:
         """The files whose names end so."""
@@ -157,17 +161,22 @@ def _bad(number: int, text: str, reason: str) -> JsonRow:
 def _array(file: Any) -> Iterator[JsonRow]:
     """The objects of one array, decoded one at a time out of a sliding text."""
     decoder = json.JSONDecoder()
-    text, number, ended = file.read(_BLOCK).lstrip()[1:], 1, False
+    text, number, ended = file.read(_BLOCK).lstrip(), 1, False
+    at = 1  # behind the bracket; the text is cut once a block, not once a row
     while True:
-        text = text.lstrip(" \t\r\n,")
-        if text[:1] == "]":
+        at = _BETWEEN.match(text, at).end()  # type: ignore[union-attr]  # matches the empty text
+        if text[at : at + 1] == "]":
             return
         try:
-            value, stop = decoder.raw_decode(text)
+            value, stop = decoder.raw_decode(text, at)
         except RecursionError:
-            yield _bad(number, text[:80], "a row is nested too deep; nothing after it was read")
+            head = text[at : at + 80]
+            yield _bad(number, head, "a row is nested too deep; nothing after it was read")
             return
         except ValueError as error:
+            if at:
+                text, at = text[at:], 0
+                continue
             # Doubling keeps a long row from being parsed again for every block.
             more = file.read(max(_BLOCK, len(text)))
             if more and len(text) <= MAX_ROW:
@@ -179,12 +188,12 @@ def _array(file: Any) -> Iterator[JsonRow]:
         if stop == len(text) and not ended:  # a number may go on in the next block
             more = file.read(_BLOCK)
             ended = not more
-            text += more
             if more:
+                text, at = text[at:] + more, 0
                 continue
-        yield _checked(number, value, text[:stop])
+        yield _checked(number, value, text[at:stop])
         number += 1
-        text = text[stop:]
+        at = stop
 
 
 def _object(file: Any, path: Path) -> Iterator[JsonRow]:

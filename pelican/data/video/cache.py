@@ -8,6 +8,7 @@ import os
 import threading
 import zipfile
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
@@ -24,6 +25,7 @@ class ClipCache:
     def __init__(self, folder: Path | None) -> None:
         self._folder = folder
         self._recent: OrderedDict[str, Clip] = OrderedDict()
+        self._busy: dict[str, threading.Lock] = {}
         self._lock = threading.Lock()
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
@@ -37,12 +39,22 @@ class ClipCache:
         what = json.dumps([digest, asdict(rule), start_s, end_s])
         key = hashlib.blake2b(what.encode(), digest_size=16).hexdigest()
         with self._lock:
+            busy = self._busy.setdefault(key, threading.Lock())
+        with busy:  # two questions of one video come at once: it is cut once
+            try:
+                return self._remembered(key, lambda: cut_clip(path, rule, start_s, end_s))
+            finally:
+                with self._lock:
+                    self._busy.pop(key, None)
+
+    def _remembered(self, key: str, cut: Callable[[], Clip]) -> Clip:
+        with self._lock:
             if key in self._recent:
                 self._recent.move_to_end(key)
                 return self._recent[key]
         clip = self._read(key)
         if clip is None:
-            clip = cut_clip(path, rule, start_s, end_s)
+            clip = cut()
             self._write(key, clip)
         with self._lock:
             self._recent[key] = clip
