@@ -70,22 +70,14 @@ def bare(folder: Path) -> int:
 def stage(folder: Path) -> int:
     import polars as pl
 
-    from pelican.data.tables import LEDGER, write_table
-    from pelican.practice.buffer import BUFFER, build_buffer, weak_set
-    from pelican.practice.ledger import ledger_table
     from pelican.practice.success import rates_of
+    from pelican.practice.write import write_tables
     from pelican.recipe import FilterConfig
     from pelican.records import Phase
 
     pool = pl.read_parquet(folder / "pool.parquet")
     rates = rates_of(sorted(folder.glob("scores-*.parquet")), pool)
-    buffer = build_buffer(rates, FilterConfig(), 0)
-    for name, frame, schema in (
-        ("ledger", ledger_table(rates, 1, Phase.RL, "policy"), LEDGER),
-        ("buffer", buffer.rows, BUFFER),
-        ("weak", weak_set(rates), BUFFER),
-    ):
-        write_table(folder / f"{name}.parquet", frame.to_arrow().cast(schema))
+    write_tables(folder, rates, FilterConfig(), 0, loop=1, phase=Phase.RL, policy="policy")
     return len(rates)
 
 

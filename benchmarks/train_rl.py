@@ -1,9 +1,10 @@
-"""train-rl against plain TRL: useful samples per second.
+"""train-rl against plain TRL: useful samples per second, and time to a held-out score.
 
 Both train the shipped base on the same buffer, group size, rate, reward and CPU threads. Useful are
 completions in groups whose rewards differ: the others give no gradient. The buffer is what the base
 solves sometimes, found by a rollout beforehand, as the filter stage does; plain TRL gets the same.
-Steps after the first are timed.
+Steps after the first are timed for the rate, all of them for the score; both are asked the same
+held-out questions every few steps, greedily, while the clock stands still.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ import io
 import sys
 import tempfile
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +27,8 @@ from trl import GRPOTrainer
 from benchmarks.measure import at_least, figure
 from pelican.data.pool import read_index
 from pelican.data.quarantine import Quarantine
-from pelican.data.select import loop_samples
-from pelican.engines.prompts import messages
+from pelican.data.select import loop_samples, stratified
+from pelican.engines.prompts import PromptEncoder, messages
 from pelican.engines.transformers import TransformersEngine, load_model
 from pelican.recipe import Recipe
 from pelican.recipes import find_recipe
@@ -38,21 +41,48 @@ from pelican.training.groups import StepRecord, schedule
 from pelican.training.grpo import DeliberateGrpoTrainer
 
 PROMPTS, POOL = 8, 96
+HELD_OUT, EVERY = 150, 3  # questions, steps between two times that they are asked
+GAIN = 8.0  # points above the base that must be reached
 
 
 class Clock(TrainerCallback):  # type: ignore[misc]
-    """When each step ended."""
+    """When each step ended, and the held-out score after some; asking does not count as time."""
 
-    def __init__(self) -> None:
+    def __init__(self, ask: Callable[[], float]) -> None:
+        self._ask, self._paused = ask, 0.0
         self.ends: list[float] = []
+        self.scores: list[tuple[float, float]] = []  # (seconds since the start, score)
+
+    def on_train_begin(self, *_: Any, **__: Any) -> None:
+        self._began = time.perf_counter()
 
     def on_step_end(self, *_: Any, **__: Any) -> None:
-        self.ends.append(time.perf_counter())
+        now = time.perf_counter()
+        self.ends.append(now - self._began - self._paused)
+        if len(self.ends) % EVERY == 0:
+            self.scores.append((self.ends[-1], self._ask()))
+            self._paused += time.perf_counter() - now
 
     @property
     def seconds(self) -> float:
         """Of all steps but the first."""
         return self.ends[-1] - self.ends[0]
+
+    def until(self, goal: float) -> float | None:
+        """Seconds until a held-out score of `goal` was seen."""
+        return next((seconds for seconds, found in self.scores if found >= goal), None)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What came of one training."""
+
+    useful: int
+    clock: Clock
+
+    @property
+    def rate(self) -> float:
+        return self.useful / self.clock.seconds
 
 
 def recipe_of(steps: int) -> Recipe:
@@ -76,12 +106,34 @@ def buffer_of(recipe: Recipe, policy: Path) -> list[Sample]:
     return kept
 
 
-def ours(recipe: Recipe, policy: Path, samples: list[Sample], work: Path) -> tuple[int, float]:
-    """(useful completions, seconds), the first step left out."""
+def held_out(recipe: Recipe) -> list[Sample]:
+    """Stills of the pool for developing, spread over the families."""
+    index = read_index(Path(resolve("samples/dev")))
+    entries = stratified([e for e in index.entries if not e.clip], HELD_OUT)
+    return list(index.load(entries, max_pixels=recipe.data.max_pixels, quarantine=Quarantine()))
+
+
+def score_of(recipe: Recipe, questions: list[Sample], model: Any, encoder: PromptEncoder) -> float:
+    """Mean task score in percent of greedy answers."""
+    was_training = model.training
+    model.eval()
+    engine = TransformersEngine(model, encoder, batch_size=64)
+    groups = engine.generate(questions, recipe.eval.sampling, 1, 0)
+    found = [
+        score(sample, group[0].completion, recipe.reward).task
+        for sample, group in zip(questions, groups, strict=True)
+    ]
+    model.train(was_training)
+    return 100 * sum(found) / len(found)
+
+
+def ours(
+    recipe: Recipe, policy: Path, samples: list[Sample], questions: list[Sample], work: Path
+) -> Trained:
     records: list[StepRecord] = []
-    clock = Clock()
     model, encoder = load_model(recipe.model, policy)
     model.config._name_or_path = str(policy)
+    clock = Clock(lambda: score_of(recipe, questions, model, encoder))
     order = schedule(len(samples), recipe.rl.max_steps * PROMPTS, 0)
     DeliberateGrpoTrainer(
         model,
@@ -96,14 +148,15 @@ def ours(recipe: Recipe, policy: Path, samples: list[Sample], work: Path) -> tup
         on_step=records.append,
     ).train()
     useful = sum(group.has_variance for record in records[1:] for group in record.trained)
-    return useful * recipe.rl.group_size, clock.seconds
+    return Trained(useful * recipe.rl.group_size, clock)
 
 
-def plain(recipe: Recipe, policy: Path, samples: list[Sample], work: Path) -> tuple[int, float]:
+def plain(
+    recipe: Recipe, policy: Path, samples: list[Sample], questions: list[Sample], work: Path
+) -> Trained:
     """GRPOTrainer as it comes, with our reward as its reward function."""
     size = recipe.rl.group_size
     steps: list[int] = []
-    clock = Clock()
     by_id = {sample.id: sample for sample in samples}
 
     def reward(completions: list[Any], sample_id: list[str], **_: Any) -> list[float]:
@@ -128,31 +181,43 @@ def plain(recipe: Recipe, policy: Path, samples: list[Sample], work: Path) -> tu
     ]
     model, encoder = load_model(recipe.model.model_copy(update={"cache_vision": False}), policy)
     model.config._name_or_path = str(policy)
+    clock = Clock(lambda: score_of(recipe, questions, model, encoder))
+    # As TRL's documentation asks: it pads its prompts on the left itself, and puts beside them the
+    # token types that the processor pads. On the other side these mark other tokens as the image.
+    encoder.tokenizer.padding_side = "left"
+    args = grpo_arguments(recipe, work, 1, 0)
+    # As ours: a sampled image token would be taken for an image that is not there.
+    args.generation_kwargs = {"suppress_tokens": encoder.media_token_ids}
     GRPOTrainer(
         model,
         reward_funcs=reward,
-        args=grpo_arguments(recipe, work, 1, 0),
+        args=args,
         train_dataset=Dataset.from_list(rows),
         processing_class=encoder.processor,
         callbacks=[clock],
     ).train()
-    return sum(steps[1:]) * size, clock.seconds
+    return Trained(sum(steps[1:]) * size, clock)
 
 
 def run(steps: int) -> None:
     torch.set_num_threads(1)
     recipe = recipe_of(steps)
     policy = Path(resolve(recipe.models.policy))
-    samples = buffer_of(recipe, policy)
+    samples, questions = buffer_of(recipe, policy), held_out(recipe)
+    base = score_of(recipe, questions, *load_model(recipe.model, policy))
     with tempfile.TemporaryDirectory() as name:
-        mine, seconds = ours(recipe, policy, samples, Path(name) / "ours")
-        theirs, other = plain(recipe, policy, samples, Path(name) / "plain")
+        mine = ours(recipe, policy, samples, questions, Path(name) / "ours")
+        theirs = plain(recipe, policy, samples, questions, Path(name) / "plain")
     size = f"{steps} steps of {PROMPTS} x {recipe.rl.group_size}, {len(samples)} samples"
-    ratio = (mine / seconds) / (theirs / other) if theirs else float("inf")
-    at_least("useful samples per second against plain TRL", ratio, "x", 2.0, size)
+    at_least("useful samples per second against plain TRL", mine.rate / theirs.rate, "x", 2.0, size)
     drawn = (steps - 1) * PROMPTS * recipe.rl.group_size
-    figure("train-rl", mine / seconds, "useful/s", f"{mine} of {drawn} useful, of this machine")
-    figure("plain TRL", theirs / other, "useful/s", f"{theirs} of {drawn} useful, of this machine")
+    for who, trained in (("train-rl", mine), ("plain TRL", theirs)):
+        note = f"{trained.useful} of {drawn} useful, of this machine"
+        figure(who, trained.rate, "useful/s", note)
+    for who, trained in (("train-rl", mine), ("plain TRL", theirs)):
+        curve = ", ".join(f"{found:.1f}" for _, found in trained.clock.scores)
+        print(who, curve, [round(s) for s, _ in trained.clock.scores], file=sys.stderr)
+    print("base", base, file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -5,19 +5,37 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from pelican.data.quarantine import RowError
 from pelican.data.rows import OPTIONAL
+from pelican.data.run_lengths import MAX_MASK_PIXELS
 from pelican.data.tables import sample_from_row
 from pelican.errors import UserInputError
-from pelican.records import Dimension, Family, IntervalAnswer, Mask, PointsAnswer, Sample, Split
+from pelican.records import (
+    Answer,
+    Dimension,
+    Family,
+    IntervalAnswer,
+    Mask,
+    PointsAnswer,
+    Sample,
+    Split,
+)
 from pelican.rewards.score import scorer_of
 
 MIN_STEP_S = 1 / 240  # no camera of a robot is faster
-MAX_MASK_PIXELS = 1 << 26
+
+
+def answer_types() -> tuple[type[BaseModel], ...]:
+    """The kinds of `Answer`."""
+    types: tuple[type[BaseModel], ...] = get_args(get_args(Answer)[0])
+    return types
+
+
+KINDS: tuple[str, ...] = tuple(t.model_fields["kind"].default for t in answer_types())
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,13 +64,13 @@ def entry_of(values: dict[str, Any], shard: int, row: int) -> Entry:
     for name in ("images", "times_s", "turns", "answer"):
         if values[name] is None:
             raise RowError("schema", f"{name} is null")
-    _finite(values["times_s"], "times_s")
-    _finite(values.get("chance"), "chance")
+    finite(values["times_s"], "times_s")
+    finite(values.get("chance"), "chance")
     try:
         sample = sample_from_row({**values, "images": [{"bytes": b"-"} for _ in values["images"]]})
     except ValidationError as error:
         raise RowError("schema" if error.title == "Sample" else "answer", _said(error)) from None
-    _finite(sample.answer.model_dump(), "answer")
+    finite(sample.answer, "answer")
     if sample.media_kind == "clip" and (len(sample.images) < 2 or sample.span_s < MIN_STEP_S):
         raise RowError("clip_step", f"a clip of {sample.span_s:g} s is shorter than a frame step")
     answer_fits(sample)
@@ -90,10 +108,10 @@ def answer_fits(sample: Sample) -> None:
                 f" {sample.times_s[0]:g} to {sample.times_s[-1]:g} s",
             )
     if isinstance(answer, PointsAnswer):
-        _mask_fits(answer.mask)
+        mask_fits(answer.mask)
 
 
-def _mask_fits(mask: Mask) -> None:
+def mask_fits(mask: Mask) -> None:
     """A mask has exactly its frame's pixels and at least one inside. Raises RowError."""
     height, width = mask.size
     if height < 1 or width < 1 or height * width > MAX_MASK_PIXELS:
@@ -118,15 +136,17 @@ def _mask_fits(mask: Mask) -> None:
         raise RowError("answer", "a mask is empty")
 
 
-def _finite(value: object, name: str) -> None:
+def finite(value: object, name: str) -> None:
     """Raise RowError if a number in `value` is NaN or infinite."""
     if isinstance(value, float) and not math.isfinite(value):
         raise RowError("not_finite", f"{name} holds {value}")
+    if isinstance(value, BaseModel):
+        value = vars(value)
     if isinstance(value, Mapping):
         value = list(value.values())
     if isinstance(value, list | tuple):
         for part in value:
-            _finite(part, name)
+            finite(part, name)
 
 
 def _said(error: ValidationError) -> str:

@@ -6,13 +6,15 @@ is a UserInputError. See docs/data.md.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
 from pathlib import Path
 
 from pelican.data.corrections import NONE, Corrections
-from pelican.data.entry import Entry, entry_of
+from pelican.data.entry import Entry
 from pelican.data.images import ImageChecker, image_bytes
+from pelican.data.indexing import check_shards
 from pelican.data.quarantine import Quarantine, RowError
 from pelican.data.rows import shard_rows
 from pelican.data.tables import sample_from_row, shard_paths
@@ -26,7 +28,7 @@ class PoolIndex:
 
     folder: Path
     shards: tuple[Path, ...]
-    entries: tuple[Entry, ...]
+    entries: Sequence[Entry]
     quarantine: Quarantine
     corrections: Corrections = NONE
     corrected: Mapping[str, int] = field(default_factory=dict)
@@ -80,27 +82,14 @@ def read_index(folder: Path, corrections: Corrections = NONE) -> PoolIndex:
     A person's corrections come first, so that a corrected row is checked as any other is.
     """
     shards = tuple(shard_paths(folder))
+    checked = check_shards(shards, corrections)
     quarantine = Quarantine()
-    entries: list[Entry] = []
-    seen: set[str] = set()
-    for number, path in enumerate(shards):
-        for row, values in shard_rows(path, None):
-            name = ""
-            try:
-                if isinstance(values, RowError):
-                    raise values
-                name = str(values["id"] or "")
-                if name in seen:
-                    raise RowError("duplicate_id", f"id {name!r} occurred before")
-                seen.add(name)
-                if name not in corrections.dropped:
-                    entries.append(entry_of(corrections.row(values), number, row))
-            except RowError as error:
-                quarantine.add(path.name, row, name, error)
-    if not entries:
+    for (shard, row), (name, error) in sorted(checked.faults.items(), key=itemgetter(0)):
+        quarantine.add(shards[shard].name, row, name, error)
+    if not checked.entries:
         raise UserInputError(no_sample(folder, quarantine))
-    counts = corrections.counts(seen)
-    return PoolIndex(folder, shards, tuple(entries), quarantine, corrections, counts)
+    counts = corrections.counts(checked.known)
+    return PoolIndex(folder, shards, checked.entries, quarantine, corrections, counts)
 
 
 def load_pool(

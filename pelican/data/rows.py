@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -15,38 +18,54 @@ from pelican.errors import UserInputError
 
 OPTIONAL = frozenset({"benchmark", "chance"})  # columns with a default
 _BATCH = 64
+_LIGHT_BATCH = 1 << 16  # without the images' bytes
+
+
+def shard_batches(path: Path) -> Iterator[tuple[int, pa.RecordBatch]]:
+    """All rows of a shard, their images without their bytes: (number of the first, some rows)."""
+    file = open_parquet(path)
+    names = [n for n in _column_names(path, file.schema_arrow) if n != "images"]
+    lengths = _image_length_column(file)
+    size = _BATCH if any(leaf.endswith(".bytes") for leaf in lengths) else _LIGHT_BATCH
+    start = 0
+    with _to_its_end(path):
+        for batch in file.iter_batches(size, columns=names + lengths):
+            yield start, batch
+            start += batch.num_rows
 
 
 def shard_rows(
     path: Path, rows: set[int] | None, columns: tuple[str, ...] | None = None
 ) -> Iterator[tuple[int, dict[str, Any] | RowError]]:
-    """(row, values) of one shard. `rows` None: every row, its images without their bytes.
+    """(row, values) of one shard, images and all. `rows` None: every row.
 
-    With `columns` exactly those are read of every row, bytes included.
+    With `columns` exactly those are read.
     """
     file = open_parquet(path)
     names = _column_names(path, file.schema_arrow)
-    if columns is not None:
-        chosen = list(columns)
-    elif rows is not None:
-        chosen = names
-    else:
-        chosen = [n for n in names if n != "images"] + _image_length_column(file)
+    wanted = None if rows is None else sorted(rows)
     start = 0
-    try:
+    with _to_its_end(path):
         for group in range(file.num_row_groups):
-            count = file.metadata.row_group(group).num_rows
-            if rows is None or any(start <= r < start + count for r in rows):
-                at = start
-                for batch in file.iter_batches(_BATCH, row_groups=[group], columns=chosen):
-                    ids = range(at, at + batch.num_rows)
-                    at += batch.num_rows
-                    if rows is None:
-                        yield from zip(ids, _values(batch), strict=True)
-                    elif keep := [i for i in ids if i in rows]:
-                        part = batch.take(pa.array([i - ids.start for i in keep]))
-                        yield from zip(keep, _values(part), strict=True)
-            start += count
+            at = start
+            start += file.metadata.row_group(group).num_rows
+            if wanted is not None and bisect_left(wanted, at) == bisect_left(wanted, start):
+                continue
+            for batch in file.iter_batches(_BATCH, row_groups=[group], columns=columns or names):
+                ids = range(at, at + batch.num_rows)
+                at += batch.num_rows
+                if rows is None:
+                    yield from zip(ids, values_of(batch), strict=True)
+                elif keep := [i for i in ids if i in rows]:
+                    places = [i - ids.start for i in keep]
+                    yield from zip(keep, values_of(batch, places), strict=True)
+
+
+@contextmanager
+def _to_its_end(path: Path) -> Iterator[None]:
+    """Raise UserInputError if the shard is damaged further on."""
+    try:
+        yield
     except (pa.ArrowException, OSError) as error:
         reason = str(error).splitlines()[0]
         raise UserInputError(
@@ -79,16 +98,30 @@ def _image_length_column(file: pq.ParquetFile) -> list[str]:
     return sorted(leaves, key=lambda leaf: leaf.endswith(".bytes"))[:1]
 
 
-def _values(batch: pa.RecordBatch) -> Iterator[dict[str, Any] | RowError]:
-    """Rows as Python values; Arrow does not check that strings are UTF-8, so we do, row by row."""
-    try:
-        yield from batch.to_pylist()
-        return
-    except UnicodeDecodeError:
-        pass
-    for i in range(batch.num_rows):
+def values_of(
+    batch: pa.RecordBatch, rows: Sequence[int] | None = None
+) -> Iterator[dict[str, Any] | RowError]:
+    """Rows as Python values, all or some in rising order.
+
+    Arrow does not check that strings are UTF-8, so we do, row by row.
+    """
+    wanted = range(batch.num_rows) if rows is None else rows
+    for start, places in groupby(wanted, lambda row: row - row % _BATCH):
+        part = batch.slice(start, _BATCH)
+        at = [place - start for place in places]
+        if len(at) < _BATCH // 8:
+            yield from (_row(part, i) for i in at)
+            continue
         try:
-            (row,) = batch.slice(i, 1).to_pylist()
-            yield row
-        except UnicodeDecodeError as error:
-            yield RowError("text", f"text is not UTF-8 ({error.reason})")
+            values = part.to_pylist()
+        except UnicodeDecodeError:
+            values = [_row(part, i) for i in range(part.num_rows)]
+        yield from (values[i] for i in at)
+
+
+def _row(part: pa.RecordBatch, number: int) -> dict[str, Any] | RowError:
+    try:
+        (row,) = part.slice(number, 1).to_pylist()
+    except UnicodeDecodeError as error:
+        return RowError("text", f"text is not UTF-8 ({error.reason})")
+    return row  # type: ignore[no-any-return]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import polars as pl
+from pydantic import Field
 
 from pelican.frozen import Frozen
 
@@ -14,8 +15,8 @@ class Flips(Frozen):
     kept: int
     lost: int
     gained: int
-    lost_by_family: dict[str, int] = {}
-    gained_by_family: dict[str, int] = {}
+    lost_by_family: dict[str, int] = Field(default_factory=dict)
+    gained_by_family: dict[str, int] = Field(default_factory=dict)
 
     @property
     def forgotten_share(self) -> float:

@@ -7,6 +7,8 @@ answer without them (arXiv 2511.16602 saw a policy lose its chain of thought).
 
 from __future__ import annotations
 
+from pydantic import Field
+
 from pelican.evaluation.metrics import Difference
 from pelican.evaluation.summary import Comparison, Summary
 from pelican.frozen import Frozen
@@ -22,7 +24,7 @@ class Check(Frozen):
     name: str
     passed: bool
     reason: str
-    numbers: dict[str, float] = {}
+    numbers: dict[str, float] = Field(default_factory=dict)
 
 
 class Gate(Frozen):

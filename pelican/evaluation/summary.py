@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import polars as pl
+from pydantic import Field
 
 from pelican.evaluation.forgetting import Flips, flips
 from pelican.evaluation.metrics import (
@@ -51,7 +52,7 @@ class Summary(Frozen):
     success_rate: float
     mean_tokens: float
     mean_think_chars: float
-    comparisons: dict[str, Comparison] = {}
+    comparisons: dict[str, Comparison] = Field(default_factory=dict)
 
 
 def suite_of(frame: pl.DataFrame, suite: Suite) -> pl.DataFrame:

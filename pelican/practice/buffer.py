@@ -7,20 +7,13 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
-import pyarrow as pa
 
 from pelican.recipe import FilterConfig
 
-BUFFER = pa.schema(
-    [
-        ("sample_id", pa.string()),
-        ("success_rate", pa.float64()),
-        ("mean_reward", pa.float64()),
-        ("family", pa.string()),
-        ("dimension", pa.string()),
-    ]
-)
+BUFFER = ("sample_id", "success_rate", "mean_reward", "family", "dimension")
+Rows = npt.NDArray[np.int64]  # numbers of rows
 
 
 @dataclass(frozen=True)
@@ -41,27 +34,28 @@ def build_buffer(rates: pl.DataFrame, config: FilterConfig, seed: int) -> Buffer
     for at most `intractable_share` of what the buffer then holds. random: as many samples, drawn
     from all, whatever their SR.
     """
-    practice = rates.filter(pl.col("outcome") == "practice")
-    intractable = rates.filter(pl.col("outcome") == "intractable")
+    rows = {name: _rows(rates, name) for name in ("mastered", "practice", "intractable")}
+    practice, intractable = rows["practice"], rows["intractable"]
     size = config.buffer_size
     if size is not None and len(practice) > size:
+        practice = _drawn(rates, practice, seed)
         # Stable, so that among equals the draw decides; rounded, for 0.3 and 0.7 are equals.
-        distance = (pl.col("success_rate") - 0.5).abs().round(9)
-        practice = _drawn(practice, seed).sort(distance, maintain_order=True).head(size)
+        distance = np.abs(rates["success_rate"].to_numpy()[practice] - 0.5).round(9)
+        practice = practice[np.argsort(distance, kind="stable")][:size]
     room = math.inf if size is None else size - len(practice)
     allowed = int(min(intractable_cap(len(practice), config.intractable_share), room))
     if len(intractable) > allowed:
-        intractable = _drawn(intractable, seed).head(allowed)
-    chosen = pl.concat([practice, intractable])
+        intractable = _drawn(rates, intractable, seed)[:allowed]
+    chosen = np.concatenate([practice, intractable])
     if config.strategy == "random":
-        chosen = _drawn(rates, seed).head(len(chosen))
-    kept = dict(chosen["outcome"].value_counts().iter_rows())
-    there = dict(rates["outcome"].value_counts().iter_rows())
+        chosen = _drawn(rates, np.arange(len(rates)), seed)[: len(chosen)]
+    kept = np.zeros(len(rates), bool)
+    kept[chosen] = True
     counts = {"samples": len(rates), "buffer": len(chosen)}
-    for outcome in ("mastered", "practice", "intractable"):
-        counts[outcome] = there.get(outcome, 0)
-        counts[f"dropped_{outcome}"] = there.get(outcome, 0) - kept.get(outcome, 0)
-    return Buffer(chosen.select(BUFFER.names).sort("sample_id"), counts)
+    for outcome, there in rows.items():
+        counts[outcome] = len(there)
+        counts[f"dropped_{outcome}"] = int((~kept[there]).sum())
+    return Buffer(_by_id(rates.filter(pl.Series(kept))), counts)
 
 
 def intractable_cap(practice: int, share: float) -> int:
@@ -71,16 +65,28 @@ def intractable_cap(practice: int, share: float) -> int:
 
 def weak_set(rates: pl.DataFrame) -> pl.DataFrame:
     """The samples with SR = 0 (columns of BUFFER, by id)."""
-    weak = rates.filter(pl.col("outcome") == "intractable")
-    return weak.select(BUFFER.names).sort("sample_id")
+    return _by_id(rates.filter(pl.col("outcome") == "intractable"))
 
 
-def _drawn(rates: pl.DataFrame, seed: int) -> pl.DataFrame:
-    """The samples in an order drawn from the seed; the same on every machine and polars version."""
-    digests = [
-        hashlib.blake2b(f"{seed}/{name}".encode("utf-8", "replace"), digest_size=8).digest()
-        for name in rates["sample_id"]
-    ]
+def _by_id(rates: pl.DataFrame) -> pl.DataFrame:
+    rows = rates.select(BUFFER)
+    return rows if rows["sample_id"].is_sorted() else rows.sort("sample_id")
+
+
+def _rows(rates: pl.DataFrame, outcome: str) -> Rows:
+    return np.flatnonzero((rates["outcome"] == outcome).to_numpy())
+
+
+def _drawn(rates: pl.DataFrame, rows: Rows, seed: int) -> Rows:
+    """Rows in an order drawn from the seed; the same on every machine and polars version."""
+    names = rates["sample_id"].gather(rows)
+    start = hashlib.blake2b(f"{seed}/".encode(), digest_size=8)
+    digests = []
+    for name in names.cast(pl.Binary).to_list():
+        digest = start.copy()
+        digest.update(name)
+        digests.append(digest.digest())
     draws = np.frombuffer(b"".join(digests), dtype=">u8").astype(np.uint64)
-    order = rates.with_columns(pl.Series("draw", draws)).sort("draw", "sample_id")
-    return order.drop("draw")
+    order = pl.DataFrame({"row": rows, "draw": draws, "name": names}).sort("draw", "name")
+    drawn: Rows = order["row"].to_numpy()
+    return drawn

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Literal
 
+from pydantic import Field
+
 from pelican.errors import UserInputError
 from pelican.frozen import Frozen
 from pelican.registry.decisions import latest_decision
@@ -42,7 +44,7 @@ class Aliases(Frozen):
     candidate: int | None = None
     current: int | None = None
     previous: int | None = None
-    history: list[Move] = []
+    history: list[Move] = Field(default_factory=list)
 
     def names_of(self, version: int) -> list[str]:
         return [name for name in ALIASES if getattr(self, name) == version]

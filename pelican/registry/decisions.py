@@ -5,6 +5,8 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Literal
 
+from pydantic import Field
+
 from pelican.digest import digest_of
 from pelican.evaluation.gate import Check
 from pelican.frozen import Frozen
@@ -19,7 +21,7 @@ class Decision(Frozen):
     kind: Literal["gate", "override"]
     passed: bool
     against: str | None
-    checks: list[Check] = []
+    checks: list[Check] = Field(default_factory=list)
     by: str
     reason: str = ""
     at: datetime

@@ -12,6 +12,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
+from pydantic import Field
+
 from pelican import settings
 from pelican.digest import digest_of
 from pelican.errors import UserInputError
@@ -45,10 +47,10 @@ class Lineage(Frozen):
     run: str | None = None
     recipe: str | None = None
     recipe_name: str | None = None
-    code: dict[str, str] = {}
-    data: list[DataUse] = []
-    ledgers: list[str] = []
-    scores: dict[str, Any] = {}
+    code: dict[str, str] = Field(default_factory=dict)
+    data: list[DataUse] = Field(default_factory=list)
+    ledgers: list[str] = Field(default_factory=list)
+    scores: dict[str, Any] = Field(default_factory=dict)
     report: str | None = None
 
 

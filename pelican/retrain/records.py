@@ -85,7 +85,7 @@ class Verdict(Frozen):
     parent: str
     version: str | None = None
     reasons: list[str]
-    numbers: dict[str, float] = {}
+    numbers: dict[str, float] = Field(default_factory=dict)
     at: datetime
 
 

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import polars as pl
-import pyarrow as pa
 
 from pelican.data.columns import pool_columns
-from pelican.data.tables import LEDGER, write_table
 from pelican.errors import UserInputError
-from pelican.practice.buffer import BUFFER, build_buffer, weak_set
-from pelican.practice.ledger import ledger_table
 from pelican.practice.success import rates_of
+from pelican.practice.write import FILES, write_tables
 from pelican.stages.context import StageContext
 from pelican.stages.inputs import input_digest
 
@@ -35,13 +32,19 @@ def run(context: StageContext) -> None:
     context.progress(1, 2, "tables")
     policy = input_digest(context.store, spec.inputs["policy"])
     seed = 1000 * context.recipe.seed + spec.loop  # else every loop drew the same of equal samples
-    buffer = build_buffer(rates, context.recipe.filter, seed)
-    weak = weak_set(rates)
-    _write(context, "ledger.parquet", ledger_table(rates, spec.loop, spec.phase, policy), LEDGER)
-    _write(context, "buffer.parquet", buffer.rows, BUFFER)
-    _write(context, "weak.parquet", weak, BUFFER)
+    buffer, weak = write_tables(
+        context.output(),
+        rates,
+        context.recipe.filter,
+        seed,
+        loop=spec.loop,
+        phase=spec.phase,
+        policy=policy,
+    )
+    for name in FILES:
+        context.put(name)
     context.progress(2, 2, "tables")
-    context.counts.update(buffer.counts, weak=len(weak))
+    context.counts.update(buffer.counts, weak=weak)
     if buffer.rows.is_empty():
         counts = buffer.counts
         context.notes["buffer"] = (
@@ -49,11 +52,6 @@ def run(context: StageContext) -> None:
             f" and {counts['intractable']} intractable, so RL has nothing to practise and is skipped"
         )
     _measure(context, rates)
-
-
-def _write(context: StageContext, name: str, frame: pl.DataFrame, schema: pa.Schema) -> None:
-    write_table(context.output(name), frame.to_arrow().cast(schema))
-    context.put(name)
 
 
 def _measure(context: StageContext, rates: pl.DataFrame) -> None:

@@ -13,6 +13,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from pydantic import Field
+
 from pelican.digest import digest_of
 from pelican.frozen import Frozen
 from pelican.storage.objects import WORK, ObjectStore
@@ -49,12 +51,12 @@ class Manifest(Frozen):
     recipe: str
     inputs: dict[str, str]
     outputs: list[OutputFile]
-    counts: dict[str, int] = {}
-    metrics: dict[str, float] = {}
-    notes: dict[str, Any] = {}
+    counts: dict[str, int] = Field(default_factory=dict)
+    metrics: dict[str, float] = Field(default_factory=dict)
+    notes: dict[str, Any] = Field(default_factory=dict)
     started: datetime
     finished: datetime
-    versions: dict[str, str] = {}
+    versions: dict[str, str] = Field(default_factory=dict)
 
     @property
     def seconds(self) -> float:
