@@ -99,6 +99,8 @@ def check_make(line: str) -> None:
     assert set(given) <= VARIABLES, f"{line}: the Makefile knows no such variable"
     assert given.get("PIPELINE", "metaloop") in {*PIPELINES, *SETS}, line
     check_overrides([given.get("SET", "")], given.get("RECIPE", "tiny"))
+    if targets == ["submit"]:
+        check_pelican(f"pelican submit {given.get('ARGS', '')}")
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
