@@ -56,7 +56,7 @@ def submit(
             help="Of ablations: such as dppo,rl_only (`pelican recipe list`); default: all."
         ),
     ] = None,
-    seeds: Annotated[str, typer.Option(help="Of ablations.")] = "0,1,2",
+    seeds: Annotated[str | None, typer.Option(help="Of ablations; default: 0,1,2.")] = None,
     results: Annotated[
         Path | None, typer.Option(help="Of ablations: the file whose section is rewritten.")
     ] = None,
@@ -65,8 +65,16 @@ def submit(
     if pipeline == "ablations":
         from pelican.commands.ablations import ablations
 
-        return ablations(recipe, set_ or [], run, variants, seeds, store, launcher, results)
+        numbers = seeds or "0,1,2"
+        return ablations(recipe, set_ or [], run, variants, numbers, store, launcher, results)
+    given = {"--variants": variants, "--seeds": seeds, "--results": results}
+    if stray := [name for name, value in given.items() if value is not None]:
+        raise UserInputError(f"{stray[0]} is of the pipeline ablations, not of {pipeline}")
     if pipeline == "retrain":
+        if run:
+            raise UserInputError(
+                f"--run {run}: a retraining names its run after model, data and recipe; leave it out"
+            )
         from pelican.commands.retrain import retrain as retrain_it
 
         return retrain_it(data, from_, recipe, set_ or [], store, launcher)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import ssl
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -23,6 +24,13 @@ class Request:
     path: str
     headers: Mapping[str, str]
     body: bytes
+
+
+def free_port() -> int:
+    """Of this machine; another may take it before it is used."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 @contextmanager

@@ -99,6 +99,8 @@ def check_make(line: str) -> None:
     assert set(given) <= VARIABLES, f"{line}: the Makefile knows no such variable"
     assert given.get("PIPELINE", "metaloop") in {*PIPELINES, *SETS}, line
     check_overrides([given.get("SET", "")], given.get("RECIPE", "tiny"))
+    if targets == ["submit"]:
+        check_pelican(f"pelican submit {given.get('ARGS', '')}")
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -116,6 +118,10 @@ def test_every_path_of_a_page_exists(page: Path) -> None:
     for name in inline(page.read_text(encoding="utf-8")):
         if re.fullmatch(rf"(?:{FOLDERS})/[\w.*/-]+", name):
             assert list(ROOT.glob(name.rstrip("/"))), f"{page.name}: {name} is not there"
+    for module in re.findall(r"python -m ((?:benchmarks|pelican)[\w.]*)", page.read_text()):
+        assert list(ROOT.glob(f"{module.replace('.', '/')}*")), (
+            f"{page.name}: {module} is not there"
+        )
     for link in re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8")):
         assert (page.parent / link).exists(), f"{page.name}: {link} is not there"
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from pelican.errors import InfrastructureError, PelicanError, ResourceError, UserInputError
 from pelican.launch.base import StageError
-from pelican.launch.jobspec import CONTAINER, Tree
+from pelican.launch.podspec import CONTAINER, Tree
 from pelican.sections.placement import StageResources
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from pelican.launch.base import OnProgress
 from pelican.launch.follow import LogFollower
-from pelican.launch.jobspec import Tree
 from pelican.launch.kube import Kube
+from pelican.launch.podspec import Tree
 from pelican.storage.objects import ObjectStore
 from pelican.telemetry.events import parse
 

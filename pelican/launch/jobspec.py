@@ -5,17 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import Any
 
 from pelican import settings
 from pelican.digest import digest_of
 from pelican.errors import UserInputError
 from pelican.launch.base import Job
+from pelican.launch.podspec import PORT, Tree, pod_spec
 from pelican.launch.target import Target
 from pelican.sections.placement import StageResources
 
 GROUP, VERSION, PLURAL = "kubeflow.org", "v1", "pytorchjobs"
-CONTAINER = "pytorch"  # the operator wants this name
 MANAGED, RUN, STAGE, KFP_RUN = (
     "app.kubernetes.io/managed-by",
     "pelican.dev/run",
@@ -28,17 +27,11 @@ DIGEST, ATTEMPT, FOLLOWED, STORE = (
     "pelican.dev/followed",
     "pelican.dev/store",
 )
-USER = 65532  # of the images
-PORT = 23456
-RESTARTS = (
-    100  # of an elastic job's processes, each from the last checkpoint: other pods came or went
-)
-METRICS_PORT = 9464  # scraped by the PodMonitor of manifests/monitoring
+# Of an elastic job's processes, each from the last checkpoint: other pods came or went.
+RESTARTS = 100
 # Rank 0 would name its store to others at the first meeting only: who joins later waits for ever.
 MEETING = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
-CACHE, SCRATCH, CA = "/cache", "/tmp", "/etc/pelican/ca"
 MAX_NAME = 50  # the operator adds `-worker-10`, and a label has 63 characters
-Tree = dict[str, Any]
 
 
 def job_name(job: Job) -> str:
@@ -100,11 +93,8 @@ def build_job(job: Job, target: Target, spec_uri: str, store_env: Mapping[str, s
     """
     resources = job.spec.recipe.resources.of(job.spec.stage)
     pods, each = processes_of(job, resources)
-    labels = {
-        MANAGED: "pelican",
-        RUN: job.spec.run,
-        STAGE: job.label[:63],
-    }
+    same_job = {RUN: job.spec.run, STAGE: job.label[:63]}
+    labels = {MANAGED: "pelican", **same_job}
     queue = {"kueue.x-k8s.io/queue-name": resources.queue} if resources.queue else {}
     owner = {KFP_RUN: target.kfp_run} if target.kfp_run else {}
     template = {
@@ -112,7 +102,9 @@ def build_job(job: Job, target: Target, spec_uri: str, store_env: Mapping[str, s
             "labels": labels,
             "annotations": {"sidecar.istio.io/inject": "false"},
         },
-        "spec": _pod(job, target, resources, spec_uri, store_env, pods, each),
+        "spec": pod_spec(
+            job, target, resources, spec_uri, store_env, each, same_job if pods > 1 else {}
+        ),
     }
     replicas: Tree = {"Master": {"replicas": 1, "restartPolicy": "Never", "template": template}}
     if pods > 1:
@@ -181,115 +173,3 @@ def of_attempt(tree: Tree, number: int, time: str) -> Tree:
         for container in replicas["template"]["spec"]["containers"]:
             container["env"].append({"name": settings.ATTEMPT, "value": f"{number}-{time}"})
     return made
-
-
-def _pod(
-    job: Job,
-    target: Target,
-    resources: StageResources,
-    spec_uri: str,
-    store_env: Mapping[str, str],
-    pods: int,
-    each: int,
-) -> Tree:
-    volumes: list[Tree] = [
-        {"name": "scratch", "emptyDir": {}},
-        {"name": "cache", "emptyDir": {"sizeLimit": resources.cache}},
-        {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": resources.shm}},
-    ]
-    mounts: list[Tree] = [
-        {"name": "scratch", "mountPath": SCRATCH},
-        {"name": "cache", "mountPath": CACHE},
-        {"name": "shm", "mountPath": "/dev/shm"},
-    ]
-    if target.ca_secret:
-        volumes.append({"name": "ca", "secret": {"secretName": target.ca_secret}})
-        mounts.append({"name": "ca", "mountPath": CA, "readOnly": True})
-    container: Tree = {
-        "name": CONTAINER,
-        "image": resources.image or target.image_of(job.spec.stage, job.spec.recipe),
-        "imagePullPolicy": "IfNotPresent",
-        "command": ["python", "-m", "pelican.pod", job.spec.stage, spec_uri, str(each)],
-        "env": _variables(job, target, resources, store_env),
-        "envFrom": [{"secretRef": {"name": target.store_secret}}],
-        "ports": [
-            {"name": "pytorchjob-port", "containerPort": PORT},
-            {"name": "metrics", "containerPort": METRICS_PORT},
-        ],
-        "resources": _quantities(resources),
-        "securityContext": {
-            "allowPrivilegeEscalation": False,
-            "capabilities": {"drop": ["ALL"]},
-            "readOnlyRootFilesystem": True,
-        },
-        "terminationMessagePolicy": "FallbackToLogsOnError",
-        "volumeMounts": mounts,
-    }
-    pod: Tree = {
-        "serviceAccountName": resources.service_account or target.service_account,
-        "automountServiceAccountToken": False,
-        "enableServiceLinks": False,
-        "terminationGracePeriodSeconds": 10,
-        "securityContext": {
-            "runAsNonRoot": True,
-            "runAsUser": USER,
-            "runAsGroup": USER,
-            "fsGroup": USER,
-            "seccompProfile": {"type": "RuntimeDefault"},
-        },
-        "containers": [container],
-        "volumes": volumes,
-    }
-    if resources.node_selector:
-        pod["nodeSelector"] = dict(resources.node_selector)
-    if resources.tolerations:
-        pod["tolerations"] = [t.model_dump(exclude_none=True) for t in resources.tolerations]
-    if resources.priority_class:
-        pod["priorityClassName"] = resources.priority_class
-    if target.pull_secrets:
-        pod["imagePullSecrets"] = [{"name": name} for name in target.pull_secrets]
-    if pods > 1 and resources.together:
-        pod["affinity"] = _near(job)
-    return pod
-
-
-def _variables(
-    job: Job, target: Target, resources: StageResources, store_env: Mapping[str, str]
-) -> list[Tree]:
-    threads = str(job.threads)
-    found = {
-        "HOME": SCRATCH,
-        "HF_HUB_OFFLINE": "1",
-        "OMP_NUM_THREADS": threads,
-        "POLARS_MAX_THREADS": threads,
-        "PELICAN_CACHE": CACHE,
-        "PELICAN_METRICS_PORT": str(METRICS_PORT),
-        "TOKENIZERS_PARALLELISM": "false",
-        **store_env,
-    }
-    if target.pushgateway:
-        found["PELICAN_PUSHGATEWAY"] = target.pushgateway
-    if target.ca_secret:
-        found["S3_CA_BUNDLE"] = f"{CA}/ca.crt"
-    found |= resources.env or {}
-    found |= job.env
-    return [{"name": name, "value": found[name]} for name in sorted(found)]
-
-
-def _quantities(resources: StageResources) -> Tree:
-    asked: Tree = {"cpu": resources.cpu, "memory": resources.memory}
-    limits: Tree = {"memory": resources.memory}
-    if resources.gpus:
-        name = resources.gpu_resource or "nvidia.com/gpu"
-        asked[name] = limits[name] = str(resources.gpus)
-    return {"requests": asked, "limits": limits}
-
-
-def _near(job: Job) -> Tree:
-    """Prefer the node that has the job's other pods: their gradients then stay on it."""
-    term = {
-        "labelSelector": {"matchLabels": {RUN: job.spec.run, STAGE: job.label[:63]}},
-        "topologyKey": "kubernetes.io/hostname",
-    }
-    preferred = {"weight": 100, "podAffinityTerm": term}
-    return {"podAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [preferred]}}

@@ -22,13 +22,13 @@ from pelican.launch.jobspec import (
     FOLLOWED,
     MANAGED,
     RUN,
-    Tree,
     build_job,
     least_pods,
     of_attempt,
     processes_of,
 )
 from pelican.launch.kube import Absent, Conflict, Kube
+from pelican.launch.podspec import Tree
 from pelican.launch.target import Target
 from pelican.runs import CANCELLED, run_prefix
 from pelican.stages.commit import finished_manifest

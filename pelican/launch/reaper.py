@@ -6,8 +6,9 @@ import os
 from collections.abc import Iterator
 from datetime import UTC, datetime
 
-from pelican.launch.jobspec import FOLLOWED, KFP_RUN, MANAGED, RUN, STORE, Tree
+from pelican.launch.jobspec import FOLLOWED, KFP_RUN, MANAGED, RUN, STORE
 from pelican.launch.kube import Kube
+from pelican.launch.podspec import Tree
 from pelican.runs import CANCELLED, RECIPE, run_prefix
 from pelican.storage.objects import ObjectStore
 

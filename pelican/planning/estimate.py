@@ -199,8 +199,8 @@ def engine_seconds(
     gpus = config.tensor_parallel_size
     room = engine_memory(2.0 * shape.total, shape, recipe, load, gpu)["keys and values"] * gpus
     fit = room / ((load.prompt + load.completion) * shape.kv_bytes(2))
-    together = max(1.0, min(config.max_num_seqs, fit))
     each = ceil(prompts / engines)
+    together = max(1.0, min(config.max_num_seqs, fit, each * tries))
     return prefill_seconds(shape, gpu, gpus, each, load) + decode_seconds(
         shape, gpu, gpus, each * tries, load, together
     )

@@ -33,18 +33,17 @@ from pelican.sim.questions import questions
 from pelican.training.checkpoints import save_policy
 from pelican.twin.architecture import make_model, make_processor, train_tokenizer
 from pelican.twin.corpus import Corpus, load_corpus
-from pelican.twin.language_training import (
+from pelican.twin.language_training import encode_all, train_language
+from pelican.twin.looking import FAMILY
+from pelican.twin.rows import (
     Mixture,
     Row,
     completion_text,
-    encode_all,
     make_rows,
     prompt_text,
     read_rows,
-    train_language,
     write_rows,
 )
-from pelican.twin.looking import FAMILY
 from pelican.twin.vision_training import train_tower
 
 VOCABULARY = 640

@@ -113,6 +113,9 @@ MISTAKES = [
     ("submit --set data.corrections=/nowhere", "data.corrections=/nowhere: there is nothing"),
     # Pipelines, launchers, runs, stores.
     ("submit --pipeline metalop", "did you mean 'metaloop'?"),
+    ("submit --variants dppo", "--variants is of the pipeline ablations, not of metaloop"),
+    ("submit --pipeline evaluate --seeds 1", "--seeds is of the pipeline ablations"),
+    ("submit --pipeline retrain --data x --from tiny --run mine", "names its run after model"),
     ("submit --pipeline ablation", "did you mean 'ablations'?"),
     ("compile ablations -o {}/x.yaml", "`pelican submit --pipeline ablations` runs it"),
     ("submit --launcher moon", "there are auto, kubeflow, local, pytorchjob"),

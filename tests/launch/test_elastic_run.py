@@ -22,6 +22,7 @@ from pelican.settings import home
 from pelican.stages.spec import StageSpec
 from pelican.storage.manifests import read_manifest
 from pelican.storage.objects import FolderStore
+from tests.endpoints import free_port
 
 ROOT = Path(__file__).parent.parent.parent
 PROGRAM = (
@@ -96,9 +97,7 @@ def kill(process: subprocess.Popen[bytes]) -> None:
 
 @pytest.mark.long
 def test_a_training_goes_on_with_more_pods_and_with_fewer(tmp_path: Path) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     spec = spec_in(tmp_path)
     first = pod(tmp_path, "first", port, spec)
     second: subprocess.Popen[bytes] | None = None

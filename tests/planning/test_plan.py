@@ -12,7 +12,13 @@ import pytest
 
 from pelican.commands.plan import print_plan
 from pelican.errors import UserInputError
-from pelican.planning.estimate import GPUS, Load, rl_step_seconds, train_memory
+from pelican.planning.estimate import (
+    GPUS,
+    Load,
+    engine_seconds,
+    rl_step_seconds,
+    train_memory,
+)
 from pelican.planning.plan import make_plan
 from pelican.planning.shapes import shape_of
 from pelican.recipes import find_recipe
@@ -133,6 +139,12 @@ def test_what_a_variant_of_rl_costs_a_step(
     varied = rl_step_seconds(shape, find_recipe(recipe, [overrides]), GPUS["h100"], LOAD)
     for part, (least, most) in (("generation", generation), ("training", training)):
         assert least - 1e-9 <= varied[part] / plain[part] <= most + 1e-9
+
+
+def test_completions_that_are_decoded_together_share_the_weights_reading() -> None:
+    shape, recipe = shape_of("models/Qwen2.5-VL-7B-Instruct"), find_recipe("pelican_7b")
+    one, eight = (engine_seconds(shape, recipe, GPUS["h100"], LOAD, 1, 1, n) for n in (1, 8))
+    assert one < eight < 1.2 * one
 
 
 def test_more_rollouts_of_a_group_need_more_keys_and_no_more_passes() -> None:

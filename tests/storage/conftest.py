@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import socket
 import ssl
 import subprocess
 import time
@@ -17,6 +16,7 @@ import pytest
 
 from pelican.storage.s3 import S3Store
 from pelican.storage.s3_client import S3Settings, make_client
+from tests.endpoints import free_port
 
 USER, PASSWORD = "tests", "only-for-tests"
 
@@ -76,12 +76,6 @@ class Server:
         if self.process is not None:
             self.process.kill()
             self.process.wait()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture(scope="session")

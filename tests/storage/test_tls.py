@@ -12,7 +12,8 @@ import trustme
 from pelican.errors import UserInputError
 from pelican.storage.s3 import S3Store
 from pelican.storage.s3_client import S3Settings, make_client
-from tests.storage.conftest import Server, free_port
+from tests.endpoints import free_port
+from tests.storage.conftest import Server
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import socket
 import subprocess
 import time
 import urllib.error
@@ -16,6 +15,8 @@ import pytest
 from prometheus_client.core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.endpoints import free_port
+
 
 def program(name: str) -> str:
     """Its path; the test is skipped without it."""
@@ -24,12 +25,6 @@ def program(name: str) -> str:
         packages = {"promtool": "prometheus", "kubectl": "kubernetes-client"}
         pytest.skip(f"{name} is not there; Debian's {packages.get(name, name)} brings it")
     return found
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def get(url: str, *, patience_s: float = 30.0) -> str:

@@ -6,7 +6,8 @@ import pytest
 
 from pelican.metrics import catalogue as m
 from pelican.telemetry import exporter, record
-from tests.telemetry.servers import free_port, get, values
+from tests.endpoints import free_port
+from tests.telemetry.servers import get, values
 
 
 @pytest.mark.parametrize(

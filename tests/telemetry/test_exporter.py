@@ -13,7 +13,8 @@ import pytest
 from pelican.errors import UserInputError
 from pelican.metrics import catalogue as m
 from pelican.telemetry import exporter, jobs, record
-from tests.telemetry.servers import free_port, get, pushgateway, values
+from tests.endpoints import free_port
+from tests.telemetry.servers import get, pushgateway, values
 
 ROOT = Path(__file__).parent.parent.parent
 

@@ -19,7 +19,8 @@ from pelican.dashboards import BOARDS
 from pelican.dashboards.local import commands, page, plain_query, write_configuration
 from pelican.metrics.series import SERIES
 from pelican.settings import home
-from tests.telemetry.servers import free_port, get, program, running
+from tests.endpoints import free_port
+from tests.telemetry.servers import get, program, running
 
 # Six steps, because the trainers log every five.
 OVERRIDES = (

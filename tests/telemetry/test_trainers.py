@@ -12,7 +12,8 @@ from pelican.telemetry import exporter
 from pelican.training.checkpoints import Losses
 from pelican.training.curve import RlCurve
 from pelican.training.groups import StepRecord
-from tests.telemetry.servers import free_port, get, values
+from tests.endpoints import free_port
+from tests.telemetry.servers import get, values
 from tests.training import made
 
 

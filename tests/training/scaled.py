@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import sys
 import time
 import traceback
@@ -36,6 +35,7 @@ from pelican.recipe import (  # noqa: E402
     SftConfig,
 )
 from tests.data.factory import clip, sample  # noqa: E402
+from tests.endpoints import free_port  # noqa: E402
 from tests.training.made import losses, scaled_grpo  # noqa: E402
 
 SAMPLES = [sample(i) for i in range(7)] + [clip(7, (0.0, 8.0))]
@@ -213,9 +213,7 @@ def serve(case: dict[str, Any], twin: Path, folder: Path) -> NoReturn:
 def run(case: dict[str, Any], twin: Path, root: Path) -> None:
     folder = root / case["name"]
     folder.mkdir(parents=True, exist_ok=True)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
+    port = free_port()
     if "stale" in case:
         server = os.fork()
         if server == 0:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import socket
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -30,6 +29,7 @@ from pelican.storage.s3 import S3Store
 from pelican.storage.s3_client import S3Settings, make_client
 from pelican.trigger.audit import read_audit
 from tests.conftest import World, write_checkpoint
+from tests.endpoints import free_port
 from tests.launch.test_kfp_client import Backend, serving_backend
 from tests.storage.conftest import Server
 from tests.trigger.made import event, notification, service, wait_for
@@ -42,9 +42,7 @@ pytestmark = pytest.mark.slow
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     if shutil.which("minio") is None:
         pytest.skip("there is no `minio` on the PATH: these tests need a real S3 server")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        found = Server(tmp_path / "minio", int(probe.getsockname()[1]))
+    found = Server(tmp_path / "minio", free_port())
     found.folder.mkdir()
     for name, value in {**found.environment(), "PELICAN_CACHE": str(tmp_path / "cache")}.items():
         monkeypatch.setenv(name, value)
@@ -145,9 +143,7 @@ def test_kubeflow_away_before_and_after_the_submission(
 ) -> None:
     """The real `pelican retrain` submits and follows; the API's server is made, and is away twice."""
     kubeflow = Backend()
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
+    port = free_port()
     monkeypatch.setenv("KFP_HOST", f"http://127.0.0.1:{port}")
     monkeypatch.setenv("PELICAN_STORE", store.uri)
     for name in ("KFP_UI", "KFP_NAMESPACE", "KFP_TOKEN", "KFP_TOKEN_FILE"):

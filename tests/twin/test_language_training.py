@@ -12,11 +12,10 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from pelican.sim.records import QA
 from pelican.twin.corpus import Corpus, Scene
-from pelican.twin.language_training import (
+from pelican.twin.language_training import bundle_loss, encode_all
+from pelican.twin.rows import (
     Mixture,
-    bundle_loss,
     completion_text,
-    encode_all,
     make_rows,
     prompt_text,
     read_rows,
