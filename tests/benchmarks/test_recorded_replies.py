@@ -67,10 +67,16 @@ def test_replies_are_scored_and_a_missing_one_counts_as_wrong(
 def test_files_that_can_not_be_scored_end_in_one_sentence(tmp_path: Path) -> None:
     LAYOUTS["vsibench"](tmp_path / "data")
     cases: list[tuple[list[dict[str, Any]], str]] = [
-        ([{"id": "q-7", "reply": "4"}], r"named like 'vsibench-0', those in the file like 'vsibench-q-7'"),
+        (
+            [{"id": "q-7", "reply": "4"}],
+            r"named like 'vsibench-0', those in the file like 'vsibench-q-7'",
+        ),
         ([{"reply": "4"}], r"row 1 has no id; it may be called id, question_id"),
         ([{"id": 0, "said": "4"}], r"row 1 has no reply; it may be called reply"),
-        ([{"id": 0, "reply": "4"}, {"id": "0", "reply": "5"}], r"row 2: question 'vsibench-0' has a reply"),
+        (
+            [{"id": 0, "reply": "4"}, {"id": "0", "reply": "5"}],
+            r"row 2: question 'vsibench-0' has a reply",
+        ),
     ]
     for rows, sentence in cases:
         replies = lines(tmp_path / "mine.jsonl", *rows)
