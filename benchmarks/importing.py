@@ -135,7 +135,7 @@ def watched(profile: Profile) -> Iterator[None]:
         (media, "_prepared", "decode"),
         (media.Loader, "image_bytes", "files"),
         (flow, "convert", "convert"),
-        (work.Work, "_write", "shards"),
+        (work.Work, "_save", "shards"),
         (run, "_finish", "finish"),
         (ChatReader, "read", "rows"),
     ]

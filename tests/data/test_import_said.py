@@ -109,6 +109,23 @@ def test_frames_of_open_eqa_lie_beside_its_file_as_published(tmp_path: Path) -> 
     assert set(found.bad) == {"q2", "q3"}
 
 
+def test_a_link_among_frames_that_leads_out_is_not_followed(tmp_path: Path) -> None:
+    secret = image(tmp_path / "elsewhere" / "secret.png", 9)
+    for episode in ("fine", "led"):
+        for number in range(3):
+            image(tmp_path / "repo" / "frames" / episode / f"{number}.png", number)
+    inside = tmp_path / "repo" / "frames" / "fine" / "3.png"
+    inside.symlink_to(tmp_path / "repo" / "frames" / "led" / "0.png")
+    (tmp_path / "repo" / "frames" / "led" / "3.png").symlink_to(secret)
+    row = {"question": "What is it?", "answer": "a fan", "category": "object recognition"}
+    rows = [{**row, "question_id": e, "episode_history": e} for e in ("fine", "led")]
+    write_json(tmp_path / "repo" / "open-eqa-v0.json", rows)
+    found = imported(tmp_path / "repo", tmp_path / "pool")
+    assert len(found.samples["openeqa/fine"].images) == 4
+    assert found.bad == {"led": "media_path"}
+    assert found.reasons["led"].endswith("leaves the media folder")
+
+
 def test_keys_by_which_rows_are_known_again_stay_what_they_were() -> None:
     """Another digest would make every row of every pool a new one."""
     row = {"b": [1, 2.5, "ä", None, True], "a": b"x", "c": {"d": float("inf")}}

@@ -141,8 +141,10 @@ class Loader:
             )
         step = max(1, round(max(self.rule.step_s, span / self.rule.max_frames) * fps))
         chosen = range(first, last, step)
+        # By the finder, each: a folder inside may hold a link that leads out.
+        files = [Media("image", f"{medium.path.rstrip('/')}/{paths[i].name}") for i in chosen]
         frames = tuple(
-            _prepared(_read(paths[i], paths[i].name), self.rule.max_pixels)[0] for i in chosen
+            _named(file, self.image_bytes(file), self.rule.max_pixels)[0] for file in files
         )
         if len(frames) < 2:
             raise RowError("clip_step", f"folder {medium.path!r} shows one frame in its window")
