@@ -135,7 +135,7 @@ def watched(profile: Profile) -> Iterator[None]:
         (media, "_prepared", "decode"),
         (media.Loader, "image_bytes", "files"),
         (flow, "convert", "convert"),
-        (work.Work, "_write", "shards"),
+        (work.Work, "_save", "shards"),
         (run, "_finish", "finish"),
         (ChatReader, "read", "rows"),
     ]
@@ -276,6 +276,7 @@ def report(rows: int, size: str, decoded: dict[str, Any], whole: dict[str, Any])
 
 def main() -> None:
     if len(sys.argv) > 2:
+        works: dict[str, Callable[..., dict[str, Any]]]
         works = {"bare": bare, "import": imported, "check": checked}
         print(json.dumps(works[sys.argv[1]](*map(Path, sys.argv[2:]))))
         return

@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from pelican import settings
 from pelican.commands.output import check_output
 from pelican.commands.tables import rows_table
 from pelican.data.checks.findings import CHECKS
@@ -67,7 +68,8 @@ def check_and_print(
     if not checked.passes(threshold):
         print("next: mend what the page shows and import again, or accept a share with --threshold")
     elif not against:
-        print(f"next: `pelican data check {where} --against samples/test` looks for leaks")
+        held_out = settings.resolve("samples/test")
+        print(f"next: `pelican data check {where} --against {held_out}` looks for leaks")
     else:
         # Paths of a recipe count from the repository, so only a whole one is right everywhere.
         print(f"next: `make submit SET=data.train={pool.absolute()}` trains on it")

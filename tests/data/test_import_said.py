@@ -10,6 +10,8 @@ import pytest
 from pelican.commands.data_import import Wishes, import_source
 from pelican.data.importing.finder import Finder
 from pelican.data.quarantine import RowError
+from pelican.data.readers.base import record_key
+from pelican.data.versions import read_version
 from tests.data.readers.world import image, imported, write_json
 
 
@@ -105,3 +107,40 @@ def test_frames_of_open_eqa_lie_beside_its_file_as_published(tmp_path: Path) -> 
     assert {name: s.scene for name, s in found.samples.items()} == {"openeqa/q1": episode}
     assert found.samples["openeqa/q1"].times_s == (0.0, 1.0, 2.0, 3.0)
     assert set(found.bad) == {"q2", "q3"}
+
+
+def test_a_link_among_frames_that_leads_out_is_not_followed(tmp_path: Path) -> None:
+    secret = image(tmp_path / "elsewhere" / "secret.png", 9)
+    for episode in ("fine", "led"):
+        for number in range(3):
+            image(tmp_path / "repo" / "frames" / episode / f"{number}.png", number)
+    inside = tmp_path / "repo" / "frames" / "fine" / "3.png"
+    inside.symlink_to(tmp_path / "repo" / "frames" / "led" / "0.png")
+    (tmp_path / "repo" / "frames" / "led" / "3.png").symlink_to(secret)
+    row = {"question": "What is it?", "answer": "a fan", "category": "object recognition"}
+    rows = [{**row, "question_id": e, "episode_history": e} for e in ("fine", "led")]
+    write_json(tmp_path / "repo" / "open-eqa-v0.json", rows)
+    found = imported(tmp_path / "repo", tmp_path / "pool")
+    assert len(found.samples["openeqa/fine"].images) == 4
+    assert found.bad == {"led": "media_path"}
+    assert found.reasons["led"].endswith("leaves the media folder")
+
+
+def test_keys_by_which_rows_are_known_again_stay_what_they_were() -> None:
+    """Another digest would make every row of every pool a new one."""
+    row = {"b": [1, 2.5, "ä", None, True], "a": b"x", "c": {"d": float("inf")}}
+    assert record_key(row) == "f08fc4620ae14abed3eb2c5c"
+
+
+def test_the_version_does_not_depend_on_how_many_work_on_it(tmp_path: Path) -> None:
+    names = [f"{number}.jpg" for number in range(41)]
+    for number, name in enumerate(names[:-1]):
+        image(tmp_path / "lab" / name, number)
+    write_json(tmp_path / "lab" / "rows.json", [asked(name) for name in [*names, names[3]]])
+    found = {}
+    for workers in (1, 2, 5):
+        pool = imported(tmp_path / "lab", tmp_path / f"pool-{workers}", workers=workers).pool
+        version = read_version(pool)
+        assert version is not None and (version.rows, version.quarantined) == (40, 2)
+        found[workers] = version.id
+    assert len(set(found.values())) == 1

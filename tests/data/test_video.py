@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import io
 import random
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from time import sleep
+from typing import Any
 
 import av
 import numpy as np
@@ -16,7 +20,7 @@ from pelican.data.images import SAFE_PIXELS
 from pelican.data.quarantine import RowError
 from pelican.data.video.base import Video, torchcodec_fault
 from pelican.data.video.cache import ClipCache
-from pelican.data.video.clips import ClipRule, cut_clip, targets
+from pelican.data.video.clips import Clip, ClipRule, cut_clip, targets
 from pelican.data.video.pyav import PyavVideo
 from tests.data.readers.world import video
 
@@ -185,3 +189,25 @@ def test_a_clip_is_cut_once_and_a_damaged_copy_is_cut_again(
 def test_targets_leave_out_the_end() -> None:
     assert targets(0.0, 64.0, ClipRule(step_s=1.0, max_frames=64))[-1] == 63.0
     assert len(targets(0.0, 64.0, ClipRule(step_s=1.0, max_frames=32))) == 32
+
+
+def test_a_clip_that_two_rows_want_at_once_is_cut_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = video(tmp_path / "a.mp4")
+    cuts, cutting = [], threading.Event()
+
+    def slowly(*what: Any) -> Clip:
+        cuts.append(what)
+        cutting.set()
+        sleep(0.2)  # the other one asks meanwhile
+        return cut_clip(*what)
+
+    monkeypatch.setattr("pelican.data.video.cache.cut_clip", slowly)
+    cache = ClipCache(tmp_path / "cache")
+    with ThreadPoolExecutor(2) as threads:
+        first = threads.submit(cache, path, ClipRule())
+        cutting.wait()
+        second = threads.submit(cache, path, ClipRule())
+        assert first.result() == second.result()
+    assert len(cuts) == 1

@@ -83,7 +83,7 @@ class Work:
         self._wait()
         if self._good or self._bad:
             number = len(self._finished)
-            self._writing = self._writer.submit(self._write, number, self._good, self._bad)
+            self._writing = self._writer.submit(self._save, number, self._good, self._bad)
             self._good, self._bad, self._bytes = [], [], 0
 
     def _wait(self) -> None:
@@ -91,7 +91,7 @@ class Work:
             self._finished.append(self._writing.result())
             self._writing = None
 
-    def _write(self, number: int, good: list[Good], bad: list[Bad]) -> dict[str, Any]:
+    def _save(self, number: int, good: list[Good], bad: list[Bad]) -> dict[str, Any]:
         shard = None
         if good:
             path = self.folder / f"chunk-{number:05d}.parquet"
