@@ -9,7 +9,7 @@ from typing import Any
 from pelican.benchmarks.base import Benchmark
 from pelican.benchmarks.load import Loaded, load
 from pelican.data.readers.source import json_rows
-from pelican.engines.base import rollout_seed
+from pelican.engines.base import Engine, rollout_seed
 from pelican.errors import UserInputError
 from pelican.recipe import Sampling
 from pelican.records import Rollout, Sample
@@ -18,7 +18,7 @@ IDS = ("id", "question_id", "sample_id", "uid", "q_uid")
 REPLIES = ("reply", "completion", "response", "prediction", "pred", "output", "answer", "text")
 
 
-class RecordedEngine:
+class RecordedEngine(Engine):
     """An engine that looks replies up. A question without one has an empty reply, in `refused`."""
 
     def __init__(self, replies: Mapping[str, str]) -> None:
@@ -41,9 +41,6 @@ class RecordedEngine:
                     finish="stop",
                 )
             ]
-
-    def close(self) -> None:
-        """Nothing is open."""
 
 
 def read_replies(path: Path, benchmark: str) -> dict[str, str]:
