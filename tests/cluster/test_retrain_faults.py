@@ -21,8 +21,8 @@ from pelican.runs import list_runs
 from pelican.storage.s3 import S3Store
 from pelican.trigger.worker import Status
 from tests.cluster import deliveries
-from tests.cluster.conftest import LONG_S, NAMESPACE, SHORT_S, Cluster, kubectl
-from tests.cluster.deployed import Deployed, deployed, ready
+from tests.cluster.conftest import LONG_S, NAMESPACE, Cluster, kubectl
+from tests.cluster.deployed import Deployed, deployed
 from tests.cluster.proxy import Proxy
 from tests.cluster.test_retrain import DIAGNOSIS, settings, stages
 
@@ -72,13 +72,14 @@ def test_pods_killed_before_and_after_the_submission_make_one_run(
     kill(*(pod["metadata"]["name"] for pod in trigger.pods()))
     assert trigger.told()["started"] == 0
     trigger.cluster.wait_for("the start", lambda: trigger.told()["started"], LONG_S)
-    (run,) = (s.run for s in list_runs(trigger.cluster.store))
+    (run,) = {entry["run"] for entry in trigger.audit() if entry["what"] == "started"}
     before = trigger.cluster.wait_for("a job", lambda: trigger.cluster.jobs(run), LONG_S)
     kill(owner(trigger, 1))
     end = trigger.ended(1)
     told = trigger.told()
     assert (end["what"], end["outcome"], end["run"]) == ("done", "no weakness", run)
     assert (told["sealed"], told["started"], told["taken over"]) == (1, 2, 1)
+    assert [s.run for s in list_runs(trigger.cluster.store)] == [run]
     assert stages(trigger, run) == DIAGNOSIS
     after = {job["metadata"]["name"]: job["metadata"]["uid"] for job in trigger.cluster.jobs(run)}
     for job in before:
@@ -94,9 +95,9 @@ def test_a_store_away_for_a_minute_loses_no_event(proxied: Proxied, tmp_path: Pa
     time.sleep(1)
     trigger.deliver(*paths)  # the bucket is there, the service can keep nothing
     away.join()
-    trigger.cluster.wait_for("both replicas", lambda: ready() == 2, SHORT_S)
-    end = trigger.ended(before["done"] + 1)
+    assert trigger.told() == before
+    end = trigger.ended(before["done"] + before["failed"] + 1)
     assert (end["what"], end["outcome"]) == ("done", "no weakness")
     now = trigger.told() - before
-    assert (now["sealed"], now["done"]) == (1, 1)
+    assert (now["sealed"], now["started"], now["done"]) == (1, 1, 1)
     assert read_verdict(trigger.cluster.store, end["run"]) is not None
