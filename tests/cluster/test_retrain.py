@@ -26,7 +26,7 @@ pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 # Small, but for the gate: its rules are the recipe's.
 SMALL = (
     "loops=1 rl.enabled=false data.samples_per_loop=80 rollout.workers=1 rollout.samples=4"
-    " rollout.weak_samples=2 distill.max_rows=420 distill.neighbours=6 distill.tries=1"
+    " rollout.weak_samples=2 distill.max_rows=300 distill.neighbours=6 distill.tries=1"
     " sft.batch_size=24 sft.processes=2 retrain.held_share=0.3 retrain.replay=0.5 retrain.min_weak=10"
     " resources.every.cpu=200m resources.every.memory=3Gi"
 )
@@ -143,6 +143,7 @@ def test_what_is_better_becomes_current_with_its_lineage(trigger: Deployed, tmp_
     assert (lineage.parent, lineage.run) == ("tiny:1", verdict.run)
     (use,) = lineage.data
     assert use.version == verdict.data and use.samples + use.held_samples == 300
+    assert lineage.code["commit"] not in ("", "unknown")
     assert lineage.recipe and lineage.report and all(store.exists(key) for key in lineage.ledgers)
     assert store.exists(f"{version.checkpoint}/model.safetensors")
     # The same files again are the same object versions: MinIO tells of them, nothing is started.
