@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 import pytest
 from minio import MinioAdmin
-from minio.credentials import EnvAWSProvider
+from minio.credentials.providers import EnvAWSProvider
 from minio.error import MinioAdminException, MinioException
 from minio.notificationconfig import NotificationConfig, QueueConfig, SuffixFilterRule
 
