@@ -19,5 +19,7 @@ LABEL org.opencontainers.image.title="pelican-control" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}"
+# A model's lineage names the code that made it.
+ENV PELICAN_COMMIT=${REVISION}
 USER 65532:65532
 ENTRYPOINT ["python", "-m", "pelican"]

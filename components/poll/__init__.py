@@ -10,11 +10,12 @@ def poll(store: str, model: str, recipe: str, overrides: str, prefix: str, launc
     """One look for new data; what is a whole batch is retrained on. Returns the new objects."""
     from pelican.storage.objects import open_store
     from pelican.trigger.config import read_config
+    from pelican.trigger.places import located
     from pelican.trigger.poll import keep_polling
     from pelican.trigger.submitter import CommandSubmitter
 
     given = {"model": model, "recipe": recipe, "overrides": overrides}
     given |= {"prefix": prefix, "launcher": launcher}
-    config = read_config().model_copy(update=given)
+    config = located(read_config().model_copy(update=given), store)
     objects = open_store(store)
     return keep_polling(objects, config, CommandSubmitter(objects, config), once=True)

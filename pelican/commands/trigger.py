@@ -27,9 +27,10 @@ def serve(
 ) -> None:
     """Take bucket notifications (POST /v1/events/s3) and look after the batches."""
     from pelican.trigger.config import read_config
+    from pelican.trigger.places import located
     from pelican.trigger.submitter import CommandSubmitter
 
-    config = read_config()
+    config = located(read_config(), settings.store_uri(store), events=True)
     if not (config.tokens or config.secrets):
         raise UserInputError(
             "nobody could send events: set PELICAN_TRIGGER_TOKENS_FILE (bearer) or"
@@ -67,10 +68,11 @@ def poll(
 ) -> None:
     """Look for new objects instead of being told; otherwise as the service."""
     from pelican.trigger.config import read_config
+    from pelican.trigger.places import located
     from pelican.trigger.poll import keep_polling
     from pelican.trigger.submitter import CommandSubmitter
 
-    config = read_config()
+    config = located(read_config(), settings.store_uri(store))
     objects = open_store(settings.store_uri(store))
     submitter = CommandSubmitter(objects, config)
     _log()

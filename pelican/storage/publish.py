@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -42,6 +43,13 @@ def publish(store: ObjectStore, recipe: Recipe) -> Recipe:
     return Recipe.model_validate(tree)
 
 
+def places(recipe: Recipe) -> str:
+    """Where a published recipe's pools and checkpoints lie, as overrides."""
+    tree = recipe.model_dump()
+    found = {f"{section}.{name}": tree[section][name] for section, name in _FIELDS}
+    return " ".join(f"{field}={where}" for field, where in found.items() if "://" in where)
+
+
 def _bring(store: ObjectStore, path: Path) -> str:
     """Upload what is missing of a file or folder; returns its key. Its name has its digest."""
     files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
@@ -50,7 +58,7 @@ def _bring(store: ObjectStore, path: Path) -> str:
     key = f"{DATA}/{path.stem}-{digest_of(sorted(digests.items()))[:12]}"
     whole = f"{key}.json"  # last, so that a half upload is not taken for all of it
     if not store.exists(whole):
-        print(f"uploading {path} to {store.uri}/{key}", flush=True)
+        print(f"uploading {path} to {store.uri}/{key}", file=sys.stderr, flush=True)
         with ThreadPoolExecutor(4) as threads:
             list(threads.map(lambda name: store.put(f"{key}/{name}", root / name), digests))
         store.write(whole, str(len(digests)).encode())

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from typing import IO, Literal
 
 from pelican import settings
-from pelican.errors import PelicanError
+from pelican.errors import PelicanError, UserInputError
+from pelican.launch.choice import choose
 from pelican.launch.kfp_api import ENDED, Kfp
 from pelican.launch.kfp_client import kfp_run_of
 from pelican.retrain.plan import Plan, plan_of
@@ -108,11 +109,16 @@ class CommandSubmitter:
             return True
 
     def stop(self) -> None:
-        """End what was started; the runs can be continued."""
+        """End what was started; the runs can be continued.
+
+        Stages that are processes end with it. Jobs of a cluster go on: asked to end, the call would
+        delete them, so it is not asked, and whoever takes the run over adopts them.
+        """
         running = [s.process for s in self._started.values() if s.process.poll() is None]
+        way = signal.SIGKILL if self._has_jobs() else signal.SIGTERM
         for process in running:
             with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGTERM)
+                os.killpg(process.pid, way)
         for process in running:
             with suppress(subprocess.TimeoutExpired):
                 process.wait(STOP_S)
@@ -120,6 +126,15 @@ class CommandSubmitter:
                 with suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
+
+    def _has_jobs(self) -> bool:
+        """Whether the stages of what was started run elsewhere."""
+        if self.config.command:
+            return False
+        try:
+            return choose(self.config.launcher, self.store.uri)[0] != "local"
+        except UserInputError:  # then nothing was started
+            return False
 
 
 def _last_error(output: IO[bytes]) -> str:

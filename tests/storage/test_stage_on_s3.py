@@ -14,7 +14,7 @@ from pelican.stages.commit import finished_manifest
 from pelican.stages.context import StageContext
 from pelican.stages.spec import StageName, StageSpec
 from pelican.storage.manifests import read_manifest
-from pelican.storage.publish import publish
+from pelican.storage.publish import places, publish
 from tests.conftest import World
 from tests.storage.conftest import Bucket
 
@@ -62,10 +62,13 @@ def test_pools_and_checkpoints_are_brought_once(
     store, recipe = bucket.store(), world.recipe()
     first = publish(store, recipe)
     assert first.data.train.startswith(f"{store.uri}/data/train-")
-    assert capsys.readouterr().out.count("uploading") == 6
+    assert capsys.readouterr().err.count("uploading") == 6
     assert publish(bucket.store(), recipe) == first
     assert publish(store, first) == first
-    assert not capsys.readouterr().out
+    assert not capsys.readouterr().err
+    named = places(first).split()
+    assert len(named) == 6 and f"data.train={first.data.train}" in named
+    assert not places(recipe)
     assert read_json(store, f"{first.data.train.removeprefix(f'{store.uri}/')}.json")
     (world.root / "train" / "more.parquet").write_bytes(b"x")
     assert publish(store, recipe).data.train != first.data.train

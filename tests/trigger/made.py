@@ -96,7 +96,8 @@ def service(store: ObjectStore, log: Path, **settings: object) -> Iterator[Servi
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     chosen = {"quiet_s": 0.3, "tick_s": 0.05, "lease_s": 2, "backoff_s": 0.2, "rate": 1e6}
-    chosen |= {"burst": 1000000, "tokens": TOKEN, "secrets": SECRET, "command": MADE, **settings}
+    chosen |= {"burst": 1000000, "tokens": TOKEN, "secrets": SECRET, "command": MADE}
+    chosen |= {"prefix": "incoming/", **settings}
     environment = {f"PELICAN_TRIGGER_{k.upper()}": str(v) for k, v in chosen.items()}
     environment = {**os.environ, **environment, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "pelican", "trigger", "serve", "--port", str(port)]
