@@ -42,7 +42,11 @@ class Kube:
             if os.environ.get("KUBERNETES_SERVICE_HOST") and not os.environ.get("KUBECONFIG"):
                 config.load_incluster_config(client_configuration=configuration)
             else:
-                config.load_kube_config(client_configuration=configuration)
+                # The library's own default is what the variable said when it was imported.
+                config.load_kube_config(
+                    os.environ.get("KUBECONFIG") or "~/.kube/config",
+                    client_configuration=configuration,
+                )
         except (config.ConfigException, OSError) as error:
             raise UserInputError(f"no cluster is configured ({error}); set KUBECONFIG") from None
         configuration.retries = False
