@@ -7,37 +7,27 @@ each other.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-from pydantic import ValidationError
 
+from pelican.data.answer_columns import KIND, Codes, Floats, answers_of
 from pelican.data.entries import DIMENSION, ENTRIES, FAMILY, SPLIT
-from pelican.data.entry import KINDS, MIN_STEP_S, answer_types, finite
-from pelican.data.quarantine import RowError
+from pelican.data.entry import KINDS, MIN_STEP_S
 from pelican.data.rows import OPTIONAL
-from pelican.data.run_lengths import whole_masks
-from pelican.data.tables import SAMPLES, answer_from_json
-from pelican.records import IntervalAnswer, Mask, PointsAnswer
+from pelican.data.tables import SAMPLES
 from pelican.rewards.score import FAMILIES
 
 Flags = npt.NDArray[np.bool_]
-Codes = npt.NDArray[np.int8]
-Floats = npt.NDArray[np.float64]
 
+_TEXTS = ("id", "media_kind", "family", "dimension", "answer", "source", "scene", "split")
 MEDIA, ROLES = ("image", "clip"), ("system", "user", "assistant")
 _SCORED = np.array([[kind in FAMILIES[family] for kind in KINDS] for family in FAMILY])
-# The others have no number that could be NaN or infinite.
-_FLOATS = tuple(t for t in answer_types() if '"number"' in json.dumps(t.model_json_schema()))
-_KIND = {kind: number for number, kind in enumerate(KINDS)}
-_REMEMBERED, _SHORT = 1 << 16, 64  # texts of answers, of at most so many characters
 _FEW = 64  # rows; among fewer no part without a fault is looked for
 
 
@@ -100,11 +90,11 @@ def _checked(batch: pa.RecordBatch, start: int, apart: pa.Array) -> tuple[Flags,
     good &= times.good & (times.count > 0) & (_lengths(batch.column("images")) == times.count)
     good &= ~clip | ((times.count >= 2) & (span >= MIN_STEP_S))
     asked, question = _questions(batch.column("turns"))
-    answers = _answers(text["answer"])
+    answers = answers_of(text["answer"])
     good &= asked & (answers.kind >= 0) & _SCORED[family, answers.kind]
     step = span / np.maximum(1, times.count - 1)
     inside = (answers.end <= times.last + step) & (answers.start >= times.first - step)
-    good &= (answers.kind != _KIND["interval"]) | inside
+    good &= (answers.kind != KIND["interval"]) | inside
     rows = np.arange(start, start + batch.num_rows, dtype=np.int32)
     columns = {
         **text,
@@ -125,9 +115,6 @@ def _checked(batch: pa.RecordBatch, start: int, apart: pa.Array) -> tuple[Flags,
 
 def _array(values: pa.Array | npt.NDArray[Any], kind: pa.DataType) -> pa.Array:
     return values if isinstance(values, pa.Array) else pa.array(values, kind)
-
-
-_TEXTS = ("id", "media_kind", "family", "dimension", "answer", "source", "scene", "split")
 
 
 def _text(column: pa.Array) -> pa.Array:
@@ -221,47 +208,3 @@ def _questions(column: pa.Array) -> tuple[Flags, pa.Array]:
     last = np.cumsum(count) - 1
     good[good] = codes[last[good]] == ROLES.index("user")
     return good, text.take(pa.array(last, mask=~good))
-
-
-@dataclass(frozen=True)
-class _Answers:
-    """`kind`: its place in KINDS, -1 where something may be wrong. `start`, `end` of intervals."""
-
-    kind: Codes
-    start: Floats
-    end: Floats
-
-
-def _answers(column: pa.Array) -> _Answers:
-    coded = column.dictionary_encode()
-    facts = [
-        _remembered(text) if len(text) <= _SHORT else _facts(text)
-        for text in coded.dictionary.to_numpy(zero_copy_only=False)
-    ]
-    table = np.array([*(fact[:3] for fact in facts), _DOUBT[:3]], dtype=float)
-    masked = [(i, fact[3]) for i, fact in enumerate(facts) if fact[3] is not None]
-    whole = whole_masks([mask for _, mask in masked])
-    table[[i for (i, _), good in zip(masked, whole, strict=True) if not good], 0] = -1
-    # The last line of the table is that of null, at -1.
-    found = table[pc.fill_null(coded.indices, -1).to_numpy(zero_copy_only=False)]
-    return _Answers(found[:, 0].astype(np.int8), found[:, 1], found[:, 2])
-
-
-_Fact = tuple[float, float, float, Mask | None]  # kind, start and end, and the mask of points
-_DOUBT: _Fact = (-1.0, 0.0, 0.0, None)
-
-
-def _facts(text: str) -> _Fact:
-    try:
-        answer = answer_from_json(text)
-        if isinstance(answer, _FLOATS):
-            finite(answer, "answer")
-    except (ValidationError, RowError):
-        return _DOUBT
-    kind = _KIND[answer.kind]
-    if isinstance(answer, IntervalAnswer):
-        return kind, answer.start, answer.end, None
-    return kind, 0.0, 0.0, answer.mask if isinstance(answer, PointsAnswer) else None
-
-
-_remembered = lru_cache(_REMEMBERED)(_facts)

@@ -12,7 +12,7 @@ import polars as pl
 
 from pelican.errors import UserInputError
 
-_AT_ONCE = 2 << 20  # bytes of files: some 200,000 rollouts
+_AT_ONCE = 1 << 19  # bytes of files: some 200,000 rollouts
 
 
 def success_rates(scores: pl.LazyFrame) -> pl.LazyFrame:
