@@ -22,11 +22,11 @@ from pelican.settings import home
 from tests.endpoints import free_port
 from tests.telemetry.servers import get, program, running
 
-# Six steps, because the trainers log every five.
+# The trainers log every five steps, and what they logged must be there for more than a scrape, a second.
 OVERRIDES = (
     "loops=1 data.samples_per_loop=24 rollout.samples=4 rollout.workers=1 rollout.shard_size=12"
-    " rl.max_steps=6 rl.min_steps=1 rl.stop.window=1 rl.stop.threshold=1 rl.prompts_per_step=2"
-    " rl.group_size=4 rl.processes=2 sft.max_steps=6 sft.batch_size=4 sft.processes=1"
+    " rl.max_steps=25 rl.min_steps=25 rl.stop.window=1 rl.stop.threshold=1 rl.prompts_per_step=2"
+    " rl.group_size=4 rl.processes=2 sft.max_steps=25 sft.batch_size=4 sft.processes=1"
     " distill.max_rows=12 distill.tries=1 eval.bootstrap=200"
 )
 # A GPU, a store or a job that fails: not in this run.
