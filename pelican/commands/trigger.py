@@ -30,12 +30,13 @@ def serve(
     from pelican.trigger.places import located
     from pelican.trigger.submitter import CommandSubmitter
 
-    config = located(read_config(), settings.store_uri(store), events=True)
+    config = read_config()
     if not (config.tokens or config.secrets):
         raise UserInputError(
             "nobody could send events: set PELICAN_TRIGGER_TOKENS_FILE (bearer) or"
             " PELICAN_TRIGGER_SECRETS_FILE (HMAC), or their values without _FILE"
         )
+    config = located(config, settings.store_uri(store), events=True)
     try:
         import uvicorn
 
