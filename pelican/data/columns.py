@@ -65,8 +65,3 @@ def questions(frame: pl.DataFrame) -> Iterator[Sample]:
         except (ValidationError, ValueError) as error:
             reason = " ".join(str(error).split())
             raise UserInputError(f"sample {row['id']!r} can't be scored: {reason}") from None
-
-
-def read_questions(folder: Path) -> Iterator[Sample]:
-    """Every sample below `folder` without images."""
-    return questions(pool_columns(folder))

@@ -13,18 +13,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from pelican.errors import UserInputError
+from pelican.frozen import Frozen
 from pelican.records import Answer, Dimension
 
 if TYPE_CHECKING:
     import polars as pl
 
 
-class _Line(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
+class _Line(Frozen):
     id: str = Field(min_length=1)
     note: str = ""
 

@@ -15,10 +15,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from pelican.digest import digest_of
 from pelican.errors import UserInputError
+from pelican.frozen import Frozen
 from pelican.storage.manifests import file_digest
 
 VERSION = "version.json"
@@ -27,10 +28,8 @@ LABELS = "labels.csv"
 CARD = "README.md"
 
 
-class Shard(BaseModel):
+class Shard(Frozen):
     """One Parquet file of a version."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str
     rows: int
@@ -38,10 +37,8 @@ class Shard(BaseModel):
     sha256: str
 
 
-class Imported(BaseModel):
+class Imported(Frozen):
     """One source that a version was read from. `quarantined`: rows by reason's code."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     path: str
     reader: str
@@ -50,10 +47,8 @@ class Imported(BaseModel):
     quarantined: dict[str, int]
 
 
-class Version(BaseModel):
+class Version(Frozen):
     """What `version.json` says. `counts`: column -> value -> rows."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     id: str
     parent: str | None = None

@@ -71,7 +71,6 @@ class Worker:
         self.clock = clock
         self.inbox = Inbox(store, config, clock)
         self.replica = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
-        self.healthy = True
         self._next_tidy = 0.0
         self._end = threading.Event()
 
@@ -80,9 +79,7 @@ class Worker:
         while not self._end.wait(self.config.tick_s):
             try:
                 self.tick()
-                self.healthy = True
             except Exception as error:
-                self.healthy = False
                 self.metrics.errors.inc()
                 log.warning("tick failed: %s: %s", type(error).__name__, error)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from pelican.data.columns import read_questions
+from pelican.data.columns import pool_columns, questions
 from pelican.data.tables import read_rows, write_rows
 from pelican.errors import UserInputError
 from pelican.recipe import Data, FilterConfig, Models, Recipe, RewardConfig
@@ -320,7 +320,7 @@ def test_a_rollout_that_was_scored_twice_is_refused(tmp_path: Path, inputs: dict
 
 def test_questions_carry_no_images(tmp_path: Path) -> None:
     samples = [sample(i) for i in range(9)]
-    read = list(read_questions(write_pool(tmp_path / "pool", samples, per_shard=4)))
+    read = list(questions(pool_columns(write_pool(tmp_path / "pool", samples, per_shard=4))))
     assert [q.id for q in read] == [s.id for s in samples]
     assert all(q.images == () for q in read)
     assert [(q.question, q.answer, q.family) for q in read] == [
@@ -333,4 +333,4 @@ def test_a_question_that_cannot_be_read_is_named(tmp_path: Path) -> None:
 
     folder = write_raw(tmp_path / "pool" / "a.parquet", [raw_row(1, answer='{"kind": "odd"}')])
     with pytest.raises(UserInputError, match="sample 's00001' can't be scored"):
-        list(read_questions(folder))
+        list(questions(pool_columns(folder)))

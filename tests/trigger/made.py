@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shlex
-import socket
 import subprocess
 import sys
 import time
@@ -23,6 +22,7 @@ from pelican.registry.versions import Lineage, register
 from pelican.storage.objects import FolderStore, ObjectStore
 from pelican.trigger.events import ObjectEvent
 from tests.conftest import ROOT, write_checkpoint
+from tests.endpoints import free_port
 
 TOKEN, SECRET = "a-token-of-the-tests", "a-secret-of-the-tests"
 MADE = shlex.join([sys.executable, str(Path(__file__).parent / "made_retrain.py")])
@@ -92,9 +92,7 @@ class Service:
 @contextmanager
 def service(store: ObjectStore, log: Path, **settings: object) -> Iterator[Service]:
     """`pelican trigger serve` with the made run behind it; `settings`: fields of its configuration."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     chosen = {"quiet_s": 0.3, "tick_s": 0.05, "lease_s": 2, "backoff_s": 0.2, "rate": 1e6}
     chosen |= {"burst": 1000000, "tokens": TOKEN, "secrets": SECRET, "command": MADE}
     chosen |= {"prefix": "incoming/", **settings}

@@ -13,7 +13,6 @@ from typing import Any
 from pelican.data.quarantine import RowError
 from pelican.errors import UserInputError
 
-MAX_FILES = 2_000_000
 MAX_ROW = 16 << 20  # characters of one JSON value; a longer one is no question
 MAX_OBJECT = 128 << 20  # bytes of a file that is one JSON object, and so is held whole
 _BLOCK = 1 << 16
