@@ -26,6 +26,7 @@ def told(
             "loop": loop,
             "phase": phase,
             "kind": type(error).__name__,
+            "exit_code": error.exit_code,
             "message": str(error),
         }
         emit("event", {"event": "failed", **failure})

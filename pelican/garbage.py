@@ -21,7 +21,8 @@ def collect(store: ObjectStore, older_s: float, *, dry_run: bool = False) -> Ite
     """Delete, and yield (key, bytes, why). Nothing that is younger than `older_s` is touched.
 
     Of a finished stage: its `work/`, and files that its manifest does not name. Of a run without
-    recipe: all, unless a registered model comes from it. Of `cache/`: all. Nothing else: data,
+    recipe: all, unless a registered model comes from it. Of `cache/`: all. Half a file that a killed
+    writer left under a temporary name. Nothing else: data,
     registry, triggers and a judge's replies stay, and what a model's lineage or a recipe names.
     """
     sizes, ages = store.sizes(""), store.ages("")
@@ -32,6 +33,11 @@ def collect(store: ObjectStore, older_s: float, *, dry_run: bool = False) -> Ite
             if not dry_run:
                 store.delete(key)
             yield key, sizes[key], why
+    for key, (size, written) in sorted(store.abandoned().items()):
+        if now - written > older_s:
+            if not dry_run:
+                store.delete(key)
+            yield key, size, "its writer was killed"
 
 
 def _unneeded(store: ObjectStore, keys: list[str]) -> Iterator[tuple[str, str]]:

@@ -81,8 +81,17 @@ def _damaged(store: ObjectStore, key: str) -> str:
 
 def read_recipe(store: ObjectStore, run: str) -> Recipe | None:
     """The run's resolved recipe, or None before its preflight."""
-    tree = read_json(store, f"{run_prefix(run)}/{RECIPE}")
-    return None if tree is None else Recipe.model_validate(tree)
+    key = f"{run_prefix(run)}/{RECIPE}"
+    tree = read_json(store, key)
+    try:
+        return None if tree is None else Recipe.model_validate(tree)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"])
+        raise UserInputError(
+            f"{store.uri}/{key} is of another version of Pelican: {field}: {first['msg']};"
+            " use that version for this run, or delete the run"
+        ) from None
 
 
 def require_recipe(store: ObjectStore, run: str) -> Recipe:

@@ -246,11 +246,11 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 def _error(failure: dict[str, object]) -> PelicanError:
-    codes = {"UserInputError": 2, "InfrastructureError": 75, "ResourceError": 77}
     where = f"{failure['stage']}, loop {failure['loop']} {failure['phase']}"
     if failure["stage"] not in STAGES:  # preflight, or a step of a retraining
         where = str(failure["stage"])
-    return error_of(codes.get(str(failure["kind"]), 1), f"{where}: {failure['message']}")
+    code = failure.get("exit_code")  # None: of a version that kept the name alone
+    return error_of(code if isinstance(code, int) else 1, f"{where}: {failure['message']}")
 
 
 def print_result(store: ObjectStore, run: str, took_s: float) -> None:

@@ -86,6 +86,7 @@ def run_replica(store: ObjectStore, spec: StageSpec, module: Any) -> Manifest:
         return {"commit"} if _manifest_of(store, spec, begun) is not None else set()
 
     for _, claim in claimed(context, claims, ["commit"], committed):
+        context = StageContext(spec, store, rank, context.world_size)  # a turn lost left counts
         module.finish(context, plan)
         # Replicas may be lost, so this one's use stands for that of each.
         used = cpu_seconds_used() * context.world_size

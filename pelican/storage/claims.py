@@ -8,6 +8,7 @@ an owner that was only slow learns that it lost the item.
 from __future__ import annotations
 
 import json
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ from contextlib import contextmanager
 
 from pelican.storage.objects import WORK, ObjectStore
 
+log = logging.getLogger("pelican.storage")
 CLAIMS = f"{WORK}claims"  # below a stage's prefix
 
 
@@ -57,7 +59,12 @@ class Claims:
 
         def beat() -> None:
             while not ended.wait(self._lease_s / 4):
-                if not self.renew(name):
+                try:
+                    kept = self.renew(name)
+                except Exception as error:  # not to know is to have lost it
+                    log.warning("the claim on %s was not renewed: %s", name, error)
+                    kept = False
+                if not kept:
                     claim.lost = True
                     return
 

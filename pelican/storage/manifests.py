@@ -93,7 +93,11 @@ def file_digest(path: Path) -> str:
 
 
 def describe_outputs(store: ObjectStore, prefix: str) -> list[OutputFile]:
-    """Every file below `prefix` except the manifest and what begins with `work/`."""
+    """Every file below `prefix` except the manifest and what begins with `work/`.
+
+    They are on the disk then: a manifest that outlasts a power cut must not name what does not.
+    """
+    store.sync(prefix)
     outputs = []
     for key in store.keys(prefix):
         name = key.removeprefix(f"{prefix}/")

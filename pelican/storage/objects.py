@@ -9,11 +9,13 @@ import shutil
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
 from pelican.errors import UserInputError
 from pelican.metrics.catalogue import STORE_BYTES
 
+_LOCK = ".lock.tmp"
 WORK = "work/"  # below a stage's prefix: kept for its next attempt, no part of its result
 
 
@@ -79,6 +81,14 @@ class ObjectStore(ABC):
     def upload(self, prefix: str, *, skip: tuple[str, ...] = ()) -> None:
         """Put what lies below `local_root(prefix)`, but its `work/` and the names to skip."""
         return  # a folder's store has it already
+
+    def sync(self, prefix: str) -> None:
+        """What lies below `prefix` outlasts a power cut."""
+        return  # a remote store promises it by its answer
+
+    def abandoned(self) -> dict[str, tuple[int, float]]:
+        """Temporary files that a killed writer left: bytes, and when last written, by key."""
+        return {}
 
     def describe(self, key: str) -> tuple[int, str]:
         """Bytes and SHA-256 of an object. Raises KeyError."""
@@ -167,7 +177,7 @@ class FolderStore(ObjectStore):
 
     def _swap(self, path: Path, temporary: Path, tag: str) -> bool:
         """Put `temporary` in the place of `path` if that is still what `tag` names."""
-        with path.with_name(f".{path.name}.lock.tmp").open("w") as lock:
+        with path.with_name(f".{path.name}{_LOCK}").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             try:
                 if _tag(path.read_bytes()) != tag:
@@ -191,6 +201,25 @@ class FolderStore(ObjectStore):
 
     def ages(self, prefix: str) -> dict[str, float]:
         return {key: self._path(key).stat().st_mtime for key in self.keys(prefix)}
+
+    def sync(self, prefix: str) -> None:
+        base = self._path(prefix)
+        for path in (base, *base.rglob("*")):  # a folder's entries are its own to write
+            with suppress(FileNotFoundError):  # another's temporary file
+                descriptor = os.open(path, os.O_RDONLY)
+                try:
+                    os.fsync(descriptor)
+                finally:
+                    os.close(descriptor)
+
+    def abandoned(self) -> dict[str, tuple[int, float]]:
+        found = {}
+        for path in self.root.rglob(".*.tmp"):
+            if path.is_file() and not path.name.endswith(_LOCK):
+                about = path.stat()
+                key = path.relative_to(self.root).as_posix()
+                found[key] = (about.st_size, about.st_mtime)
+        return found
 
     def delete(self, key: str) -> None:
         path = self._path(key)

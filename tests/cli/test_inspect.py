@@ -11,6 +11,7 @@ import pytest
 from pelican import runs
 from pelican.commands.inspect import print_run
 from pelican.commands.pages import print_comparison, print_report
+from pelican.errors import UserInputError
 from pelican.report.finish import finish
 from pelican.storage.objects import FolderStore
 from tests.report.made_run import NAME, MadeRun
@@ -27,6 +28,13 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> FolderStore:
     recipe = find_recipe("tiny", [f"loops=2 data.train={data}"])
     store.write(f"runs/{NAME}/recipe.json", recipe.model_dump_json().encode())
     return store
+
+
+def test_a_recipe_of_another_version_is_said_in_a_sentence(tmp_path: Path) -> None:
+    store = FolderStore(tmp_path)
+    store.write("runs/old/recipe.json", b'{"name": "tiny", "gone": 1}')
+    with pytest.raises(UserInputError, match=r"recipe.json is of another version of Pelican"):
+        print_run("old", False, store.uri)
 
 
 def test_show_gives_scores_counts_and_durations_as_json(

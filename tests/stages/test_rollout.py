@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -18,6 +19,7 @@ from pelican.stages import rollout
 from pelican.stages.context import StageContext
 from pelican.stages.run import run_stage
 from pelican.stages.spec import StageSpec
+from pelican.storage.claims import Claim, Claims
 from pelican.storage.objects import open_store
 from tests.data.factory import clip, picture, sample, write_pool
 
@@ -182,6 +184,28 @@ def test_replicas_share_the_shards_and_each_could_commit(
         assert context.counts == expected.counts  # whoever commits, all is counted once
     for one, other in zip(shards(alone), shards(shared), strict=True):
         assert one.read_bytes() == other.read_bytes()
+
+
+def test_a_commit_that_was_taken_over_and_won_back_counts_once(
+    tmp_path: Path, pool: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use(monkeypatch, Fake())
+    expected = run_stage(spec(tmp_path, pool, run="whole"))
+    held, turns = Claims.hold, []
+
+    @contextmanager
+    def lost_at_first(claims: Claims, name: str) -> Iterator[Claim | None]:
+        with held(claims, name) as claim:
+            if claim is not None and name == "commit":
+                claim.lost = not turns
+                turns.append(name)
+            yield claim
+
+    monkeypatch.setattr(Claims, "hold", lost_at_first)
+    manifest = run_stage(spec(tmp_path, pool, run="slow"))
+    assert len(turns) == 2
+    assert manifest.counts == expected.counts
+    assert manifest.notes["quarantine"] == expected.notes["quarantine"]
 
 
 def test_progress_ends_at_the_total(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from pelican.errors import InfrastructureError
 from pelican.storage.claims import CLAIMS, Claims, release
 from pelican.storage.objects import FolderStore
 
@@ -101,6 +102,22 @@ def test_a_held_item_is_kept_alive_and_its_loss_is_noticed(store: FolderStore) -
             changed.wait(0.01)
     with mine.hold("shard-0") as again:
         assert again is None
+
+
+def test_an_owner_that_cannot_ask_whether_it_is_still_the_owner_gives_up(
+    store: FolderStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = Claims(store, "work/claims", "a", attempt="1", lease_s=0.04)
+    with mine.hold("shard-0") as claim:
+        assert claim is not None and not claim.lost
+        monkeypatch.setattr(store, "read_tagged", _away)
+        waited = threading.Event()
+        while not claim.lost:
+            waited.wait(0.01)
+
+
+def _away(key: str) -> tuple[bytes, str]:
+    raise InfrastructureError(f"{key} is out of reach")
 
 
 def test_what_a_cancelled_run_held_is_released(store: FolderStore) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from pelican.files import replacing
 from pelican.garbage import collect
 from pelican.registry.versions import DataUse, Lineage, register
 from pelican.storage.manifests import Manifest, OutputFile, commit_manifest, now
@@ -83,6 +84,21 @@ def test_what_is_referred_to_stays(store: FolderStore) -> None:
     before = set(store.keys())
     assert {key for key, _, _ in collect(store, -1.0)} == found
     assert set(store.keys()) == before - found
+
+
+def test_half_a_file_of_a_killed_writer_goes(store: FolderStore) -> None:
+    folder = store.local_root(STAGE)
+    with pytest.raises(KeyboardInterrupt), replacing(folder / "rows.parquet") as file:
+        file.write_bytes(b"half")
+        raise KeyboardInterrupt
+    assert not list(folder.glob(".*.tmp"))  # one that may still clean up does
+    (folder / ".rows.parquet.0123.tmp").write_bytes(b"half")
+    store.write("locked.json", b"1", if_tag=store.read_tagged("runs/r/recipe.json")[1])
+    locks = list(store.root.rglob(".*.lock.tmp"))
+    found = {key: size for key, size, why in collect(store, -1.0) if why == "its writer was killed"}
+    assert found == {f"{STAGE}/.rows.parquet.0123.tmp": 4}
+    assert not (folder / ".rows.parquet.0123.tmp").exists()
+    assert locks and all(lock.exists() for lock in locks)  # somebody may hold it
 
 
 def test_what_is_young_stays(store: FolderStore) -> None:
