@@ -35,12 +35,16 @@ class Estimate(Frozen):
 
 
 class Difference(Frozen):
-    """After minus before on the same `n` questions, in points, with its paired 95 % interval."""
+    """After minus before on the same `n` questions, in points, with its paired 95 % interval.
+
+    Resamples draw scenes: of one scene the interval is a point, and certain of nothing.
+    """
 
     delta: float
     low: float
     high: float
     n: int
+    scenes: int = 0  # not counted in results of before it was
 
     @property
     def better(self) -> bool:
@@ -55,12 +59,17 @@ class Difference(Frozen):
 
 @dataclass(frozen=True)
 class GroupMeans:
-    """Means per group: `point` (groups,) and `draws` (resamples, groups), NaN where none drawn."""
+    """Means per group: `point` (groups,) and `draws` (resamples, groups), NaN where none drawn.
+
+    `counts` and `scenes` (groups,): values, and scenes that they come from; `all_scenes` of all.
+    """
 
     names: list[str]
     point: Floats
     draws: Floats
     counts: NDArray[np.int64]
+    scenes: NDArray[np.int64]
+    all_scenes: int
 
     def macro(self) -> tuple[float, float, float]:
         """Mean over the groups, and its 95 % interval."""
@@ -94,7 +103,12 @@ def bootstrap_means(
     ]
     total = counts.sum(axis=0)
     return GroupMeans(
-        names.tolist(), sums.sum(axis=0) / total, np.concatenate(draws), total.astype(np.int64)
+        names=names.tolist(),
+        point=sums.sum(axis=0) / total,
+        draws=np.concatenate(draws),
+        counts=total.astype(np.int64),
+        scenes=(counts > 0).sum(axis=0),
+        all_scenes=shape[0],
     )
 
 
@@ -176,10 +190,10 @@ def difference(
         seed=seed,
     )
     per_group = {
-        name: _difference(means.group(name), int(n))
-        for name, n in zip(means.names, means.counts, strict=True)
+        name: _difference(means.group(name), int(n), int(scenes))
+        for name, n, scenes in zip(means.names, means.counts, means.scenes, strict=True)
     }
-    return _difference(means.macro(), len(pairs)), per_group
+    return _difference(means.macro(), len(pairs), means.all_scenes), per_group
 
 
 def total_difference(
@@ -200,9 +214,9 @@ def total_difference(
     return difference(total, by, resamples=resamples, seed=seed)[0]
 
 
-def _difference(numbers: tuple[float, float, float], n: int) -> Difference:
+def _difference(numbers: tuple[float, float, float], n: int, scenes: int) -> Difference:
     delta, low, high = numbers
-    return Difference(delta=delta, low=low, high=high, n=n)
+    return Difference(delta=delta, low=low, high=high, n=n, scenes=scenes)
 
 
 def _column(frame: pl.DataFrame, by: str | None) -> NDArray[Any]:

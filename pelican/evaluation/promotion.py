@@ -72,19 +72,22 @@ def _gain(pairs: pl.DataFrame, config: GateConfig, resamples: int, seed: int) ->
     )
     delta, low, high = means.macro()
     sure = float((np.nanmean(means.draws, axis=1) > config.min_gain).mean())
+    enough = means.all_scenes >= config.min_scenes
+    doubt = f"; {means.all_scenes} scenes are too few to believe it, wanted {config.min_scenes}"
     return Check(
         name="gain",
-        passed=sure >= config.confidence and delta > config.min_gain,
+        passed=enough and sure >= config.confidence and delta > config.min_gain,
         reason=(
             f"gain: {delta:+.1f} points on the new held-out set (95 % {low:+.1f} to {high:+.1f},"
             f" n = {len(pairs)}); more than {config.min_gain:g} with confidence {sure:.3f},"
-            f" wanted {config.confidence:g}"
+            f" wanted {config.confidence:g}{'' if enough else doubt}"
         ),
         numbers={
             "delta": delta,
             "low": low,
             "high": high,
             "n": len(pairs),
+            "scenes": means.all_scenes,
             "limit": config.min_gain,
             "confidence": sure,
             "wanted_confidence": config.confidence,
@@ -97,52 +100,62 @@ def _kept(
 ) -> list[Check]:
     """No family, dimension or benchmark of the old held-out sets lost more than it may.
 
-    A few questions prove nothing alone: families and dimensions with fewer than `min_questions`
-    are judged together, unless they have a tolerance of their own.
+    A few questions, or few scenes, prove nothing alone: such parts are judged together, unless
+    they have a tolerance of their own.
     """
     change = compare(before, after, resamples=resamples, seed=seed)
-    pairs = paired(before, after)
-    named = pairs.with_columns(benchmark=pl.concat_str("suite", "benchmark", separator="/"))
-    benchmarks = difference(named, "benchmark", resamples=resamples, seed=seed)[1]
-    few = {
-        kind: [n for n, part in parts.items() if _is_small(n, part, config)]
-        for kind, parts in (("family", change.families), ("dimension", change.dimensions))
+    pairs = paired(before, after).with_columns(
+        benchmark=pl.concat_str("suite", "benchmark", separator="/")
+    )
+    parts = {
+        "family": change.families,
+        "dimension": change.dimensions,
+        "benchmark": difference(pairs, "benchmark", resamples=resamples, seed=seed)[1],
     }
+    few = {
+        kind: [n for n, part in of_kind.items() if _is_small(part, config)]
+        for kind, of_kind in parts.items()
+    }
+    few = {kind: [n for n in names if n not in config.tolerances] for kind, names in few.items()}
     checks = [
         _drop(f"{kind}/{name}", f"{kind} {name}", config.tolerances.get(name), part, config)
-        for kind, parts in (
-            ("family", change.families),
-            ("dimension", change.dimensions),
-            ("benchmark", benchmarks),
-        )
-        for name, part in sorted(parts.items())
-        if name not in few.get(kind, [])
+        for kind, of_kind in parts.items()
+        for name, part in sorted(of_kind.items())
+        if name not in few[kind]
     ]
-    together = suite_of(pairs, "embodied").filter(
-        pl.col("family").is_in(few["family"]) | pl.col("dimension").is_in(few["dimension"])
+    embodied = pl.col("suite") == "embodied"  # families and dimensions are of this suite
+    together = pairs.filter(
+        (embodied & (pl.col("family").is_in(few["family"])))
+        | (embodied & (pl.col("dimension").is_in(few["dimension"])))
+        | pl.col("benchmark").is_in(few["benchmark"])
     )
     if len(together):
         part = difference(together, None, resamples=resamples, seed=seed)[0]
-        told = f"few questions ({', '.join(sorted({*few['family'], *few['dimension']}))})"
+        names = sorted({name for of_kind in few.values() for name in of_kind})
+        told = f"few questions ({', '.join(names)})"
         checks.append(_drop(FEW, told, config.tolerances.get(FEW), part, config))
     return checks
 
 
-def _is_small(name: str, part: Difference, config: GateConfig) -> bool:
-    return part.n < config.min_questions and name not in config.tolerances
+def _is_small(part: Difference, config: GateConfig) -> bool:
+    return part.n < config.min_questions or part.scenes < config.min_scenes
 
 
 def _drop(
     name: str, told: str, tolerance: float | None, change: Difference, config: GateConfig
 ) -> Check:
+    """As `drop_check`; but what was seen on fewer than `min_scenes` scenes is never a loss."""
     limit = config.max_drop if tolerance is None else tolerance
-    doubt = "; so few can't tell a loss from noise" if change.n < config.min_questions else ""
+    doubt = "; so few can't tell a loss from noise" if _is_small(change, config) else ""
     reason = (
         f"{told}: {change.delta:+.1f} points on the old held-out sets"
-        f" (95 % {change.low:+.1f} to {change.high:+.1f}, n = {change.n});"
-        f" may lose {limit:g} beyond noise{doubt}"
+        f" (95 % {change.low:+.1f} to {change.high:+.1f}, n = {change.n},"
+        f" scenes = {change.scenes}); may lose {limit:g} beyond noise{doubt}"
     )
-    return drop_check(name, change, limit, reason)
+    check = drop_check(name, change, limit, reason)
+    return (
+        check if change.scenes >= config.min_scenes else check.model_copy(update={"passed": True})
+    )
 
 
 def _usable(facts: DataFacts, config: GateConfig) -> Check:
@@ -162,11 +175,10 @@ def _labels(facts: DataFacts, config: GateConfig) -> Check:
     """The teacher is right about new labels nearly as often as about old ones, which are trusted."""
     (right_new, asked_new), (right_old, asked_old) = facts.agreed_new, facts.agreed_old
     if not (asked_new and right_old):
-        return Check(
-            name="labels",
-            passed=True,
-            reason="labels: the teacher was not asked about both new and earlier samples",
-        )
+        unasked = "was not asked about both new and earlier samples"
+        unsure = f"confirmed none of {asked_old} earlier samples, so it says nothing of the new"
+        told = unsure if asked_new and asked_old else unasked
+        return Check(name="labels", passed=True, reason=f"labels: the teacher {told}")
     new, old = right_new / asked_new, right_old / asked_old
     return Check(
         name="labels",

@@ -59,7 +59,7 @@ def take_in(
             f"data version {version.name} holds no usable sample ({'; '.join(why[:2])}); deliver it again"
         )
     rows = sum(len(entries) for _, entries in chosen) + len(quarantine)
-    train, held = _sides(chosen, version, recipe.retrain.held_share)
+    train, held = _sides(chosen, version, recipe)
     max_pixels = recipe.data.max_pixels
     written: dict[str, list[str]] = {"train": [], "held": []}
     for number, (index, entries) in enumerate(chosen):
@@ -146,14 +146,18 @@ def _group(entry: Entry) -> tuple[str, bool]:
 
 
 def _sides(
-    chosen: Sequence[tuple[PoolIndex, list[Entry]]], version: DataVersion, share: float
+    chosen: Sequence[tuple[PoolIndex, list[Entry]]], version: DataVersion, recipe: Recipe
 ) -> tuple[set[tuple[str, bool]], set[tuple[str, bool]]]:
-    """Scenes to train on and to hold out: as the rows say, or a share drawn by the scene's name."""
+    """Scenes to train on and to hold out: as the rows say, or a share drawn by the scene's name.
+
+    As many are held out as the gate wants to see, but at most half.
+    """
     groups = {_group(e) for _, entries in chosen for e in entries}
     held = {group for group in groups if not group[1]}
     if not held:
         ordered = sorted(groups, key=lambda g: _draw(version.digest, g[0]))
-        held = set(ordered[: max(1, round(share * len(ordered)))]) if len(ordered) > 1 else set()
+        wanted = max(round(recipe.retrain.held_share * len(ordered)), recipe.gate.min_scenes)
+        held = set(ordered[: min(wanted, len(ordered) // 2)])
     return groups - held, held
 
 

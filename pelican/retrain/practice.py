@@ -98,7 +98,12 @@ def compose(
         shard = f"{prefix}/evaluation/set-{number:03d}"
         held += len(copy_rows(store, pool, entries, shard, max_pixels=max_pixels, quarantine=lost))
     return found.model_copy(
-        update={"new_rows": len(copied), "replayed_rows": replayed, "held_rows": held}
+        update={
+            "new_rows": len(copied),
+            "replayed_rows": replayed,
+            "held_rows": held,
+            "left_out": lost.counts,
+        }
     )
 
 

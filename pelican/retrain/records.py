@@ -74,6 +74,7 @@ class Weakness(Frozen):
     new_rows: int = 0
     replayed_rows: int = 0
     held_rows: int = 0
+    left_out: dict[str, int] = Field(default_factory=dict)  # rows that can't be read, by code
 
 
 class Verdict(Frozen):

@@ -98,12 +98,16 @@ def practice_step(store: str, run: str) -> bool:
             if found.go_on:
                 found = compose(objects, found, ledger, sources, recipe, prefix)
             objects.write(f"{prefix}/{WEAKNESS}", found.model_dump_json(indent=1).encode())
-            return {"weak": found.weak, "new": found.new_rows, "replayed": found.replayed_rows}
+            made = {"weak": found.weak, "new": found.new_rows, "replayed": found.replayed_rows}
+            return made | {f"quarantined_{code}": n for code, n in found.left_out.items()}
 
         _once(objects, run, "practice", practice_prefix(run), settings_of, inputs, recipe, make)
         found = Weakness.model_validate(read_json(objects, f"{practice_prefix(run)}/{WEAKNESS}"))
         if found.go_on:
             rows = f"{found.new_rows} new and {found.replayed_rows} earlier samples to practise"
+            if found.left_out:
+                reasons = ", ".join(f"{n} {code}" for code, n in sorted(found.left_out.items()))
+                rows += f"; rows that can't be read: {reasons}"
             _tell("diagnosis", f"{found.reason}; {rows}")
         else:
             end_without_weakness(objects, run, recipe, found.reason)

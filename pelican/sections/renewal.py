@@ -36,7 +36,10 @@ class GateConfig(Section):
         3.0, ge=0, description="points a family, dimension or benchmark may lose on old sets [D]"
     )
     min_questions: int = Field(
-        20, ge=1, description="families and dimensions with fewer are judged together [D]"
+        20, ge=1, description="parts of the old held-out sets with fewer are judged together [D]"
+    )
+    min_scenes: int = Field(
+        5, ge=2, description="scenes that a gain or a loss must be seen on to be believed [D]"
     )
     tolerances: dict[str, float] = Field(
         {}, description='limits of their own, by name, such as {"counting": 5}'

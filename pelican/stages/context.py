@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pelican.data.corrections import NONE, Corrections, read_corrections
+from pelican.data.quarantine import Quarantine
 from pelican.recipe import Recipe
 from pelican.stages.inputs import CORRECTIONS, resolve_input
 from pelican.stages.spec import StageSpec
@@ -118,6 +119,11 @@ class StageContext:
         if self.world_size > 1 and not self.spec.stage.startswith("train"):
             event["rank"] = self.rank
         print(PROGRESS + json.dumps(event), file=sys.stdout, flush=True)
+
+    def left_out(self, quarantine: Quarantine) -> None:
+        """Say in the log which samples this stage goes on without, and why; it counts them itself."""
+        for row in quarantine.rows:
+            print(f"left out: {row}", flush=True)
 
     def judged(self, judge: EndpointJudge | None) -> None:
         """Count what the judge was asked, and keep how far its votes agreed."""

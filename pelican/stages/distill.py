@@ -134,11 +134,13 @@ def _answers(
     """The verified answers of one part; a sample whose image can't be read is left out."""
     recipe = context.recipe
     samples: dict[tuple[PoolName, str], Sample] = {}
+    quarantine = Quarantine()
     for name, index in indexes.items():
         wanted = [request.entry for request in requests if request.pool == name]
         with record.timed("data"):
-            loaded = index.load(wanted, max_pixels=recipe.data.max_pixels, quarantine=Quarantine())
+            loaded = index.load(wanted, max_pixels=recipe.data.max_pixels, quarantine=quarantine)
             samples |= {(name, sample.id): sample for sample in loaded}
+    context.left_out(quarantine)
     asked = [request for request in requests if (request.pool, request.entry.id) in samples]
     if not asked:
         return

@@ -84,9 +84,11 @@ def _rows(
     """The scored answers of one part; a sample whose image can't be read is left out."""
     recipe = context.recipe
     pixels = recipe.data.max_pixels
+    quarantine = Quarantine()
     with record.timed("data"):
-        loaded = part.pool.load(part.entries, max_pixels=pixels, quarantine=Quarantine())
+        loaded = part.pool.load(part.entries, max_pixels=pixels, quarantine=quarantine)
         samples: list[Sample] = list(loaded)
+    context.left_out(quarantine)
     if not samples:
         return
     # Flipped rewards are an ablation of training; held-out answers are always scored as they are.

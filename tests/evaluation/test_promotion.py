@@ -110,6 +110,53 @@ def test_without_a_new_question_there_is_no_gain() -> None:
     assert [c.passed for c in checks if c.name == "gain"] == [False]
 
 
+def of_scenes(frame: pl.DataFrame, rows: pl.Expr, scenes: int) -> pl.DataFrame:
+    """The chosen rows come from so many scenes."""
+    name = pl.concat_str(pl.lit("few-"), (pl.int_range(pl.len()) % scenes).cast(pl.String))
+    return frame.with_columns(scene=pl.when(rows).then(name).otherwise(pl.col("scene")))
+
+
+@pytest.mark.parametrize(("scenes", "passed"), [(1, False), (4, False), (5, True), (40, True)])
+def test_a_gain_on_few_scenes_is_not_believed(scenes: int, passed: bool) -> None:
+    """Of one scene the bootstrap has but one draw, whatever was answered: its interval is a point."""
+    new = pl.col("sample_id").str.starts_with("v/")
+    before, after = (of_scenes(f, new, scenes) for f in (BASE, results(0.9, 0.5)))
+    gain = judge(before, after, "v/", GOOD, GateConfig(), resamples=300)[0]
+    assert (gain.passed, gain.numbers["scenes"]) == (passed, scenes)
+    assert ("scenes are too few to believe it" in gain.reason) is not passed
+
+
+def test_a_loss_on_one_scene_is_not_believed_either() -> None:
+    """A delivery of before, three questions of one scene, loses an answer."""
+    number = pl.int_range(pl.len())
+    early = (number >= 200) & (number < 203)
+
+    def with_early(frame: pl.DataFrame, lost: int) -> pl.DataFrame:
+        right = pl.when(number < 200 + lost).then(0.0).otherwise(1.0)
+        return of_scenes(frame, early, 1).with_columns(
+            benchmark=pl.when(early).then(pl.lit("early")).otherwise(pl.col("benchmark")),
+            task=pl.when(early).then(right).otherwise(pl.col("task")),
+        )
+
+    before, after = with_early(BASE, 0), with_early(results(0.6, 0.5), 1)
+    checks = {c.name: c for c in judge(before, after, "v/", GOOD, GateConfig(), resamples=300)}
+    few = checks["few questions"]
+    assert "benchmark/embodied/early" not in checks and "embodied/early" in few.reason
+    assert few.passed and few.numbers["delta"] == pytest.approx(-100 / 3)
+    assert all(check.passed for check in checks.values())
+
+
+@pytest.mark.parametrize(
+    ("old", "told"), [((0, 100), "confirmed none of 100"), ((0, 0), "was not asked")]
+)
+def test_a_teacher_that_confirms_nothing_says_nothing_of_the_labels(
+    old: tuple[int, int], told: str
+) -> None:
+    facts = DataFacts(rows=100, quarantined=0, agreed_new=(1, 100), agreed_old=old)
+    labels = judge(BASE, results(0.6, 0.5), "v/", facts, GateConfig(), resamples=20)[-1]
+    assert labels.passed and told in labels.reason
+
+
 def small_families(frame: pl.DataFrame) -> pl.DataFrame:
     """The 42 old questions of the first six of 29 families of seven; the other 158 are one."""
     number = pl.int_range(pl.len())

@@ -40,13 +40,22 @@ def test_scenes_are_held_out_whole_and_ids_are_new(world: World, tmp_path: Path)
     rows = [sample(n, id=f"{n}-{k}", scene=f"kitchen-{n}") for n in range(20) for k in range(3)]
     facts = take(world, write_pool(tmp_path / "new", rows))
     train, held = side(world, "train"), side(world, "held")
-    assert (len(train), len(held)) == (48, 12) == (facts.samples, facts.held_samples)
+    assert (len(train), len(held)) == (45, 15) == (facts.samples, facts.held_samples)
     assert not {s.scene for s in train} & {s.scene for s in held}
     assert {s.split for s in held} == {Split.TEST} and {s.split for s in train} == {Split.TRAIN}
     assert all(s.id.startswith(f"{facts.version}/") for s in [*train, *held])
     assert {s.benchmark for s in held} == {facts.version}
     again = take(world, tmp_path / "new")
     assert again == facts  # the same scenes every time
+
+
+@pytest.mark.parametrize(("scenes", "held"), [(3, 1), (8, 4), (12, 5), (50, 10)])
+def test_as_many_scenes_are_held_out_as_the_gate_wants_to_see(
+    world: World, tmp_path: Path, scenes: int, held: int
+) -> None:
+    take(world, write_pool(tmp_path / "new", [sample(n) for n in range(scenes)]))
+    assert len(side(world, "held")) == held
+    assert len(side(world, "train")) == scenes - held
 
 
 def test_a_test_split_of_the_data_itself_is_what_is_held_out(world: World, tmp_path: Path) -> None:
