@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import Any, Literal
 
 from pelican.records import Phase
 from pelican.runs import (
@@ -21,6 +21,22 @@ from pelican.runs import (
 )
 from pelican.storage.manifests import Manifest
 from pelican.storage.objects import ObjectStore
+
+# By stage, the count of its manifest that is meant; what an evaluation costs is no part of either.
+_TOKENS: dict[str, dict[str, str]] = {
+    "generated": {
+        "rollout": "tokens",
+        "train-rl": "tokens_generated",
+        "distill": "teacher_tokens",
+    },
+    "trained": {"train-rl": "tokens_trained", "train-sft": "tokens_trained"},
+}
+
+
+def tokens(found: Iterable[Manifest], kind: Literal["generated", "trained"]) -> int:
+    """Tokens that rollouts, RL and the teacher generated, or that were trained on, in each epoch."""
+    counted = _TOKENS[kind]
+    return sum(m.counts.get(counted[m.stage], 0) for m in found if m.stage in counted)
 
 
 def show(store: ObjectStore, run: str) -> dict[str, Any]:

@@ -43,6 +43,7 @@ def build_loop(k: int, config: Recipe) -> Any:
         if config.rl.enabled:
             stages = Stages(store, run, k, Phase.RL)
             policy = reveal_and_refine(stages, policy)
+            # If SFT follows, this is measured and not obeyed: SFT may restore what RL lost.
             scores = stages.evaluate(policy, base, previous)
         if config.sft.enabled:
             stages = Stages(store, run, k, Phase.SFT, after=scores)

@@ -7,7 +7,7 @@ from pelican.settings import image
 
 @dsl.component(base_image=image(), install_kfp_package=False)
 def poll(store: str, model: str, recipe: str, overrides: str, prefix: str, launcher: str) -> int:
-    """One look for new data; what is a whole batch is retrained on. Returns the new objects."""
+    """One look for new data; what is a whole batch is retrained on. Returns how many objects are new."""
     from pelican.storage.objects import open_store
     from pelican.trigger.config import read_config
     from pelican.trigger.places import located

@@ -11,6 +11,7 @@ import hashlib
 import os
 import uuid
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -41,14 +42,12 @@ class FeatureFiles:
         root = folder or settings.cache() / "features"
         self._folder = root / tower_digest(visual, image_processor)
         self._new: list[tuple[bytes, tuple[int, int, int], Tensor]] = []
-        self._bytes = 0
 
     def read(self) -> Iterator[tuple[bytes, tuple[int, int, int], Tensor]]:
         """Digest, grid (t, h, w) in patches, and features [tokens, hidden] of every image."""
         for path in sorted(self._folder.glob("*.safetensors")):
             try:
                 part = load_file(path)
-                self._bytes += path.stat().st_size
             except (OSError, SafetensorError):
                 continue  # deleted meanwhile, or another version's; it is only a cache
             sizes = part["sizes"].tolist()
@@ -69,13 +68,20 @@ class FeatureFiles:
         """Write what is new as a part of its own."""
         new, self._new = self._new, []
         size = sum(features.nbytes for _, _, features in new)
-        if not new or self._bytes + size > LIMIT_BYTES:
+        if not new or self._there() + size > LIMIT_BYTES:
             return
-        self._bytes += size
         self._folder.mkdir(parents=True, exist_ok=True)
         path = self._folder / f"{uuid.uuid4().hex}.safetensors"
         save_file(_table(new), path.with_suffix(".partial"))
         os.replace(path.with_suffix(".partial"), path)
+
+    def _there(self) -> int:
+        """Bytes in the folder, by whichever process."""
+        total = 0
+        for path in self._folder.glob("*.safetensors"):
+            with suppress(FileNotFoundError):
+                total += path.stat().st_size
+        return total
 
 
 def _table(rows: Sequence[tuple[bytes, tuple[int, int, int], Tensor]]) -> dict[str, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -160,7 +161,18 @@ class TransformersEngine(Engine):
         images = self.encoder.images
         if not isinstance(images, FeatureBank):
             raise NotImplementedError("embeddings need model.cache_vision")
-        return np.stack([images.mean(sample.images).float().cpu().numpy() for sample in samples])
+        means = []
+        for sample in samples:  # a pool may have more images than memory has room for
+            means.append(images.mean(sample.images).float().cpu().numpy())
+            images.forget()
+        return np.stack(means)
+
+    def close(self) -> None:
+        """Give the memory of the device back, for who comes next in this process."""
+        del self.policy, self.encoder
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
 
 
 def _positions(

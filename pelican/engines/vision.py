@@ -83,6 +83,7 @@ class FeatureBank:
         self._files = files
         for digest, grid, features in files.read() if files else ():
             self._keep(digest, grid, features)
+        self._found = len(self._features)
         visual.forward = self._look_up
         visual.requires_grad_(False)
 
@@ -96,6 +97,11 @@ class FeatureBank:
         """Leave what was encoded for the stages that follow."""
         if self._files is not None:
             self._files.flush()
+
+    def forget(self) -> None:
+        """Let go of what was encoded here; what was prepared before can't be looked up any more."""
+        del self._features[self._found :], self._grids[self._found :]
+        self._keys = {digest: key for digest, key in self._keys.items() if key < self._found}
 
     def prepare(self, images: Sequence[bytes]) -> list[Prepared]:
         digests = [hashlib.blake2b(image, digest_size=16).digest() for image in images]

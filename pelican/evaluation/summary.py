@@ -37,9 +37,9 @@ class Comparison(Frozen):
 class Summary(Frozen):
     """Scores in points of 100. Dimensions and horizons are of the embodied suite.
 
-    The general score is the mean over its
-    benchmarks. `format_rate` is the mean format reward of the embodied suite in 0 … 1, `chance` beside a score
-    is what blind guessing gets, aggregated as the score is. A benchmark's key is `suite/name`.
+    The general score is the mean over its benchmarks. `format_rate` is the mean format reward of the
+    embodied suite in 0 … 1, `chance` beside a score is what blind guessing gets, aggregated as the
+    score is. A benchmark's key is `suite/name`.
     """
 
     embodied: Estimate | None

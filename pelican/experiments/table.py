@@ -8,30 +8,15 @@ from typing import Any
 
 from pelican.errors import UserInputError
 from pelican.experiments.variants import Variant, make_command, run_name
-from pelican.outcome import show
+from pelican.outcome import show, tokens
 from pelican.runs import manifests, read_json, stage_prefix
 from pelican.storage.objects import ObjectStore
 
-_TOKENS = {
-    "generated": {
-        "rollout": "tokens",
-        "train-rl": "tokens_generated",
-        "distill": "teacher_tokens",
-    },
-    "trained": {"train-rl": "tokens_trained", "train-sft": "tokens_trained"},
-}
 NOTHING = "No run of the set is complete."
 _VARIANTS = ["variant", "runs", "base", "final", "gain", "general", "thinking, base", "end"]
 _VARIANTS += ["k tokens generated", "trained"]
 _RUNS = ["run", "base", "final", "gain (paired 95 %)", "general (paired 95 %)", "thinking"]
 _RUNS += ["min", "command"]
-
-
-def tokens(store: ObjectStore, run: str, kind: str) -> int:
-    """Tokens generated, or trained on (once for each epoch), in thousands."""
-    fields = _TOKENS[kind]
-    found = [m.counts.get(fields[m.stage], 0) for m in manifests(store, run) if m.stage in fields]
-    return round(sum(found) / 1000)
 
 
 def table(
@@ -106,6 +91,7 @@ def _complete(store: ObjectStore, run: str) -> dict[str, Any] | None:
 
 def _row(store: ObjectStore, run: str, tree: dict[str, Any]) -> dict[str, Any]:
     first, last = tree["scores"][0], tree["scores"][-1]
+    found = manifests(store, run)
     return {
         "base": first["embodied"],
         "final": last["embodied"],
@@ -113,8 +99,8 @@ def _row(store: ObjectStore, run: str, tree: dict[str, Any]) -> dict[str, Any]:
         "general": last["against"]["base"]["general"],
         "think_base": _thinking(store, run, first),
         "think_end": _thinking(store, run, last),
-        "generated": tokens(store, run, "generated"),
-        "trained": tokens(store, run, "trained"),
+        "generated": round(tokens(found, "generated") / 1000),
+        "trained": round(tokens(found, "trained") / 1000),
     }
 
 

@@ -97,7 +97,11 @@ def make_spec(
 
 
 def make_job(spec: StageSpec) -> Job:
-    """How many processes, and threads each, the recipe gives to a stage."""
+    """How many processes, and threads each, the recipe gives to a stage.
+
+    Reward and filter are one process, with as many threads as rollouts have workers: both are the
+    cores that a run may take.
+    """
     recipe = spec.recipe
     processes, threads = {
         "train-rl": (recipe.rl.processes, recipe.rl.threads),

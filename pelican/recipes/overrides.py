@@ -6,7 +6,7 @@ import difflib
 import json
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 from pydantic import BaseModel, ValidationError
 
@@ -50,6 +50,20 @@ def apply_overrides(recipe: Recipe, overrides: Mapping[str, str]) -> Recipe:
         raise UserInputError(sentence(error, overrides)) from None
 
 
+def _absent(model: BaseModel, prefix: str = "") -> set[str]:
+    """Leaves of the optional sections that a recipe does without, such as `reward.judge.endpoint`."""
+    found: set[str] = set()
+    for name, field in type(model).model_fields.items():
+        value = getattr(model, name)
+        if isinstance(value, BaseModel):
+            found |= _absent(value, f"{prefix}{name}.")
+        elif value is None:
+            for kind in get_args(field.annotation):
+                if isinstance(kind, type) and issubclass(kind, BaseModel):
+                    found |= {f"{prefix}{name}.{leaf}" for leaf in kind.model_fields}
+    return found
+
+
 def fields(model: BaseModel, prefix: str = "") -> dict[str, Any]:
     """Every leaf of a recipe by its dotted name."""
     found: dict[str, Any] = {}
@@ -72,7 +86,7 @@ def describe(name: str) -> str:
 
 
 def _set(recipe: Recipe, tree: dict[str, Any], name: str, text: str) -> None:
-    known = fields(recipe)
+    known = fields(recipe) | dict.fromkeys(_absent(recipe))
     if name not in known:
         inside = sorted(field for field in known if field.startswith(f"{name}."))
         if inside:
@@ -82,7 +96,9 @@ def _set(recipe: Recipe, tree: dict[str, Any], name: str, text: str) -> None:
         raise UserInputError(f"{name}={text} does not fit: expected a finite number")
     *sections, leaf = name.split(".")
     for section in sections:
-        tree = tree.setdefault(section, {})  # `rl.variant` is left out of a tree without one
+        if tree.get(section) is None:  # an optional one; `rl.variant` is left out of its tree
+            tree[section] = {}
+        tree = tree[section]
     value = _value(text)
     alone = isinstance(known[name], tuple) and type(value) in (int, float)
     tree[leaf] = (value,) if alone else value  # a list of one, `data.horizon_s=64`
@@ -132,6 +148,8 @@ def sentence(error: ValidationError, overrides: Mapping[str, str]) -> str:
     """The first mistake, with the field, the value and what was expected."""
     first = error.errors()[0]
     field = ".".join(str(part) for part in first["loc"] if isinstance(part, str))
+    if first["type"] == "missing" and isinstance(first["loc"][-1], str):
+        return f"{field} is missing; set it too"
     expected = _EXPECTED.get(first["type"])
     if expected is None:
         message = first["msg"].removeprefix("Value error, ").removeprefix("Input should be ")

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Iterator
+from typing import Any
 
 from pelican.frozen import Frozen
+from pelican.outcome import tokens
 from pelican.report.run import Run, StageRun
+from pelican.storage.manifests import Manifest
 
 RESOURCES = "resources"  # of a manifest's notes; see pelican.stages.resources
 
@@ -27,8 +30,8 @@ def cost_of(run: Run) -> Cost:
         seconds=seconds(run),
         gpu_hours=_hours(run, "gpu_seconds"),
         cpu_hours=_hours(run, "cpu_seconds"),
-        generated_tokens=tokens(run, "generated"),
-        trained_tokens=tokens(run, "trained"),
+        generated_tokens=tokens(_finished(run), "generated"),
+        trained_tokens=tokens(_finished(run), "trained"),
         evaluation_tokens=sum(_counts(stage).get("tokens", 0) for stage in run.finished("eval")),
     )
 
@@ -43,19 +46,8 @@ def _hours(run: Run, name: str) -> float | None:
     return sum(known) / 3600 if known and len(known) == len(spent) else None
 
 
-def tokens(run: Run, kind: Literal["generated", "trained"]) -> int:
-    """Tokens that rollouts, the teacher and RL generated, or that RL and SFT trained on."""
-    total = 0
-    for stage in run.stages:
-        counts = _counts(stage)
-        drawn = counts.get("tokens_generated", 0)
-        if kind == "trained":
-            total += counts.get("tokens_trained", drawn)  # RL trains on what it draws
-        elif stage.name == "rollout":
-            total += counts.get("tokens", 0)
-        else:
-            total += drawn + counts.get("teacher_tokens", 0)
-    return total
+def _finished(run: Run) -> Iterator[Manifest]:
+    return (stage.manifest for stage in run.stages if stage.manifest)
 
 
 def seconds(run: Run) -> float:

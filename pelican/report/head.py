@@ -11,6 +11,10 @@ from pelican.runs import FAILURE
 
 def state_of(run: Run) -> dict[str, str]:
     """How far the run came, in one word and a sentence."""
+    ended = run.json("verdict.json")  # of a retraining, which may end before its loops
+    if isinstance(ended, dict):
+        reasons = "; ".join(str(reason) for reason in ended.get("reasons", []))
+        return {"word": "finished", "words": f"The retraining ended: {ended['outcome']}. {reasons}"}
     open_stages = [stage for stage in run.stages if stage.manifest is None]
     last = run.evaluations[-1] if run.evaluations else None
     if last and not open_stages and _is_last(run, last):

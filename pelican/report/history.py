@@ -55,10 +55,12 @@ class Moment:
 
     @property
     def order(self) -> tuple[int, int]:
-        return (self.loop, 0 if self.phase == "rl" else 1)
+        return (self.loop, 1 if self.phase == "sft" else 0)
 
     @property
     def words(self) -> str:
+        if self.phase == "base":  # the diagnosis of a retraining
+            return "before training"
         return f"loop {self.loop}, {'before' if self.phase == 'rl' else 'after'} RL"
 
 

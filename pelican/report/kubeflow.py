@@ -14,18 +14,16 @@ from typing import Any
 
 import polars as pl
 
-from pelican.outcome import report_path, score_rows
+from pelican.outcome import report_path, score_rows, tokens
 from pelican.recipe import Recipe
 from pelican.recipes.overrides import fields
 from pelican.report.finish import finish
+from pelican.report.run import Run
 from pelican.runs import manifests, read_json, read_recipe, run_prefix, stage_prefix
 from pelican.storage.manifests import Manifest, read_manifest
 from pelican.storage.objects import ObjectStore
 
 PHASES = {"base": "base", "rl": "RL", "sft": "SFT"}
-# Counts of tokens in the manifests, by what they cost.
-GENERATED = ("tokens", "tokens_generated", "teacher_tokens")
-TRAINED = ("tokens_trained",)
 # Settings that ablations change; Kubeflow's own parameter is the whole recipe as one text.
 SETTINGS = (
     "loops",
@@ -73,7 +71,7 @@ def conclude(store: ObjectStore, run: str, pipeline: str, succeeded: bool) -> Sh
     tree = read_json(store, f"{run_prefix(run)}/summary.json") or {}
     recipe = read_recipe(store, run)
     found = manifests(store, run)
-    metrics |= score_metrics(store, run, tree) | cost_metrics(found, recipe)
+    metrics |= score_metrics(store, run, tree) | cost_metrics(found)
     if recipe is not None:
         metrics |= setting_metrics(recipe)
     where = report_path(store, run)
@@ -102,10 +100,12 @@ def evaluation(store: ObjectStore, output: str, base: str) -> Shown:
         for name, value in manifest.metrics.items()
     }
     metrics |= forgotten(read_json(store, f"{output}/summary.json") or {})
-    words = "go on" if manifest.metrics.get("go_on", 1.0) >= 0.5 else "stop"
+    says = "go on" if manifest.metrics.get("go_on", 1.0) >= 0.5 else "stop"
+    asked = manifest.phase in ("base", Run(store, manifest.run).last_phase)
+    words = f"The gate says: {says}." if asked else f"Were it the gate of a loop: {says}."
     reasons = "".join(f"\n- {reason}" for reason in manifest.notes.get("gate", []))
     matrix = success_matrix(store, base, output) if base else None
-    return Shown(finite(metrics), f"**The gate says: {words}.**\n{reasons}\n", matrix)
+    return Shown(finite(metrics), f"**{words}**\n{reasons}\n", matrix)
 
 
 def finite(metrics: Mapping[str, float]) -> dict[str, float]:
@@ -146,26 +146,14 @@ def forgotten(summary: Mapping[str, Any]) -> dict[str, float]:
     return metrics
 
 
-def cost_metrics(found: list[Manifest], recipe: Recipe | None) -> dict[str, float]:
+def cost_metrics(found: list[Manifest]) -> dict[str, float]:
     """Tokens, and hours of processes: GPU hours where each process has a GPU."""
-    from pelican.launch.steps import make_job
-    from pelican.records import Phase
-    from pelican.stages.spec import StageSpec
-
-    def total(names: tuple[str, ...]) -> float:
-        return float(sum(m.counts.get(name, 0) for m in found for name in names))
-
-    metrics = {"tokens generated": total(GENERATED), "tokens trained": total(TRAINED)}
-    if recipe is not None:
-        hours = 0.0
-        for m in found:
-            spec = StageSpec.model_validate(
-                {"stage": m.stage, "store": "", "run": m.run, "loop": m.loop}
-                | {"phase": Phase(m.phase), "output": "", "inputs": {}, "recipe": recipe}
-            )
-            hours += make_job(spec).processes * m.seconds / 3600
-        metrics["process hours"] = round(hours, 4)
-    return metrics
+    hours = sum(m.notes.get("resources", {}).get("processes", 1) * m.seconds / 3600 for m in found)
+    return {
+        "tokens generated": float(tokens(found, "generated")),
+        "tokens trained": float(tokens(found, "trained")),
+        "process hours": round(hours, 4),
+    }
 
 
 def setting_metrics(recipe: Recipe) -> dict[str, float]:

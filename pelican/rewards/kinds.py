@@ -1,6 +1,6 @@
 """One scorer per kind of answer in `pelican.records.Answer`; the families choose among them.
 
-The rules are those of dppo.md: "Reward" and "Metrics of the benchmarks".
+The rules, and where each comes from: docs/rewards.md.
 """
 
 from __future__ import annotations

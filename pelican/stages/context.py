@@ -8,7 +8,7 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -120,10 +120,11 @@ class StageContext:
             event["rank"] = self.rank
         print(PROGRESS + json.dumps(event), file=sys.stdout, flush=True)
 
-    def left_out(self, quarantine: Quarantine) -> None:
-        """Say in the log which samples this stage goes on without, and why; it counts them itself."""
+    def left_out(self, quarantine: Quarantine, of: Collection[str] | None = None) -> None:
+        """Say in the log which samples (`of` these) are done without, and why; a stage counts them."""
         for row in quarantine.rows:
-            print(f"left out: {row}", flush=True)
+            if of is None or row.id in of:
+                print(f"left out: {row}", flush=True)
 
     def judged(self, judge: EndpointJudge | None) -> None:
         """Count what the judge was asked, and keep how far its votes agreed."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -57,10 +58,10 @@ def run(context: StageContext) -> None:
     horizon_s = context.recipe.data.horizon(spec.loop)
     related = []
     if weak and not config.only_replay:
-        embedder = _embedder(context, indexes["pool"])
-        related = associate(
-            weak, indexes["pool"].within(horizon_s), embedder, config.neighbours, salt
-        )
+        with _embedder(context, indexes["pool"]) as embedder:
+            related = associate(
+                weak, indexes["pool"].within(horizon_s), embedder, config.neighbours, salt
+            )
     replay = indexes["replay"].within(horizon_s)
     requests = plan(weak, related, replay, config, salt)
     # Asked in the order of the pools, so that each part reads a few row groups only.
@@ -102,15 +103,21 @@ def _weak_entries(context: StageContext, pool: PoolIndex) -> list[Entry]:
     return weak
 
 
-def _embedder(context: StageContext, pool: PoolIndex) -> Embedder:
+@contextmanager
+def _embedder(context: StageContext, pool: PoolIndex) -> Iterator[Embedder]:
+    """The policy, where it is asked for, is gone at the end: the teacher needs its memory."""
     recipe = context.recipe
     if recipe.distill.embedding == "text":
-        return TextEmbedder()
+        yield TextEmbedder()
+        return
     # Only the transformers engine gives features, and only of a tower that it keeps them of.
     config = recipe.rollout.model_copy(update={"engine": "transformers"})
     model = recipe.model.model_copy(update={"freeze_vision": True, "cache_vision": True})
     engine = open_engine(config, model, context.input("policy"))
-    return VisionEmbedder(pool, engine, recipe.data.max_pixels)
+    try:
+        yield VisionEmbedder(pool, engine, recipe.data.max_pixels)
+    finally:
+        engine.close()
 
 
 def _open_teacher(context: StageContext) -> Teacher:

@@ -10,8 +10,10 @@ from pelican.stages.spec import StageName, StageSpec
 from pelican.storage.manifests import fingerprint
 from pelican.storage.objects import ObjectStore
 
-# What of the recipe determines a stage's result, sections or fields: another change does not redo
-# it. Pools and checkpoints count by their content, as inputs; distill's rows name the teacher.
+# What of the recipe counts for a stage, sections or fields: all that determines its result, and, where
+# a section is listed whole, more. Pools and checkpoints count by their content, as inputs; distill's
+# rows name the teacher. Which engine a training draws with is `rollout`, and does not count: either
+# draws from the same policy.
 SECTIONS: dict[StageName, tuple[str, ...]] = {
     "rollout": ("seed", "model", "rollout", "data"),
     "reward": ("seed", "reward"),

@@ -39,6 +39,9 @@ def run(context: StageContext) -> None:
             corrections=context.corrections(),
         )
         samples, there = practicable(pool.samples, judge), len(pool.samples)
+        if context.rank == 0:  # an image may be gone since its rollouts
+            context.counts["quarantined"] = len(ids) - there
+            context.left_out(pool.quarantine, ids)
     if context.rank == 0:
         context.counts["left_to_judge"] = there - len(samples)
     if not samples:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shutil
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -25,13 +24,6 @@ def run(context: StageContext) -> None:
     """Inputs: policy, mixture (distill's output), pool, replay. Writes `checkpoint/`."""
     mixture = pl.read_parquet(context.input("mixture") / "mixture.parquet")
     context.counts["rows"] = len(mixture) if context.rank == 0 else 0
-    if mixture.is_empty():
-        context.notes["skipped"] = "the mixture is empty: the teacher's answers were all refused"
-        if context.rank == 0:
-            shutil.copytree(
-                context.input("policy"), context.output("checkpoint"), dirs_exist_ok=True
-            )
-        return
     _train(context, mixture)
 
 
@@ -62,12 +54,16 @@ def _train(context: StageContext, mixture: pl.DataFrame) -> None:
             corrections=context.corrections() if name == "pool" else NONE,
         )
         samples |= {(name, sample.id): sample for sample in pool.samples}
+        if context.rank == 0:
+            context.left_out(pool.quarantine, ids)
+    wanted = list(mixture.select("pool", "sample_id", "completion").iter_rows())
     rows = [
         Demonstration(samples[pool, sample_id], completion)
-        for pool, sample_id, completion in mixture.select(
-            "pool", "sample_id", "completion"
-        ).iter_rows()
+        for pool, sample_id, completion in wanted
+        if (pool, sample_id) in samples
     ]
+    if context.rank == 0:  # an image may be gone since the teacher saw it
+        context.counts["quarantined"] = len(wanted) - len(rows)
     losses = Losses(lambda step, total: context.progress(step, total, "steps"))
     work = context.restored("work/trainer")
 

@@ -55,7 +55,7 @@ def _bring(store: ObjectStore, path: Path) -> str:
     files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
     root = path if path.is_dir() else path.parent
     digests = {p.relative_to(root).as_posix(): file_digest(p) for p in files}
-    key = f"{DATA}/{path.stem}-{digest_of(sorted(digests.items()))[:12]}"
+    key = f"{DATA}/{path.name if path.is_dir() else path.stem}-{digest_of(sorted(digests.items()))[:12]}"
     whole = f"{key}.json"  # last, so that a half upload is not taken for all of it
     if not store.exists(whole):
         print(f"uploading {path} to {store.uri}/{key}", file=sys.stderr, flush=True)

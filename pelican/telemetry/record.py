@@ -200,7 +200,7 @@ def evaluated(summary: Summary, gate: Gate) -> None:
 
 
 def finished(manifest: Manifest, processes: int) -> None:
-    """A stage is about to be committed: what its manifest counts."""
+    """A stage was committed: what its manifest counts."""
     if not active():
         return
     torch = sys.modules.get("torch")

@@ -2,7 +2,7 @@
 
 TRL keeps the optimiser, the clipped loss, the KL term and checkpointing. This module replaces how a
 batch is made: groups whose rewards are all equal give no gradient, so they are dropped and refilled
-(dppo.md, "Success rate, difficulty, sampling").
+(arXiv 2511.16602, difficulty-aware sampling).
 """
 
 from __future__ import annotations

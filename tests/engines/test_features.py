@@ -50,6 +50,30 @@ def test_what_one_stage_encoded_the_next_finds(twin: Path, tmp_path: Path) -> No
     assert [p.grid for p in second.prepare(images)] == [(1, 8, 8)] * 4
 
 
+def test_what_was_encoded_can_be_let_go_and_what_was_read_stays(twin: Path, tmp_path: Path) -> None:
+    first = bank(twin, tmp_path)
+    wanted = first.mean([picture(0)])
+    first.flush()
+    second = bank(twin, tmp_path)
+    other = second.mean([picture(1)])
+    second.forget()
+    assert len(second._features) == len(second._grids) == len(second._keys) == 1
+    assert torch.equal(second.mean([picture(0)]), wanted)
+    assert torch.equal(second.mean([picture(1)]), other)  # encoded again
+
+
+def test_many_processes_fill_the_folder_to_its_limit_together(
+    tmp_path: Path, twin: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = torch.ones(16, 4)
+    monkeypatch.setattr(features, "LIMIT_BYTES", 4 * own.nbytes)
+    writers = [FeatureFiles(*load(twin), tmp_path) for _ in range(6)]
+    for number, files in enumerate(writers):
+        files.add(bytes([number]) * 16, (1, 8, 8), own)
+        files.flush()
+    assert 0 < len(list(tmp_path.rglob("*.safetensors"))) < 4
+
+
 def test_another_tower_has_files_of_its_own(twin: Path, tmp_path: Path) -> None:
     first = bank(twin, tmp_path / "files")
     first.prepare([picture(0)])

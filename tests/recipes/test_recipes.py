@@ -69,6 +69,14 @@ def test_overrides_are_typed(text: str, field: str, value: object) -> None:
     assert fields(find_recipe("tiny", [text]))[field] == value
 
 
+def test_a_section_that_a_recipe_does_without_can_be_set_field_by_field() -> None:
+    judged = find_recipe(
+        "tiny", ["reward.judge.endpoint=http://judge:8000/v1 reward.judge.model=7b"]
+    )
+    assert judged.reward.judge is not None
+    assert (judged.reward.judge.endpoint, judged.reward.judge.votes) == ("http://judge:8000/v1", 3)
+
+
 @pytest.mark.parametrize(
     ("address", "override", "words"),
     [
@@ -79,6 +87,8 @@ def test_overrides_are_typed(text: str, field: str, value: object) -> None:
         ("tiny+rl_only(3)", "", ["takes no number"]),
         ("tiny+rl_only+sft_only", "", ["nothing would be trained"]),
         ("tiny", "rl.max_step=5", ["'rl.max_step'", "did you mean 'rl.max_steps'"]),
+        ("tiny", "reward.judge.model=7b", ["reward.judge.endpoint is missing; set it too"]),
+        ("tiny", "reward.judge.end=x", ["'reward.judge.end'", "'reward.judge.endpoint'"]),
         ("tiny", "lop=5", ["'lop'", "did you mean 'loops'"]),
         ("tiny", "group_size=4", ["did you mean 'rl.group_size'"]),
         ("tiny", "rl=4", ["rl is a section"]),

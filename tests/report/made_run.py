@@ -339,7 +339,7 @@ class MadeRun:
             for f, ts in zip(EMBODIED_FAMILIES, values, strict=True):
                 rows.append({"step": t, "family": f.value, "ts": ts, "mean_ts": sum(values) / 6})
         pl.DataFrame(rows).write_parquet(self._at(prefix, "stagnation.parquet"))
-        return {"steps": 60, "tokens_generated": 90_000}, {}, {}
+        return {"steps": 60, "tokens_generated": 90_000, "tokens_trained": 90_000}, {}, {}
 
     def _train_sft(self, prefix, loop, phase):
         losses = [{"step": t, "loss": 1.2 / (1 + t / 30)} for t in range(5, 200, 5)]

@@ -9,7 +9,7 @@ from PIL import Image
 from pelican.errors import UserInputError
 from pelican.report.compare_page import build_comparison, render_comparison, verdict
 from pelican.report.comparison import compare_runs, open_runs, phase_totals, recipe_differences
-from pelican.report.cost import cost_of, tokens
+from pelican.report.cost import cost_of
 from pelican.report.page import build_report
 from pelican.report.run import open_run
 from tests.report.browser import needs_chromium, screenshot
@@ -58,10 +58,10 @@ def test_a_field_that_one_recipe_lacks_differs():
 
 
 def test_tokens_are_counted_once_and_without_evaluation(made):
-    run = open_run(made.store, NAME)
+    cost = cost_of(open_run(made.store, NAME))
     rollouts = 2 * 40 * (8 + 4) * 20  # loops, samples, tries, tokens
-    assert tokens(run, "generated") == rollouts + 2 * (90_000 + 900)
-    assert tokens(run, "trained") == 2 * (90_000 + 70_000)
+    assert cost.generated_tokens == rollouts + 2 * (90_000 + 900)
+    assert cost.trained_tokens == 2 * (90_000 + 70_000)
 
 
 def test_an_unknown_run_is_named(made):

@@ -85,6 +85,11 @@ def test_an_evaluation_shows_its_gate_and_the_base_compares_with_nothing(
     assert expected | {"forgotten embodied %"} <= set(last.metrics)
 
 
+def test_the_gate_of_a_phase_that_decides_nothing_says_so(store: FolderStore) -> None:
+    middle = evaluation(store, LAST.replace("-sft", "-rl"), BASE)
+    assert middle.markdown.startswith("**Were it the gate of a loop: ")
+
+
 def test_a_failed_run_shows_what_there_is(tmp_path: Path) -> None:
     made = MadeRun(tmp_path, loops=2, train=12, held_out=12)
     store = whole_recipe(made.write(until="loop-0/eval-base"))

@@ -226,6 +226,16 @@ def test_a_run_that_the_gate_stopped_says_so(tmp_path):
     assert 'class="state stopped"' in html and "The gate of loop 1 SFT said no." in html
 
 
+def test_a_retraining_without_a_weakness_has_ended(tmp_path):
+    made = MadeRun(tmp_path, train=40)
+    made.write(until="loop-0/eval-base")
+    ended = {"outcome": "no weakness", "reasons": ["3 of 90 samples are weak"]}
+    made.store.write(f"runs/{NAME}/verdict.json", json.dumps(ended).encode())
+    html = render(open_run(made.store, NAME))
+    assert 'class="state finished"' in html
+    assert "The retraining ended: no weakness. 3 of 90 samples are weak" in html
+
+
 def test_a_run_that_failed_once_and_then_finished_is_finished(whole):
     made, _ = whole
     key = f"runs/{NAME}/failure.json"
