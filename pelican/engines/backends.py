@@ -88,6 +88,7 @@ class TransformersBackend(Backend):
                         [prompt] * len(group),
                         group,
                         temperature=sampling.temperature or 1.0,
+                        top_p=sampling.top_p,
                         without=encoder.media_token_ids,
                     )
                     found.append([Drawn(i, p) for i, p in zip(group, logps, strict=True)])

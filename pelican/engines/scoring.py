@@ -18,12 +18,14 @@ def completion_logps(
     completions: Sequence[Sequence[int]],
     *,
     temperature: float = 1.0,
+    top_p: float = 1.0,
     without: Sequence[int] = (),
     device: torch.device | None = None,
 ) -> list[list[float]]:
     """Of every token of `completions`, one of each prompt; the tokens `without` are impossible.
 
-    One plain forward pass, so `model` may be sharded and wrapped: then it is collective.
+    With `top_p` they are those of the draw: among the likeliest tokens alone, and the drawn one, which
+    rounding may have put beside them. One plain forward pass, so `model` may be sharded and wrapped: then it is collective.
     """
     device = device or model.device
     prompt_ids, prompt_mask = encoder.pad([prompt.ids for prompt in prompts], "left")
@@ -46,5 +48,11 @@ def completion_logps(
     logits = output.logits[:, -width - 1 : -1].float()
     logits[..., list(without)] = -torch.inf
     logps = (logits / temperature).log_softmax(-1)
-    chosen = logps.gather(-1, ids.to(device).unsqueeze(-1)).squeeze(-1).tolist()
-    return [row[: len(own)] for row, own in zip(chosen, completions, strict=True)]
+    own = ids.to(device).unsqueeze(-1)
+    if top_p < 1:
+        ranked, order = logps.exp().sort(-1, descending=True)
+        outside = (ranked.cumsum(-1) - ranked >= top_p).gather(-1, order.argsort(-1))
+        outside.scatter_(-1, own, False)
+        logps = logps.masked_fill(outside, -torch.inf).log_softmax(-1)
+    chosen = logps.gather(-1, own).squeeze(-1).tolist()
+    return [row[: len(one)] for row, one in zip(chosen, completions, strict=True)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 from PIL import Image
 
 from pelican.engines.prompts import messages
+from pelican.engines.scoring import completion_logps
 from pelican.engines.transformers import TransformersEngine, load_model
 from pelican.errors import UserInputError
 from pelican.recipe import ModelConfig, Sampling
@@ -98,6 +100,21 @@ def test_top_p_zero_noise_takes_the_likeliest_token() -> None:
     narrow = Sampling(temperature=1.0, top_p=0.5)
     for noise in (0.0, 0.5, 0.999):
         assert _sample(logits, narrow, torch.tensor([noise], dtype=torch.float64)).item() == 1
+
+
+def test_a_draw_from_the_likeliest_tokens_is_scored_as_such(engine: TransformersEngine) -> None:
+    narrow = WARM.model_copy(update={"top_p": 0.6})
+    prompt = engine.encoder.prompt(SAMPLES[0])
+    ((drawn,),) = engine.complete([prompt], narrow, [[3]])
+
+    def logps(top_p: float) -> torch.Tensor:
+        found = completion_logps(engine.policy, engine.encoder, [prompt], [drawn], top_p=top_p)
+        return torch.tensor(found[0])
+
+    gain = logps(0.6) - logps(1.0)  # minus the log of their mass, which is 0.6 at least
+    assert gain.min() >= -1e-6 and gain.max() > 0.01
+    assert gain.max() <= -math.log(0.6) + 1e-6
+    assert torch.isfinite(logps(0.01)).all()  # what was drawn counts, wherever rounding put it
 
 
 def test_embeddings_are_the_mean_of_the_towers_features(
