@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import tempfile
 from pathlib import Path
-from typing import Any
 
 from pelican.digest import digest_of
 from pelican.errors import UserInputError
@@ -16,6 +15,7 @@ from pelican.recipe import Recipe
 from pelican.runs import FAILURE, run_prefix
 from pelican.storage.objects import ObjectStore
 from pipelines import compile_pipeline
+from pipelines.ir import graph_of
 from pipelines.pods import StepPods
 
 
@@ -66,36 +66,3 @@ def _compile(store: ObjectStore, pipeline: str, recipe: Recipe, package: Path) -
     compile_pipeline(pipeline, recipe, package, setup)
     documents = list(yaml.safe_load_all(package.read_text()))
     return digest_of([graph_of(documents[0]), dict(setup.variables)])[:12]
-
-
-def written_out(tree: dict[str, Any]) -> dict[str, Any]:
-    """An IR with every component and executor in place of its name.
-
-    kfp numbers the components of nested pipelines differently at each compilation.
-    """
-    executors = tree["deploymentSpec"]["executors"]
-
-    def component(found: dict[str, Any]) -> dict[str, Any]:
-        found = dict(found)
-        if "executorLabel" in found:
-            found["executor"] = executors[found.pop("executorLabel")]
-        if "dag" in found:
-            dag = dict(found["dag"])
-            dag["tasks"] = {
-                name: {
-                    **task,
-                    "componentRef": component(tree["components"][task["componentRef"]["name"]]),
-                }
-                for name, task in dag["tasks"].items()
-            }
-            found["dag"] = dag
-        return found
-
-    return {"root": component(tree["root"]), "pipeline": tree["pipelineInfo"]}
-
-
-def graph_of(tree: dict[str, Any]) -> dict[str, Any]:
-    """An IR written out, without its parameters' defaults: what makes it another version."""
-    graph = written_out(tree)
-    graph["root"].pop("inputDefinitions", None)
-    return graph

@@ -27,8 +27,8 @@ from pelican.launch.kfp_api import Kfp
 from pelican.launch.kfp_client import wait_for
 from pelican.recipes import find_recipe
 from pipelines import compile_pipeline
+from pipelines.ir import graph_of
 from pipelines.pods import StepPods
-from pipelines.submit import graph_of
 from tests.endpoints import Request, serving
 
 V2 = "/apis/v2beta1"

@@ -14,8 +14,8 @@ from pelican.commands.trigger import compile_ as compile_poll
 from pelican.errors import UserInputError
 from pelican.recipes import PIPELINES, find_recipe, for_pipeline
 from pipelines import build, compile_pipeline
+from pipelines.ir import written_out
 from pipelines.pods import StepPods
-from pipelines.submit import written_out
 
 GOLDEN = Path(__file__).parent / "golden"
 
