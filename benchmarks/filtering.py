@@ -1,7 +1,8 @@
 """The filter stage's work on 0.5 M samples x 8 rollouts, against a bare scan and group by polars.
 
 Both read the same Parquet shards in processes of their own, imports and threads warm. Bare: success
-rate and mean reward per sample, sorted. The stage: also the join with the pool, the checks, buffer, weak set and ledger.
+rate and mean reward per sample, sorted. The stage: also the join with the pool, the checks, buffer,
+weak set and ledger.
 """
 
 from __future__ import annotations
