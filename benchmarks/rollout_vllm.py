@@ -65,10 +65,16 @@ def run(samples: int, times: int = 3) -> None:
                     cpu[name] = min(cpu[name], processor_time() - used)
     finally:
         setting.close()
-    asked = "same requests, one per rollout; start-up in neither"
+    shard = f"shards of {setting.recipe.rollout.shard_size}, {SETS[1].rpartition('.')[2]}"
+    asked = f"{shard}; the same requests, one per rollout; start-up in neither"
     size, name = setting.size, "rollout stage against bare vLLM"
     at_least(name, wall["requests"] / wall["stage"], "x", 0.95, f"{size}; {asked}")
-    figure("the same in processor time", cpu["requests"] / cpu["stage"], "x", "engine included")
+    figure(
+        "the same in processor time",
+        cpu["requests"] / cpu["stage"],
+        "x",
+        "of the engine's processes too",
+    )
     # Other seeds, so other rollouts: tokens per second are compared.
     share = tokens["requests"] / tokens["groups"]
     at_least(f"{name}, n={setting.tries}", share * wall["groups"] / wall["stage"], "x", 0.95,
@@ -89,4 +95,4 @@ def processor_time() -> float:
 
 
 if __name__ == "__main__":
-    run(int(sys.argv[1]) if len(sys.argv) == 2 else 48)
+    run(int(sys.argv[1]) if len(sys.argv) == 2 else 64)

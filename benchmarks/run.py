@@ -25,7 +25,7 @@ BENCHES: dict[str, tuple[str, list[str], list[str], str]] = {
     "filter": ("benchmarks.filtering", ["500000"], ["20000"], "Filter and ledger"),
     "rewards": ("benchmarks.rewards", ["2000"], ["140"], "Rule rewards"),
     "rollout": ("benchmarks.rollout", ["96"], ["8"], "Rollout stage against the bare engine"),
-    "rollout-vllm": ("benchmarks.rollout_vllm", ["48"], ["4"], "Rollout stage against bare vLLM"),
+    "rollout-vllm": ("benchmarks.rollout_vllm", ["64"], ["4"], "Rollout stage against bare vLLM"),
     "train-rl": ("benchmarks.train_rl", ["16"], ["2"], "train-rl against plain TRL"),
     "packing": ("benchmarks.packing", ["640"], ["64"], "Padding of SFT"),
     "index": ("benchmarks.index", ["1300000"], ["5000"], "Index of a large pool"),
