@@ -144,14 +144,15 @@ def main() -> None:
         begun, started = stamp(), time.monotonic()
         found = run(name, options.quick, options.size)
         title = BENCHES[name][3]
-        if found.skipped:
-            print(f"{title}: skipped, {found.skipped}; its section stays as it is", flush=True)
-            continue
         failed |= bool(found.failure)
-        part = section(title, begun, found.rows, found.failure, time.monotonic() - started)
+        if found.skipped:
+            part = f"{_HEADING}{title}\n\nSkipped: {found.skipped}.\n"
+        else:
+            part = section(title, begun, found.rows, found.failure, time.monotonic() - started)
         print(part, flush=True)
-        if not options.quick:  # at once: the next may take long
-            page = PAGE.read_text() if PAGE.exists() else ""
+        page = PAGE.read_text() if PAGE.exists() else ""
+        earlier = found.skipped and title in sections(page)
+        if not options.quick and not earlier:  # at once: the next may take long
             PAGE.write_text(renewed(page, {title: part}))
     sys.exit(1 if failed else 0)
 
