@@ -19,7 +19,9 @@ def page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Two benchmarks, `a` and `b`, that are written by the tests."""
     monkeypatch.setattr(run, "PAGE", tmp_path / "page.md")
     titles = {"a": "The first", "b": "The second"}
-    benches = {name: (f"bench_{name}", [], [], title) for name, title in titles.items()}
+    benches: dict[str, tuple[str, list[str], list[str], str]] = {
+        name: (f"bench_{name}", [], [], title) for name, title in titles.items()
+    }
     monkeypatch.setattr(run, "BENCHES", benches)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     return run.PAGE
