@@ -53,9 +53,10 @@ class Setting:
         return list(self.index.load(self.entries, max_pixels=pixels, quarantine=Quarantine()))
 
     def stage(self) -> None:
+        self.store = tempfile.TemporaryDirectory()  # the one before is removed with this
         spec = StageSpec(
             stage="rollout",
-            store=tempfile.mkdtemp(),
+            store=self.store.name,
             run="bench",
             loop=1,
             phase=Phase.RL,

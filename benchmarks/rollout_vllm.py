@@ -7,11 +7,15 @@ each with its seed, as the stage does; and one per sample with `n`, which needs 
 
 from __future__ import annotations
 
+import heapq
 import importlib.util
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
+
+import polars as pl
 
 from benchmarks.measure import at_least, figure, skipped
 from benchmarks.rollout import Setting
@@ -80,9 +84,32 @@ def run(samples: int, times: int = 3) -> None:
     at_least(f"{name}, n={setting.tries}", share * wall["groups"] / wall["stage"], "x", 0.95,
              "one request per sample; by tokens per second")  # fmt: skip
     figure("the same in processor time", share * cpu["groups"] / cpu["stage"], "x")
+    together, apart = steps_of(setting)
+    figure("steps of decoding, all prompts at once over shard by shard", together / apart, "x",
+           "counted from the rollouts' lengths: a shard ends with slots empty, which bounds the stage")  # fmt: skip
     rollouts = len(setting.entries) * setting.tries
     figure("bare vLLM", rollouts / wall["requests"], "rollouts/s", "of this machine")
     figure("bare vLLM", tokens["requests"] / wall["requests"], "tokens/s", "of this machine")
+
+
+def steps_of(setting: Setting) -> tuple[int, int]:
+    """Steps of one token in every slot: all rollouts queued at once, and one shard after another."""
+    folder = Path(setting.store.name) / "runs" / "bench" / "loop-1" / "rollout-rl"
+    shards = [
+        pl.read_parquet(path)["tokens"].to_list()
+        for path in sorted(folder.glob("rollouts-*.parquet"))
+    ]
+    slots = setting.recipe.rollout.vllm.max_num_seqs
+    together = steps([tokens for shard in shards for tokens in shard], slots)
+    return together, sum(steps(shard, slots) for shard in shards)
+
+
+def steps(lengths: list[int], slots: int) -> int:
+    """Until the last is done, where each takes the slot that is free first."""
+    free = [0] * slots
+    for length in lengths:
+        heapq.heapreplace(free, free[0] + length)
+    return max(free)
 
 
 def processor_time() -> float:
