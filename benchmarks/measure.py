@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 ROW = "::row "
+SKIPPED = "::skipped "
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,11 @@ def at_most(name: str, value: float, unit: str, goal: float, note: str = "") -> 
 
 def figure(name: str, value: float, unit: str, note: str = "") -> None:
     emit(Row(name, value, unit, note=note))
+
+
+def skipped(why: str) -> None:
+    """Nothing was measured: what an earlier run wrote stays on the page."""
+    print(SKIPPED + why, flush=True)
 
 
 def in_turns(times: int, *works: Callable[[], Any]) -> list[float]:

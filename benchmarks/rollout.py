@@ -11,58 +11,71 @@ import io
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmarks.measure import at_least, figure, in_turns
-from pelican.data.pool import read_index
+from pelican.data.entry import Entry
+from pelican.data.pool import PoolIndex, read_index
 from pelican.data.quarantine import Quarantine
 from pelican.data.select import loop_samples
 from pelican.engines import open_engine
+from pelican.recipe import Recipe
 from pelican.recipes import find_recipe
-from pelican.records import Phase
+from pelican.records import Phase, Sample
 from pelican.settings import resolve
 from pelican.stages import rollout
 from pelican.stages.run import run_stage
 from pelican.stages.spec import StageSpec
 
 
-def run(samples: int, times: int = 4) -> None:
-    recipe = find_recipe("tiny", [f"data.samples_per_loop={samples}", "rollout.shard_size=32"])
-    pool, policy = Path(resolve(recipe.data.train)), Path(resolve(recipe.models.policy))
-    engine: Any = open_engine(recipe.rollout, recipe.model, policy)
-    index = read_index(pool)
-    entries = loop_samples(index, recipe, 1, Phase.RL)
-    tries = recipe.rollout.samples
-    seed = rollout.phase_seed(recipe.seed, 1, Phase.RL)
-    tokens = [0]
+class Setting:
+    """Samples of the small recipe, its engine, warm, and the stage that uses it."""
 
-    def bare() -> None:
-        loaded = list(
-            index.load(entries, max_pixels=recipe.data.max_pixels, quarantine=Quarantine())
-        )
-        groups = engine.generate(loaded, recipe.rollout.sampling, tries, seed)
-        tokens[0] = sum(r.tokens for group in groups for r in group)
+    def __init__(self, samples: int, *sets: str) -> None:
+        sizes = (f"data.samples_per_loop={samples}", "rollout.shard_size=32")
+        self.recipe: Recipe = find_recipe("tiny", [*sizes, *sets])
+        self.pool = Path(resolve(self.recipe.data.train))
+        self.policy = Path(resolve(self.recipe.models.policy))
+        self.engine: Any = open_engine(self.recipe.rollout, self.recipe.model, self.policy)
+        self.close = self.engine.close
+        rollout.open_engine = lambda *_: self.engine  # type: ignore[assignment]
+        self.engine.close = lambda: None
+        self.index: PoolIndex = read_index(self.pool)
+        self.entries: Sequence[Entry] = loop_samples(self.index, self.recipe, 1, Phase.RL)
+        self.tries = self.recipe.rollout.samples
+        self.seed = rollout.phase_seed(self.recipe.seed, 1, Phase.RL)
+        self.size = f"{len(self.entries)} samples x {self.tries}"
 
-    rollout.open_engine = lambda *_: engine  # type: ignore[assignment]
-    engine.close = lambda: None
-    folders: list[str] = []
+    def loaded(self) -> list[Sample]:
+        pixels = self.recipe.data.max_pixels
+        return list(self.index.load(self.entries, max_pixels=pixels, quarantine=Quarantine()))
 
-    def stage() -> None:
-        folders.append(tempfile.mkdtemp())
+    def stage(self) -> None:
+        self.store = tempfile.TemporaryDirectory()  # the one before is removed with this
         spec = StageSpec(
             stage="rollout",
-            store=folders[-1],
+            store=self.store.name,
             run="bench",
             loop=1,
             phase=Phase.RL,
             output="runs/bench/loop-1/rollout-rl",
-            inputs={"policy": str(policy), "pool": str(pool)},
-            recipe=recipe,
+            inputs={"policy": str(self.policy), "pool": str(self.pool)},
+            recipe=self.recipe,
         )
         with contextlib.redirect_stdout(io.StringIO()):
             run_stage(spec)
+
+
+def run(samples: int, times: int = 4) -> None:
+    setting = Setting(samples)
+    tokens = [0]
+
+    def bare() -> None:
+        sampling = setting.recipe.rollout.sampling
+        groups = setting.engine.generate(setting.loaded(), sampling, setting.tries, setting.seed)
+        tokens[0] = sum(r.tokens for group in groups for r in group)
 
     bare()  # images are encoded once, into a cache that both use
     cpu = {"bare": float("inf"), "stage": float("inf")}
@@ -75,11 +88,11 @@ def run(samples: int, times: int = 4) -> None:
 
         return run_it
 
-    fast, staged = in_turns(times, timed("bare", bare), timed("stage", stage))
-    size = f"{len(entries)} samples x {tries}"
-    at_least("rollout stage against the bare engine", fast / staged, "x", 0.95, size)
-    figure("the same in processor time", cpu["bare"] / cpu["stage"], "x", size)
-    figure("bare engine", len(entries) * tries / fast, "rollouts/s", "of this machine")
+    fast, staged = in_turns(times, timed("bare", bare), timed("stage", setting.stage))
+    rollouts = len(setting.entries) * setting.tries
+    at_least("rollout stage against the bare engine", fast / staged, "x", 0.95, setting.size)
+    figure("the same in processor time", cpu["bare"] / cpu["stage"], "x", setting.size)
+    figure("bare engine", rollouts / fast, "rollouts/s", "of this machine")
     figure("bare engine", tokens[0] / fast, "tokens/s", "of this machine")
 
 

@@ -13,10 +13,11 @@ import platform
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from benchmarks.measure import ROW, Row
+from benchmarks.measure import ROW, SKIPPED, Row
 
 PAGE = Path(__file__).parent.parent / "docs" / "benchmarks.md"
 # Module, arguments of a quick run, and what it measures.
@@ -24,6 +25,7 @@ BENCHES: dict[str, tuple[str, list[str], list[str], str]] = {
     "filter": ("benchmarks.filtering", ["500000"], ["20000"], "Filter and ledger"),
     "rewards": ("benchmarks.rewards", ["2000"], ["140"], "Rule rewards"),
     "rollout": ("benchmarks.rollout", ["96"], ["8"], "Rollout stage against the bare engine"),
+    "rollout-vllm": ("benchmarks.rollout_vllm", ["64"], ["4"], "Rollout stage against bare vLLM"),
     "train-rl": ("benchmarks.train_rl", ["16"], ["2"], "train-rl against plain TRL"),
     "packing": ("benchmarks.packing", ["640"], ["64"], "Padding of SFT"),
     "index": ("benchmarks.index", ["1300000"], ["5000"], "Index of a large pool"),
@@ -43,8 +45,16 @@ project; a missed one says what bounds it.
 """
 
 
-def run(name: str, quick: bool, size: int | None = None) -> tuple[list[Row], str]:
-    """The rows of one benchmark, and why it failed ("" if it did not)."""
+@dataclass(frozen=True)
+class Outcome:
+    """The rows of one benchmark; why it failed, or was skipped ("" if it was not)."""
+
+    rows: list[Row]
+    failure: str = ""
+    skipped: str = ""
+
+
+def run(name: str, quick: bool, size: int | None = None) -> Outcome:
     module, whole, short, _ = BENCHES[name]
     arguments = [str(size)] if size else short if quick else whole
     done = subprocess.run(
@@ -54,15 +64,13 @@ def run(name: str, quick: bool, size: int | None = None) -> tuple[list[Row], str
         check=False,
         env={**os.environ, "TOKENIZERS_PARALLELISM": "false"},
     )
-    rows = [
-        Row(**json.loads(line.removeprefix(ROW)))
-        for line in done.stdout.splitlines()
-        if line.startswith(ROW)
-    ]
+    lines = done.stdout.splitlines()
+    rows = [Row(**json.loads(line.removeprefix(ROW))) for line in lines if line.startswith(ROW)]
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["it printed nothing"])[-1]
-        return rows, f"exit status {done.returncode}: {last}"
-    return rows, ""
+        return Outcome(rows, failure=f"exit status {done.returncode}: {last}")
+    why = [line.removeprefix(SKIPPED) for line in lines if line.startswith(SKIPPED)]
+    return Outcome(rows, skipped=" ".join(why))
 
 
 def machine() -> str:
@@ -134,13 +142,17 @@ def main() -> None:
     failed = False
     for name in options.only:
         begun, started = stamp(), time.monotonic()
-        rows, failure = run(name, options.quick, options.size)
-        failed |= bool(failure)
+        found = run(name, options.quick, options.size)
         title = BENCHES[name][3]
-        part = section(title, begun, rows, failure, time.monotonic() - started)
+        failed |= bool(found.failure)
+        if found.skipped:
+            part = f"{_HEADING}{title}\n\nSkipped: {found.skipped}.\n"
+        else:
+            part = section(title, begun, found.rows, found.failure, time.monotonic() - started)
         print(part, flush=True)
-        if not options.quick:  # at once: the next may take long
-            page = PAGE.read_text() if PAGE.exists() else ""
+        page = PAGE.read_text() if PAGE.exists() else ""
+        earlier = found.skipped and title in sections(page)
+        if not options.quick and not earlier:  # at once: the next may take long
             PAGE.write_text(renewed(page, {title: part}))
     sys.exit(1 if failed else 0)
 

@@ -55,7 +55,7 @@ def build_buffer(rates: pl.DataFrame, config: FilterConfig, seed: int) -> Buffer
     for outcome, there in rows.items():
         counts[outcome] = len(there)
         counts[f"dropped_{outcome}"] = int((~kept[there]).sum())
-    return Buffer(_by_id(rates.filter(pl.Series(kept))), counts)
+    return Buffer(_by_id(rates.select(BUFFER).filter(pl.Series(kept))), counts)
 
 
 def intractable_cap(practice: int, share: float) -> int:
@@ -65,11 +65,10 @@ def intractable_cap(practice: int, share: float) -> int:
 
 def weak_set(rates: pl.DataFrame) -> pl.DataFrame:
     """The samples with SR = 0 (columns of BUFFER, by id)."""
-    return _by_id(rates.filter(pl.col("outcome") == "intractable"))
+    return _by_id(rates.select(BUFFER).filter(rates["outcome"] == "intractable"))
 
 
-def _by_id(rates: pl.DataFrame) -> pl.DataFrame:
-    rows = rates.select(BUFFER)
+def _by_id(rows: pl.DataFrame) -> pl.DataFrame:
     return rows if rows["sample_id"].is_sorted() else rows.sort("sample_id")
 
 

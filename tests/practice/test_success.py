@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from pelican.data.tables import LEDGER
 from pelican.errors import UserInputError
-from pelican.practice import success
+from pelican.practice import runs
 from pelican.practice.success import rates_of, rates_of_runs, success_rates
 from pelican.practice.write import FILES, write_tables
 from pelican.recipe import FilterConfig
@@ -44,12 +44,12 @@ together = st.lists(
 @settings(max_examples=60, deadline=None)
 @given(
     st.lists(st.lists(row, max_size=8) | together, min_size=1, max_size=3),
-    st.sampled_from([1, 1 << 21]),
+    st.sampled_from([1, 5, 100_000]),
 )
 def test_runs_give_the_rates_of_the_rule_or_none(
-    shards: list[list[tuple[str | None, int, float, bool]]], at_once: int
+    shards: list[list[tuple[str | None, int, float, bool]]], batch: int
 ) -> None:
-    with tempfile.TemporaryDirectory() as name, patch.object(success, "_AT_ONCE", at_once):
+    with tempfile.TemporaryDirectory() as name, patch.object(runs, "_BATCH", batch):
         files = [write(Path(name) / f"{i}.parquet", rows) for i, rows in enumerate(shards)]
         expected = success_rates(pl.scan_parquet(files)).collect()
         found = rates_of_runs(files)
@@ -59,14 +59,27 @@ def test_runs_give_the_rates_of_the_rule_or_none(
         )
 
 
-@given(together.filter(bool))
-@settings(max_examples=20, deadline=None)
+@given(together.filter(bool), st.sampled_from([1, 3, 100_000]), st.integers(1, 9))
+@settings(max_examples=30, deadline=None)
 def test_what_the_reward_stage_writes_is_read_as_runs(
-    rows: list[tuple[str | None, int, float, bool]],
+    rows: list[tuple[str | None, int, float, bool]], batch: int, shard: int
 ) -> None:
-    with tempfile.TemporaryDirectory() as name:
-        found = rates_of_runs([write(Path(name) / "a.parquet", rows)])
+    """Also where a batch, or a shard, ends within a sample's rollouts."""
+    with tempfile.TemporaryDirectory() as name, patch.object(runs, "_BATCH", batch):
+        files = [
+            write(Path(name) / f"{start:03}.parquet", rows[start : start + shard])
+            for start in range(0, len(rows), shard)
+        ]
+        found = rates_of_runs(files)
     assert found is not None and found["rollouts"].sum() == len(rows)
+    assert found["sample_id"].n_unique() == len(found)
+
+
+def test_more_rollouts_than_a_byte_counts_are_added_up(tmp_path: Path) -> None:
+    rows = [("a", i, 1.0, True) for i in range(700)] + [("b", 0, 1.0, True)]
+    found = rates_of_runs([write(tmp_path / "a.parquet", rows)])
+    assert found is not None
+    assert found["rollouts"].to_list() == [700, 1] and found["success_rate"].to_list() == [1, 1]
 
 
 def pool_of(ids: list[str]) -> pl.DataFrame:
@@ -80,6 +93,17 @@ def test_the_order_of_the_pool_does_not_matter(tmp_path: Path, ids: list[str]) -
     rates = rates_of([scores], pool_of(ids))
     assert rates["sample_id"].to_list() == ["a", "b"]
     assert rates["outcome"].to_list() == ["intractable", "mastered"]
+
+
+@pytest.mark.parametrize(
+    "ids", [["a", "b"], ["b", "a"], ["a", "b", "c"], ["c", "b", "a"], ["0", "a", "b"]]
+)
+def test_each_sample_gets_its_own_columns_of_the_pool(tmp_path: Path, ids: list[str]) -> None:
+    scores = write(tmp_path / "s.parquet", [("b", 0, 1.0, True), ("a", 0, 0.1, False)])
+    pool = pool_of(ids).with_columns(pl.col("id").str.to_uppercase().alias("family"))
+    rates = rates_of([scores], pool)
+    assert rates.select("sample_id", "family").rows() == [("a", "A"), ("b", "B")]
+    assert rates.columns == rates_of([scores], pool_of(["x", "b", "a"])).columns
 
 
 @pytest.mark.parametrize(
