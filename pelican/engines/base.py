@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -16,9 +16,12 @@ from pelican.records import Rollout, Sample
 class Engine(ABC):
     """Makes completions of samples, from one checkpoint."""
 
+    # Whether `generate` takes samples one by one, as it has room, and not all of them first.
+    continuous = False
+
     @abstractmethod
     def generate(
-        self, samples: Sequence[Sample], sampling: Sampling, n: int, seed: int
+        self, samples: Iterable[Sample], sampling: Sampling, n: int, seed: int
     ) -> Iterator[list[Rollout]]:
         """`n` rollouts per sample, in the order of `samples`, as they are ready.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from pelican.chat import ChatClient, ChatReply
@@ -29,8 +29,9 @@ class EndpointEngine(Engine):
         self._system_prompt = system_prompt
 
     def generate(
-        self, samples: Sequence[Sample], sampling: Sampling, n: int, seed: int
+        self, samples: Iterable[Sample], sampling: Sampling, n: int, seed: int
     ) -> Iterator[list[Rollout]]:
+        samples = list(samples)
         answers = ask_all(self._client, samples, self._system_prompt, sampling, n, seed)
         for sample, replies in zip(samples, answers, strict=True):
             for reply in replies:

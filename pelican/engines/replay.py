@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from pelican.data.tables import read_rows, shard_paths
@@ -24,7 +24,7 @@ class ReplayEngine(Engine):
             rollouts.sort(key=lambda rollout: rollout.index)
 
     def generate(
-        self, samples: Sequence[Sample], sampling: Sampling, n: int, seed: int
+        self, samples: Iterable[Sample], sampling: Sampling, n: int, seed: int
     ) -> Iterator[list[Rollout]]:
         for sample in samples:
             recorded = self._rollouts.get(sample.id, [])

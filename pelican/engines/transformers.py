@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,10 +71,11 @@ class TransformersEngine(Engine):
         return cls(*load_model(model, checkpoint), batch_size)
 
     def generate(
-        self, samples: Sequence[Sample], sampling: Sampling, n: int, seed: int
+        self, samples: Iterable[Sample], sampling: Sampling, n: int, seed: int
     ) -> Iterator[list[Rollout]]:
         per_batch = max(1, self._batch_size // n)
         window = 16 * per_batch  # lengths are sorted within a window, so results flow early
+        samples = list(samples)
         for start in range(0, len(samples), window):
             chunk = samples[start : start + window]
             prompts = [self.encoder.prompt(sample) for sample in chunk]

@@ -9,7 +9,7 @@ import hashlib
 import io
 import os
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,8 @@ _PATIENCE_S = 60.0  # for the engine's processes to end by themselves
 
 class VllmEngine(Engine):
     """One vLLM engine, kept warm until it is closed. `more` are arguments of vLLM's `LLM`."""
+
+    continuous = True
 
     def __init__(
         self,
@@ -71,7 +73,7 @@ class VllmEngine(Engine):
             self._llm: Any = LLM(model=str(checkpoint), **options)
 
     def generate(
-        self, samples: Sequence[Sample], sampling: Sampling, n: int, seed: int
+        self, samples: Iterable[Sample], sampling: Sampling, n: int, seed: int
     ) -> Iterator[list[Rollout]]:
         from vllm.v1.engine.exceptions import EngineDeadError
 

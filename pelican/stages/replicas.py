@@ -10,6 +10,8 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import Any
 
 from pelican import settings
@@ -40,31 +42,71 @@ def claims_of(context: StageContext) -> Claims:
     )
 
 
-def claimed(
-    context: StageContext, claims: Claims, names: list[str], finished: Callable[[], set[str]]
-) -> Iterator[tuple[str, Claim]]:
+@dataclass(frozen=True)
+class Held:
+    """An item that this replica has taken, under its claim until it is released."""
+
+    name: str
+    claim: Claim
+    release: Callable[[], None]
+
+
+class Items:
+    """What the replicas of a stage share; `finished` names what is done, by whichever replica."""
+
+    def __init__(
+        self,
+        context: StageContext,
+        claims: Claims,
+        names: list[str],
+        finished: Callable[[], set[str]],
+    ) -> None:
+        # Each begins elsewhere, so that they seldom ask for the same item.
+        start = len(names) * context.rank // max(1, context.world_size)
+        self._order = names[start:] + names[:start]
+        self._claims, self._finished = claims, finished
+        self._mine: set[str] = set()
+
+    def take(self) -> Held | None:
+        """An item that is free, or whose replica is lost; None if there is none just now."""
+        done = self._finished()
+        for name in self._order:
+            if name in done or name in self._mine:
+                continue
+            stack = ExitStack()
+            claim = stack.enter_context(self._claims.hold(name))
+            if claim is not None:
+                done = self._finished()  # another may have finished it just before
+            if claim is None or name in done:
+                stack.close()
+                continue
+            self._mine.add(name)
+            stack.callback(self._mine.discard, name)
+            return Held(name, claim, stack.close)
+        return None
+
+    def wait(self) -> bool:
+        """After `take` found nothing: False if all is finished, else True, after a short while."""
+        if self._finished().issuperset(self._order):
+            return False
+        time.sleep(min(_POLL_S, settings.lease_s() / 10))
+        return True
+
+
+def claimed(items: Items) -> Iterator[tuple[str, Claim]]:
     """Items that this replica shall do, each under its claim; ends when all are finished.
 
-    `finished` names those that are; what others hold is waited for, and taken over if they are lost.
+    What others hold is waited for, and taken over if they are lost.
     """
-    # Each begins elsewhere, so that they seldom ask for the same item.
-    start = len(names) * context.rank // max(1, context.world_size)
-    order = names[start:] + names[:start]
     while True:
-        done = finished()
-        pending = [name for name in order if name not in done]
-        if not pending:
+        held = items.take()
+        if held is not None:
+            try:
+                yield held.name, held.claim
+            finally:
+                held.release()
+        elif not items.wait():
             return
-        took = False
-        for name in pending:
-            with claims.hold(name) as claim:
-                if claim is None:
-                    continue
-                took = True
-                if name not in finished():
-                    yield name, claim
-        if not took:
-            time.sleep(min(_POLL_S, settings.lease_s() / 10))
 
 
 def run_replica(store: ObjectStore, spec: StageSpec, module: Any) -> Manifest:
@@ -85,7 +127,7 @@ def run_replica(store: ObjectStore, spec: StageSpec, module: Any) -> Manifest:
     def committed() -> set[str]:
         return {"commit"} if _manifest_of(store, spec, begun) is not None else set()
 
-    for _, claim in claimed(context, claims, ["commit"], committed):
+    for _, claim in claimed(Items(context, claims, ["commit"], committed)):
         context = StageContext(spec, store, rank, context.world_size)  # a turn lost left counts
         module.finish(context, plan)
         # Replicas may be lost, so this one's use stands for that of each.

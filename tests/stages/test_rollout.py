@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -50,6 +50,25 @@ class Fake(Engine):
                 )
                 for i, s in enumerate(seeds)
             ]
+
+
+class Continuous(Fake):
+    """Takes samples as it has room: answers one only once it has six, or no more come."""
+
+    continuous = True
+    room = 6
+
+    def generate(
+        self, samples: Iterable[Sample], sampling: Sampling, n: int, seed: int
+    ) -> Iterator[list[Rollout]]:
+        todo, waiting = iter(samples), []
+        self.calls = getattr(self, "calls", 0) + 1
+        while True:
+            while len(waiting) < self.room and (one := next(todo, None)) is not None:
+                waiting.append(one)
+            if not waiting:
+                return
+            yield from super().generate([waiting.pop(0)], sampling, n, seed)
 
 
 def use(monkeypatch: pytest.MonkeyPatch, engine: Fake) -> Fake:
@@ -155,6 +174,52 @@ def test_a_killed_stage_continues_at_the_next_shard_with_the_same_rows(
     assert manifest.outputs == expected.outputs  # the same bytes in every file
     quiet = use(monkeypatch, Fake())
     assert run_stage(job) == manifest and not quiet.asked
+
+
+@pytest.mark.parametrize("after", [None, 0, 3, 7, 8, 12, 28])
+def test_shards_follow_each_other_in_an_engine_that_takes_samples_as_it_has_room(
+    tmp_path: Path, pool: Path, monkeypatch: pytest.MonkeyPatch, after: int | None
+) -> None:
+    use(monkeypatch, Fake())
+    expected = run_stage(spec(tmp_path, pool, run="whole"))
+    job = spec(tmp_path, pool, run="continuous")
+    if after is not None:
+        use(monkeypatch, Continuous(dies_at=after))
+        with pytest.raises(KeyboardInterrupt):
+            run_stage(job)
+        assert len(shards(job)) == max(0, (after + 1) // 8)  # all that was answered is there
+    engine = use(monkeypatch, Continuous())
+    manifest = run_stage(job)
+    assert engine.calls == 1  # it was never left without samples before the end
+    assert manifest.outputs == expected.outputs
+    assert manifest.counts == expected.counts
+    assert manifest.notes["quarantine"] == expected.notes["quarantine"]
+
+
+def test_a_replica_that_holds_two_shards_leaves_one_that_it_lost(
+    tmp_path: Path, pool: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first shard is another's by the time that its last answer is there."""
+    use(monkeypatch, Fake())
+    expected = run_stage(spec(tmp_path, pool, run="whole"))
+    job = spec(tmp_path, pool, run="slow")
+    held: list[Claim] = []
+    hold = Claims.hold
+
+    @contextmanager
+    def noted(claims: Claims, name: str) -> Iterator[Claim | None]:
+        with hold(claims, name) as claim:
+            if claim is not None and name != "commit":
+                held.append(claim)
+                if len(held) == 2:  # asked for while the first shard's last answers are awaited
+                    held[0].lost = True
+            yield claim
+
+    monkeypatch.setattr(Claims, "hold", noted)
+    engine = use(monkeypatch, Continuous())
+    manifest = run_stage(job)
+    assert len(engine.asked) == 29 + 7  # here nobody else had it, so its seven were asked again
+    assert manifest.outputs == expected.outputs and manifest.counts == expected.counts
 
 
 def test_a_shard_without_its_note_is_made_again(
