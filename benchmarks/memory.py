@@ -12,6 +12,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 
@@ -103,8 +104,9 @@ def growth(found: list[tuple[int, float]], steps: int) -> tuple[float, float]:
     return warm, over(0.9, 1.0) / warm
 
 
-def run(steps: int) -> None:
-    for name, (sets, samples) in WAYS.items():
+def run(steps: int, ways: Sequence[str]) -> None:
+    for name in ways:
+        sets, samples = WAYS[name]
         with tempfile.TemporaryDirectory() as folder:
             found = train(steps, sets, samples, Path(folder))
         warm, ratio = growth(found, steps)
@@ -115,4 +117,4 @@ def run(steps: int) -> None:
 
 
 if __name__ == "__main__":
-    run(int(sys.argv[1]) if len(sys.argv) == 2 else 2000)
+    run(int(sys.argv[1]) if len(sys.argv) > 1 else 2000, sys.argv[2:] or list(WAYS))

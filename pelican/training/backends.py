@@ -49,7 +49,6 @@ def backend_arguments(recipe: Recipe) -> dict[str, Any]:
                 "parallel.strategy is 'zero3' but deepspeed is not installed; install the extra"
                 " 'gpu', or set parallel.strategy=fsdp2"
             )
-        arguments["use_cpu"] = False  # accelerate knows no DeepSpeed on CPUs that were asked for
         arguments["deepspeed"] = {
             "bf16": {"enabled": mixed},
             "zero_optimization": {"stage": 3, "overlap_comm": torch.cuda.is_available()},
@@ -65,6 +64,8 @@ def backend_arguments(recipe: Recipe) -> dict[str, Any]:
 
 def finish_arguments(arguments: Any, recipe: Recipe) -> Any:
     """What `TrainingArguments` have no word for: gradients are summed and logits kept in float32."""
+    if recipe.parallel.strategy == "zero3" and not torch.cuda.is_available():
+        _deepspeed_on_cpus()
     if arguments.fsdp_plugin_args is not None and recipe.model.dtype == "bfloat16":
         from torch.distributed.fsdp import MixedPrecisionPolicy
 
@@ -72,6 +73,20 @@ def finish_arguments(arguments: Any, recipe: Recipe) -> Any:
             param_dtype=torch.bfloat16, reduce_dtype=torch.float32, output_dtype=torch.float32
         )
     return arguments
+
+
+def _deepspeed_on_cpus() -> None:
+    """DeepSpeed over the gloo group that the arguments opened.
+
+    accelerate does this on accelerators alone. Without, DeepSpeed counts one process while weights
+    are read.
+    """
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    import deepspeed
+
+    # It would compile a collective through shared memory, where there is a compiler; gloo is enough.
+    deepspeed.ops.__compatible_ops__ = {}
+    deepspeed.comm.init_distributed(dist_backend="gloo")
 
 
 class ShardedOnCpus:

@@ -171,9 +171,10 @@ def state_bytes(trainer: Any) -> int:
         for value in state.values()
         if isinstance(value, torch.Tensor) and value.dim()
     ]
+    held = [getattr(p, "ds_tensor", p) for p in trainer.model.parameters()]
     return sum(
         (t.to_local() if hasattr(t, "to_local") else t).numel() * t.element_size()
-        for t in [*trainer.model.parameters(), *moments]
+        for t in [*held, *moments]
     )
 
 
