@@ -196,15 +196,3 @@ def unsharded() -> Iterator[None]:
         yield
     finally:
         deepspeed._hf_deepspeed_config_weak_ref = kept
-
-
-def check_world_size(recipe: Recipe, checkpoint: Path | None, processes: int) -> None:
-    """DeepSpeed's checkpoints have a file for each process; those of FSDP2 are laid out anew."""
-    if checkpoint is None or recipe.parallel.strategy != "zero3":
-        return
-    wrote = len(list(checkpoint.glob("global_step*/*_optim_states.pt")))
-    if wrote and wrote != processes:
-        raise UserInputError(
-            f"the unfinished training was sharded by DeepSpeed over {wrote} processes and can't go"
-            f" on with {processes}; use {wrote}, or parallel.strategy=fsdp2, which can"
-        )

@@ -87,10 +87,11 @@ class StopAt(TrainerCallback):  # type: ignore[misc]
         control.should_training_stop |= state.global_step >= self.step
 
 
-def train(case: dict[str, Any], twin: Path, folder: Path, world: int) -> dict[str, Any]:
+def train(case: dict[str, Any], twin: Path, folder: Path, rank: int, world: int) -> dict[str, Any]:
     from pelican.training.arguments import sft_arguments
-    from pelican.training.backends import check_world_size, load_for_training
+    from pelican.training.backends import load_for_training
     from pelican.training.checkpoints import last_checkpoint, save_trained
+    from pelican.training.resharding import fit_to_world_size
     from pelican.training.sft import Demonstration
     from pelican.training.sft_scale import ScaledSftTrainer
     from pelican.training.weights import full_weights
@@ -98,7 +99,7 @@ def train(case: dict[str, Any], twin: Path, folder: Path, world: int) -> dict[st
     recipe = recipe_of(case)
     work = Path(case.get("work", folder))
     checkpoint = last_checkpoint(work)
-    check_world_size(recipe, checkpoint, world)
+    fit_to_world_size(recipe, checkpoint, rank, world)
     torch.manual_seed(0)
     drawn: list[list[str]] = []
     if case["kind"] == "sft":
@@ -185,7 +186,7 @@ def rank_main(case: dict[str, Any], twin: Path, folder: Path, rank: int, port: i
     try:
         if world > 1:
             torch.distributed.init_process_group("gloo")
-        result = train(case, twin, folder, world)
+        result = train(case, twin, folder, rank, world)
     except BaseException as error:
         traceback.print_exc()
         (folder / f"error-{rank}.json").write_text(json.dumps(f"{type(error).__name__}: {error}"))

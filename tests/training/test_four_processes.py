@@ -43,4 +43,4 @@ def test_four_processes_draw_the_groups_of_one(runs: Path, strategy: str) -> Non
     alone = result(runs, "grpo-1")["drawn"]
     shares = [result(runs, f"grpo-{strategy}", rank)["drawn"] for rank in range(4)]
     for step, drawn in enumerate(alone):
-        assert sorted(drawn) == sorted(sum((share[step] for share in shares), []))
+        assert sorted(drawn) == sorted(name for share in shares for name in share[step])
