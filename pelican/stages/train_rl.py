@@ -162,7 +162,7 @@ def _train(context: StageContext, samples: Sequence[Sample], judge: Judge | None
             arguments |= {"engine": engine, "config": config}
             trainer = trainer_of(config)(policy, processing_class=encoder.processor, **arguments)
         checkpoint = last_checkpoint(work, STATE)
-        fit_to_world_size(recipe, checkpoint, context.rank, context.world_size)
+        fit_to_world_size(recipe, checkpoint, context.world_size)
         if checkpoint is not None:
             curve.load(checkpoint)
             losses.restore(checkpoint)

@@ -91,7 +91,7 @@ def _train(context: StageContext, mixture: pl.DataFrame) -> None:
         policy, processing_class=encoder.processor, encoder=encoder, **arguments
     )
     checkpoint = last_checkpoint(work)
-    fit_to_world_size(recipe, checkpoint, context.rank, context.world_size)
+    fit_to_world_size(recipe, checkpoint, context.world_size)
     if checkpoint is not None:
         losses.restore(checkpoint)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)

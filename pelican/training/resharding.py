@@ -1,34 +1,36 @@
 """A checkpoint of DeepSpeed's ZeRO-3 for another number of processes than wrote it.
 
 DeepSpeed has a file for each process. Every tensor lies in them flat, in equal parts, the last one
-padded; so the parts of another number are cut from theirs, each by the process that needs it.
+padded; the parts of another number are cut from these.
 """
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from pelican.files import replacing
 from pelican.recipe import Recipe
 
-# Of a trainable weight: the master, and Adam's moments.
+_MASTER = "master"
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 _Shapes = OrderedDict[str, torch.Size]
 
 
-def fit_to_world_size(recipe: Recipe, checkpoint: Path | None, rank: int, world_size: int) -> None:
-    """Lay `checkpoint` out for `world_size` processes. Collective; all ranks see the folder.
+def fit_to_world_size(recipe: Recipe, checkpoint: Path | None, world_size: int) -> None:
+    """Lay `checkpoint` out for `world_size` processes. Collective.
 
-    Those of ddp and fsdp2 suit any number. The new files get their place last, and only then those
-    of the old number are deleted.
+    Every machine has the whole checkpoint, of its own or shared, and its processes share the work.
+    `latest` names the files of the old number until all are there. Checkpoints of ddp and fsdp2 suit
+    any number.
     """
     if checkpoint is None or recipe.parallel.strategy != "zero3":
         return
@@ -37,19 +39,14 @@ def fit_to_world_size(recipe: Recipe, checkpoint: Path | None, rank: int, world_
     if len(_files(written, "optim")) == world_size:
         return
     fitted = checkpoint / f"{written.name.partition('-of-')[0]}-of-{world_size}"
-    temporary = checkpoint / f".{fitted.name}.tmp"
-    if rank == 0:
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir()
+    fitted.mkdir(exist_ok=True)
+    local, processes = (int(os.environ[name]) for name in ("LOCAL_RANK", "LOCAL_WORLD_SIZE"))
+    _write_shards(written, fitted, range(local, world_size, processes), world_size)
     torch.distributed.barrier()
-    _write_shard(written, temporary, rank, world_size)
-    torch.distributed.barrier()
-    if rank == 0:
-        shutil.rmtree(fitted, ignore_errors=True)
-        temporary.rename(fitted)
-        with replacing(latest) as file:
+    if local == 0:
+        with _replacing(latest) as file:
             file.write_text(fitted.name)
-        shutil.rmtree(written)
+        shutil.rmtree(written, ignore_errors=True)  # on a shared disk another machine does, too
     torch.distributed.barrier()
 
 
@@ -68,72 +65,90 @@ def piece(parts: Sequence[Tensor], numel: int, rank: int, world_size: int) -> Te
     return found
 
 
-def _write_shard(written: Path, folder: Path, rank: int, world_size: int) -> None:
-    """The two files of one process, in `folder`."""
-    # As DeepSpeed's own loader reads them, but mapped: what other processes need is not read.
+def _write_shards(written: Path, folder: Path, ranks: Iterable[int], world_size: int) -> None:
+    """The two files of each of `ranks`, in `folder`."""
+    # As DeepSpeed's own loader reads them, but mapped: what is not cut out is not read.
     models = [_load(path) for path in _files(written, "model")]
     optimisers = [_load(path) for path in _files(written, "optim")]
-    groups = _sub_groups(models[0]["param_shapes"], optimisers[0], world_size)
-    flat = {
-        name: [
-            _laid_out(models[0]["param_shapes"], of, len(models)) for of in _flat(optimisers, name)
-        ]
-        for name in ("master", *_MOMENTS)
+    shapes = models[0]["param_shapes"]
+    groups = _sub_groups(shapes, optimisers[0], world_size)
+    weights = {
+        name: [_laid_out(shapes, flat, len(models)) for flat in _flat(optimisers, name)]
+        for name in (_MASTER, *_MOMENTS)
     }
+    for rank in ranks:
+        optimiser = _optimiser(optimisers[0], weights, groups, rank, world_size)
+        _save(optimiser, written, folder, "optim", rank)
+        _save(_model(models, groups, rank, world_size), written, folder, "model", rank)
+
+
+def _optimiser(
+    saved: dict[str, Any],
+    weights: dict[str, list[dict[str, Tensor]]],
+    groups: list[list[_Shapes]],
+    rank: int,
+    world_size: int,
+) -> dict[str, Any]:
+    """What DeepSpeed saves of the optimiser in a process."""
 
     def cut(name: str, shapes: _Shapes) -> Tensor:
-        return torch.cat(
-            [
-                piece([shard[key] for shard in flat[name]], shape.numel(), rank, world_size)
-                for key, shape in shapes.items()
-            ]
-        )
+        parts = [
+            piece([part[key] for part in weights[name]], shape.numel(), rank, world_size)
+            for key, shape in shapes.items()
+        ]
+        return torch.cat(parts)
 
-    saved = optimisers[0]["optimizer_state_dict"]
-    base = saved["optimizer_state_dict"]
+    inner = saved["optimizer_state_dict"]
+    adam = inner["optimizer_state_dict"]
     sub_groups = [shapes for group in groups for shapes in group]
     numbers = iter(range(len(sub_groups)))
     state = {
-        "state": {
-            number: {"step": base["state"][0]["step"].clone()}  # Adam counts in place
-            | {name: cut(name, shapes) for name in _MOMENTS}
-            for number, shapes in enumerate(sub_groups)
-        },
-        "param_groups": [
-            {**options, "params": [next(numbers) for _ in group]}
-            for options, group in zip(base["param_groups"], groups, strict=True)
-        ],
+        number: {"step": adam["state"][0]["step"].clone()}  # Adam counts in place
+        | {name: cut(name, shapes) for name in _MOMENTS}
+        for number, shapes in enumerate(sub_groups)
     }
-    fragments = models[0]["frozen_param_fragments"] or {}
-    frozen = {
-        name: piece(
-            [model["frozen_param_fragments"][name] for model in models],
-            models[0]["frozen_param_shapes"][name].numel(),
-            rank,
-            world_size,
-        )
-        for name in fragments
-    }
-    optimiser = {
-        **saved,
+    param_groups = [
+        {**options, "params": [next(numbers) for _ in group]}
+        for options, group in zip(adam["param_groups"], groups, strict=True)
+    ]
+    new = {
         "partition_count": world_size,
-        "optimizer_state_dict": state,
-        "fp32_flat_groups": [cut("master", shapes) for shapes in sub_groups],
+        "optimizer_state_dict": {"state": state, "param_groups": param_groups},
+        "fp32_flat_groups": [cut(_MASTER, shapes) for shapes in sub_groups],
     }
-    model = {
-        **models[0],
+    return {**saved, "optimizer_state_dict": {**inner, **new}}
+
+
+def _model(
+    saved: Sequence[dict[str, Any]], groups: list[list[_Shapes]], rank: int, world_size: int
+) -> dict[str, Any]:
+    """What DeepSpeed saves of the model in a process: its part of what is frozen."""
+    fragments: OrderedDict[str, Tensor] | None = None
+    if saved[0]["frozen_param_fragments"]:
+        fragments = OrderedDict(
+            (
+                name,
+                piece(
+                    [one["frozen_param_fragments"][name] for one in saved],
+                    shape.numel(),
+                    rank,
+                    world_size,
+                ),
+            )
+            for name, shape in saved[0]["frozen_param_shapes"].items()
+        )
+    return {
+        **saved[0],
         "dp_world_size": world_size,
-        "param_shapes": sub_groups,
-        "frozen_param_fragments": OrderedDict(frozen) if fragments else None,
+        "param_shapes": [shapes for group in groups for shapes in group],
+        "frozen_param_fragments": fragments,
     }
-    _save({**optimisers[0], "optimizer_state_dict": optimiser}, written, folder, "optim", rank)
-    _save(model, written, folder, "model", rank)
 
 
 def _flat(optimisers: Sequence[dict[str, Any]], name: str) -> list[list[Tensor]]:
     """Of every process that wrote: its flat tensors, one for each sub-group."""
     saved = [one["optimizer_state_dict"] for one in optimisers]
-    if name == "master":
+    if name == _MASTER:
         return [one["fp32_flat_groups"] for one in saved]
     states = [one["optimizer_state_dict"]["state"] for one in saved]
     return [[state[number][name] for number in sorted(state)] for state in states]
@@ -199,4 +214,13 @@ def _load(path: Path) -> dict[str, Any]:
 
 def _save(state: dict[str, Any], written: Path, folder: Path, kind: str, rank: int) -> None:
     name = re.sub(r"pp_rank_\d+_", f"pp_rank_{rank}_", _files(written, kind)[0].name)
-    torch.save(state, folder / name)
+    with _replacing(folder / name) as file:
+        torch.save(state, file)
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """As `files.replacing`; on a shared disk two machines may write the same at once."""
+    temporary = path.with_name(f".{path.name}.{os.environ['RANK']}.tmp")
+    yield temporary
+    temporary.replace(path)

@@ -99,7 +99,7 @@ def train(case: dict[str, Any], twin: Path, folder: Path, rank: int, world: int)
     recipe = recipe_of(case)
     work = Path(case.get("work", folder))
     checkpoint = last_checkpoint(work)
-    fit_to_world_size(recipe, checkpoint, rank, world)
+    fit_to_world_size(recipe, checkpoint, world)
     torch.manual_seed(0)
     drawn: list[list[str]] = []
     if case["kind"] == "sft":
@@ -186,7 +186,7 @@ def rank_main(case: dict[str, Any], twin: Path, folder: Path, rank: int, port: i
     try:
         if world > 1:
             torch.distributed.init_process_group("gloo")
-        result = train(case, twin, folder, rank, world)
+        result = train(case, twin, folder, world)
     except BaseException as error:
         traceback.print_exc()
         (folder / f"error-{rank}.json").write_text(json.dumps(f"{type(error).__name__}: {error}"))
