@@ -55,10 +55,10 @@ def batch_size(of_recipe: int) -> int:
     return min(of_recipe, max(1, int(given))) if given.isdecimal() else of_recipe
 
 
-def image_cache_bytes() -> int:
-    """Encoded images that a training process keeps: PELICAN_IMAGE_CACHE_MB, else 2 GiB."""
+def image_cache_bytes(otherwise: int) -> int:
+    """Encoded images that a training process keeps: PELICAN_IMAGE_CACHE_MB, else `otherwise`."""
     given = os.environ.get(IMAGE_CACHE_MB, "")
-    return int(given) * 10**6 if given.isdecimal() else 2 << 30
+    return int(given) * 10**6 if given.isdecimal() else otherwise
 
 
 def launcher_name() -> str:

@@ -10,7 +10,7 @@ import polars as pl
 import torch
 
 from pelican import settings
-from pelican.data.lazy import LazySamples
+from pelican.data.lazy import CACHE_BYTES, LazySamples
 from pelican.data.pool import load_pool, read_index
 from pelican.engines.base import rollout_seed
 from pelican.recipe import Recipe
@@ -61,9 +61,8 @@ def _lazy(context: StageContext, ids: set[str], judge: Judge | None) -> tuple[La
     order = schedule(len(kept), rl.max_steps * rl.prompts_per_step, seed) if kept else []
     mine = order[context.rank :: context.world_size]
     pixels = context.recipe.data.max_pixels
-    lazy = LazySamples(
-        index, kept, max_pixels=pixels, order=mine, cache_bytes=settings.image_cache_bytes()
-    )
+    cache = settings.image_cache_bytes(CACHE_BYTES)
+    lazy = LazySamples(index, kept, max_pixels=pixels, order=mine, cache_bytes=cache)
     return lazy, len(entries)
 
 

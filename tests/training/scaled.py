@@ -87,7 +87,7 @@ class StopAt(TrainerCallback):  # type: ignore[misc]
         control.should_training_stop |= state.global_step >= self.step
 
 
-def train(case: dict[str, Any], twin: Path, folder: Path, rank: int, world: int) -> dict[str, Any]:
+def train(case: dict[str, Any], twin: Path, folder: Path, world: int) -> dict[str, Any]:
     from pelican.training.arguments import sft_arguments
     from pelican.training.backends import load_for_training
     from pelican.training.checkpoints import last_checkpoint, save_trained
