@@ -38,7 +38,12 @@ def cases(root: Path) -> list[dict[str, Any]]:
             {**two, **moved, "save": 2, "stop": 2, "world": before, "name": f"{kind}-before"},
             {**two, **moved, "world": after, "name": f"{kind}-after"},
         ]
-    return found
+    adapted = {"kind": "grpo", "steps": 3, "lora": True, "checkpointing": True}
+    return [
+        *found,
+        {**adapted, "strategy": "ddp", "world": 2, "name": "lora-ddp"},
+        {**adapted, "strategy": "zero3", "world": 2, "name": "lora-zero3"},
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +62,11 @@ def test_zero3_gives_the_curve_and_the_weights_of_one_process(
     assert "DEEPSPEED" in other["backend"]
     assert_same_curve(result(runs, f"{kind}-1"), other)
     assert_same_weights(runs, f"{kind}-1", f"{kind}-{world}")
+
+
+def test_adapters_are_trained_and_merged_as_with_copies_of_the_model(runs: Path) -> None:
+    assert_same_curve(result(runs, "lora-ddp"), result(runs, "lora-zero3"))
+    assert_same_weights(runs, "lora-ddp", "lora-zero3")
 
 
 @pytest.mark.parametrize("kind", ["sft", "grpo"])
