@@ -12,6 +12,7 @@ IMAGE = "pelican-control:0.1.0"
 BATCH_SIZE = "PELICAN_ROLLOUT_BATCH_SIZE"
 ATTEMPT = "PELICAN_ATTEMPT"
 LEASE_S = "PELICAN_LEASE_S"
+IMAGE_CACHE_MB = "PELICAN_IMAGE_CACHE_MB"
 REUSE = "PELICAN_REUSE"
 GENERATION_SERVERS = "PELICAN_GENERATION_SERVERS"
 GENERATION_FOLDER = "PELICAN_GENERATION_FOLDER"
@@ -52,6 +53,12 @@ def batch_size(of_recipe: int) -> int:
     """
     given = os.environ.get(BATCH_SIZE, "")
     return min(of_recipe, max(1, int(given))) if given.isdecimal() else of_recipe
+
+
+def image_cache_bytes(otherwise: int) -> int:
+    """Encoded images that a training process keeps: PELICAN_IMAGE_CACHE_MB, else `otherwise`."""
+    given = os.environ.get(IMAGE_CACHE_MB, "")
+    return int(given) * 10**6 if given.isdecimal() else otherwise
 
 
 def launcher_name() -> str:

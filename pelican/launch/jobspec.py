@@ -78,11 +78,6 @@ def least_pods(job: Job, resources: StageResources) -> int:
     field = f"resources.{job.spec.stage.replace('-', '_')}"
     if least > pods:
         raise UserInputError(f"{field}.elastic_min={least} is more than {field}.replicas={pods}")
-    if least < pods and job.spec.recipe.parallel.strategy == "zero3":
-        raise UserInputError(
-            f"{field}.elastic_min: DeepSpeed's checkpoints are of one number of processes; use"
-            " parallel.strategy=fsdp2, or leave it out"
-        )
     return least
 
 

@@ -15,7 +15,7 @@ from pelican.sections.base import Section
 
 _QUANTITY = r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?$"
 _SECRET = re.compile(r"SECRET|PASSWORD|PASSWD|TOKEN|CREDENTIAL|ACCESS_KEY|API_KEY", re.IGNORECASE)
-# They keep checkpoints that any number of processes resumes, but for parallel.strategy=zero3.
+# They keep checkpoints that any number of processes resumes.
 ELASTIC = ("train_rl", "train_sft")
 Quantity = Annotated[str, Field(pattern=_QUANTITY)]
 

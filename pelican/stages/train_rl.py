@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 import torch
 
-from pelican.data.lazy import LazySamples
+from pelican import settings
+from pelican.data.lazy import CACHE_BYTES, LazySamples
 from pelican.data.pool import load_pool, read_index
 from pelican.engines.base import rollout_seed
 from pelican.recipe import Recipe
@@ -63,7 +64,9 @@ def _lazy(context: StageContext, ids: set[str], judge: Judge | None) -> tuple[La
     order = schedule(len(kept), rl.max_steps * rl.prompts_per_step, seed) if kept else []
     mine = order[context.rank :: context.world_size]
     pixels = context.recipe.data.max_pixels
-    return LazySamples(index, kept, max_pixels=pixels, order=mine), len(entries)
+    cache = settings.image_cache_bytes(CACHE_BYTES)
+    lazy = LazySamples(index, kept, max_pixels=pixels, order=mine, cache_bytes=cache)
+    return lazy, len(entries)
 
 
 def practicable(samples: Sequence[Sample], judge: Judge | None) -> list[Sample]:
@@ -99,7 +102,7 @@ def _train(context: StageContext, samples: Sequence[Sample], judge: Judge | None
 
     from pelican.engines.transformers import TransformersEngine, load_model
     from pelican.training.arguments import grpo_arguments
-    from pelican.training.backends import check_world_size, load_for_training
+    from pelican.training.backends import load_for_training
     from pelican.training.checkpoints import (
         TRAINER_STATE,
         KeepCheckpoints,
@@ -112,6 +115,7 @@ def _train(context: StageContext, samples: Sequence[Sample], judge: Judge | None
     from pelican.training.groups import schedule
     from pelican.training.grpo import DeliberateGrpoTrainer
     from pelican.training.grpo_scale import ScaledGrpoTrainer
+    from pelican.training.resharding import fit_to_world_size
     from pelican.training.serving import served_generation
     from pelican.training.variants import trainer_of
 
@@ -160,7 +164,7 @@ def _train(context: StageContext, samples: Sequence[Sample], judge: Judge | None
             arguments |= {"engine": engine, "config": config}
             trainer = trainer_of(config)(policy, processing_class=encoder.processor, **arguments)
         checkpoint = last_checkpoint(work, STATE)
-        check_world_size(recipe, checkpoint, context.world_size)
+        fit_to_world_size(recipe, checkpoint, context.world_size)
         if checkpoint is not None:
             curve.load(checkpoint)
             losses.restore(checkpoint)

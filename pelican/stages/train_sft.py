@@ -30,7 +30,7 @@ def run(context: StageContext) -> None:
 def _train(context: StageContext, mixture: pl.DataFrame) -> None:
     from pelican.engines.transformers import load_model
     from pelican.training.arguments import sft_arguments
-    from pelican.training.backends import check_world_size, load_for_training
+    from pelican.training.backends import load_for_training
     from pelican.training.checkpoints import (
         TRAINER_STATE,
         KeepCheckpoints,
@@ -38,6 +38,7 @@ def _train(context: StageContext, mixture: pl.DataFrame) -> None:
         last_checkpoint,
         save_trained,
     )
+    from pelican.training.resharding import fit_to_world_size
     from pelican.training.sft import Demonstration, DemonstrationTrainer
     from pelican.training.sft_scale import ScaledSftTrainer
 
@@ -86,7 +87,7 @@ def _train(context: StageContext, mixture: pl.DataFrame) -> None:
         policy, processing_class=encoder.processor, encoder=encoder, **arguments
     )
     checkpoint = last_checkpoint(work)
-    check_world_size(recipe, checkpoint, context.world_size)
+    fit_to_world_size(recipe, checkpoint, context.world_size)
     if checkpoint is not None:
         losses.restore(checkpoint)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)

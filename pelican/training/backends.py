@@ -49,7 +49,6 @@ def backend_arguments(recipe: Recipe) -> dict[str, Any]:
                 "parallel.strategy is 'zero3' but deepspeed is not installed; install the extra"
                 " 'gpu', or set parallel.strategy=fsdp2"
             )
-        arguments["use_cpu"] = False  # accelerate knows no DeepSpeed on CPUs that were asked for
         arguments["deepspeed"] = {
             "bf16": {"enabled": mixed},
             "zero_optimization": {"stage": 3, "overlap_comm": torch.cuda.is_available()},
@@ -65,6 +64,8 @@ def backend_arguments(recipe: Recipe) -> dict[str, Any]:
 
 def finish_arguments(arguments: Any, recipe: Recipe) -> Any:
     """What `TrainingArguments` have no word for: gradients are summed and logits kept in float32."""
+    if recipe.parallel.strategy == "zero3" and not torch.cuda.is_available():
+        _deepspeed_on_cpus()
     if arguments.fsdp_plugin_args is not None and recipe.model.dtype == "bfloat16":
         from torch.distributed.fsdp import MixedPrecisionPolicy
 
@@ -72,6 +73,20 @@ def finish_arguments(arguments: Any, recipe: Recipe) -> Any:
             param_dtype=torch.bfloat16, reduce_dtype=torch.float32, output_dtype=torch.float32
         )
     return arguments
+
+
+def _deepspeed_on_cpus() -> None:
+    """DeepSpeed over the gloo group that the arguments opened.
+
+    accelerate does this on accelerators alone. Without, DeepSpeed counts one process while weights
+    are read.
+    """
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    import deepspeed
+
+    # It would compile a collective through shared memory, where there is a compiler; gloo is enough.
+    deepspeed.ops.__compatible_ops__ = {}
+    deepspeed.comm.init_distributed(dist_backend="gloo")
 
 
 class ShardedOnCpus:
@@ -181,15 +196,3 @@ def unsharded() -> Iterator[None]:
         yield
     finally:
         deepspeed._hf_deepspeed_config_weak_ref = kept
-
-
-def check_world_size(recipe: Recipe, checkpoint: Path | None, processes: int) -> None:
-    """DeepSpeed's checkpoints have a file for each process; those of FSDP2 are laid out anew."""
-    if checkpoint is None or recipe.parallel.strategy != "zero3":
-        return
-    wrote = len(list(checkpoint.glob("global_step*/*_optim_states.pt")))
-    if wrote and wrote != processes:
-        raise UserInputError(
-            f"the unfinished training was sharded by DeepSpeed over {wrote} processes and can't go"
-            f" on with {processes}; use {wrote}, or parallel.strategy=fsdp2, which can"
-        )

@@ -54,7 +54,7 @@ def _whole(parameter: Tensor) -> Tensor:
         gathered: Tensor = parameter.full_tensor()
         return gathered
     if hasattr(parameter, "ds_id"):
-        from deepspeed.zero import GatheredParameters
+        from deepspeed.runtime.zero import GatheredParameters
 
         with GatheredParameters([parameter]):
             return parameter.detach().clone()

@@ -81,11 +81,6 @@ def test_a_training_that_wants_all_its_pods_is_not_elastic(least: str) -> None:
             " rl.processes=4 rl.prompts_per_step=8",
             "cannot be shared by 3 pods x 1",
         ),
-        (
-            f"{ELASTIC} resources.train_rl.processes=1 parallel.strategy=zero3"
-            " model.cache_vision=false",
-            "DeepSpeed's checkpoints",
-        ),
     ],
 )
 def test_an_elastic_training_that_cannot_be_is_a_sentence(overrides: str, words: str) -> None:

@@ -89,8 +89,9 @@ class StopAt(TrainerCallback):  # type: ignore[misc]
 
 def train(case: dict[str, Any], twin: Path, folder: Path, world: int) -> dict[str, Any]:
     from pelican.training.arguments import sft_arguments
-    from pelican.training.backends import check_world_size, load_for_training
+    from pelican.training.backends import load_for_training
     from pelican.training.checkpoints import last_checkpoint, save_trained
+    from pelican.training.resharding import fit_to_world_size
     from pelican.training.sft import Demonstration
     from pelican.training.sft_scale import ScaledSftTrainer
     from pelican.training.weights import full_weights
@@ -98,7 +99,7 @@ def train(case: dict[str, Any], twin: Path, folder: Path, world: int) -> dict[st
     recipe = recipe_of(case)
     work = Path(case.get("work", folder))
     checkpoint = last_checkpoint(work)
-    check_world_size(recipe, checkpoint, world)
+    fit_to_world_size(recipe, checkpoint, world)
     torch.manual_seed(0)
     drawn: list[list[str]] = []
     if case["kind"] == "sft":
@@ -171,9 +172,10 @@ def state_bytes(trainer: Any) -> int:
         for value in state.values()
         if isinstance(value, torch.Tensor) and value.dim()
     ]
+    held = [getattr(p, "ds_tensor", p) for p in trainer.model.parameters()]
     return sum(
         (t.to_local() if hasattr(t, "to_local") else t).numel() * t.element_size()
-        for t in [*trainer.model.parameters(), *moments]
+        for t in [*held, *moments]
     )
 
 

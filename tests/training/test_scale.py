@@ -6,9 +6,6 @@ Real gloo groups of forked processes; one program runs all cases, because import
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +15,7 @@ from safetensors.torch import load_file
 
 from pelican.planning.estimate import state
 from pelican.planning.shapes import qwen
-from tests.engines.twin import write_twin
-
-ROOT = Path(__file__).parent.parent.parent
+from tests.training.curves import assert_same_curve, assert_same_weights, result, run_cases
 
 
 def cases(root: Path) -> list[dict[str, Any]]:
@@ -50,26 +45,8 @@ def cases(root: Path) -> list[dict[str, Any]]:
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with what every case left."""
     root = tmp_path_factory.mktemp("scale")
-    write_twin(root / "twin")
-    (root / "cases.json").write_text(json.dumps({"twin": str(root / "twin"), "cases": cases(root)}))
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-    environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.training.scaled", str(root / "cases.json")],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    run_cases(root, cases(root))
     return root
-
-
-def result(runs: Path, name: str, rank: int = 0) -> dict[str, Any]:
-    for error in sorted((runs / name).glob("error-*.json")):
-        pytest.fail(f"{name}, {error.stem}: {error.read_text()}")
-    found: dict[str, Any] = json.loads((runs / name / f"result-{rank}.json").read_text())
-    return found
 
 
 @pytest.mark.parametrize(
@@ -89,8 +66,7 @@ def test_the_curve_is_that_of_one_process(runs: Path, name: str, same_as: str) -
     one, other = result(runs, same_as), result(runs, name)
     # accelerate may fall back to copies of the model without a word
     assert ("fsdp2" in name) == ("FSDP" in other["backend"])
-    assert other["losses"] == pytest.approx(one["losses"], rel=1e-3, abs=2e-6)
-    assert other["norms"] == pytest.approx(one["norms"], rel=1e-3)
+    assert_same_curve(one, other)
 
 
 @pytest.mark.parametrize(
@@ -103,13 +79,7 @@ def test_the_curve_is_that_of_one_process(runs: Path, name: str, same_as: str) -
 def test_a_sharded_policy_is_saved_whole_under_the_checkpoints_names(
     runs: Path, name: str, same_as: str
 ) -> None:
-    start = load_file(runs / "twin" / "model.safetensors")
-    one = load_file(runs / same_as / "checkpoint" / "model.safetensors")
-    other = load_file(runs / name / "checkpoint" / "model.safetensors")
-    assert set(start) == set(one) == set(other)
-    for key, value in one.items():
-        assert torch.allclose(value, other[key], atol=2e-4), key
-    assert any(not torch.equal(one[key], start[key]) for key in start)
+    assert_same_weights(runs, same_as, name)
 
 
 def test_fsdp2_goes_on_with_another_number_of_processes(runs: Path) -> None:

@@ -1,0 +1,59 @@
+"""Curves of small trainings over several processes: run by `tests.training.scaled`, read and compared."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.engines.twin import write_twin
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+def run_cases(root: Path, cases: Sequence[dict[str, Any]]) -> None:
+    """Train every case below `root`, one after the other, from the same start in `root/twin`."""
+    write_twin(root / "twin")
+    (root / "cases.json").write_text(json.dumps({"twin": str(root / "twin"), "cases": cases}))
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+    environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.training.scaled", str(root / "cases.json")],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def result(runs: Path, name: str, rank: int = 0) -> dict[str, Any]:
+    """What a rank of a case wrote; the test fails with the error of any rank."""
+    for error in sorted((runs / name).glob("error-*.json")):
+        pytest.fail(f"{name}, {error.stem}: {error.read_text()}")
+    found: dict[str, Any] = json.loads((runs / name / f"result-{rank}.json").read_text())
+    return found
+
+
+def assert_same_curve(one: dict[str, Any], other: dict[str, Any]) -> None:
+    assert other["losses"] == pytest.approx(one["losses"], rel=1e-3, abs=2e-6)
+    assert other["norms"] == pytest.approx(one["norms"], rel=1e-3)
+
+
+def assert_same_weights(runs: Path, one: str, other: str) -> None:
+    """Both ended with the same weights, not those of the start, under the start's names."""
+    start = load_file(runs / "twin" / "model.safetensors")
+    first = load_file(runs / one / "checkpoint" / "model.safetensors")
+    second = load_file(runs / other / "checkpoint" / "model.safetensors")
+    assert set(start) == set(first) == set(second)
+    for key, value in first.items():
+        assert torch.allclose(value, second[key], atol=2e-4), key
+    assert any(not torch.equal(first[key], start[key]) for key in start)

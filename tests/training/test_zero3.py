@@ -1,0 +1,101 @@
+"""DeepSpeed's ZeRO-3 over several processes: the curve of one, its weights, and resume.
+
+On CPUs over gloo. Marked long, and skipped where DeepSpeed is not installed: it is of the extra `gpu`.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.training.curves import assert_same_curve, assert_same_weights, result, run_cases
+
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.skipif(
+        importlib.util.find_spec("deepspeed") is None,
+        reason="deepspeed, of the extra 'gpu', is not installed",
+    ),
+]
+
+
+def cases(root: Path) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = []
+    for kind, steps in (("sft", 4), ("grpo", 3)):
+        one = {"kind": kind, "strategy": "ddp", "world": 1, "steps": steps, "name": f"{kind}-1"}
+        two = {**one, "strategy": "zero3", "world": 2, "name": f"{kind}-2"}
+        work, moved = ({"work": str(root / f"{kind}-{name}")} for name in ("work", "moved"))
+        before, after = (4, 2) if kind == "sft" else (2, 4)
+        found += [
+            one,
+            two,
+            {**two, "world": 4, "name": f"{kind}-4"},
+            {**two, **work, "save": 2, "stop": 2, "name": f"{kind}-half"},
+            {**two, **work, "name": f"{kind}-rest"},
+            {**two, **moved, "save": 2, "stop": 2, "world": before, "name": f"{kind}-before"},
+            {**two, **moved, "world": after, "name": f"{kind}-after"},
+        ]
+    adapted = {"kind": "grpo", "steps": 3, "lora": True, "checkpointing": True}
+    return [
+        *found,
+        {**adapted, "strategy": "ddp", "world": 2, "name": "lora-ddp"},
+        {**adapted, "strategy": "zero3", "world": 2, "name": "lora-zero3"},
+    ]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("zero3")
+    run_cases(root, cases(root))
+    return root
+
+
+@pytest.mark.parametrize("kind", ["sft", "grpo"])
+@pytest.mark.parametrize("world", [2, 4])
+def test_zero3_gives_the_curve_and_the_weights_of_one_process(
+    runs: Path, kind: str, world: int
+) -> None:
+    other = result(runs, f"{kind}-{world}")
+    assert "DEEPSPEED" in other["backend"]
+    assert_same_curve(result(runs, f"{kind}-1"), other)
+    assert_same_weights(runs, f"{kind}-1", f"{kind}-{world}")
+
+
+def test_adapters_are_trained_and_merged_as_with_copies_of_the_model(runs: Path) -> None:
+    assert_same_curve(result(runs, "lora-ddp"), result(runs, "lora-zero3"))
+    assert_same_weights(runs, "lora-ddp", "lora-zero3")
+
+
+@pytest.mark.parametrize("kind", ["sft", "grpo"])
+def test_zero3_goes_on_exactly(runs: Path, kind: str) -> None:
+    whole, half, rest = (result(runs, f"{kind}-{name}") for name in ("2", "half", "rest"))
+    assert half["losses"] == whole["losses"][:2]
+    # The log of the first half comes with the checkpoint.
+    assert rest["losses"] == whole["losses"]
+    assert rest["norms"] == whole["norms"]
+
+
+@pytest.mark.parametrize(("kind", "before", "after"), [("sft", 4, 2), ("grpo", 2, 4)])
+def test_zero3_goes_on_with_another_number_of_processes(
+    runs: Path, kind: str, before: int, after: int
+) -> None:
+    whole = result(runs, f"{kind}-2")
+    for name, world in (("before", before), ("after", after)):
+        shards = [result(runs, f"{kind}-{name}", rank)["state_bytes"] for rank in range(world)]
+        assert sum(shards) == pytest.approx(2 * whole["state_bytes"], rel=0.01)
+    # Much closer than curves of other arithmetic: a moment that is off shows in the fourth digit.
+    moved = result(runs, f"{kind}-after")
+    assert moved["losses"] == pytest.approx(whole["losses"], rel=1e-5, abs=1e-7)
+    assert moved["norms"] == pytest.approx(whole["norms"], rel=1e-5)
+    assert_same_weights(runs, f"{kind}-2", f"{kind}-after")
+
+
+@pytest.mark.parametrize("world", [2, 4])
+def test_each_process_holds_its_share_of_weights_and_moments(runs: Path, world: int) -> None:
+    alone = result(runs, "sft-1")["state_bytes"]
+    held = [result(runs, f"sft-{world}", rank)["state_bytes"] for rank in range(world)]
+    assert sum(held) == pytest.approx(alone, rel=0.01)  # shards are padded to equal sizes
+    assert max(held) == min(held)
