@@ -100,6 +100,7 @@ def get_bare(store: S3Store, files: list[Path], target: Path) -> None:
     def get(path: Path) -> None:
         size = path.stat().st_size
         descriptor = os.open(target / path.name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+        os.ftruncate(descriptor, size)
 
         def fetch(start: int) -> None:
             length = min(PART, size - start)
