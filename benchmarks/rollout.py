@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.measure import at_least, figure, in_turns
+from benchmarks.stage import stage_spec
 from pelican.data.pool import read_index
 from pelican.data.quarantine import Quarantine
 from pelican.data.select import loop_samples
@@ -25,7 +26,6 @@ from pelican.records import Phase
 from pelican.settings import resolve
 from pelican.stages import rollout
 from pelican.stages.run import run_stage
-from pelican.stages.spec import StageSpec
 
 
 def run(samples: int, times: int = 4) -> None:
@@ -51,16 +51,7 @@ def run(samples: int, times: int = 4) -> None:
 
     def stage() -> None:
         folders.append(tempfile.mkdtemp())
-        spec = StageSpec(
-            stage="rollout",
-            store=folders[-1],
-            run="bench",
-            loop=1,
-            phase=Phase.RL,
-            output="runs/bench/loop-1/rollout-rl",
-            inputs={"policy": str(policy), "pool": str(pool)},
-            recipe=recipe,
-        )
+        spec = stage_spec("rollout", recipe, Path(folders[-1]))
         with contextlib.redirect_stdout(io.StringIO()):
             run_stage(spec)
 
