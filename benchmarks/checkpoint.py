@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.measure import at_least, at_most, child, figure, peak_mb
+from benchmarks.measure import at_least, at_most, busy_s, child, figure, peak_mb
 from pelican.storage.manifests import file_digest
 from pelican.storage.mirror import PARALLEL
 from pelican.storage.s3 import IN_FLIGHT, S3Store
@@ -50,9 +50,7 @@ class Cost:
 def cost(server: Server, work: Callable[[], None]) -> Cost:
     def now() -> tuple[float, float, float, float]:
         times = os.times()
-        fields = Path("/proc/stat").read_text().split(maxsplit=9)[1:9]
-        busy = sum(int(f) for f in (*fields[:3], *fields[5:8])) / os.sysconf("SC_CLK_TCK")
-        return time.perf_counter(), times.user + times.system, _processor_s(server), busy
+        return time.perf_counter(), times.user + times.system, _processor_s(server), busy_s()
 
     before = now()
     work()

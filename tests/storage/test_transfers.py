@@ -61,7 +61,7 @@ def sends(monkeypatch: pytest.MonkeyPatch, store: S3Store) -> list[int]:
 def unfinished(store: S3Store) -> list[str]:
     # MinIO lists uploads by their whole name only.
     found = store.client._list_multipart_uploads(store.bucket, prefix=store._name("weights"))
-    return [upload.upload_id for upload in found.uploads]
+    return [str(upload.upload_id) for upload in found.uploads]
 
 
 def killed(store: S3Store, patch: str, work: str) -> None:
@@ -243,7 +243,8 @@ def test_a_part_damaged_on_the_way_is_sent_again(
     bucket: Bucket, large: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = bucket.store()
-    real, damaged = store.client._http.urlopen, []
+    real = store.client._http.urlopen
+    damaged: list[str] = []
 
     def urlopen(method: str, url: str, **more: Any) -> Any:
         if "partNumber=2" in url and not damaged:
@@ -265,11 +266,13 @@ def test_a_range_that_breaks_off_goes_on_there(
 ) -> None:
     put(bucket.store(), large)
     store = bucket.store()
-    real, asked, broken = store.client.get_object, [], []
+    real = store.client.get_object
+    asked: list[tuple[int, int]] = []
+    broken: list[int] = []
 
     def get(bucket: str, name: str, start: int, length: int, **more: Any) -> Any:
         asked.append((start, length))
-        response = real(bucket, name, start, length, **more)
+        response: Any = real(bucket, name, start, length, **more)
         stream = response.stream
 
         def breaking(size: int) -> Any:
