@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 ROW = "::row "
@@ -66,6 +68,12 @@ def in_turns(times: int, *works: Callable[[], Any]) -> list[float]:
 def peak_mb() -> float:
     """This process's largest resident size so far, in MB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def busy_s() -> float:
+    """Seconds that the cores of this machine were busy for any program, all cores together."""
+    fields = Path("/proc/stat").read_text().split(maxsplit=9)[1:9]
+    return sum(int(field) for field in (*fields[:3], *fields[5:8])) / os.sysconf("SC_CLK_TCK")
 
 
 def child(module: str, *arguments: str) -> dict[str, Any]:

@@ -17,15 +17,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 
-import polars as pl
-
 from benchmarks.measure import at_most, figure
-from pelican.data.pool import read_index
+from benchmarks.stage import stage_spec, write_buffer
 from pelican.recipes import find_recipe
-from pelican.records import Phase
-from pelican.settings import IMAGE_CACHE_MB, resolve
+from pelican.settings import IMAGE_CACHE_MB
 from pelican.stages.context import PROGRESS
-from pelican.stages.spec import StageSpec
 
 # Overrides, and samples of the buffer. `tiny` keeps the features of all images of its buffer.
 WAYS: dict[str, tuple[list[str], int | None]] = {
@@ -52,25 +48,8 @@ def train(
 ) -> list[tuple[int, float]]:
     """(step, MB) of one training."""
     recipe = find_recipe("tiny", [SMALL, f"rl.max_steps={steps} rl.min_steps={steps}", *sets])
-    pool = Path(resolve(recipe.data.train))
-    ids = [entry.id for entry in read_index(pool).entries][:samples]
-    store, output = folder / "store", "runs/bench/loop-1/train-rl-rl"
-    (folder / "buffer").mkdir(parents=True)
-    pl.DataFrame({"sample_id": ids}).write_parquet(folder / "buffer" / "buffer.parquet")
-    spec = StageSpec(
-        stage="train-rl",
-        store=str(store),
-        run="bench",
-        loop=1,
-        phase=Phase.RL,
-        output=output,
-        inputs={
-            "policy": resolve(recipe.models.policy),
-            "buffer": str(folder / "buffer"),
-            "pool": str(pool),
-        },
-        recipe=recipe,
-    )
+    buffer = write_buffer(folder / "buffer", recipe, samples)
+    spec = stage_spec("train-rl", recipe, folder / "store", buffer)
     (folder / "spec.json").write_text(spec.model_dump_json())
     command = [sys.executable, "-m", "pelican", "stage", "train-rl", "--spec"]
     found: list[tuple[int, float]] = []

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.measure import at_least, figure, in_turns
+from benchmarks.stage import stage_spec
 from pelican.data.entry import Entry
 from pelican.data.pool import PoolIndex, read_index
 from pelican.data.quarantine import Quarantine
@@ -27,7 +28,6 @@ from pelican.records import Phase, Sample
 from pelican.settings import resolve
 from pelican.stages import rollout
 from pelican.stages.run import run_stage
-from pelican.stages.spec import StageSpec
 
 
 class Setting:
@@ -54,16 +54,7 @@ class Setting:
 
     def stage(self) -> None:
         self.store = tempfile.TemporaryDirectory()  # the one before is removed with this
-        spec = StageSpec(
-            stage="rollout",
-            store=self.store.name,
-            run="bench",
-            loop=1,
-            phase=Phase.RL,
-            output="runs/bench/loop-1/rollout-rl",
-            inputs={"policy": str(self.policy), "pool": str(self.pool)},
-            recipe=self.recipe,
-        )
+        spec = stage_spec("rollout", self.recipe, Path(self.store.name))
         with contextlib.redirect_stdout(io.StringIO()):
             run_stage(spec)
 

@@ -1,35 +1,46 @@
-"""Rollout and train-rl by 1, 2 and 4 processes on the same work: what the cores of this machine allow.
+"""Rollout and train-rl by 1, 2 and 4 processes on the same work, beside what the cores allow.
 
-The real stages by the local launcher, timed by their own manifests, so that starting Python and
-importing torch, which every process does on its own, is left out.
+The real stages by the local launcher, forked from one process that has imported the libraries, and timed
+by their manifests. What the cores allow is measured in the same rounds: plain work that shares nothing,
+split over as many processes.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 import tempfile
+import time
+from multiprocessing import get_context
+from multiprocessing.pool import Pool
 from pathlib import Path
 
-import polars as pl
-
-from benchmarks.measure import figure
-from pelican.data.pool import read_index
+from benchmarks.measure import busy_s, figure
+from benchmarks.stage import stage_spec, write_buffer
 from pelican.launch.process import ProcessLauncher
 from pelican.launch.steps import make_job
+from pelican.launch.warm import warm_process
+from pelican.recipe import Recipe
 from pelican.recipes import find_recipe
-from pelican.records import Phase
-from pelican.settings import resolve
-from pelican.stages.spec import StageName, StageSpec
+from pelican.stages.spec import StageName
 
 PROCESSES = (1, 2, 4)
 ROUNDS = 2
+STAGES: tuple[StageName, ...] = ("rollout", "train-rl")
 SMALL = "rl.prompts_per_step=8 rl.oversample=1 rl.refill=0 rl.stop.threshold=1 rl.save_steps=1000"
+_BUSY = 1200  # units of plain work, a few seconds of one core
 
 
-def seconds(stage: StageName, processes: int, samples: int, folder: Path) -> float:
-    """Wall clock of one stage by so many processes, from its manifest."""
+def seconds(stage: StageName, recipe: Recipe, buffer: Path, folder: Path) -> float:
+    """Wall clock of one stage by the recipe's processes, from its manifest."""
+    with tempfile.TemporaryDirectory(dir=folder) as store:
+        spec = stage_spec(stage, recipe, Path(store), buffer if stage == "train-rl" else None)
+        return ProcessLauncher().run(make_job(spec)).manifest.seconds
+
+
+def recipe_of(samples: int, processes: int) -> Recipe:
     steps = max(2, samples // 24)
-    recipe = find_recipe(
+    return find_recipe(
         "tiny",
         [
             f"{SMALL} data.samples_per_loop={samples} rollout.shard_size={max(4, samples // 16)}",
@@ -37,42 +48,67 @@ def seconds(stage: StageName, processes: int, samples: int, folder: Path) -> flo
             f"rollout.workers={processes} rl.processes={processes}",
         ],
     )
-    pool = Path(resolve(recipe.data.train))
-    buffer = folder / "buffer"
-    if not buffer.exists():
-        buffer.mkdir(parents=True)
-        ids = [entry.id for entry in read_index(pool).entries[:samples]]
-        pl.DataFrame({"sample_id": ids}).write_parquet(buffer / "buffer.parquet")
-    inputs = {"policy": resolve(recipe.models.policy), "pool": str(pool)}
-    if stage == "train-rl":
-        inputs["buffer"] = str(buffer)
-    with tempfile.TemporaryDirectory(dir=folder) as store:
-        spec = StageSpec(
-            stage=stage,
-            store=store,
-            run="bench",
-            loop=1,
-            phase=Phase.RL,
-            output=f"runs/bench/loop-1/{stage}-rl",
-            inputs=inputs,
-            recipe=recipe,
-        )
-        return ProcessLauncher().run(make_job(spec)).manifest.seconds
+
+
+def busy(units: int) -> float:
+    """Matrices that fit a cache, and plain Python; seconds of the processor that it took."""
+    import numpy as np
+
+    started = time.process_time()
+    matrix, total = np.full((256, 256), 0.5, dtype=np.float32), 0.0
+    for _ in range(units):
+        total += float((matrix @ matrix)[0, 0])
+        total += sum(number * 0.5 for number in range(8000))
+    assert total > 0
+    return time.process_time() - started
+
+
+def busy_seconds(pool: Pool, processes: int) -> tuple[float, float]:
+    """Wall clock of the plain work, and which share of the cores other programs took meanwhile."""
+    before, started = busy_s(), time.perf_counter()
+    own = sum(pool.map(busy, [_BUSY // processes] * processes, chunksize=1))
+    wall = time.perf_counter() - started
+    others = busy_s() - before - own
+    return wall, max(0.0, others / (wall * (os.cpu_count() or 1)))
 
 
 def run(samples: int) -> None:
-    stages: tuple[StageName, ...] = ("rollout", "train-rl")
-    with tempfile.TemporaryDirectory() as name:
-        for stage in stages:
-            best = dict.fromkeys(PROCESSES, float("inf"))
-            for _ in range(ROUNDS):  # in turns: what else the machine does falls on all
-                for processes in PROCESSES:
-                    took = seconds(stage, processes, samples, Path(name))
-                    best[processes] = min(best[processes], took)
-            figure(f"{stage} by one process", best[1], "s", f"{samples} samples, of this machine")
-            for processes in PROCESSES[1:]:
-                speed = best[1] / best[processes]
-                figure(f"{stage} by {processes} processes", speed, "x", "against one")
+    recipes = {processes: recipe_of(samples, processes) for processes in PROCESSES}
+    found: dict[tuple[str, int], list[float]] = {}
+    others: list[float] = []
+    os.environ |= {name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
+    spawn = get_context("spawn")
+    with tempfile.TemporaryDirectory() as name, warm_process():
+        folder = Path(name)
+        buffer = write_buffer(folder / "buffer", recipes[1], samples)
+        pools = {processes: spawn.Pool(processes) for processes in PROCESSES}
+        for pool in pools.values():
+            pool.map(busy, [1] * 8, chunksize=1)  # numpy is imported
+        for _ in range(ROUNDS):  # in turns: what else the machine does falls on all
+            for processes, recipe in recipes.items():
+                took, share = busy_seconds(pools[processes], processes)
+                found.setdefault(("plain work", processes), []).append(took)
+                others.append(share)
+                for stage in STAGES:
+                    took = seconds(stage, recipe, buffer, folder)
+                    found.setdefault((stage, processes), []).append(took)
+                    print(stage, processes, round(took, 1), file=sys.stderr, flush=True)
+        for pool in pools.values():
+            pool.terminate()
+    speed = {key: min(found[key[0], 1]) / min(took) for key, took in found.items()}
+    meaning = f"what {os.cpu_count()} cores allow: matrices and Python, nothing shared"
+    if max(others) > 0.1:  # more processes then get more of the cores
+        meaning += f"; beside other programs, which took {min(others):.0%} to {max(others):.0%}"
+    for processes in PROCESSES[1:]:
+        allowed = speed["plain work", processes]
+        figure(f"plain work by {processes} processes", allowed, "x", f"against one; {meaning}")
+        for stage in STAGES:
+            own = speed[stage, processes]
+            note = f"against one; {own / allowed:.0%} of what the cores allow"
+            figure(f"{stage} by {processes} processes", own, "x", note)
+    for stage in STAGES:
+        note = f"{samples} samples, of this machine"
+        figure(f"{stage} by one process", min(found[stage, 1]), "s", note)
 
 
 if __name__ == "__main__":

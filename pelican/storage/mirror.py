@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from minio import Minio
 
-from pelican.errors import InfrastructureError
 from pelican.metrics.catalogue import STORE_BYTES
+from pelican.storage.identity import Identity, boot
 from pelican.storage.manifests import file_digest
-from pelican.storage.transfer import download
+from pelican.storage.transfer import Fetched, download
 
 PARALLEL = 4  # files on their way at a time
 Tags = Mapping[str, str]  # an object's name -> its entity tag
@@ -32,13 +34,13 @@ class Mirror:
         """The object of this tag as a file."""
         target = self._cache / "mirror" / name
         mark = self._cache / "tags" / name
-        if target.is_file() and mark.is_file() and mark.read_text() == tag:
+        known = _Mark.read(mark)
+        if known is not None and known.tag == tag and known.holds(target):
+            if known.boot != boot():
+                replace(known, boot=boot()).write(mark)
             return target
         found = self._fetch(name, target)
-        if mark.is_dir():
-            shutil.rmtree(mark)
-        mark.parent.mkdir(parents=True, exist_ok=True)
-        mark.write_text(found)
+        _Mark(found.tag, found.sha256, boot(), Identity.of(target)).write(mark)
         return target
 
     def tree(self, name: str, tags: Tags) -> Path:
@@ -71,16 +73,47 @@ class Mirror:
         finally:
             os.close(descriptor)
 
-    def _fetch(self, name: str, target: Path) -> str:
-        """Download and check; returns the tag of what was found."""
+    def _fetch(self, name: str, target: Path) -> Fetched:
         if target.is_dir():
             shutil.rmtree(target)
         target.parent.mkdir(parents=True, exist_ok=True)
-        tag, digest = download(self._client(), self._bucket, name, target)
-        STORE_BYTES.inc(target.stat().st_size, direction="read")
-        if digest and file_digest(target) != digest:
-            target.unlink()
-            raise InfrastructureError(
-                f"s3://{self._bucket}/{name} was damaged on its way or in the store"
-            )
-        return tag
+        found = download(self._client(), self._bucket, name, target)
+        STORE_BYTES.inc(found.size, direction="read")
+        return found
+
+
+@dataclass(frozen=True)
+class _Mark:
+    """Noted of a file of the mirror: its object's tag and digest, and the file as it was then.
+
+    Nothing waits for the disk, so a machine that broke down may have lost a part of a file: since
+    another start it is only trusted after its digest was taken again.
+    """
+
+    tag: str
+    sha256: str | None
+    boot: str
+    identity: Identity
+
+    def holds(self, target: Path) -> bool:
+        """Whether the file is still what was fetched."""
+        try:
+            if Identity.of(target) != self.identity:
+                return False
+        except OSError:
+            return False
+        return self.boot == boot() or self.sha256 == file_digest(target)
+
+    @classmethod
+    def read(cls, path: Path) -> _Mark | None:
+        try:
+            found = json.loads(path.read_bytes())
+            return cls(**{**found, "identity": Identity(**found["identity"])})
+        except (OSError, ValueError, LookupError, TypeError):
+            return None
+
+    def write(self, path: Path) -> None:
+        if path.is_dir():
+            shutil.rmtree(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(asdict(self)))

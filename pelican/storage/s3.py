@@ -10,16 +10,19 @@ import hashlib
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 from pelican import settings as places
 from pelican.metrics.catalogue import STORE_BYTES
+from pelican.storage.identity import Identity
 from pelican.storage.manifests import file_digest
 from pelican.storage.mirror import PARALLEL, Mirror
 from pelican.storage.objects import WORK
-from pelican.storage.s3_client import S3Settings, again
-from pelican.storage.s3_objects import SHA256, S3Objects
-from pelican.storage.transfer import PART
+from pelican.storage.s3_client import S3Settings
+from pelican.storage.s3_objects import S3Objects
+from pelican.storage.transfer import SHA256
+from pelican.storage.uploads import Sent, Uploader
+
+IN_FLIGHT = 8  # parts in memory at a time, over all files of one upload
 
 
 class S3Store(S3Objects):
@@ -32,30 +35,23 @@ class S3Store(S3Objects):
         place = hashlib.sha256(f"{self.settings.endpoint} {self.bucket}".encode()).hexdigest()
         self.cache = (cache or places.cache()) / "s3" / place[:16]
         self._mirror = Mirror(self.cache, self.bucket, lambda: self.client)
-        # What was put from the cache: path -> name, etag, size, mtime.
-        self._sent: dict[Path, tuple[str, str, int, int]] = {}
+        # What was put from the cache: path -> name, and what was sent.
+        self._sent: dict[Path, tuple[str, Sent]] = {}
 
     def put(self, key: str, path: Path) -> None:
-        stat, name = path.stat(), self._name(key)
-        sent = self._sent.get(path)
-        if sent is not None and (sent[0], *sent[2:]) == (name, stat.st_size, stat.st_mtime_ns):
+        self._put(key, path, IN_FLIGHT // PARALLEL)
+
+    def _put(self, key: str, path: Path, parallel: int) -> None:
+        name = self._name(key)
+        known = self._sent.get(path)
+        if known is not None and (known[0], known[1].identity) == (name, Identity.of(path)):
             return
-        metadata: dict[str, Any] = {SHA256: file_digest(path)}
+        uploader = Uploader(self.client, self.bucket, self.cache / "uploads")
         with self._told():
-            written = again(
-                lambda: self.client.fput_object(
-                    self.bucket,
-                    name,
-                    str(path),
-                    metadata=metadata,
-                    tags=self._tags(key),
-                    part_size=PART,
-                    num_parallel_uploads=2,
-                )
-            )
-        STORE_BYTES.inc(stat.st_size, direction="write")
+            sent = uploader.send(path, name, self._tagging(key), parallel)
+        STORE_BYTES.inc(sent.identity.size, direction="write")
         if path.is_relative_to(self.cache):
-            self._sent[path] = (name, str(written.etag), stat.st_size, stat.st_mtime_ns)
+            self._sent[path] = (name, sent)
 
     def delete(self, key: str) -> None:
         super().delete(key)
@@ -112,12 +108,16 @@ class S3Store(S3Objects):
             for path, name in names.items()
             if not name.startswith(WORK) and not name.endswith(".tmp") and name not in skip
         ]
+        parallel = IN_FLIGHT // max(1, min(PARALLEL, len(wanted)))
+
+        def put(path: Path) -> None:
+            self._put(f"{prefix}/{names[path]}", path, parallel)
+
         with ThreadPoolExecutor(PARALLEL) as threads:
-            list(threads.map(lambda path: self.put(f"{prefix}/{names[path]}", path), wanted))
+            list(threads.map(put, wanted))
 
     def _is_what_was_sent(self, path: Path, name: str, tag: str) -> bool:
         try:
-            stat = path.stat()
+            return self._sent.get(path) == (name, Sent(Identity.of(path), tag))
         except FileNotFoundError:
             return False
-        return self._sent.get(path) == (name, tag, stat.st_size, stat.st_mtime_ns)

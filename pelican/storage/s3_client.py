@@ -35,6 +35,7 @@ CONNECT_S, READ_S = 5.0, 60.0
 _ABSENT = ("NoSuchKey", "NoSuchObject", "ResourceNotFound", "NoSuchVersion")
 _DENIED = ("AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken")
 _TRANSIENT_CODES = (
+    "BadDigest",  # a body was damaged on its way
     "InternalError",
     "OperationAborted",
     "RequestTimeout",
@@ -42,6 +43,7 @@ _TRANSIENT_CODES = (
     "SlowDown",
     "SlowDownRead",
     "SlowDownWrite",
+    "XAmzContentSHA256Mismatch",
     "XMinioServerNotInitialized",
 )
 _TRANSIENT_STATUS = (429, 500, 502, 503, 504)

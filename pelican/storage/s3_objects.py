@@ -11,7 +11,6 @@ from typing import Any
 from urllib.parse import urlencode, urlsplit
 
 from minio import Minio
-from minio.commonconfig import Tags
 from minio.deleteobjects import DeleteObject
 from minio.error import S3Error
 
@@ -27,8 +26,9 @@ from pelican.storage.s3_client import (
     told,
     work_tags,
 )
+from pelican.storage.transfer import SHA256
 
-SHA256, WRITER = "x-amz-meta-sha256", "x-amz-meta-writer"
+WRITER = "x-amz-meta-writer"
 
 
 class S3Objects(ObjectStore):
@@ -76,10 +76,8 @@ class S3Objects(ObjectStore):
         self, key: str, data: bytes, *, if_absent: bool = False, if_tag: str | None = None
     ) -> bool:
         writer = uuid.uuid4().hex
-        headers: dict[str, Any] = {SHA256: hashlib.sha256(data).hexdigest(), WRITER: writer}
-        tags = self._tags(key)
-        if tags is not None:
-            headers["x-amz-tagging"] = urlencode(tags)
+        digest = hashlib.sha256(data).hexdigest()
+        headers: dict[str, Any] = {SHA256: digest, WRITER: writer, **self._tagging(key)}
         if if_absent:
             headers["If-None-Match"] = "*"
         elif if_tag is not None:
@@ -155,9 +153,10 @@ class S3Objects(ObjectStore):
                 raise KeyError(key) from None
             raise
 
-    def _tags(self, key: str) -> Tags | None:
-        """By which the bucket's rules know what lies below a stage's `work/`."""
-        return work_tags() if self.settings.tag_work and f"/{WORK}" in key else None
+    def _tagging(self, key: str) -> dict[str, str]:
+        """The header by which the bucket's rules know what lies below a stage's `work/`."""
+        wanted = self.settings.tag_work and f"/{WORK}" in key
+        return {"x-amz-tagging": urlencode(work_tags())} if wanted else {}
 
     def _name(self, key: str) -> str:
         """The object's name in the bucket."""

@@ -18,7 +18,8 @@ from pelican.storage.manifests import file_digest
 from pelican.storage.objects import FolderStore, ObjectStore, open_store
 from pelican.storage.s3 import S3Store
 from pelican.storage.s3_client import S3Settings
-from tests.storage.conftest import Bucket, Server
+from tests.minio_server import Server
+from tests.storage.conftest import Bucket
 
 
 def stores(bucket: Bucket, tmp_path: Path) -> list[ObjectStore]:

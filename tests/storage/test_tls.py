@@ -13,7 +13,7 @@ from pelican.errors import UserInputError
 from pelican.storage.s3 import S3Store
 from pelican.storage.s3_client import S3Settings, make_client
 from tests.endpoints import free_port
-from tests.storage.conftest import Server
+from tests.minio_server import Server
 
 
 @pytest.fixture(scope="module")

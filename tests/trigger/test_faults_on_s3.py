@@ -31,7 +31,7 @@ from pelican.trigger.audit import read_audit
 from tests.conftest import World, write_checkpoint
 from tests.endpoints import free_port
 from tests.launch.test_kfp_client import Backend, serving_backend
-from tests.storage.conftest import Server
+from tests.minio_server import Server
 from tests.trigger.made import event, notification, service, wait_for
 
 AWAY_S = float(os.environ.get("PELICAN_TEST_AWAY_S", "3"))

@@ -22,7 +22,8 @@ from pelican.trigger.inbox import Inbox
 from pelican.trigger.poll import poll
 from tests.conftest import ROOT, write_checkpoint
 from tests.endpoints import free_port
-from tests.storage.conftest import Bucket, Server, bucket, minio  # noqa: F401 - fixtures
+from tests.minio_server import Server
+from tests.storage.conftest import Bucket, bucket, minio  # noqa: F401 - fixtures
 from tests.trigger.made import MADE, TOKEN, Service, answers, event, wait_for
 
 ARN = "arn:minio:sqs::pelican:webhook"
