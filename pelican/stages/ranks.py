@@ -6,6 +6,8 @@ import os
 from datetime import timedelta
 from typing import Any
 
+from pelican.collectives import from_all, from_first
+
 
 class Ranks:
     """The processes of one job; alone unless torchrun started several. Torch only if several."""
@@ -31,20 +33,8 @@ class Ranks:
 
     def from_main(self, value: Any) -> Any:
         """The value that rank 0 gave."""
-        if self.size == 1:
-            return value
-        import torch.distributed as dist
-
-        values = [value]
-        dist.broadcast_object_list(values, src=0)
-        return values[0]
+        return from_first(value)
 
     def all(self, value: Any) -> list[Any]:
         """The values of all ranks; waits for the slowest."""
-        if self.size == 1:
-            return [value]
-        import torch.distributed as dist
-
-        values: list[Any] = [None] * self.size
-        dist.all_gather_object(values, value)
-        return values
+        return from_all(value)

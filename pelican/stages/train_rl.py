@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 import torch
 
 from pelican import settings
+from pelican.collectives import from_all
 from pelican.data.lazy import CACHE_BYTES, LazySamples
 from pelican.data.pool import load_pool, read_index
 from pelican.engines.base import rollout_seed
@@ -19,7 +21,12 @@ from pelican.rewards import Judge, judge_of, score
 from pelican.stages.context import StageContext
 
 if TYPE_CHECKING:
+    from pelican.engines.prompts import PromptEncoder
+    from pelican.training.checkpoints import Losses
+    from pelican.training.curve import RlCurve
+    from pelican.training.generation import Generation
     from pelican.training.groups import Scorer
+    from pelican.training.grpo import DeliberateGrpoTrainer
 
 
 def run(context: StageContext) -> None:
@@ -100,7 +107,7 @@ def _keep_policy(context: StageContext, why: str) -> None:
 def _train(context: StageContext, samples: Sequence[Sample], judge: Judge | None) -> None:
     from datasets import Dataset
 
-    from pelican.engines.transformers import TransformersEngine, load_model
+    from pelican.engines.transformers import load_model
     from pelican.training.arguments import grpo_arguments
     from pelican.training.backends import load_for_training
     from pelican.training.checkpoints import (
@@ -113,11 +120,8 @@ def _train(context: StageContext, samples: Sequence[Sample], judge: Judge | None
     from pelican.training.curve import STATE, RlCurve
     from pelican.training.generation import PROBES
     from pelican.training.groups import schedule
-    from pelican.training.grpo import DeliberateGrpoTrainer
-    from pelican.training.grpo_scale import ScaledGrpoTrainer
     from pelican.training.resharding import fit_to_world_size
     from pelican.training.serving import served_generation
-    from pelican.training.variants import trainer_of
 
     recipe, config, start = context.recipe, context.recipe.rl, context.input("policy")
     if not torch.cuda.is_available():
@@ -126,43 +130,36 @@ def _train(context: StageContext, samples: Sequence[Sample], judge: Judge | None
     def report(step: int, reward: float) -> None:
         context.progress(step, config.max_steps, "steps", reward=round(reward, 4))
 
-    curve = RlCurve(config, _gather, report)
-    losses = Losses(lambda *_: None)
-    work = context.restored("work/trainer")
-
     def keep(checkpoint: str) -> None:
         context.keep(f"work/trainer/{checkpoint}", last=(TRAINER_STATE, STATE))
 
+    curve, losses = RlCurve(config, from_all, report), Losses(lambda *_: None)
+    work = context.restored("work/trainer")
     seed = seed_of(recipe, context.spec.loop)
     order = schedule(len(samples), config.max_steps * config.prompts_per_step, seed)
-    arguments: dict[str, Any] = {
-        "args": grpo_arguments(recipe, work, context.world_size, seed),
-        "train_dataset": Dataset.from_dict({"prompt": [""] * len(order), "sample": order}),
-        "callbacks": [curve, losses, KeepCheckpoints(keep)],
-        "samples": samples,
-        "scorer": training_scorer(recipe, seed, judge),
-        "on_step": curve.add,
-    }
     if recipe.parallel.at_scale:
         policy, encoder = load_for_training(recipe, start)
     else:
         policy, encoder = load_model(recipe.model, start)
-    served = recipe.rl.generation.where == "server"
-    mine = order[context.rank :: context.world_size] if served else []
+    served = config.generation.where == "server"
+    probes = order[context.rank :: context.world_size][:PROBES] if served else []
     place = context.output("work/generation")
-    trainer: DeliberateGrpoTrainer
     with served_generation(
-        recipe, start, place, encoder, [samples[i] for i in mine[:PROBES]]
+        recipe, start, place, encoder, [samples[i] for i in probes]
     ) as generation:
-        if recipe.parallel.at_scale:
-            arguments |= {"recipe": recipe, "checkpoint": start, "encoder": encoder}
-            arguments |= {"generation": generation}
-            trainer = ScaledGrpoTrainer(policy, processing_class=encoder.processor, **arguments)
-        else:
-            policy.config._name_or_path = str(start)  # where TRL loads the reference
-            engine = TransformersEngine(policy, encoder, batch_size=1)
-            arguments |= {"engine": engine, "config": config}
-            trainer = trainer_of(config)(policy, processing_class=encoder.processor, **arguments)
+        trainer = _trainer(
+            recipe,
+            start,
+            policy,
+            encoder,
+            generation,
+            args=grpo_arguments(recipe, work, context.world_size, seed),
+            train_dataset=Dataset.from_dict({"prompt": [""] * len(order), "sample": order}),
+            callbacks=[curve, losses, KeepCheckpoints(keep)],
+            samples=samples,
+            scorer=training_scorer(recipe, seed, judge),
+            on_step=curve.add,
+        )
         checkpoint = last_checkpoint(work, STATE)
         fit_to_world_size(recipe, checkpoint, context.world_size)
         if checkpoint is not None:
@@ -171,14 +168,47 @@ def _train(context: StageContext, samples: Sequence[Sample], judge: Judge | None
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     save_trained(trainer, encoder.processor, context.output("checkpoint"), recipe)
     if context.rank == 0:
-        curve.write(context.output("curve.parquet"), context.output("stagnation.parquet"))
-        pl.DataFrame(losses.rows).write_parquet(context.output("optimiser.parquet"))
-        context.counts.update({**curve.totals, "samples": len(samples)})
-        context.counts["steps"] = trainer.state.global_step
-        _metrics(context, curve.rows)
-        context.notes["stopped"] = curve.stop_reason or "max_steps"
-        if curve.stagnation:
-            context.metric("stagnation", curve.stagnation[-1]["mean_ts"])
+        context.counts.update({"samples": len(samples), "steps": trainer.state.global_step})
+        _write(context, curve, losses)
+
+
+def _trainer(
+    recipe: Recipe,
+    start: Path,
+    policy: Any,
+    encoder: PromptEncoder,
+    generation: Generation | None,
+    **arguments: Any,
+) -> DeliberateGrpoTrainer:
+    """TRL's trainer with the policy spread over the processes, or whole in each. `start`: its weights."""
+    from pelican.engines.transformers import TransformersEngine
+    from pelican.training.grpo_scale import ScaledGrpoTrainer
+    from pelican.training.variants import trainer_of
+
+    arguments["processing_class"] = encoder.processor
+    if recipe.parallel.at_scale:
+        return ScaledGrpoTrainer(
+            policy,
+            recipe=recipe,
+            checkpoint=start,
+            encoder=encoder,
+            generation=generation,
+            **arguments,
+        )
+    policy.config._name_or_path = str(start)  # where TRL loads the reference
+    engine = TransformersEngine(policy, encoder, batch_size=1)
+    return trainer_of(recipe.rl)(policy, engine=engine, config=recipe.rl, **arguments)
+
+
+def _write(context: StageContext, curve: RlCurve, losses: Losses) -> None:
+    """The curves, and what the manifest says of them."""
+    curve.write(context.output("curve.parquet"), context.output("stagnation.parquet"))
+    pl.DataFrame(losses.rows).write_parquet(context.output("optimiser.parquet"))
+    context.counts.update(curve.totals)
+    _metrics(context, curve.rows)
+    context.notes["stopped"] = curve.stop_reason or "max_steps"
+    if curve.stagnation:
+        context.metric("stagnation", curve.stagnation[-1]["mean_ts"])
 
 
 def seed_of(recipe: Recipe, loop: int) -> int:
@@ -196,13 +226,3 @@ def _metrics(context: StageContext, rows: list[dict[str, Any]]) -> None:
         groups = sum(r["groups"] for r in kept)
         for key in ("reward", "success_rate", "format", "think_chars"):
             context.metric(f"{key}/{name}", sum(r[key] * r["groups"] for r in kept) / groups)
-
-
-def _gather(value: Any) -> list[Any]:
-    import torch.distributed as dist
-
-    if not dist.is_initialized():
-        return [value]
-    values: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(values, value)
-    return values

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pelican.collectives import from_all
 from pelican.training.prefix import join_rows, split_rows
 
 
@@ -33,24 +34,13 @@ def partition(lengths: Sequence[int], limit: int | None, at_least: int = 1) -> l
     return parts
 
 
-def all_max(value: int) -> int:
-    """The largest of all ranks' values."""
-    import torch.distributed as dist
-
-    if not dist.is_initialized() or dist.get_world_size() == 1:
-        return value
-    values = [0] * dist.get_world_size()
-    dist.all_gather_object(values, value)
-    return max(values)
-
-
 def same_number(lengths: Sequence[int], limit: int | None) -> list[list[int]]:
     """`partition` into as many parts on every rank: a sharded model's passes are collective.
 
     All ranks have the same number of items.
     """
     parts = partition(lengths, limit)
-    return partition(lengths, limit, at_least=all_max(len(parts)))
+    return partition(lengths, limit, at_least=max(from_all(len(parts))))
 
 
 def take(batch: Mapping[str, Any], rows: Sequence[int]) -> dict[str, Any]:

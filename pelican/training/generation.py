@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 import torch
 
 from pelican import settings
+from pelican.collectives import from_all
 from pelican.engines.backends import Drawn
 from pelican.engines.prompts import Encoded, PromptEncoder
 from pelican.engines.scoring import completion_logps
@@ -219,7 +220,7 @@ class Served(Generation):
             for mine, other in zip(ours, theirs, strict=True)
             for a, b in zip(mine, other, strict=True)
         ]
-        worst = float(max(self._everyone(sum(pairs) / len(pairs))))
+        worst = float(max(from_all(sum(pairs) / len(pairs))))
         if not worst <= self._tolerance:  # not a number, too
             raise UserInputError(
                 f"step {step}: after the transfer of weights, log-probabilities of the policy and of"
@@ -248,18 +249,11 @@ class Served(Generation):
 
     def _all_or_none(self, failed: Exception | None) -> None:
         """Go on only if no rank failed, so that none waits for another."""
-        errors = [error for error in self._everyone(str(failed) if failed else None) if error]
+        errors = [error for error in from_all(str(failed) if failed else None) if error]
         if failed is not None:
             raise failed
         if errors:
             raise InfrastructureError(f"another process of the training: {errors[0]}")
-
-    def _everyone(self, value: Any) -> list[Any]:
-        if self._world == 1:
-            return [value]
-        values: list[Any] = [None] * self._world
-        torch.distributed.all_gather_object(values, value)
-        return values
 
 
 def dtype_of(recipe: Recipe) -> torch.dtype:

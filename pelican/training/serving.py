@@ -10,11 +10,11 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from pelican import settings
+from pelican.collectives import from_first
 from pelican.engines.prompts import PromptEncoder
 from pelican.engines.server import ServerSpec
 from pelican.errors import InfrastructureError, UserInputError
@@ -69,7 +69,7 @@ def served_generation(
                 server, told = _start(recipe, checkpoint, work)
             except (UserInputError, InfrastructureError) as error:
                 told = error
-        told = _from_first(told)
+        told = from_first(told)
         if isinstance(told, Exception):
             raise told
         assert told is not None
@@ -134,12 +134,3 @@ def _end(server: subprocess.Popen[bytes]) -> None:
     except subprocess.TimeoutExpired:
         server.kill()
         server.wait()
-
-
-def _from_first(value: Any) -> Any:
-    """The value that rank 0 gave."""
-    if not torch.distributed.is_initialized():
-        return value
-    values = [value]
-    torch.distributed.broadcast_object_list(values, src=0)
-    return values[0]

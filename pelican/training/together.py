@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from pelican.collectives import from_all
 from pelican.engines.base import rollout_seed
 from pelican.engines.prompts import Encoded
 from pelican.recipe import RlConfig
@@ -80,7 +81,9 @@ class DrawnTogether(DeliberateGrpoTrainer):
             record = ahead.next()
         else:
             self._sync(step)
-            record = self._draw([index for share in self._all(wanted) for index in share], step)
+            record = self._draw(
+                [index for share in from_all(wanted, self._exchange) for index in share], step
+            )
         if ahead is not None and not ahead and step + 1 < self.args.max_steps:
             # All that was asked for is drawn, so weights may change.
             if drawn:
@@ -113,11 +116,12 @@ class DrawnTogether(DeliberateGrpoTrainer):
             numbers = range(first + rank, first + len(indices), world)
             groups = self._roll_out([indices[n - first] for n in numbers], numbers)
             mine |= dict(zip(numbers, groups, strict=True))
-            shares = self._all(
+            shares = from_all(
                 [
                     (n, indices[n - first], g.completions, g.scores, g.logps)
                     for n, g in zip(numbers, groups, strict=True)
-                ]
+                ],
+                self._exchange,
             )
             records |= {record[0]: record for share in shares for record in share}
             new = range(first, len(records))
@@ -160,14 +164,6 @@ class DrawnTogether(DeliberateGrpoTrainer):
             [rollout_seed(self.args.seed, f"{step}/{n}/{sample.id}", j) for j in range(self._drawn)]
             for sample, n in zip(samples, numbers, strict=True)
         ]
-
-    def _all(self, value: Any) -> list[Any]:
-        """The values of all ranks."""
-        if self.accelerator.num_processes == 1:
-            return [value]
-        values: list[Any] = [None] * self.accelerator.num_processes
-        torch.distributed.all_gather_object(values, value, group=self._exchange)
-        return values
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Trainer's; what was drawn for steps that do not come any more is waited for."""
