@@ -21,7 +21,12 @@ from benchmarks.measure import at_least, figure, skipped
 from benchmarks.rollout import Setting
 from pelican.engines.base import rollout_seed
 
-SETS = ("rollout.engine=vllm", "rollout.vllm.max_num_seqs=64", "rollout.vllm.kv_cache_gib=0.25")
+SETS = (
+    "rollout.engine=vllm",
+    "rollout.shard_size=32",
+    "rollout.vllm.max_num_seqs=64",
+    "rollout.vllm.kv_cache_gib=0.25",
+)
 
 
 def run(samples: int, times: int = 3) -> None:
@@ -69,8 +74,8 @@ def run(samples: int, times: int = 3) -> None:
                     cpu[name] = min(cpu[name], processor_time() - used)
     finally:
         setting.close()
-    shard = f"shards of {setting.recipe.rollout.shard_size}, {SETS[1].rpartition('.')[2]}"
-    asked = f"{shard}; the same requests, one per rollout; start-up in neither"
+    slots = f"max_num_seqs={setting.recipe.rollout.vllm.max_num_seqs}"
+    asked = f"{slots}; the same requests, one per rollout; start-up in neither"
     size, name = setting.size, "rollout stage against bare vLLM"
     at_least(name, wall["requests"] / wall["stage"], "x", 0.95, f"{size}; {asked}")
     figure(
@@ -86,7 +91,7 @@ def run(samples: int, times: int = 3) -> None:
     figure("the same in processor time", share * cpu["groups"] / cpu["stage"], "x")
     together, apart = steps_of(setting)
     figure("steps of decoding, all prompts at once over shard by shard", together / apart, "x",
-           "counted from the rollouts' lengths: a shard ends with slots empty, which bounds the stage")  # fmt: skip
+           "counted from the rollouts' lengths: what a stage would reach that ended each shard first")  # fmt: skip
     rollouts = len(setting.entries) * setting.tries
     figure("bare vLLM", rollouts / wall["requests"], "rollouts/s", "of this machine")
     figure("bare vLLM", tokens["requests"] / wall["requests"], "tokens/s", "of this machine")

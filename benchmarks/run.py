@@ -24,7 +24,7 @@ PAGE = Path(__file__).parent.parent / "docs" / "benchmarks.md"
 BENCHES: dict[str, tuple[str, list[str], list[str], str]] = {
     "filter": ("benchmarks.filtering", ["500000"], ["20000"], "Filter and ledger"),
     "rewards": ("benchmarks.rewards", ["2000"], ["140"], "Rule rewards"),
-    "rollout": ("benchmarks.rollout", ["96"], ["8"], "Rollout stage against the bare engine"),
+    "rollout": ("benchmarks.rollout", ["480"], ["8"], "Rollout stage against the bare engine"),
     "rollout-vllm": ("benchmarks.rollout_vllm", ["64"], ["4"], "Rollout stage against bare vLLM"),
     "train-rl": ("benchmarks.train_rl", ["16"], ["2"], "train-rl against plain TRL"),
     "packing": ("benchmarks.packing", ["640"], ["64"], "Padding of SFT"),
