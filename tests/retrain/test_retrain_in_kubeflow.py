@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,12 +11,13 @@ import pytest
 from pelican.commands.retrain import retrain
 from pelican.commands.submit import submit
 from pelican.errors import PelicanError, UserInputError
+from pelican.failure import told
 from pelican.launch.base import CancelledError
 from pelican.registry.aliases import promote
 from pelican.registry.versions import Lineage, register
 from pelican.retrain.plan import Plan, plan_of
 from pelican.retrain.records import Verdict, write_verdict
-from pelican.runs import CANCELLED, FAILURE, run_prefix
+from pelican.runs import CANCELLED, run_prefix
 from pelican.storage.manifests import now
 from pelican.storage.s3 import S3Store
 from pelican.trigger.config import TriggerConfig
@@ -118,9 +118,8 @@ def test_what_the_failed_step_said_is_what_the_call_says(
     following: tuple[Plan, Callable[[], PelicanError | None]],
 ) -> None:
     plan, end = following
-    failure = {"stage": "intake", "loop": 0, "phase": "base", "kind": "UserInputError"}
-    failure["message"] = "a scene is on both sides"
-    store.write(f"{run_prefix(plan.run)}/{FAILURE}", json.dumps(failure).encode())
+    with pytest.raises(SystemExit), told(store, plan.run, "intake"):
+        raise UserInputError("a scene is on both sides")
     backend.states.append("FAILED")
     error = end()
     assert isinstance(error, UserInputError)
