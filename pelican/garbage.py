@@ -21,9 +21,9 @@ def collect(store: ObjectStore, older_s: float, *, dry_run: bool = False) -> Ite
     """Delete, and yield (key, bytes, why). Nothing that is younger than `older_s` is touched.
 
     Of a finished stage: its `work/`, and files that its manifest does not name. Of a run without
-    recipe: all, unless a registered model comes from it. Of `cache/`: all. Half a file that a killed
-    writer left under a temporary name. Nothing else: data,
-    registry, triggers and a judge's replies stay, and what a model's lineage or a recipe names.
+    recipe: all, unless a registered model comes from it. Of `cache/`: all. Half a file that a
+    killed writer left under a temporary name. Nothing else: data, registry, triggers and a judge's
+    replies stay, and what a model's lineage or a recipe names.
     """
     sizes, ages = store.sizes(""), store.ages("")
     now = time.time()

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from pelican.engines.nucleus import outside
 from pelican.engines.prompts import Encoded, PromptEncoder
 
 
@@ -24,8 +25,9 @@ def completion_logps(
 ) -> list[list[float]]:
     """Of every token of `completions`, one of each prompt; the tokens `without` are impossible.
 
-    With `top_p` they are those of the draw: among the likeliest tokens alone, and the drawn one, which
-    rounding may have put beside them. One plain forward pass, so `model` may be sharded and wrapped: then it is collective.
+    With `top_p` they are those of the draw: among the likeliest tokens alone, and the drawn one,
+    which rounding may have put beside them. One plain forward pass, so `model` may be sharded and
+    wrapped: then it is collective.
     """
     device = device or model.device
     prompt_ids, prompt_mask = encoder.pad([prompt.ids for prompt in prompts], "left")
@@ -50,9 +52,7 @@ def completion_logps(
     logps = (logits / temperature).log_softmax(-1)
     own = ids.to(device).unsqueeze(-1)
     if top_p < 1:
-        ranked, order = logps.exp().sort(-1, descending=True)
-        outside = (ranked.cumsum(-1) - ranked >= top_p).gather(-1, order.argsort(-1))
-        outside.scatter_(-1, own, False)
-        logps = logps.masked_fill(outside, -torch.inf).log_softmax(-1)
+        impossible = outside(logps.exp(), top_p).scatter_(-1, own, False)
+        logps = logps.masked_fill(impossible, -torch.inf).log_softmax(-1)
     chosen = logps.gather(-1, own).squeeze(-1).tolist()
     return [row[: len(one)] for row, one in zip(chosen, completions, strict=True)]

@@ -16,6 +16,7 @@ from torch import Tensor
 from pelican.engines.base import Engine, rollout_seed
 from pelican.engines.decoding import Decoder
 from pelican.engines.features import FeatureFiles
+from pelican.engines.nucleus import outside
 from pelican.engines.prompts import Encoded, PromptEncoder
 from pelican.engines.vision import FeatureBank, PixelSource
 from pelican.recipe import ModelConfig, Sampling
@@ -207,9 +208,7 @@ def _sample(logits: Tensor, sampling: Sampling, noise: Tensor) -> Tensor:
         return logits.argmax(-1)
     probabilities = (logits.double() / sampling.temperature).softmax(-1)
     if sampling.top_p < 1:
-        ranked, order = probabilities.sort(-1, descending=True)
-        outside = ranked.cumsum(-1) - ranked >= sampling.top_p
-        probabilities = probabilities.masked_fill(outside.gather(-1, order.argsort(-1)), 0)
+        probabilities = probabilities.masked_fill(outside(probabilities, sampling.top_p), 0)
     cumulative = probabilities.cumsum(-1)
     token = torch.searchsorted(cumulative, (noise * cumulative[:, -1]).unsqueeze(1), right=True)
     return token.squeeze(1).clamp(max=logits.shape[-1] - 1)

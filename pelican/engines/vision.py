@@ -101,7 +101,8 @@ class FeatureBank:
     def forget(self) -> None:
         """Let go of what was encoded here; what was prepared before can't be looked up any more."""
         del self._features[self._found :], self._grids[self._found :]
-        self._keys = {digest: key for digest, key in self._keys.items() if key < self._found}
+        while len(self._keys) > self._found:  # the newest first
+            self._keys.popitem()
 
     def prepare(self, images: Sequence[bytes]) -> list[Prepared]:
         digests = [hashlib.blake2b(image, digest_size=16).digest() for image in images]

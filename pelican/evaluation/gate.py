@@ -70,11 +70,13 @@ def _drop(name: str, change: Difference | None, limit: float, against: str) -> C
     return drop_check(name, change, limit, f"{name}: {words}; {limits}")
 
 
-def drop_check(name: str, change: Difference, limit: float, reason: str) -> Check:
-    """Fails on a loss of more than `limit` points that is also more than noise."""
+def drop_check(
+    name: str, change: Difference, limit: float, reason: str, *, min_scenes: int = 0
+) -> Check:
+    """Fails on a loss of more than `limit` points, more than noise, and seen on `min_scenes`."""
     return Check(
         name=name,
-        passed=not (change.delta < -limit and change.worse),
+        passed=not (change.delta < -limit and change.worse and change.scenes >= min_scenes),
         reason=reason,
         numbers={
             "delta": change.delta,

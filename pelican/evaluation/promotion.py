@@ -113,10 +113,13 @@ def _kept(
         "benchmark": difference(pairs, "benchmark", resamples=resamples, seed=seed)[1],
     }
     few = {
-        kind: [n for n, part in of_kind.items() if _is_small(part, config)]
+        kind: [
+            name
+            for name, part in of_kind.items()
+            if _is_small(part, config) and name not in config.tolerances
+        ]
         for kind, of_kind in parts.items()
     }
-    few = {kind: [n for n in names if n not in config.tolerances] for kind, names in few.items()}
     checks = [
         _drop(f"{kind}/{name}", f"{kind} {name}", config.tolerances.get(name), part, config)
         for kind, of_kind in parts.items()
@@ -125,8 +128,10 @@ def _kept(
     ]
     embodied = pl.col("suite") == "embodied"  # families and dimensions are of this suite
     together = pairs.filter(
-        (embodied & (pl.col("family").is_in(few["family"])))
-        | (embodied & (pl.col("dimension").is_in(few["dimension"])))
+        (
+            embodied
+            & (pl.col("family").is_in(few["family"]) | pl.col("dimension").is_in(few["dimension"]))
+        )
         | pl.col("benchmark").is_in(few["benchmark"])
     )
     if len(together):
@@ -152,10 +157,7 @@ def _drop(
         f" (95 % {change.low:+.1f} to {change.high:+.1f}, n = {change.n},"
         f" scenes = {change.scenes}); may lose {limit:g} beyond noise{doubt}"
     )
-    check = drop_check(name, change, limit, reason)
-    return (
-        check if change.scenes >= config.min_scenes else check.model_copy(update={"passed": True})
-    )
+    return drop_check(name, change, limit, reason, min_scenes=config.min_scenes)
 
 
 def _usable(facts: DataFacts, config: GateConfig) -> Check:

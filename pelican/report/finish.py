@@ -10,6 +10,7 @@ from pelican.recipe import Recipe
 from pelican.records import Phase
 from pelican.report.page import build_report
 from pelican.retrain.notify import notify
+from pelican.retrain.records import VERDICT
 from pelican.runs import FAILURE, SUMMARY, read_json, read_recipe, run_prefix
 from pelican.storage.manifests import now
 from pelican.storage.objects import ObjectStore
@@ -28,7 +29,7 @@ def finish(store: ObjectStore, run: str, pipeline: str, succeeded: bool) -> dict
     except Exception as error:  # the summary must be written whatever the page lacks
         report_error = f"{type(error).__name__}: {error}"
     tree = show(store, run)
-    tree["verdict"] = read_json(store, f"{prefix}/verdict.json")  # of a retraining
+    tree["verdict"] = read_json(store, f"{prefix}/{VERDICT}")  # of a retraining
     complete = succeeded and _ran_to_its_end(tree, read_recipe(store, run), pipeline)
     tree |= {"state": "complete" if complete else "failed", "finished": now().isoformat()}
     tree |= {"pipeline": pipeline, "report_error": report_error}

@@ -6,12 +6,13 @@ from pelican.evaluation.summary import Comparison
 from pelican.report.run import Evaluation, Run
 from pelican.report.tables import gates
 from pelican.report.words import interval, signed
+from pelican.retrain.records import VERDICT
 from pelican.runs import FAILURE
 
 
 def state_of(run: Run) -> dict[str, str]:
     """How far the run came, in one word and a sentence."""
-    ended = run.json("verdict.json")  # of a retraining, which may end before its loops
+    ended = run.json(VERDICT)  # of a retraining, which may end before its loops
     if isinstance(ended, dict):
         reasons = "; ".join(str(reason) for reason in ended.get("reasons", []))
         return {"word": "finished", "words": f"The retraining ended: {ended['outcome']}. {reasons}"}

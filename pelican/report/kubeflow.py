@@ -17,6 +17,7 @@ import polars as pl
 from pelican.outcome import report_path, score_rows, tokens
 from pelican.recipe import Recipe
 from pelican.recipes.overrides import fields
+from pelican.report.cost import RESOURCES
 from pelican.report.finish import finish
 from pelican.report.run import Run
 from pelican.runs import manifests, read_json, read_recipe, run_prefix, stage_prefix
@@ -148,7 +149,7 @@ def forgotten(summary: Mapping[str, Any]) -> dict[str, float]:
 
 def cost_metrics(found: list[Manifest]) -> dict[str, float]:
     """Tokens, and hours of processes: GPU hours where each process has a GPU."""
-    hours = sum(m.notes.get("resources", {}).get("processes", 1) * m.seconds / 3600 for m in found)
+    hours = sum(m.notes.get(RESOURCES, {}).get("processes", 1) * m.seconds / 3600 for m in found)
     return {
         "tokens generated": float(tokens(found, "generated")),
         "tokens trained": float(tokens(found, "trained")),

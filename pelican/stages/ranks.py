@@ -1,12 +1,9 @@
-"""The processes of one job, and what they tell each other."""
+"""The processes of one job."""
 
 from __future__ import annotations
 
 import os
 from datetime import timedelta
-from typing import Any
-
-from pelican.collectives import from_all, from_first
 
 
 class Ranks:
@@ -30,11 +27,3 @@ class Ranks:
             import torch.distributed as dist
 
             dist.destroy_process_group()
-
-    def from_main(self, value: Any) -> Any:
-        """The value that rank 0 gave."""
-        return from_first(value)
-
-    def all(self, value: Any) -> list[Any]:
-        """The values of all ranks; waits for the slowest."""
-        return from_all(value)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 
 import pyarrow as pa
 
@@ -19,7 +18,8 @@ from pelican.digest import digest_of
 from pelican.engines import Engine, open_engine
 from pelican.records import Phase, Rollout, Sample
 from pelican.stages.context import StageContext
-from pelican.stages.replicas import Held, Items, claims_of
+from pelican.stages.replicas import Items, claims_of
+from pelican.stages.under_way import UnderWay
 from pelican.telemetry import record
 
 SELECTION = pa.schema(
@@ -50,94 +50,44 @@ def work(context: StageContext) -> tuple[PoolIndex, Shards]:
     # What an earlier attempt left counts as replica 0's.
     done = sum(rollouts[numbers[name]] for name in _finished(context)) if context.rank == 0 else 0
     seed = phase_seed(recipe.seed, spec.loop, spec.phase)
-    under_way: deque[_UnderWay] = deque()  # in the order in which the engine got them
-    generated, began = 0, time.monotonic()
 
-    def commit_answered() -> int:
-        """Write the shards of which all is answered; how many rollouts they are."""
-        count = 0
-        while under_way and under_way[0].is_answered:
-            shard = under_way.popleft()
-            if not shard.held.claim.lost:  # else it is the other's to write
-                _commit(context, shard.number, shard.rows, shard.quarantine)
-                count += rollouts[shard.number]
-            shard.held.release()
-        return count
+    def load(name: str, quarantine: Quarantine) -> Iterator[Sample]:
+        pixels = recipe.data.max_pixels
+        return index.load(shards[numbers[name]], max_pixels=pixels, quarantine=quarantine)
 
+    def commit(name: str, rows: list[Rollout], quarantine: Quarantine) -> None:
+        _commit(context, numbers[name], rows, quarantine)
+
+    under_way = UnderWay(items, load, commit)
     engine: Engine | None = None
+    generated, began = 0, time.monotonic()
     try:
         while (held := items.take()) is not None or items.wait():
             if held is None:
                 continue
             engine = engine or _open(context)
-            samples = _samples(context, held, items, index, shards, under_way, engine.continuous)
+            samples = under_way.samples(held, more=engine.continuous)
             if not engine.continuous:
                 with record.timed("data"):
                     samples = iter(list(samples))
             groups = engine.generate(samples, recipe.rollout.sampling, tries, seed)
             for group in record.timed_each("generate", groups):
-                shard = next(one for one in under_way if one.answered < one.asked)
-                shard.rows += group
-                shard.answered += 1
+                under_way.answer(group)
                 record.generated(group)
                 generated += len(group)
                 rate = generated / max(1e-9, time.monotonic() - began)
-                done += commit_answered()
-                there = done + sum(len(one.rows) for one in under_way)
+                done += sum(rollouts[numbers[name]] for name in under_way.commit())
+                there = done + under_way.rollouts()
                 # A replica that is faster than others does more than its share.
                 context.progress(min(there, share - 1), share, "rollouts", rate=rate)
-            done += commit_answered()  # a shard may have no usable sample
+            # A shard may have no usable sample.
+            done += sum(rollouts[numbers[name]] for name in under_way.commit())
     finally:
-        for one in under_way:
-            one.held.release()
+        under_way.release()
     context.progress(share, share, "rollouts")
     if engine is not None:
         engine.close()
     return index, shards
-
-
-@dataclass
-class _UnderWay:
-    """A shard that was taken: how many samples the engine got of it, and answered."""
-
-    held: Held
-    number: int
-    asked: int = 0
-    answered: int = 0
-    is_asked: bool = False
-    rows: list[Rollout] = field(default_factory=list)
-    quarantine: Quarantine = field(default_factory=Quarantine)
-
-    @property
-    def is_answered(self) -> bool:
-        return self.is_asked and self.answered == self.asked
-
-
-def _samples(
-    context: StageContext,
-    held: Held | None,
-    items: Items,
-    index: PoolIndex,
-    shards: Shards,
-    under_way: deque[_UnderWay],
-    on: bool,
-) -> Iterator[Sample]:
-    """The samples of the shard that is held and, if `on`, of the next that is free, and so on.
-
-    An engine that takes samples as it has room then never waits for the slowest of a shard. It asks
-    for the next shard with the last samples of the one before still in work, so this replica may
-    hold two.
-    """
-    while held is not None:
-        number = int(held.name.removeprefix("rollouts-").removesuffix(".parquet"))
-        shard = _UnderWay(held, number)
-        under_way.append(shard)
-        pixels = context.recipe.data.max_pixels
-        for sample in index.load(shards[number], max_pixels=pixels, quarantine=shard.quarantine):
-            shard.asked += 1
-            yield sample
-        shard.is_asked = True
-        held = items.take() if on else None
 
 
 def finish(context: StageContext, plan: tuple[PoolIndex, Shards]) -> None:

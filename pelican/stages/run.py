@@ -6,6 +6,7 @@ import importlib
 import shutil
 from collections import Counter
 
+from pelican.collectives import from_all, from_first
 from pelican.stages.commit import begin, commit
 from pelican.stages.context import StageContext, local_rank
 from pelican.stages.ranks import Ranks
@@ -24,33 +25,33 @@ def run_stage(spec: StageSpec) -> Manifest:
     if hasattr(module, "finish"):
         return run_replica(store, spec, module)
     ranks = Ranks()
-    begun: str | Manifest = ranks.from_main(begin(store, spec) if ranks.rank == 0 else None)
+    begun: str | Manifest = from_first(begin(store, spec) if ranks.rank == 0 else None)
     if isinstance(begun, Manifest):
         ranks.leave()
         return begun
-    context = StageContext(spec, store, ranks.rank, ranks.size, barrier=lambda: ranks.all(None))
+    context = StageContext(spec, store, ranks.rank, ranks.size, barrier=lambda: from_all(None))
     if store.remote:
         if local_rank() == 0:  # of an attempt that was cut off here
             shutil.rmtree(store.local_root(spec.output))
         context.barrier()
     started = now()
     key = spec.output.replace("/", "-")
-    telemetry = exporter.open_stage(spec.stage, spec.phase.value, key, lambda: ranks.all(None))
+    telemetry = exporter.open_stage(spec.stage, spec.phase.value, key, lambda: from_all(None))
     with telemetry:
         record.began(spec.stage)
         module.run(context)
     counts: Counter[str] = Counter()
-    for share in ranks.all(dict(context.counts)):
+    for share in from_all(dict(context.counts)):
         counts.update(share)
     context.counts = counts
-    cpu_seconds = sum(ranks.all(cpu_seconds_used()))
+    cpu_seconds = sum(from_all(cpu_seconds_used()))
     context.notes["resources"] = resources(spec, ranks.size, started, cpu_seconds)
     manifest = None
     if ranks.rank == 0:
         store.upload(spec.output)
         manifest = commit(context, begun, started)
         record.finished(manifest, ranks.size)
-    committed: Manifest = ranks.from_main(manifest)
+    committed: Manifest = from_first(manifest)
     telemetry.finish()
     ranks.leave()
     return committed

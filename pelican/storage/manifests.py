@@ -97,12 +97,11 @@ def describe_outputs(store: ObjectStore, prefix: str) -> list[OutputFile]:
 
     They are on the disk then: a manifest that outlasts a power cut must not name what does not.
     """
-    store.sync(prefix)
+    names = {key: key.removeprefix(f"{prefix}/") for key in store.keys(prefix)}
+    kept = {k: n for k, n in names.items() if n != MANIFEST and not n.startswith(WORK)}
+    store.sync(kept)
     outputs = []
-    for key in store.keys(prefix):
-        name = key.removeprefix(f"{prefix}/")
-        if name == MANIFEST or name.startswith(WORK):
-            continue
+    for key, name in kept.items():
         size, digest = store.describe(key)
         outputs.append(OutputFile(path=name, size=size, sha256=digest))
     return outputs

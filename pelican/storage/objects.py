@@ -8,8 +8,7 @@ import os
 import shutil
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
 from pelican.errors import UserInputError
@@ -82,8 +81,8 @@ class ObjectStore(ABC):
         """Put what lies below `local_root(prefix)`, but its `work/` and the names to skip."""
         return  # a folder's store has it already
 
-    def sync(self, prefix: str) -> None:
-        """What lies below `prefix` outlasts a power cut."""
+    def sync(self, keys: Iterable[str]) -> None:
+        """These objects outlast a power cut."""
         return  # a remote store promises it by its answer
 
     def abandoned(self) -> dict[str, tuple[int, float]]:
@@ -202,15 +201,14 @@ class FolderStore(ObjectStore):
     def ages(self, prefix: str) -> dict[str, float]:
         return {key: self._path(key).stat().st_mtime for key in self.keys(prefix)}
 
-    def sync(self, prefix: str) -> None:
-        base = self._path(prefix)
-        for path in (base, *base.rglob("*")):  # a folder's entries are its own to write
-            with suppress(FileNotFoundError):  # another's temporary file
-                descriptor = os.open(path, os.O_RDONLY)
-                try:
-                    os.fsync(descriptor)
-                finally:
-                    os.close(descriptor)
+    def sync(self, keys: Iterable[str]) -> None:
+        paths = [self._path(key) for key in keys]
+        for path in (*paths, *{path.parent for path in paths}):  # a folder's entries are its own
+            descriptor = os.open(path, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
 
     def abandoned(self) -> dict[str, tuple[int, float]]:
         found = {}
