@@ -7,16 +7,18 @@ runs of the store: finished ones are not run again, interrupted ones continue.
 from __future__ import annotations
 
 import argparse
+import sys
 
 from pelican import settings
 from pelican.commands.ablations import run_all
+from pelican.errors import PelicanError
 from pelican.experiments.table import table
 from pelican.experiments.variants import ABLATIONS, CONTROLS, TAG
 from pelican.storage.objects import open_store
 
 
 def main() -> None:
-    """`run` and `table`; both take the same choice of variants and seeds."""
+    """`run`, then the table of the whole set; or `table` alone. Status 1 if a run failed."""
     parser = argparse.ArgumentParser(prog="benchmarks.experiments", description=__doc__)
     parser.add_argument("action", choices=["run", "table"])
     parser.add_argument("--variants", nargs="+", default=list(CONTROLS), choices=list(ABLATIONS))
@@ -24,11 +26,17 @@ def main() -> None:
     parser.add_argument("--tag", default=TAG)
     parser.add_argument("--set", default="", help="overrides for every variant")
     given = parser.parse_args()
-    chosen = {name: ABLATIONS[name] for name in given.variants}
-    if given.action == "run":
-        run_all(chosen, given.seeds, given.tag, given.set)
-    store = open_store(settings.store_uri(None))
-    print("\n".join(table(store, chosen, given.seeds, given.tag, given.set)))
+    failed: list[str] = []
+    try:
+        if given.action == "run":
+            chosen = {name: ABLATIONS[name] for name in given.variants}
+            failed = run_all(chosen, given.seeds, given.tag, given.set)
+    except PelicanError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    finally:
+        print("\n".join(table(open_store(settings.store_uri(None)), given.tag)))
+    sys.exit(1 if failed else 0)
 
 
 if __name__ == "__main__":

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pelican import settings
-from pelican.commands.submit import submit
+from pelican.commands.submit import as_kept, submit
 from pelican.errors import PelicanError, UserInputError
-from pelican.experiments.document import rewrite
-from pelican.experiments.table import table
+from pelican.experiments.document import around, rewrite
+from pelican.experiments.table import NOTHING, table
 from pelican.experiments.variants import ABLATIONS, BASE, TAG, Variant, make_command, run_name
 from pelican.launch.base import CancelledError
 from pelican.preflight import check_same_recipe
@@ -33,9 +33,10 @@ def ablations(
     launcher: str,
     output: Path | None = None,
 ) -> None:
-    """Run what is not complete, rewrite the section, and say which runs failed.
+    """Run what is not complete, rewrite the section of `tag`, and say which runs failed.
 
-    Raises UserInputError before the first run if one of them could not start.
+    Raises UserInputError before the first run if one of them could not start, or the file has no
+    place for the table.
     """
     if recipe != BASE:
         raise UserInputError(
@@ -49,14 +50,16 @@ def ablations(
             check_run_name(run_name(label, seed, tag))
             find_recipe(variant.recipe, [variant.settings(seed, more)])
     where = output or settings.home() / RESULTS
+    section = SECTION if tag == TAG else f"{SECTION} {tag}"
+    around(where, section)
     try:
         failed = run_all(chosen, numbers, tag, more, store=store, launcher=launcher)
     finally:
-        objects = open_store(settings.store_uri(store))
-        lines = table(objects, chosen, numbers, tag, more)
-        rewrite(where, SECTION, lines)
-        print("\n".join(lines))
-        print(f"table   {where}, between the marks of {SECTION!r}", flush=True)
+        lines = table(open_store(settings.store_uri(store)), tag)
+        print("\n".join(lines), flush=True)
+        if lines != [NOTHING]:
+            rewrite(where, section, lines)
+            print(f"table   {where}, between the marks of {section!r}", flush=True)
     if failed:
         raise PelicanError(
             f"{len(failed)} of {len(chosen) * len(numbers)} runs failed: {', '.join(failed)};"
@@ -83,7 +86,7 @@ def run_all(
         for label, variant in variants.items():
             name, overrides = run_name(label, seed, tag), variant.settings(seed, more)
             try:
-                if _complete(objects, name, variant, overrides):
+                if _complete(objects, name, variant, overrides, launcher):
                     print(f"# {name} is complete", flush=True)
                     continue
                 print(f"# {make_command(variant, name, seed, more)}", flush=True)
@@ -96,12 +99,15 @@ def run_all(
     return failed
 
 
-def _complete(store: ObjectStore, name: str, variant: Variant, overrides: str) -> bool:
+def _complete(
+    store: ObjectStore, name: str, variant: Variant, overrides: str, launcher: str
+) -> bool:
     """Raises UserInputError if there is a run of that name with another recipe."""
     stored = read_recipe(store, name)
     if stored is None:
         return False
-    check_same_recipe(name, stored, find_recipe(variant.recipe, [overrides]))
+    asked = find_recipe(variant.recipe, [overrides])
+    check_same_recipe(name, stored, as_kept(store, asked, launcher))
     return state(store, name) == "complete"
 
 

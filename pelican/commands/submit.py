@@ -62,10 +62,9 @@ def submit(
     chosen, _ = choose(launcher, uri)
     objects = open_store(uri)
     objects.probe()
+    recipe = as_kept(objects, recipe, chosen)
     if chosen == "local":
         check_places(objects, recipe)
-    else:
-        recipe = publish(objects, recipe)
     asked = Submission(
         run="-",
         pipeline=pipeline,
@@ -87,6 +86,11 @@ def submit(
                 _wait_for(objects, name, kfp_run)
         else:
             run_here(objects, name, pipeline, recipe, chosen)
+
+
+def as_kept(store: ObjectStore, recipe: Recipe, launcher: str) -> Recipe:
+    """The recipe as a run keeps it: where pods do the work, with what it names in the store."""
+    return recipe if choose(launcher, store.uri)[0] == "local" else publish(store, recipe)
 
 
 def _wait_for(store: ObjectStore, run: str, kfp_run: str) -> None:

@@ -9,11 +9,13 @@ from pelican.errors import UserInputError
 from pelican.files import replacing
 
 
-def rewrite(path: Path, name: str, lines: Sequence[str]) -> None:
-    """Put `lines` between the marks of section `name`; without marks, with them at the end.
+def around(path: Path, name: str) -> tuple[str, str]:
+    """The text up to the first mark of section `name` and from the second; marks are made if none.
 
-    Raises UserInputError if only one mark is there, or in the wrong order.
+    Raises UserInputError if only one mark is there, or in the wrong order, or no folder for `path`.
     """
+    if not path.parent.is_dir():
+        raise UserInputError(f"there is no folder {path.parent} for {path.name}; make it")
     begin, end = (f"<!-- {name}: {what} -->" for what in ("begin", "end"))
     text = path.read_text(encoding="utf-8") if path.exists() else ""
     counts = (text.count(begin), text.count(end))
@@ -24,7 +26,12 @@ def rewrite(path: Path, name: str, lines: Sequence[str]) -> None:
             f"{path} has not one {begin!r} followed by one {end!r}; mend them, or delete them all"
         )
     before, _, rest = text.partition(begin)
-    after = rest.partition(end)[2]
+    return before + begin, end + rest.partition(end)[2]
+
+
+def rewrite(path: Path, name: str, lines: Sequence[str]) -> None:
+    """Put `lines` between the marks of section `name`. Raises what `around` raises."""
+    before, after = around(path, name)
+    body = "\n".join(lines)
     with replacing(path) as file:
-        body = "\n".join(lines)
-        file.write_text(f"{before}{begin}\n{body}\n{end}{after}", encoding="utf-8")
+        file.write_text(f"{before}\n{body}\n{after}", encoding="utf-8")

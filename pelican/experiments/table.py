@@ -1,113 +1,95 @@
-"""The table of a set of runs, in Markdown: a row per variant, then a row per run."""
+"""The tables of a set of runs, in Markdown: a row per variant, then a row per run."""
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-from pelican.errors import UserInputError
-from pelican.experiments.variants import Variant, make_command, run_name
-from pelican.outcome import show, tokens
-from pelican.runs import manifests, read_json, stage_prefix
+from pelican.evaluation.metrics import Difference
+from pelican.experiments.found import FIRST, Found, find
+from pelican.experiments.variants import ABLATIONS
 from pelican.storage.objects import ObjectStore
 
 NOTHING = "No run of the set is complete."
-_VARIANTS = ["variant", "runs", "base", "final", "gain", "general", "thinking, base", "end"]
-_VARIANTS += ["k tokens generated", "trained"]
-_RUNS = ["run", "base", "final", "gain (paired 95 %)", "general (paired 95 %)", "thinking"]
-_RUNS += ["min", "command"]
+_VARIANTS = ["variant", "runs", "final", "gain", f"against {FIRST}", "general", "thinking, base"]
+_VARIANTS += ["end", "RL steps", "k tokens generated", "trained", "compute"]
+_RUNS = ["run", "base", "final", "gain (95 %)", f"against {FIRST} (95 %)", "general (95 %)"]
+_RUNS += ["loops", "min", "finished, code", "command"]
 
 
-def table(
-    store: ObjectStore,
-    variants: Mapping[str, Variant],
-    seeds: Sequence[int],
-    tag: str,
-    more: str = "",
-) -> list[str]:
-    """Lines of both tables, from complete runs; a variant without one has no row.
+def table(store: ObjectStore, tag: str) -> list[str]:
+    """Lines of both tables: of every complete run of the set, whoever asked for it and when.
 
-    Scores are points of 100, thinking is characters an embodied answer, ± is the standard deviation
-    over seeds.
+    Runs of one variant with different settings have a row each. Scores are points of 100, thinking
+    is characters an embodied answer, ± is the standard deviation over seeds.
     """
-    lines, detail = _head(_VARIANTS), _head(_RUNS)
-    for label, variant in variants.items():
-        rows = []
-        for seed in seeds:
-            run = run_name(label, seed, tag)
-            tree = _complete(store, run)
-            if tree is not None:
-                rows.append(_row(store, run, tree))
-                typed = make_command(variant, run, seed, more)
-                detail.append(_detail(run, rows[-1], tree["seconds"] / 60, typed))
-        if rows:
-            lines.append(_summary(f"{label}: {variant.meaning}", rows))
-    return [*lines, "", *detail] if len(lines) > 2 else [NOTHING]
+    found, others = find(store, tag)
+    if not found:
+        return [NOTHING]
+    groups: dict[tuple[str, str], list[Found]] = {}
+    for run in found:
+        groups.setdefault((run.label, run.settings), []).append(run)
+    several = {label for label, _ in groups if sum(label == other for other, _ in groups) > 1}
+    dppo = {run.seed: run.compute for run in found if run.label == FIRST}
+    lines = _head(_VARIANTS)
+    lines += [_summary(runs, dppo, runs[0].label in several) for runs in groups.values()]
+    lines += ["", *_notes(found, others), "", *_head(_RUNS)]
+    return lines + [_detail(run) for run in found]
 
 
-def _summary(name: str, rows: Sequence[dict[str, Any]]) -> str:
-    def mean(key: str, sign: str = "", digits: int = 1) -> str:
-        return _mean([row[key] for row in rows], sign, digits)
+def _notes(found: Sequence[Found], others: Sequence[str]) -> list[str]:
+    notes = [
+        f"Compute is against {FIRST} of the same seeds; a trained token counts as three generated"
+        " ones. ± is over seeds, which all answer the same questions: what their choice adds is in"
+        " the intervals, which are paired."
+    ]
+    codes = sorted({run.code for run in found})
+    if len(codes) > 1:
+        notes.append(f"The runs are of different sources (digests {'; '.join(codes)}).")
+    if others:
+        notes.append(f"Not complete, so not here: {', '.join(others)}.")
+    return notes
 
+
+def _summary(runs: Sequence[Found], dppo: dict[int, int], ambiguous: bool) -> str:
+    name = f"{runs[0].label}: {ABLATIONS[runs[0].label].meaning}"
+    if ambiguous:
+        name += f" (`{runs[0].overrides or 'as it is'}`)"
+    stopped = sum(run.stopped for run in runs)
+    compute = [run.compute / dppo[run.seed] for run in runs if run.seed in dppo]
     return _line(
         [
-            name,
-            str(len(rows)),
-            mean("base"),
-            mean("final"),
-            _mean([row["embodied"]["delta"] for row in rows], "+"),
-            _mean([row["general"]["delta"] for row in rows], "+"),
-            mean("think_base", digits=0),
-            mean("think_end", digits=0),
-            mean("generated", digits=0),
-            mean("trained", digits=0),
+            name + (f"; {stopped} stopped by the gate" if stopped else ""),
+            str(len(runs)),
+            _mean([run.row.final for run in runs]),
+            _mean([_delta(run.row.gain) for run in runs], "+"),
+            _mean([_delta(run.against) for run in runs], "+"),
+            _mean([_delta(run.row.general_gain) for run in runs], "+"),
+            _mean([run.thinking[0] for run in runs], digits=0),
+            _mean([run.thinking[1] for run in runs], digits=0),
+            _mean([run.rl_steps for run in runs], digits=0),
+            _mean([run.row.cost.generated_tokens / 1000 for run in runs], digits=0),
+            _mean([run.row.cost.trained_tokens / 1000 for run in runs], digits=0),
+            _mean(compute, digits=2),
         ]
     )
 
 
-def _detail(run: str, row: dict[str, Any], minutes: float, command: str) -> str:
+def _detail(run: Found) -> str:
     return _line(
         [
-            run,
-            f"{row['base']:.1f}",
-            f"{row['final']:.1f}",
-            _interval(row["embodied"]),
-            _interval(row["general"]),
-            f"{row['think_base']:.0f} to {row['think_end']:.0f}",
-            f"{minutes:.0f}",
-            f"`{command}`",
+            run.name,
+            _mean([run.row.base]),
+            _mean([run.row.final]),
+            _interval(run.row.gain),
+            _interval(run.against),
+            _interval(run.row.general_gain),
+            f"{run.row.loops}{', then stopped by the gate' if run.stopped else ''}",
+            f"{run.row.cost.seconds / 60:.0f}",
+            f"{run.finished:%Y-%m-%d}, {run.code}",
+            f"`{run.command}`",
         ]
     )
-
-
-def _complete(store: ObjectStore, run: str) -> dict[str, Any] | None:
-    try:
-        tree = show(store, run)
-    except UserInputError:
-        return None
-    return tree if tree["state"] == "complete" else None
-
-
-def _row(store: ObjectStore, run: str, tree: dict[str, Any]) -> dict[str, Any]:
-    first, last = tree["scores"][0], tree["scores"][-1]
-    found = manifests(store, run)
-    return {
-        "base": first["embodied"],
-        "final": last["embodied"],
-        "embodied": last["against"]["base"]["embodied"],
-        "general": last["against"]["base"]["general"],
-        "think_base": _thinking(store, run, first),
-        "think_end": _thinking(store, run, last),
-        "generated": round(tokens(found, "generated") / 1000),
-        "trained": round(tokens(found, "trained") / 1000),
-    }
-
-
-def _thinking(store: ObjectStore, run: str, entry: Mapping[str, Any]) -> float:
-    """Mean characters of an evaluation's chains of thought, embodied."""
-    where = stage_prefix(run, entry["loop"], "eval", entry["phase"])
-    return float((read_json(store, f"{where}/summary.json") or {})["mean_think_chars"])
 
 
 def _head(names: Sequence[str]) -> list[str]:
@@ -118,10 +100,19 @@ def _line(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _mean(values: Sequence[float], sign: str = "", digits: int = 1) -> str:
-    text = f"{statistics.fmean(values):{sign}.{digits}f}"
-    return f"{text} ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else text
+def _delta(difference: Difference | None) -> float | None:
+    return difference.delta if difference else None
 
 
-def _interval(difference: dict[str, float]) -> str:
-    return f"{difference['delta']:+.1f} ({difference['low']:+.1f} to {difference['high']:+.1f})"
+def _mean(values: Sequence[float | None], sign: str = "", digits: int = 1) -> str:
+    known = [value for value in values if value is not None]
+    if not known:
+        return "-"
+    text = f"{statistics.fmean(known):{sign}.{digits}f}"
+    return f"{text} ± {statistics.stdev(known):.{digits}f}" if len(known) > 1 else text
+
+
+def _interval(difference: Difference | None) -> str:
+    if difference is None:
+        return "-"
+    return f"{difference.delta:+.1f} ({difference.low:+.1f} to {difference.high:+.1f})"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 from pathlib import Path
 from statistics import mean, stdev
@@ -10,15 +11,21 @@ import pytest
 
 from pelican import settings
 from pelican.commands.ablations import run_all
+from pelican.commands.submit import as_kept
 from pelican.errors import UserInputError
+from pelican.evaluation.summary import compare
 from pelican.experiments.document import rewrite
 from pelican.experiments.table import NOTHING, table
 from pelican.experiments.variants import ABLATIONS, CONTROLS, make_command, run_name
 from pelican.outcome import scores
 from pelican.recipes import find_recipe
-from pelican.runs import manifests, run_prefix
+from pelican.report.run import open_run
+from pelican.runs import Submission, manifests, run_prefix
+from pelican.storage.manifests import now
+from pelican.storage.objects import FolderStore
 from tests.conftest import World
 from tests.report import made_run
+from tests.storage.conftest import Bucket, bucket, minio  # noqa: F401 - fixtures
 
 
 def test_every_variant_is_a_recipe_and_another_one() -> None:
@@ -101,29 +108,92 @@ def test_a_complete_run_is_passed_over_and_one_that_cannot_start_is_told(
     assert failed == ["made-dppo-s0", "made-rl-only-s0"]
     assert "was started with another recipe: rl.kl" in capsys.readouterr().out
 
-    several, detail = "\n".join(table(store, chosen, [0, 1], "made", more)).split("\n\n")
+    several, _, detail = "\n".join(table(store, "made")).split("\n\n")
     first = several.splitlines()[2].split(" | ")
     assert first[0] == "| dppo: RL and SFT in turn, three loops" and first[1] == "1"
     assert first[6:8] == ["20", "20"]  # characters of thinking, at first and at the end
-    assert "| 20 to 20 |" in detail
-    assert detail.endswith(f"`{make_command(CONTROLS['dppo'], 'made-dppo-s0', 0, more)}` |")
+    assert detail.endswith("`make submit RECIPE=tiny SET='' RUN=made-dppo-s0` |")  # as it was asked
     assert len(several.splitlines()) == len(detail.splitlines()) == 3
 
 
-def test_the_table_gives_the_deviation_over_seeds(
+def made(
+    root: Path, monkeypatch: pytest.MonkeyPatch, name: str, seed: int, overrides: str = ""
+) -> FolderStore:
+    """A complete run of one loop; its scores differ by seed."""
+    monkeypatch.setattr(made_run, "NAME", name)
+    store = made_run.MadeRun(root, loops=1, train=12, held_out=12 + 6 * seed).write()
+    recipe = find_recipe("tiny", [f"{overrides} seed={seed}"])
+    asked = Submission(
+        run=name, pipeline="metaloop", address="tiny", overrides=[f"{overrides} seed={seed}"],
+        recipe=recipe.digest(), submitted=now(),
+    )  # fmt: skip
+    for file, value in (("recipe", recipe), ("run", asked)):
+        store.write(f"runs/{name}/{file}.json", value.model_dump_json().encode())
+    store.write(f"runs/{name}/summary.json", b'{"state": "complete"}')
+    return store
+
+
+def test_the_table_gives_deviation_and_difference_by_seed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for seed in (0, 1):
-        monkeypatch.setattr(made_run, "NAME", f"made-dppo-s{seed}")
-        store = made_run.MadeRun(tmp_path, loops=1, train=12, held_out=12 + 6 * seed).write()
-        store.write(
-            f"runs/made-dppo-s{seed}/recipe.json", find_recipe("tiny").model_dump_json().encode()
-        )
-        store.write(f"runs/made-dppo-s{seed}/summary.json", b'{"state": "complete"}')
+        store = made(tmp_path, monkeypatch, f"made-dppo-s{seed}", seed)
+    made(tmp_path, monkeypatch, "made-hints-s1", 1)
+    begun = store.read("runs/made-dppo-s1/run.json").replace(b"made-dppo-s1", b"made-rl-only-s1")
+    store.write("runs/made-rl-only-s1/run.json", begun)
     finals = [scores(store, f"made-dppo-s{seed}")[-1]["embodied"] for seed in (0, 1)]
-    row = table(store, {"dppo": CONTROLS["dppo"]}, [0, 1, 2], "made")[2].split(" | ")
-    assert row[1] == "2"
-    assert row[3] == f"{mean(finals):.1f} ± {stdev(finals):.1f}"
+    several, notes, detail = "\n".join(table(store, "made")).split("\n\n")
+    assert notes.endswith("Not complete, so not here: made-rl-only-s1.")
+    dppo, hints = (line.split(" | ") for line in several.splitlines()[2:])
+    assert dppo[1:3] == ["2", f"{mean(finals):.1f} ± {stdev(finals):.1f}"]
+    assert dppo[4] == "-" and dppo[-1] == "1.00 ± 0.00 |"
+    of_both = compare(*(open_run(store, f"made-{n}-s1").final.results for n in ("dppo", "hints")))
+    assert of_both.embodied is not None
+    assert hints[4] == f"{of_both.embodied.delta:+.1f}"
+    assert f"{of_both.embodied.delta:+.1f} (" in detail.splitlines()[-1].split(" | ")[4]
+    assert table(store, "other") == [NOTHING]
+
+
+def test_runs_of_other_settings_are_not_averaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made(tmp_path, monkeypatch, "made-dppo-s0", 0)
+    store = made(tmp_path, monkeypatch, "made-dppo-s1", 1, "sft.epochs=6")
+    rows = [line.split(" | ") for line in table(store, "made")[2:4]]
+    assert [row[1] for row in rows] == ["1", "1"]
+    assert [row[0].partition(" (")[2] for row in rows] == ["`as it is`)", "`sft.epochs=6`)"]
+
+
+def test_a_run_that_the_gate_stopped_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = made(tmp_path, monkeypatch, "made-dppo-s0", 0)
+    key = "runs/made-dppo-s0/loop-1/eval-sft/manifest.json"
+    manifest = json.loads(store.read(key))
+    manifest["metrics"]["go_on"] = 0.0
+    store.write(key, json.dumps(manifest).encode())
+    lines = table(store, "made")
+    assert "; 1 stopped by the gate | 1 |" in lines[2]
+    assert " | 1, then stopped by the gate | " in lines[-1]
+
+
+def test_a_complete_run_of_a_cluster_is_passed_over(
+    bucket: Bucket,  # noqa: F811
+    world: World,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("KFP_HOST", "http://127.0.0.1:9")
+    monkeypatch.setenv(settings.REUSE, "on")
+    store, more = bucket.store(), " ".join(world.overrides)
+    asked = find_recipe("tiny", [CONTROLS["dppo"].settings(0, more)])
+    kept = as_kept(store, asked, "kubeflow")
+    assert kept.models.policy.startswith(store.uri)
+    store.write("runs/made-dppo-s0/recipe.json", kept.model_dump_json().encode())
+    store.write("runs/made-dppo-s0/summary.json", b'{"state": "complete"}')
+    chosen = {"dppo": CONTROLS["dppo"]}
+    assert run_all(chosen, [0], "made", more, store=store.uri, launcher="kubeflow") == []
+    assert "# made-dppo-s0 is complete\n" in capsys.readouterr().out
 
 
 def submit(world: World, *arguments: str, overrides: str = "") -> subprocess.CompletedProcess[str]:
@@ -146,7 +216,8 @@ def test_a_set_runs_once_shares_stages_and_writes_its_table(world: World) -> Non
     page = (world.root / "results.md").read_text()
     assert "| dppo: RL and SFT in turn" in page and "| try-random-sampling-s0 |" in page
     assert "make submit RECIPE=tiny+random_sampling SET=" in page
-    assert "| 120 | 90 |" in page  # characters of thinking, at first and at the end
+    assert page.count(" | 4 | 1 | 0 | 1.00 |") == 2  # steps, thousands of tokens, compute
+    assert "<!-- ablations try: begin -->" in page
 
     first, second = (manifests(world.store, f"try-{n}-s0") for n in ("dppo", "random-sampling"))
     taken = {
@@ -170,10 +241,15 @@ def test_a_set_runs_once_shares_stages_and_writes_its_table(world: World) -> Non
     assert again.stdout.count(" is complete\n") == 2 and "started" not in again.stdout
     assert (world.root / "results.md").read_text() == page
 
+    fewer = submit(world, "--variants", "dppo", "--seeds", "0", "--run", "try")
+    assert fewer.returncode == 0, fewer.stdout + fewer.stderr
+    assert (world.root / "results.md").read_text() == page  # another's runs stay in the table
+
     other = submit(world, *arguments, overrides="rl.max_steps=5")
     assert other.returncode == 1
     assert "was started with another recipe: rl.max_steps" in other.stdout
     assert "2 of 2 runs failed: try-dppo-s0, try-random-sampling-s0" in other.stderr
+    assert (world.root / "results.md").read_text() == page
 
 
 @pytest.mark.parametrize(
@@ -184,6 +260,7 @@ def test_a_set_runs_once_shares_stages_and_writes_its_table(world: World) -> Non
         (["--recipe", "pelican_7b"], "chosen for the recipe 'tiny'"),
         (["--run", "No"], "lower-case letters"),
         (["--set", "rl.max_step=2"], "did you mean 'rl.max_steps'"),
+        (["--results", "nowhere/page.md"], "there is no folder nowhere for page.md"),
     ],
 )
 def test_a_mistake_is_told_before_the_first_run(
@@ -198,4 +275,4 @@ def test_a_mistake_is_told_before_the_first_run(
 
 def test_without_a_complete_run_there_is_no_table(world: World) -> None:
     world.store.write("runs/results-one-loop-s0/logs/pipeline.log", b"")
-    assert table(world.store, CONTROLS, [0], "results") == [NOTHING]
+    assert table(world.store, "results") == [NOTHING]
