@@ -129,8 +129,8 @@ def scored(family: str, scores: Sequence[Score]) -> None:
     m.SUCCESS.observe(sum(s.success for s in scores) / len(scores), family=family)
 
 
-def practised(drawn: Iterable[Any], tokens_trained: int) -> None:
-    """One rank's GRPO step: its groups (`pelican.training.groups.Group`), and what is trained on."""
+def practised(drawn: Iterable[Any], hinted: Iterable[Any]) -> None:
+    """One rank's groups of GRPO (`pelican.training.groups.Group`); the hinted are in no rate."""
     if not active():
         return
     for group in drawn:
@@ -138,13 +138,19 @@ def practised(drawn: Iterable[Any], tokens_trained: int) -> None:
         m.GROUP_DEVIATION.observe(float(group.rewards.std()))
         m.TOKENS_GENERATED.inc(sum(len(ids) for ids in group.completions))
         scored(group.sample.family.value, group.scores)
-    m.TOKENS_TRAINED.inc(tokens_trained)
+    for group in hinted:
+        m.TOKENS_GENERATED.inc(sum(len(ids) for ids in group.completions))
 
 
 def trained(labels: Any, ignored: int) -> None:
     """A batch of SFT: its labels, [rows, tokens], those to learn not `ignored`."""
     if active():
-        m.TOKENS_TRAINED.inc(int((labels != ignored).sum()))
+        trained_on(int((labels != ignored).sum()))
+
+
+def trained_on(tokens: int) -> None:
+    """One rank's completion tokens of an optimiser step."""
+    m.TOKENS_TRAINED.inc(tokens)
 
 
 def stepped(seconds: float) -> None:
