@@ -91,8 +91,7 @@ def _rows(
     context.left_out(quarantine)
     if not samples:
         return
-    # Flipped rewards are an ablation of training; held-out answers are always scored as they are.
-    honest = recipe.reward.model_copy(update={"flip": 0.0})
+    honest = recipe.reward.honest
     groups = engine().generate(samples, recipe.eval.sampling, 1, recipe.seed)
 
     def row(answered: tuple[Sample, list[Rollout]]) -> ResultRow:
