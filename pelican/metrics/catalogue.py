@@ -230,8 +230,11 @@ FORMAT_RATE = _end("pelican_evaluation_format_ratio", "ratio", "Mean format rewa
 THINK_LENGTH = _end(
     "pelican_evaluation_think_characters", "characters", "Mean length of thinking, embodied"
 )
+# The gate of the base and of a loop's last phase: after RL it is not obeyed if SFT follows.
 GATE = _end("pelican_gate_open", "none", "1: the metaloop goes on; 0: the gate stopped it")
-GATE_CHECK = _end("pelican_gate_check_passed", "none", "1 or 0 for one check", ("check",))
+GATE_CHECK = _end(
+    "pelican_gate_check_passed", "none", "1 or 0 for one check of a gate that is obeyed", ("check",)
+)
 GATE_LIMIT = _end("pelican_gate_limit_ratio", "ratio", "Loss that the recipe allows", ("check",))
 
 

@@ -177,8 +177,8 @@ def stagnated(tasks: Mapping[str, float], mean: float) -> None:
     m.STAGNATION_MEAN.set(mean)
 
 
-def evaluated(summary: Summary, gate: Gate) -> None:
-    """An evaluation's scores as shares of 1, what they lost, and the gate."""
+def evaluated(summary: Summary, gate: Gate, obeyed: bool) -> None:
+    """An evaluation's scores as shares of 1, what they lost, and the gate if it is `obeyed`."""
     if not active():
         return
     for suite, estimate in (("embodied", summary.embodied), ("general", summary.general)):
@@ -198,9 +198,11 @@ def evaluated(summary: Summary, gate: Gate) -> None:
         if against == "base":
             m.FORGOTTEN.set(compared.embodied_flips.forgotten_share, suite="embodied")
             m.FORGOTTEN.set(compared.general_flips.forgotten_share, suite="general")
-    m.GATE.set(float(gate.go_on))
+    if obeyed:
+        m.GATE.set(float(gate.go_on))
     for check in gate.checks:
-        m.GATE_CHECK.set(float(check.passed), check=check.name)
+        if obeyed:
+            m.GATE_CHECK.set(float(check.passed), check=check.name)
         if check.name in ("embodied", "general") and "limit" in check.numbers:
             m.GATE_LIMIT.set(check.numbers["limit"] / 100, check=check.name)
 
