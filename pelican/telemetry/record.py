@@ -8,9 +8,9 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+from pelican.errors import InfrastructureError
 from pelican.metrics import catalogue as m
 from pelican.metrics.series import active
 
@@ -237,15 +237,16 @@ def finished(manifest: Manifest, processes: int) -> None:
                 m.TEACHER_ACCEPTANCE.set(share, family=name.removeprefix("acceptance/"))
 
 
-def checked(pools: Mapping[str, tuple[int, Path]]) -> None:
-    """Preflight found these pools in order: name -> usable samples, folder."""
+def checked(pools: Mapping[str, tuple[int, str]]) -> None:
+    """Preflight found these pools in order: name -> usable samples, its path or s3:// URI."""
     if not active():
         return
-    for name, (samples, folder) in pools.items():
+    from pelican.storage.listing import newest_shard
+
+    for name, (samples, where) in pools.items():
         m.POOL_SAMPLES.set(samples, pool=name)
-        files = folder.rglob("*.parquet") if folder.is_dir() else [folder]
-        newest = max((file.stat().st_mtime for file in files), default=0.0)
-        m.POOL_NEWEST.set(newest, pool=name)
+        with suppress(InfrastructureError):  # a look that fails ends no preflight
+            m.POOL_NEWEST.set(newest_shard(where), pool=name)
 
 
 def _memory() -> None:
