@@ -21,7 +21,7 @@ LAST_STEP = Series(
     "pelican_last_step_timestamp_seconds",
     "gauge",
     "seconds",
-    "Unix time of the last step or piece of work, so that a stuck stage shows",
+    "Unix time of the start or the last step or piece of work, so that a stuck stage shows",
     across="max",
 )
 STAGE_TIME = Series(

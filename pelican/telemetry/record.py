@@ -69,13 +69,15 @@ _FINISHES = {
 
 
 def began(stage: str) -> None:
-    """The counters of a stage, at 0 before it does anything.
+    """A stage begins, which is its first sign of life: its counters at 0 before it does anything.
 
-    A rate takes two scrapes, and the first value that is scraped counts for nothing: counters that
-    came into being with what they count would show nothing of a stage that works for seconds.
+    Without, a stage that never makes its first step would not show as stuck. A rate takes two
+    scrapes, and the first value that is scraped counts for nothing: counters that came into being
+    with what they count would show nothing of a stage that works for seconds.
     """
     if not active():
         return
+    m.LAST_STEP.set(time.time())
     if stage in _FINISHES or stage == "train-rl":
         m.TOKENS_GENERATED.inc(0)
     for finish in _FINISHES.get(stage, ()):
@@ -86,6 +88,11 @@ def began(stage: str) -> None:
     if stage.startswith("train-"):
         m.STEPS.inc(0)
         m.TOKENS_TRAINED.inc(0)
+
+
+def waited() -> None:
+    """There is nothing to do now but what other replicas hold; a stuck one shows on its own."""
+    m.LAST_STEP.set(time.time())
 
 
 def progressed(done: int, total: int, counted: bool) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from pelican.metrics import catalogue as m
@@ -44,9 +46,13 @@ def test_a_stage_that_has_done_nothing_yet_is_scraped_with_zeros(
     port = free_port()
     monkeypatch.delenv(exporter.GATEWAY, raising=False)
     monkeypatch.setenv(exporter.PORT, f"127.0.0.1:{port}")
+    begun = time.time()
     with exporter.open_stage(stage, "rl", "made", None) as telemetry:
         record.began(stage)
-        assert values(get(f"http://127.0.0.1:{port}/metrics")) == dict.fromkeys(there, 0.0)
+        found = values(get(f"http://127.0.0.1:{port}/metrics"))
+        # So that a stage which never makes its first step shows as stuck.
+        assert begun <= found.pop("pelican_last_step_timestamp_seconds") <= time.time()
+        assert found == dict.fromkeys(there, 0.0)
         m.TOKENS_GENERATED.inc(3)
         assert (
             values(get(f"http://127.0.0.1:{port}/metrics"))["pelican_tokens_generated_total"] == 3
