@@ -91,8 +91,12 @@ def began(stage: str) -> None:
 
 
 def waited() -> None:
-    """There is nothing to do now but what other replicas hold; a stuck one shows on its own."""
-    m.LAST_STEP.set(time.time())
+    """There is nothing to do now but what other processes hold; in another pod, a stuck one shows.
+
+    The processes of one pod are one target: there the one that waits would hide the one that is stuck.
+    """
+    if int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("WORLD_SIZE", "1"))) == 1:
+        m.LAST_STEP.set(time.time())
 
 
 def progressed(done: int, total: int, counted: bool) -> None:

@@ -122,7 +122,6 @@ def test_a_replica_that_comes_when_all_is_done_finds_it_so(job: StageSpec, tmp_p
 def test_a_replica_that_waits_for_others_does_not_look_stuck(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """What is stuck shows on the replica that holds it."""
     told: list[None] = []
     monkeypatch.setattr(module.record, "waited", lambda: told.append(None))
     monkeypatch.setattr(module, "_POLL_S", 0.0)

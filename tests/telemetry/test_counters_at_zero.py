@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -58,3 +59,14 @@ def test_a_stage_that_has_done_nothing_yet_is_scraped_with_zeros(
             values(get(f"http://127.0.0.1:{port}/metrics"))["pelican_tokens_generated_total"] == 3
         )
         telemetry.finish()
+
+
+@pytest.mark.parametrize(("processes", "shows"), [("1", True), ("2", False)])
+def test_a_process_that_waits_never_hides_one_of_its_pod_that_is_stuck(
+    processes: str, shows: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[float] = []
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", processes)
+    monkeypatch.setattr(record.m, "LAST_STEP", SimpleNamespace(set=told.append))
+    record.waited()
+    assert bool(told) == shows
