@@ -43,10 +43,8 @@ def preflight(store: str, run: str, recipe: str) -> Recipe:
     check_servers(parsed)
     for name, where in needed_models(parsed).items():
         check_checkpoint(name, settings.resolve(where))
-    pools = {
-        name: _pool(name, settings.resolve(getattr(parsed.data, name)))
-        for name in needed_pools(parsed)
-    }
+    places = {name: settings.resolve(getattr(parsed.data, name)) for name in needed_pools(parsed)}
+    pools = {name: _pool(name, where) for name, where in places.items()}
     digests = {name: pool_digest(objects, name, folder) for name, folder in pools.items()}
     reports = {
         name: check_data(objects, name, folder, digests[name], parsed)
@@ -55,7 +53,7 @@ def preflight(store: str, run: str, recipe: str) -> Recipe:
     check_leaks(objects, pools, digests)
     objects.write(f"{run_prefix(run)}/preflight.json", json.dumps(reports, indent=1).encode())
     check_space(objects, parsed)
-    record.checked({name: (reports[name]["samples"], pools[name]) for name in pools})
+    record.checked({name: (reports[name]["samples"], places[name]) for name in places})
     return parsed
 
 

@@ -20,7 +20,7 @@ class Plot:
     unit: str
     queries: Mapping[str, str]
     kind: Kind = "lines"
-    need: Literal["", "gpu", "store errors"] = ""
+    need: Literal["", "gpu", "store errors", "trigger"] = ""
     text: str = ""
 
 

@@ -1,8 +1,9 @@
-"""The dashboard of what stages found: policies, data, jobs."""
+"""The dashboard of what stages found: policies, data, jobs, and the trigger."""
 
 from __future__ import annotations
 
 from pelican.dashboards.plots import END, Board, Plot, last
+from pelican.dashboards.trigger import TRIGGER
 
 RESULTS = Board(
     "pelican-results",
@@ -179,5 +180,6 @@ RESULTS = Board(
                 {"{{stage}} {{phase}}": last("pelican_stage_output_bytes", "stage, phase")},
             ),
         ),
+        "Trigger": TRIGGER,
     },
 )

@@ -32,9 +32,8 @@ def verify(
     Accepted: the task succeeded and the format is whole. If none is, the best failed try with its
     reason. `config.flip` is the ablation of RL's reward and leaves the verification alone.
     """
-    honest = config.model_copy(update={"flip": 0.0})
     scored = [
-        (reply, score(sample, reply.text, honest, index=i, judge=judge))
+        (reply, score(sample, reply.text, config.honest, index=i, judge=judge))
         for i, reply in enumerate(replies)
     ]
     accepted = [(reply, given) for reply, given in scored if is_accepted(reply, given)]

@@ -21,7 +21,7 @@ LAST_STEP = Series(
     "pelican_last_step_timestamp_seconds",
     "gauge",
     "seconds",
-    "Unix time of the last step or piece of work, so that a stuck stage shows",
+    "Unix time of the start or the last step or piece of work, so that a stuck stage shows",
     across="max",
 )
 STAGE_TIME = Series(
@@ -230,8 +230,11 @@ FORMAT_RATE = _end("pelican_evaluation_format_ratio", "ratio", "Mean format rewa
 THINK_LENGTH = _end(
     "pelican_evaluation_think_characters", "characters", "Mean length of thinking, embodied"
 )
+# The gate of the base and of a loop's last phase: after RL it is not obeyed if SFT follows.
 GATE = _end("pelican_gate_open", "none", "1: the metaloop goes on; 0: the gate stopped it")
-GATE_CHECK = _end("pelican_gate_check_passed", "none", "1 or 0 for one check", ("check",))
+GATE_CHECK = _end(
+    "pelican_gate_check_passed", "none", "1 or 0 for one check of a gate that is obeyed", ("check",)
+)
 GATE_LIMIT = _end("pelican_gate_limit_ratio", "ratio", "Loss that the recipe allows", ("check",))
 
 

@@ -33,6 +33,7 @@ SETTINGS = (
     "rollout.samples",
     "reward.flip",
     "reward.format_weight",
+    "rl.enabled",
     "rl.group_size",
     "rl.learning_rate",
     "rl.kl",
@@ -42,9 +43,14 @@ SETTINGS = (
     "rl.variant.updates",
     "rl.variant.rollouts",
     "rl.variant.perception",
+    "rl.variant.entropy",
+    "rl.variant.hints",
+    "sft.enabled",
     "sft.learning_rate",
     "sft.epochs",
     "distill.tries",
+    "distill.max_rows",
+    "distill.only_replay",
 )
 
 
@@ -158,13 +164,15 @@ def cost_metrics(found: list[Manifest]) -> dict[str, float]:
 
 
 def setting_metrics(recipe: Recipe) -> dict[str, float]:
-    """The numbers among the recipe's fields that ablations change."""
+    """The recipe's fields that ablations change, as numbers; what is on is 1, what is off 0."""
     tree = fields(recipe)
-    return {
-        f"setting {name}": float(tree[name])
-        for name in SETTINGS
-        if isinstance(tree.get(name), int | float)
+    found = {
+        name: float(tree[name]) for name in SETTINGS if isinstance(tree.get(name), int | float)
     }
+    own = not recipe.distill.endpoint and recipe.models.teacher == recipe.models.policy
+    found["difficulty-aware"] = float(recipe.filter.strategy == "difficulty")
+    found["teacher is base"] = float(own)
+    return {f"setting {name}": value for name, value in found.items()}
 
 
 def success_matrix(store: ObjectStore, before: str, after: str) -> Matrix | None:

@@ -41,13 +41,20 @@ class RewardConfig(Section):
         0.75, ge=0, le=1, description="of orders and plans: right items in random order earn half"
     )
     max_think_chars: int = Field(8192, gt=0, description="longer thinking loses the format reward")
-    flip: float = Field(0.0, ge=0, le=1, description="share of rewards flipped (ablation)")
+    flip: float = Field(
+        0.0, ge=0, le=1, description="share of the RL phase's rewards flipped (ablation)"
+    )
     judge: JudgeConfig | None = Field(None, description="of free text; none: such answers score 0")
 
     def threshold(self, kind: str) -> float:
         """R_task that counts as success for answers of this kind."""
         ordered = kind in ("order", "steps")
         return self.order_success_threshold if ordered else self.success_threshold
+
+    @property
+    def honest(self) -> RewardConfig:
+        """Without flips: they ablate what RL learns from, not what is taught or measured."""
+        return self.model_copy(update={"flip": 0.0})
 
 
 class EvalConfig(Section):

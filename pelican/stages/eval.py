@@ -22,7 +22,7 @@ from pelican.evaluation.results import (
     write_results,
 )
 from pelican.evaluation.summary import Summary, summarise
-from pelican.records import Rollout, Sample
+from pelican.records import Phase, Rollout, Sample
 from pelican.rewards import Judge, judge_of, judge_workers, score
 from pelican.stages.context import StageContext
 from pelican.stages.parts import Parts, when_needed
@@ -91,8 +91,7 @@ def _rows(
     context.left_out(quarantine)
     if not samples:
         return
-    # Flipped rewards are an ablation of training; held-out answers are always scored as they are.
-    honest = recipe.reward.model_copy(update={"flip": 0.0})
+    honest = recipe.reward.honest
     groups = engine().generate(samples, recipe.eval.sampling, 1, recipe.seed)
 
     def row(answered: tuple[Sample, list[Rollout]]) -> ResultRow:
@@ -131,7 +130,9 @@ def _conclude(context: StageContext, frame: pl.DataFrame, expected: int) -> None
     for name, value in manifest_metrics(summary).items():
         context.metric(name, value)
     context.metric("go_on", float(gate.go_on))
-    record.evaluated(summary, gate)
+    # After RL it is measured and not obeyed if SFT follows, which may restore what RL lost.
+    obeyed = context.spec.phase is not Phase.RL or not recipe.sft.enabled
+    record.evaluated(summary, gate, obeyed)
 
 
 def manifest_metrics(summary: Summary) -> dict[str, float]:

@@ -55,6 +55,7 @@ class Parts(Generic[Row]):
         """The parts of all ranks in order, each as soon as it is there."""
         for number in range(len(self.sizes)):
             while not self.context.store.exists(self._key(number)):
+                record.waited()
                 with record.timed("wait"):
                     time.sleep(_POLL_S)  # of another rank; if it fails, its launcher ends us too
             yield self.context.store.local(self._key(number))

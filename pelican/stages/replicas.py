@@ -89,6 +89,7 @@ class Items:
         """After `take` found nothing: False if all is finished, else True, after a short while."""
         if self._finished().issuperset(self._order):
             return False
+        record.waited()
         time.sleep(min(_POLL_S, settings.lease_s() / 10))
         return True
 

@@ -57,12 +57,14 @@ def _scores(
                 f" {context.spec.inputs['pool']!r}; rollouts and pool are of different runs"
             )
     recipe = context.recipe
-    seed = flip_seed(recipe.seed, context.spec.loop, context.spec.phase)
+    # The weak set that SFT is taught from is mined from rewards as they are.
+    config = recipe.reward if context.spec.phase is Phase.RL else recipe.reward.honest
+    seed = flip_seed(recipe.seed, context.spec.loop)
 
     def one(rollout: Rollout) -> Score:
         sample = samples[rollout.sample_id]
         return score(
-            sample, rollout.completion, recipe.reward, index=rollout.index, seed=seed, judge=judge
+            sample, rollout.completion, config, index=rollout.index, seed=seed, judge=judge
         )
 
     scores = list(in_order(one, rollouts, judge_workers(recipe.reward, judge)))
@@ -71,9 +73,9 @@ def _scores(
     return scores
 
 
-def flip_seed(seed: int, loop: int, phase: Phase) -> int:
-    """Other rewards are flipped in every loop and phase: noise, not a wrong label for good."""
-    return 1000 * seed + 2 * loop + (phase is Phase.SFT)
+def flip_seed(seed: int, loop: int) -> int:
+    """Other rewards are flipped in every loop: noise, not a wrong label for good."""
+    return 1000 * seed + 2 * loop
 
 
 def _measure(context: StageContext, paths: Sequence[Path], pool: pl.DataFrame) -> None:

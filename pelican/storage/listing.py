@@ -39,6 +39,22 @@ def listing(where: str) -> Listing | None:
     return Listing(where, sizes, part) if sizes else None
 
 
+def newest_shard(where: str) -> float:
+    """Unix time at which the newest *.parquet at a path or an s3:// URI was written; 0 without one.
+
+    Of objects it is the store's time: a copy on this machine is as old as its download.
+    """
+    if "://" not in where:
+        place = Path(where)
+        files = [place] if place.is_file() else place.rglob("*.parquet")
+        return max((file.stat().st_mtime for file in files), default=0.0)
+    store, key = open_uri(where)
+    # A pool of one file is found in the folder that it is in.
+    ages = store.ages(key) or store.ages(key.rpartition("/")[0])
+    shards = (name for name in ages if name == key or name.startswith(f"{key}/"))
+    return max((ages[name] for name in shards if name.endswith(".parquet")), default=0.0)
+
+
 def _of_folder(folder: Path) -> Listing:
     files = [path for path in folder.rglob("*") if path.is_file()]
     sizes = {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}

@@ -8,9 +8,9 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+from pelican.errors import InfrastructureError
 from pelican.metrics import catalogue as m
 from pelican.metrics.series import active
 
@@ -69,13 +69,15 @@ _FINISHES = {
 
 
 def began(stage: str) -> None:
-    """The counters of a stage, at 0 before it does anything.
+    """A stage begins, which is its first sign of life: its counters at 0 before it does anything.
 
-    A rate takes two scrapes, and the first value that is scraped counts for nothing: counters that
-    came into being with what they count would show nothing of a stage that works for seconds.
+    Without, a stage that never makes its first step would not show as stuck. A rate takes two
+    scrapes, and the first value that is scraped counts for nothing: counters that came into being
+    with what they count would show nothing of a stage that works for seconds.
     """
     if not active():
         return
+    m.LAST_STEP.set(time.time())
     if stage in _FINISHES or stage == "train-rl":
         m.TOKENS_GENERATED.inc(0)
     for finish in _FINISHES.get(stage, ()):
@@ -86,6 +88,15 @@ def began(stage: str) -> None:
     if stage.startswith("train-"):
         m.STEPS.inc(0)
         m.TOKENS_TRAINED.inc(0)
+
+
+def waited() -> None:
+    """There is nothing to do now but what other processes hold; in another pod, a stuck one shows.
+
+    The processes of one pod are one target: there the one that waits would hide the one that is stuck.
+    """
+    if int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("WORLD_SIZE", "1"))) == 1:
+        m.LAST_STEP.set(time.time())
 
 
 def progressed(done: int, total: int, counted: bool) -> None:
@@ -129,8 +140,8 @@ def scored(family: str, scores: Sequence[Score]) -> None:
     m.SUCCESS.observe(sum(s.success for s in scores) / len(scores), family=family)
 
 
-def practised(drawn: Iterable[Any], tokens_trained: int) -> None:
-    """One rank's GRPO step: its groups (`pelican.training.groups.Group`), and what is trained on."""
+def practised(drawn: Iterable[Any], hinted: Iterable[Any]) -> None:
+    """One rank's groups of GRPO (`pelican.training.groups.Group`); the hinted are in no rate."""
     if not active():
         return
     for group in drawn:
@@ -138,13 +149,19 @@ def practised(drawn: Iterable[Any], tokens_trained: int) -> None:
         m.GROUP_DEVIATION.observe(float(group.rewards.std()))
         m.TOKENS_GENERATED.inc(sum(len(ids) for ids in group.completions))
         scored(group.sample.family.value, group.scores)
-    m.TOKENS_TRAINED.inc(tokens_trained)
+    for group in hinted:
+        m.TOKENS_GENERATED.inc(sum(len(ids) for ids in group.completions))
 
 
 def trained(labels: Any, ignored: int) -> None:
     """A batch of SFT: its labels, [rows, tokens], those to learn not `ignored`."""
     if active():
-        m.TOKENS_TRAINED.inc(int((labels != ignored).sum()))
+        trained_on(int((labels != ignored).sum()))
+
+
+def trained_on(tokens: int) -> None:
+    """One rank's completion tokens of an optimiser step."""
+    m.TOKENS_TRAINED.inc(tokens)
 
 
 def stepped(seconds: float) -> None:
@@ -171,8 +188,8 @@ def stagnated(tasks: Mapping[str, float], mean: float) -> None:
     m.STAGNATION_MEAN.set(mean)
 
 
-def evaluated(summary: Summary, gate: Gate) -> None:
-    """An evaluation's scores as shares of 1, what they lost, and the gate."""
+def evaluated(summary: Summary, gate: Gate, obeyed: bool) -> None:
+    """An evaluation's scores as shares of 1, what they lost, and the gate if it is `obeyed`."""
     if not active():
         return
     for suite, estimate in (("embodied", summary.embodied), ("general", summary.general)):
@@ -192,9 +209,11 @@ def evaluated(summary: Summary, gate: Gate) -> None:
         if against == "base":
             m.FORGOTTEN.set(compared.embodied_flips.forgotten_share, suite="embodied")
             m.FORGOTTEN.set(compared.general_flips.forgotten_share, suite="general")
-    m.GATE.set(float(gate.go_on))
+    if obeyed:
+        m.GATE.set(float(gate.go_on))
     for check in gate.checks:
-        m.GATE_CHECK.set(float(check.passed), check=check.name)
+        if obeyed:
+            m.GATE_CHECK.set(float(check.passed), check=check.name)
         if check.name in ("embodied", "general") and "limit" in check.numbers:
             m.GATE_LIMIT.set(check.numbers["limit"] / 100, check=check.name)
 
@@ -229,15 +248,16 @@ def finished(manifest: Manifest, processes: int) -> None:
                 m.TEACHER_ACCEPTANCE.set(share, family=name.removeprefix("acceptance/"))
 
 
-def checked(pools: Mapping[str, tuple[int, Path]]) -> None:
-    """Preflight found these pools in order: name -> usable samples, folder."""
+def checked(pools: Mapping[str, tuple[int, str]]) -> None:
+    """Preflight found these pools in order: name -> usable samples, its path or s3:// URI."""
     if not active():
         return
-    for name, (samples, folder) in pools.items():
+    from pelican.storage.listing import newest_shard
+
+    for name, (samples, where) in pools.items():
         m.POOL_SAMPLES.set(samples, pool=name)
-        files = folder.rglob("*.parquet") if folder.is_dir() else [folder]
-        newest = max((file.stat().st_mtime for file in files), default=0.0)
-        m.POOL_NEWEST.set(newest, pool=name)
+        with suppress(InfrastructureError):  # a look that fails ends no preflight
+            m.POOL_NEWEST.set(newest_shard(where), pool=name)
 
 
 def _memory() -> None:

@@ -39,6 +39,8 @@ class RlCurve(TrainerCallback):  # type: ignore[misc]
         self._tracker = StagnationTracker.of(config)
         self._window: dict[str, list[float]] = defaultdict(list)
         self._config, self._gather, self._report = config, gather, report
+        # Completion tokens of the batch in use: this rank's and all ranks'.
+        self._batch = self._batch_of_all = 0
 
     def add(self, record: StepRecord) -> None:
         """One rank's step; called by every rank at the same step."""
@@ -67,9 +69,9 @@ class RlCurve(TrainerCallback):  # type: ignore[misc]
                 row[key] = sum(m[key] for m in members) / len(members)
             row["tokens"] = sum(m["tokens"] for m in members)
             self.rows.append(row)
-        trained = [len(ids) for group in record.trained for ids in group.completions]
-        telemetry.practised(record.drawn, sum(trained))
-        self.totals["tokens_trained"] += sum(self._gather(sum(trained)))
+        self._batch = sum(len(ids) for group in record.trained for ids in group.completions)
+        self._batch_of_all = sum(self._gather(self._batch))
+        telemetry.practised(record.drawn, record.hinted)
         self.totals["groups_drawn"] += len(groups)
         self.totals["groups_without_variance"] += sum(not g["variance"] for g in groups)
         self.totals["completions"] += sum(g["completions"] for g in groups)
@@ -92,6 +94,9 @@ class RlCurve(TrainerCallback):  # type: ignore[misc]
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Close a window every `stop.window` steps; stop where the tracker says so."""
         step = state.global_step
+        # Here and not in `add`: with `rl.variant.updates` a batch is trained on in several steps.
+        self.totals["tokens_trained"] += self._batch_of_all
+        telemetry.trained_on(self._batch)
         newest = self.rows[-1]["step"] if self.rows else step  # some steps use a batch again
         recent = [row["reward"] for row in self.rows if row["step"] == newest]
         self._report(step, sum(recent) / len(recent) if recent else 0.0)

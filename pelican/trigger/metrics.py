@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Literal, get_args
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
+
+# What a tick decided, or what it waits for.
+Decision = Literal["sealed", "quiet", "idle", "held", "started", "running", "backoff", "finished"]
 
 
 class Metrics:
@@ -22,6 +27,14 @@ class Metrics:
         self.sealed = counter("batches_sealed", "Batches that this replica made")
         self.started = counter("starts", "Starts of runs, repeated ones too")
         self.finished = counter("batches_finished", "Batches by how they ended", "outcome")
+        self.decisions = counter(
+            "decisions",
+            "What ticks decided: sealed, quiet (waits for more events), idle, held (another replica"
+            " works), started, running, backoff (waits to start again), finished",
+            "decision",
+        )
+        for decision in get_args(Decision):  # at 0 from the start: a rate takes two scrapes
+            self.decisions.labels(decision)
         self.errors = counter("tick_errors", "Ticks that failed, such as when the store is away")
         self.pending = gauge("pending_events", "Events that wait for their batch")
         self.oldest = gauge("oldest_pending_seconds", "How long the oldest of them has waited")

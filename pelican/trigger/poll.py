@@ -108,6 +108,7 @@ def keep_polling(
             except Exception as error:
                 if once:
                     raise
+                worker.metrics.errors.inc()
                 log.warning("a look failed: %s: %s", type(error).__name__, error)
             if once and (worker.idle() if at_once else worker.all_finished()):
                 return new

@@ -25,7 +25,7 @@ from pelican.storage.objects import ObjectStore
 from pelican.trigger import audit
 from pelican.trigger.config import TriggerConfig
 from pelican.trigger.inbox import ROOT, Batch, Inbox
-from pelican.trigger.metrics import Metrics
+from pelican.trigger.metrics import Decision, Metrics
 from pelican.trigger.prune import EVERY_S, is_due, prune
 
 log = logging.getLogger("pelican.trigger")
@@ -105,6 +105,7 @@ class Worker:
         batch = self.inbox.seal(at_once=at_once)
         if batch is not None:
             self.metrics.sealed.inc()
+            self.metrics.decisions.labels("sealed").inc()
             self._audit("sealed", batch.number, objects=len(batch.events), why=batch.why)
         waiting = self.inbox.pending()
         self.metrics.pending.set(len(waiting))
@@ -112,9 +113,13 @@ class Worker:
         head, _ = self.inbox.head()
         number = self._cursor()
         self.metrics.backlog.set(max(0, head.number - number + 1) if head else 0)
-        if head is None or number > head.number:
-            return
-        self._work(self.inbox.batch(number))
+        if waiting:
+            self.metrics.decisions.labels("quiet").inc()
+        if head is not None and number <= head.number:
+            decision = self._work(self.inbox.batch(number))
+            self.metrics.decisions.labels(decision).inc()
+        elif not waiting:
+            self.metrics.decisions.labels("idle").inc()
 
     def idle(self) -> bool:
         """Nothing waits and every batch is finished."""
@@ -125,24 +130,25 @@ class Worker:
         head, _ = self.inbox.head()
         return head is None or self._cursor() > head.number
 
-    def _work(self, batch: Batch) -> None:
+    def _work(self, batch: Batch) -> Decision:
         status, tag = self._status(batch.number)
         if status is not None and status.state in ("done", "failed"):
             self._advance(batch.number)
-            return
+            return "finished"
         mine = self._claim(batch.number, status, tag)
         if mine is None:
-            return
+            return "held"
         status, tag = mine
         if status.run is None or status.parent is None:
             pinned = self._pin(batch, status, tag)
             if pinned is None:
-                return
+                return "finished"
             status, tag = pinned
         if status.state == "started":
-            self._follow(batch, status, tag)
-        elif self.clock() >= status.not_before:
-            self._start(batch, status, tag)
+            return self._follow(batch, status, tag)
+        if self.clock() < status.not_before:
+            return "backoff"
+        return self._start(batch, status, tag)
 
     def _claim(
         self, number: int, status: Status | None, tag: str | None
@@ -180,7 +186,7 @@ class Worker:
             return None
         return self._write(status, tag, parent=parent, run=plan.run)
 
-    def _start(self, batch: Batch, status: Status, tag: str) -> None:
+    def _start(self, batch: Batch, status: Status, tag: str) -> Decision:
         """Note the attempt, then start: a kill in between costs a lease, not the batch."""
         wait = min(self.config.backoff_s * 2**status.attempts, MAX_BACKOFF_S)
         noted = self._write(
@@ -191,25 +197,30 @@ class Worker:
             not_before=self.clock() + wait,
         )
         if noted is None:
-            return
+            return "held"
         assert status.run is not None and status.parent is not None and batch.data is not None
         self._audit("started", batch.number, run=status.run, attempt=status.attempts + 1)
         self.metrics.started.inc()
         self.submitter.start(batch.data, status.parent, status.run)
+        return "started"
 
-    def _follow(self, batch: Batch, status: Status, tag: str) -> None:
+    def _follow(self, batch: Batch, status: Status, tag: str) -> Decision:
         assert status.run is not None
         found, message = self.submitter.look(status.run)
         if found == "complete":
             verdict = read_verdict(self.store, status.run)
             self._finish(batch.number, status, tag, "done", verdict.outcome if verdict else "")
-        elif found == "refused" or (found == "lost" and status.attempts >= self.config.attempts):
+            return "finished"
+        if found == "refused" or (found == "lost" and status.attempts >= self.config.attempts):
             self._finish(batch.number, status, tag, "failed", message)
-        elif found == "lost" and self.clock() >= status.not_before:
-            self._audit("lost", batch.number, run=status.run, message=message)
-            again = self._write(status, tag, state="claimed", message=message)
-            if again is not None:
-                self._start(batch, *again)
+            return "finished"
+        if found != "lost":
+            return "running"
+        if self.clock() < status.not_before:
+            return "backoff"
+        self._audit("lost", batch.number, run=status.run, message=message)
+        again = self._write(status, tag, state="claimed", message=message)
+        return self._start(batch, *again) if again is not None else "held"
 
     def _finish(
         self, number: int, status: Status, tag: str, state: Literal["done", "failed"], said: str

@@ -15,7 +15,7 @@ from pelican.errors import UserInputError
 from pelican.evaluation.gate import Gate
 from pelican.evaluation.results import RESULTS, read_results
 from pelican.evaluation.summary import Summary
-from pelican.recipe import Data, EvalConfig, Models, Recipe, RewardConfig, Sampling
+from pelican.recipe import Data, EvalConfig, Models, Recipe, RewardConfig, Sampling, SftConfig
 from pelican.records import (
     ChoiceAnswer,
     Dimension,
@@ -131,6 +131,19 @@ def evaluate(
 
     monkeypatch.setattr(stage, "open_engine", opened)
     return run_stage(spec), Path(spec.store) / spec.output
+
+
+@pytest.mark.parametrize(
+    ("phase", "sft", "obeyed"),
+    [("base", True, True), ("sft", True, True), ("rl", True, False), ("rl", False, True)],
+)
+def test_the_gate_is_told_of_where_it_is_obeyed(tmp_path, pools, monkeypatch, phase, sft, obeyed):
+    told = []
+    monkeypatch.setattr(stage.record, "evaluated", lambda *given: told.append(given[2]))
+    asked = spec(tmp_path, pools, phase)
+    recipe = asked.recipe.model_copy(update={"sft": SftConfig(enabled=sft)})
+    evaluate(monkeypatch, asked.model_copy(update={"recipe": recipe}), Answers())
+    assert told == [obeyed]
 
 
 def test_every_held_out_sample_is_answered_and_scored(tmp_path, pools, monkeypatch):

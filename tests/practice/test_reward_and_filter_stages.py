@@ -179,10 +179,16 @@ def test_reward_resumes_after_the_last_whole_shard(
 
 
 def test_reward_flips_as_the_recipe_says(tmp_path: Path, inputs: dict[str, str]) -> None:
-    manifest = run_reward(tmp_path, inputs, recipe(reward=RewardConfig(flip=1.0)))
+    flipping = recipe(reward=RewardConfig(flip=1.0))
+    manifest = run_reward(tmp_path, inputs, flipping)
     assert manifest.counts["reason/flipped"] == 48
     assert manifest.metrics["success_rate/planning"] == 0.25
-    assert len({reward.flip_seed(s, k, p) for s in (0, 1) for k in (1, 2) for p in Phase}) >= 8
+    assert len({reward.flip_seed(s, k) for s in (0, 1) for k in (1, 2)}) == 4
+    # Of phase sft the weak set is mined: nothing is flipped there.
+    given = {name: inputs[name] for name in ("rollouts", "pool")}
+    taught = run_stage(spec(tmp_path, "reward", given, flipping, "sft"))
+    assert "reason/flipped" not in taught.counts
+    assert taught.metrics["success_rate/planning"] == 0.75
 
 
 def test_reward_asks_the_judge_of_the_recipe(tmp_path: Path) -> None:

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import json
 import math
+from itertools import combinations
 from pathlib import Path
 
 import polars as pl
 import pytest
 
-from pelican.recipes import find_recipe
-from pelican.report.kubeflow import SETTINGS, Shown, conclude, evaluation, success_matrix
+from pelican.recipes import ABLATIONS, find_recipe
+from pelican.report.kubeflow import (
+    SETTINGS,
+    Shown,
+    conclude,
+    evaluation,
+    setting_metrics,
+    success_matrix,
+)
 from pelican.storage.objects import FolderStore
 from tests.report.made_run import NAME, MadeRun
 
@@ -44,13 +52,27 @@ def test_the_summary_names_scores_costs_and_settings(shown: Shown) -> None:
     assert expected <= set(shown.metrics)
     assert len([name for name in shown.metrics if name.startswith("dimension ")]) > 2
     assert all(math.isfinite(value) for value in shown.metrics.values())
-    assert {f"setting {name}" for name in SETTINGS} >= {
+    known = {*SETTINGS, "difficulty-aware", "teacher is base"}
+    assert {f"setting {name}" for name in known} >= {
         name for name in shown.metrics if name.startswith("setting ")
     }
     assert shown.metrics["setting rl.stop.threshold"] == 0.7
     last = shown.metrics["loop 2 SFT embodied"]
     assert shown.metrics["embodied"] == last
     assert shown.metrics["embodied gain"] == pytest.approx(last - shown.metrics["base embodied"])
+
+
+def test_runs_of_different_ablations_never_look_the_same() -> None:
+    recipes = ["tiny", *(f"tiny+{name}" for name in ABLATIONS)]
+    recipes += ["tiny+noisy_reward(0.1)", "tiny+noisy_reward(0.25)", "tiny+threshold(0.5)"]
+    shown = {name: setting_metrics(find_recipe(name)) for name in recipes}
+    for one, other in combinations(recipes, 2):
+        assert shown[one] != shown[other], f"{one} and {other}"
+    assert shown["tiny+hints"]["setting rl.variant.hints"] == 1.0
+    assert shown["tiny"]["setting difficulty-aware"] == 1.0
+    assert shown["tiny+random_sampling"]["setting difficulty-aware"] == 0.0
+    assert shown["tiny+weak_teacher"]["setting teacher is base"] == 1.0
+    assert shown["tiny+rl_only"]["setting sft.enabled"] == 0.0
 
 
 def test_the_page_is_the_report_and_the_verdict_says_how_it_ended(shown: Shown) -> None:

@@ -202,6 +202,54 @@ def test_a_new_answer_and_dimension_reach_the_file_and_broken_json_does_not(made
     assert json.loads(replaced["train-0001"]["answer"]) == {"kind": "count", "value": 4}
 
 
+LOAD = """
+  const field = document.getElementById("load");
+  const load = async (name) => {
+    const box = new DataTransfer();
+    box.items.add(new File([%s], name));
+    field.files = box.files;
+    field.dispatchEvent(new Event("change"));
+    await settle();
+  };
+  await load("a.jsonl");
+  await load("again.jsonl");
+  const saved = [];
+  URL.createObjectURL = (blob) => { saved.push(blob); return "#"; };
+  document.getElementById("save").click();
+  return {
+    shown: document.getElementById("shown").textContent,
+    button: document.getElementById("save").textContent,
+    file: await saved[0].text(),
+    stored: Object.keys(localStorage).filter((key) => localStorage[key].includes("other-robot/1")).length,
+  };
+"""
+
+
+@needs_chromium
+def test_corrections_of_samples_that_the_page_lacks_are_written_again(made, tmp_path):
+    lines = [
+        '{"id": "train-0001", "action": "drop", "note": "blurred"}',
+        '{"id": "other-robot/1", "action": "relabel", "answer": {"kind": "count", "value": 4}}',
+        '{"id": "other-robot/1", "action": "redimension", "dimension": "spatial_geometric"}',
+        '{"id": "other-robot/2", "action": "drop", "note": "dark"}',
+        '{"id": "other-robot/3"',
+    ]
+    found = act(made[1], LOAD % json.dumps("\n".join(lines)))
+    assert found["shown"] == (
+        "1 corrections read, 3 of samples that are not on this page kept for the download,"
+        " 1 lines can't be read and are left out"
+    )
+    assert found["button"] == "Download 3 corrections (2 of samples not here)"
+    assert found["stored"] == 1
+    path = tmp_path / "corrections.jsonl"
+    path.write_text(found["file"])
+    assert found["file"].splitlines()[1:] == lines[1:4]
+    read = read_corrections(path)
+    assert read.dropped == {"train-0001", "other-robot/2"} and set(read.replaced) == {
+        "other-robot/1"
+    }
+
+
 @pytest.fixture(scope="module")
 def large(tmp_path_factory):
     """A ledger of 50,000 samples at two moments, and their pool."""

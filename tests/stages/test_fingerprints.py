@@ -15,13 +15,13 @@ from pelican.stages.spec import StageName, StageSpec
 from tests.conftest import World
 
 
-def fingerprint(world: World, stage: StageName, recipe: Recipe) -> str:
+def fingerprint(world: World, stage: StageName, recipe: Recipe, phase: Phase = Phase.RL) -> str:
     spec = StageSpec(
         stage=stage,
         store=world.store.uri,
         run="test",
         loop=1,
-        phase=Phase.RL,
+        phase=phase,
         output=f"runs/test/loop-1/{stage}-rl",
         inputs={},
         recipe=recipe,
@@ -49,6 +49,26 @@ def test_training_depends_on_what_it_reads_of_the_recipe(
     before = fingerprint(world, stage, find_recipe("tiny"))
     after = fingerprint(world, stage, find_recipe("tiny", [override]))
     assert (before != after) == again
+
+
+@pytest.mark.parametrize(
+    ("stage", "phase", "again"),
+    [
+        ("train-rl", Phase.RL, True),
+        ("reward", Phase.RL, True),
+        ("reward", Phase.SFT, False),
+        ("eval", Phase.RL, False),
+        ("distill", Phase.SFT, False),
+        ("filter", Phase.RL, False),
+    ],
+)
+def test_flips_count_for_what_rl_learns_from(
+    world: World, stage: StageName, phase: Phase, again: bool
+) -> None:
+    recipes = [find_recipe("tiny", [f"reward.flip={share}"]) for share in (0.1, 0.25, 0.0)]
+    found = [fingerprint(world, stage, recipe, phase) for recipe in recipes]
+    assert len(set(found)) == (3 if again else 1)
+    assert fingerprint(world, stage, find_recipe("tiny"), phase) == found[-1]
 
 
 def test_every_part_that_counts_is_one_of_the_recipe() -> None:

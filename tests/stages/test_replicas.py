@@ -8,11 +8,13 @@ import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from pelican.data.tables import read_rows
 from pelican.records import Rollout
+from pelican.stages import replicas as module
 from pelican.stages.spec import StageSpec
 from pelican.storage.manifests import read_manifest
 from pelican.storage.objects import open_store
@@ -115,3 +117,16 @@ def test_a_replica_that_comes_when_all_is_done_finds_it_so(job: StageSpec, tmp_p
     assert finish(start(job, tmp_path, ["0", "0"])) == [0, 0]
     assert {path: path.stat().st_mtime_ns for path in shards(job)} == before
     check(job)
+
+
+def test_a_replica_that_waits_for_others_does_not_look_stuck(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    told: list[None] = []
+    monkeypatch.setattr(module.record, "waited", lambda: told.append(None))
+    monkeypatch.setattr(module, "_POLL_S", 0.0)
+    done: set[str] = set()
+    items = module.Items(SimpleNamespace(rank=0, world_size=2), None, ["a"], lambda: done)  # type: ignore[arg-type]
+    assert items.wait() and told == [None]
+    done.add("a")
+    assert not items.wait() and told == [None]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
@@ -12,12 +13,14 @@ from pathlib import Path
 import pytest
 
 from pelican.errors import InfrastructureError, UserInputError
+from pelican.metrics.series import Series, send_to
 from pelican.stages.inputs import input_digest, resolve_input
-from pelican.storage.listing import listing
+from pelican.storage.listing import listing, newest_shard
 from pelican.storage.manifests import file_digest
 from pelican.storage.objects import FolderStore, ObjectStore, open_store
 from pelican.storage.s3 import S3Store
 from pelican.storage.s3_client import S3Settings
+from pelican.telemetry import record
 from tests.minio_server import Server
 from tests.storage.conftest import Bucket
 
@@ -278,3 +281,39 @@ def test_settings_travel_without_credentials() -> None:
     variables = S3Settings.from_environment(env).variables()
     assert S3Settings.from_environment(variables) == S3Settings.from_environment(env)
     assert "AWS_SECRET_ACCESS_KEY" not in variables
+
+
+def test_a_shard_is_as_old_as_its_object_whenever_it_was_fetched(
+    bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = bucket.store("data")
+    store.write("pool/a.parquet", b"a")
+    store.write("pool/b/b.parquet", b"b")
+    store.write("pool/read.me", b"c")
+    store.write("pool-of-others/c.parquet", b"d")
+    wanted = store.ages("pool")
+    fetched = store.local("pool/a.parquet")
+    os.utime(fetched, (2e9, 2e9))  # as if it had been fetched much later
+    uri = f"{bucket.uri}/data/pool"
+    told: dict[str, float] = {}
+
+    class Kept:
+        """A sink of one series."""
+
+        def of(self, series: Series, labels: dict[str, str]) -> Kept:
+            self.name = series.name
+            return self
+
+        def set(self, value: float) -> None:
+            told[self.name] = value
+
+    send_to(Kept())
+    try:
+        record.checked({"train": (2, uri)})
+    finally:
+        send_to(None)
+    newest = max(wanted["pool/a.parquet"], wanted["pool/b/b.parquet"])
+    assert told["pelican_pool_newest_shard_timestamp_seconds"] == newest_shard(uri) == newest
+    assert newest_shard(f"{uri}/a.parquet") == wanted["pool/a.parquet"]
+    assert newest_shard(str(fetched)) == 2e9
+    assert newest_shard(str(tmp_path / "none")) == newest_shard(f"{uri}-none") == 0.0

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+from types import SimpleNamespace
+
 import pytest
 
 from pelican.metrics import catalogue as m
@@ -44,11 +47,26 @@ def test_a_stage_that_has_done_nothing_yet_is_scraped_with_zeros(
     port = free_port()
     monkeypatch.delenv(exporter.GATEWAY, raising=False)
     monkeypatch.setenv(exporter.PORT, f"127.0.0.1:{port}")
+    begun = time.time()
     with exporter.open_stage(stage, "rl", "made", None) as telemetry:
         record.began(stage)
-        assert values(get(f"http://127.0.0.1:{port}/metrics")) == dict.fromkeys(there, 0.0)
+        found = values(get(f"http://127.0.0.1:{port}/metrics"))
+        # So that a stage which never makes its first step shows as stuck.
+        assert begun <= found.pop("pelican_last_step_timestamp_seconds") <= time.time()
+        assert found == dict.fromkeys(there, 0.0)
         m.TOKENS_GENERATED.inc(3)
         assert (
             values(get(f"http://127.0.0.1:{port}/metrics"))["pelican_tokens_generated_total"] == 3
         )
         telemetry.finish()
+
+
+@pytest.mark.parametrize(("processes", "shows"), [("1", True), ("2", False)])
+def test_a_process_that_waits_never_hides_one_of_its_pod_that_is_stuck(
+    processes: str, shows: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[float] = []
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", processes)
+    monkeypatch.setattr(record.m, "LAST_STEP", SimpleNamespace(set=told.append))
+    record.waited()
+    assert bool(told) == shows

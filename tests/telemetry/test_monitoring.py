@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
+from prometheus_client import Counter, Gauge
 
 import pelican.metrics.catalogue  # noqa: F401  names the series
 from pelican.dashboards import BOARDS, Board
@@ -18,11 +19,32 @@ from pelican.dashboards.grafana import render
 from pelican.dashboards.local import RULES, plain_rules, write_configuration
 from pelican.metrics.series import COMMON, SERIES
 from pelican.settings import home
+from pelican.trigger.metrics import Metrics
 from tests.telemetry.servers import program
 
 MONITORING = home() / "manifests" / "monitoring"
 _NAME = re.compile(r"\bpelican_[a-z0-9_]+")
 _ROW = re.compile(r"^\| `(pelican_\w+)` \| (\w+) \| (.*?) \| (\w+) \| (\w+) \| (.*?) \|$", re.M)
+
+
+_TRIGGER = re.compile(r"^\| `(pelican_trigger_\w+)` \| (\w+) \| (.*?) \| (.*?) \|$", re.M)
+
+
+def trigger_series() -> dict[str, tuple[str, str, str]]:
+    """What a replica of the trigger counts: name -> type, labels, what it says."""
+    made = vars(Metrics()).values()
+    return {
+        found._name + ("_total" if isinstance(found, Counter) else ""): (
+            found._type,
+            ", ".join(f"`{label}`" for label in found._labelnames),
+            found._documentation,
+        )
+        for found in made
+        if isinstance(found, Counter | Gauge)
+    }
+
+
+ALL = {*SERIES, *trigger_series()}
 
 
 def known(names: set[str]) -> set[str]:
@@ -44,6 +66,12 @@ def test_the_page_lists_every_series_as_the_code_has_it() -> None:
         for series in SERIES.values()
     }
     assert found == expected
+
+
+def test_the_page_lists_the_triggers_series_too() -> None:
+    text = (home() / "docs/monitoring.md").read_text()
+    assert {row[0]: row[1:] for row in _TRIGGER.findall(text)} == trigger_series()
+    assert not set(trigger_series()) & set(SERIES)
 
 
 @pytest.mark.parametrize("name", sorted(SERIES))
@@ -71,7 +99,7 @@ def test_every_alert_is_tested_says_what_to_do_and_names_series_that_exist() -> 
     spec = yaml.safe_load((home() / RULES).read_text())["spec"]
     rules = [rule for group in spec["groups"] for rule in group["rules"]]
     names = {name for rule in rules for name in _NAME.findall(rule["expr"])}
-    assert known(names) <= set(SERIES)
+    assert known(names) <= ALL
     alerts = [rule for rule in rules if "alert" in rule]
     tested = Path(__file__).with_name("rules_test.yaml").read_text()
     for alert in alerts:
@@ -84,7 +112,7 @@ def test_a_dashboard_is_what_its_code_makes_and_names_series_that_exist(board: B
     """After a wanted change: python -m pelican.dashboards write."""
     text = (MONITORING / "dashboards" / f"{board.uid}.json").read_text()
     assert text == render(board)
-    assert known(set(_NAME.findall(text)) - {"pelican_dashboards"}) <= set(SERIES)
+    assert known(set(_NAME.findall(text)) - {"pelican_dashboards"}) <= ALL
     panels = [panel for panel in json.loads(text)["panels"] if panel["type"] != "row"]
     places = {(panel["gridPos"]["x"], panel["gridPos"]["y"]) for panel in panels}
     assert len(places) == len(panels) == sum(map(len, board.rows.values()))
@@ -93,7 +121,7 @@ def test_a_dashboard_is_what_its_code_makes_and_names_series_that_exist(board: B
 def test_every_series_is_on_a_dashboard() -> None:
     shown = {name for board in BOARDS for name in _NAME.findall(render(board))}
     # How many jobs failed and why is an alert's; a run's failures are in `pelican show`.
-    assert set(SERIES) - known(shown) == {"pelican_job_failed"}
+    assert ALL - known(shown) == {"pelican_job_failed"}
 
 
 def test_prometheus_accepts_the_local_configuration(tmp_path: Path) -> None:
@@ -122,6 +150,13 @@ def test_the_component_joins_the_base(tmp_path: Path) -> None:
     boards = found["ConfigMap", "pelican-dashboards"]
     assert boards["metadata"]["labels"]["grafana_dashboard"] == "1"
     assert set(boards["data"]) == {f"{board.uid}.json" for board in BOARDS}
+    # What is scraped of the trigger is a port that its pods have.
+    of_trigger = found["PodMonitor", "pelican-trigger"]["spec"]
+    deployment = yaml.safe_load((home() / "manifests/trigger/deployment.yaml").read_text())
+    pod = deployment["spec"]["template"]
+    assert of_trigger["selector"]["matchLabels"].items() <= pod["metadata"]["labels"].items()
+    ports = {port["name"] for port in pod["spec"]["containers"][0]["ports"]}
+    assert {endpoint["port"] for endpoint in of_trigger["podMetricsEndpoints"]} <= ports
     monitor = found["ServiceMonitor", "pelican-pushgateway"]["spec"]
     assert monitor["endpoints"][0]["honorLabels"] is True
     service = found["Service", "pelican-pushgateway"]

@@ -77,7 +77,7 @@ def test_an_evaluations_scores_are_shares_of_one(tmp_path: Path, gateway: str) -
     summary = Summary.model_validate_json(store.read(f"{where}/summary.json"))
     gate = Gate.model_validate_json(store.read(f"{where}/gate.json"))
     with exporter.open_stage("eval", "sft", "key", list) as stage:
-        record.evaluated(summary, gate)
+        record.evaluated(summary, gate, obeyed=True)
         stage.finish()
     found = values(get(f"{gateway}/metrics"))
     assert summary.embodied is not None
@@ -85,6 +85,13 @@ def test_an_evaluations_scores_are_shares_of_one(tmp_path: Path, gateway: str) -
     assert score == pytest.approx(summary.embodied.score / 100)
     assert found["pelican_gate_open"] == gate.go_on
     assert total(found, "pelican_gate_check_passed") == sum(c.passed for c in gate.checks)
+    with exporter.open_stage("eval", "rl", "key", list) as stage:
+        record.evaluated(summary, gate, obeyed=False)
+        stage.finish()
+    groups = get(f"{gateway}/metrics").splitlines()
+    of_rl = [line for line in groups if line.startswith("pelican_") and 'phase="rl"' in line]
+    assert any(line.startswith("pelican_gate_limit_ratio") for line in of_rl)
+    assert not any(line.startswith(("pelican_gate_open", "pelican_gate_check")) for line in of_rl)
     base, now = (
         read_results(store.root / "runs" / NAME / folder).filter(suite="embodied")
         for folder in ("loop-0/eval-base", "loop-1/eval-sft")

@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 
-from pelican.recipe import StopConfig
+from pelican.recipe import RlVariant, StopConfig
+from pelican.records import Sample, Score
 from pelican.telemetry import exporter
 from pelican.training.checkpoints import Losses
 from pelican.training.curve import RlCurve
-from pelican.training.groups import StepRecord
+from pelican.training.groups import Group, StepRecord
 from tests.endpoints import free_port
 from tests.telemetry.servers import get, values
 from tests.training import made
@@ -64,6 +65,33 @@ def test_grpo_counts_its_groups_tokens_and_steps(
         assert f"pelican_training_{name}" in found
     assert found['pelican_training_not_finite_total{quantity="grad_norm"}'] == 0
     assert found['pelican_stage_time_seconds_total{part="generate"}'] > 0
+
+
+def test_tokens_count_in_every_update_of_a_batch_and_with_a_hint_too(
+    twin: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def score(sample: Sample, completion: str, index: int, step: int) -> Score:
+        """Only those who read a hint succeed, every other time."""
+        return made.scored(float("Hint:" in sample.question and index % 2))
+
+    records: list[StepRecord] = []
+    variant = RlVariant(updates=2, hints=True)
+    trainer = made.grpo(twin, tmp_path, score, records, max_steps=3, refill=0, variant=variant)
+    curve = RlCurve(trainer._config, lambda value: [value], lambda *_: None)
+    trainer.add_callback(curve)
+    told = trainer._on_step
+    trainer._on_step = lambda record: (told(record), curve.add(record))
+    found = scraped(monkeypatch, "train-rl", trainer.train)
+
+    def tokens(groups: list[Group]) -> int:
+        return sum(len(ids) for group in groups for ids in group.completions)
+
+    first, last = records  # the last batch serves the third step alone
+    assert first.hinted and last.hinted
+    trained = 2 * tokens(first.trained) + tokens(last.trained)
+    generated = sum(tokens(record.drawn) + tokens(record.hinted) for record in records)
+    assert found["pelican_tokens_trained_total"] == curve.totals["tokens_trained"] == trained
+    assert found["pelican_tokens_generated_total"] == curve.totals["tokens_generated"] == generated
 
 
 def test_sft_counts_what_it_learns(

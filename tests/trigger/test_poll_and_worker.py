@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
@@ -12,7 +14,7 @@ from pelican.storage.manifests import now
 from pelican.storage.objects import FolderStore
 from pelican.trigger.config import TriggerConfig, read_config
 from pelican.trigger.inbox import Inbox
-from pelican.trigger.metrics import Metrics
+from pelican.trigger.metrics import Decision, Metrics
 from pelican.trigger.poll import keep_polling, poll
 from pelican.trigger.worker import Status, Worker
 from tests.trigger.made import event, store_with_model
@@ -86,6 +88,39 @@ def test_a_batch_is_started_followed_and_finished_in_order(store: FolderStore) -
     assert [status(store, n).state for n in (1, 2)] == ["done", "started"]
     assert status(store).outcome == "promoted" and len(runs.started) == 2
     assert runs.started[0][1] == "tiny:1"
+
+
+def decided(one: Worker) -> Counter[str]:
+    """How often the worker decided what."""
+    (found,) = (m for m in one.metrics.registry.collect() if m.name == "pelican_trigger_decisions")
+    samples = [s for s in found.samples if s.name.endswith("_total")]
+    assert {s.labels["decision"] for s in samples} == set(get_args(Decision))
+    return Counter({s.labels["decision"]: int(s.value) for s in samples})
+
+
+def test_every_tick_counts_what_it_decided_and_why_it_waits(store: FolderStore) -> None:
+    runs, clock = Runs(store), Clock()
+    one, two = worker(store, runs, clock), worker(store, runs, clock)
+
+    def tick(of: Worker = one) -> dict[str, int]:
+        before = decided(of)
+        of.tick()
+        return dict(decided(of) - before)
+
+    assert tick() == {"idle": 1}
+    one.inbox.receive(event(1))
+    assert tick() == {"quiet": 1}
+    clock.now += 20
+    assert tick() == {"sealed": 1, "started": 1}
+    assert tick() == {"running": 1}
+    assert tick(two) == {"held": 1}
+    runs.state = "lost"
+    assert tick() == {"backoff": 1}
+    clock.now += 6
+    assert tick() == {"started": 1}
+    two.inbox.receive(event(2))
+    runs.state = "complete"
+    assert tick() == {"quiet": 1, "finished": 1}
 
 
 def test_another_replica_takes_over_after_the_lease_and_not_before(store: FolderStore) -> None:

@@ -36,6 +36,11 @@
   try {
     for (const [id, fix] of JSON.parse(localStorage.getItem(KEY) || "[]")) fixes.set(id, fix);
   } catch { /* a sandboxed frame has no storage: corrections last as long as the page */ }
+  // Of samples that this page lacks: lines as they were loaded, by sample and action.
+  const others = new Map();
+  try {
+    for (const [id, told] of JSON.parse(localStorage.getItem(`${KEY}:others`) || "[]")) others.set(id, told);
+  } catch { /* as above */ }
   function keep(id, fix) {
     if (fix.drop || fix.answer || fix.dimension) fixes.set(id, fix);
     else fixes.delete(id);
@@ -52,29 +57,41 @@
         if (fix.dimension) found.push({ id, action: "redimension", dimension: fix.dimension, ...note });
       }
     }
-    return found.map((line) => JSON.stringify(line) + "\n").join("");
+    const kept = [...others.values()].flatMap((told) => Object.values(told));
+    return [...found.map((line) => JSON.stringify(line)), ...kept].map((line) => line + "\n").join("");
   }
   function tell() {
-    const save = find("save");
-    save.disabled = !fixes.size;
-    save.textContent = fixes.size ? `Download ${fixes.size} correction${fixes.size > 1 ? "s" : ""}` : "No corrections yet";
+    const save = find("save"), size = fixes.size + others.size;
+    save.disabled = !size;
+    save.textContent = size ? `Download ${size} correction${size > 1 ? "s" : ""}` : "No corrections yet";
+    if (others.size) save.textContent += ` (${others.size} of samples not here)`;
   }
   async function load(file) {
-    let read = 0, unknown = 0;
+    let read = 0, elsewhere = 0, broken = 0;
     for (const line of (await file.text()).split("\n").filter((l) => l.trim())) {
       try {
         const { id, action, answer, dimension, note = "" } = JSON.parse(line);
-        if (!place.has(id)) { unknown += 1; continue; }
+        if (!id || !["drop", "relabel", "redimension"].includes(action)) throw new Error("no correction");
+        if (!place.has(id)) {
+          others.set(id, { ...others.get(id), [action]: line.trim() });
+          elsewhere += 1;
+          continue;
+        }
         const fix = { ...(fixes.get(id) || {}), note };
         if (action === "drop") fix.drop = true;
         else if (action === "relabel") fix.answer = answer;
-        else if (action === "redimension") fix.dimension = dimension;
+        else fix.dimension = dimension;
         keep(id, fix);
         read += 1;
-      } catch { unknown += 1; }
+      } catch { broken += 1; }
     }
+    try { localStorage.setItem(`${KEY}:others`, JSON.stringify([...others])); } catch { /* as above */ }
+    tell();
     await apply();
-    shown.textContent = `${read} corrections read${unknown ? `, ${unknown} lines are of no sample here` : ""}`;
+    const said = [`${read} corrections read`];
+    if (elsewhere) said.push(`${elsewhere} of samples that are not on this page kept for the download`);
+    if (broken) said.push(`${broken} lines can't be read and are left out`);
+    shown.textContent = said.join(", ");
   }
   function answerField(json, fix) {
     const now = fix.answer || (json ? JSON.parse(json) : null);
