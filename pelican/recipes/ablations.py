@@ -65,7 +65,7 @@ def weak_teacher(recipe: Recipe) -> Recipe:
 
 
 def noisy_reward(recipe: Recipe, value: float) -> Recipe:
-    """A share of the rewards flipped; the paper takes 0.1, 0.25 and 0.5."""
+    """A share of the rewards of RL flipped; the paper takes 0.1, 0.25 and 0.5."""
     return change(recipe, f"noisy_reward_{_tag(value)}", reward={"flip": value})
 
 
