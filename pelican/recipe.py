@@ -8,6 +8,7 @@ from __future__ import annotations
 from pydantic import Field, model_validator
 
 from pelican.digest import digest_of
+from pelican.records import Phase
 from pelican.sections.base import Section
 from pelican.sections.generation import GenerationConfig
 from pelican.sections.inputs import Data, Models
@@ -41,6 +42,11 @@ class Recipe(Section):
     resources: Resources = Field(Resources(), description="of the pods; no part of the digest")
     retrain: RetrainConfig = RetrainConfig()
     gate: GateConfig = GateConfig()
+
+    @property
+    def last_phase(self) -> Phase:
+        """The phase that ends a loop, whose gate is obeyed. RL's is only measured if SFT follows."""
+        return Phase.SFT if self.sft.enabled else Phase.RL
 
     @model_validator(mode="after")
     def _some_phase(self) -> Recipe:

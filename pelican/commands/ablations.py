@@ -13,6 +13,7 @@ from pelican.experiments.document import around, rewrite
 from pelican.experiments.table import NOTHING, table
 from pelican.experiments.variants import ABLATIONS, BASE, TAG, Variant, make_command, run_name
 from pelican.launch.base import CancelledError
+from pelican.launch.choice import choose
 from pelican.preflight import check_same_recipe
 from pelican.recipes import find_recipe
 from pelican.recipes.overrides import nearest
@@ -107,7 +108,8 @@ def _complete(
     if stored is None:
         return False
     asked = find_recipe(variant.recipe, [overrides])
-    check_same_recipe(name, stored, as_kept(store, asked, launcher))
+    chosen, _ = choose(launcher, store.uri)
+    check_same_recipe(name, stored, as_kept(store, asked, chosen))
     return state(store, name) == "complete"
 
 

@@ -88,9 +88,9 @@ def submit(
             run_here(objects, name, pipeline, recipe, chosen)
 
 
-def as_kept(store: ObjectStore, recipe: Recipe, launcher: str) -> Recipe:
-    """The recipe as a run keeps it: where pods do the work, with what it names in the store."""
-    return recipe if choose(launcher, store.uri)[0] == "local" else publish(store, recipe)
+def as_kept(store: ObjectStore, recipe: Recipe, chosen: str) -> Recipe:
+    """The recipe as a run of this launcher keeps it: for pods, with what it names in the store."""
+    return recipe if chosen == "local" else publish(store, recipe)
 
 
 def _wait_for(store: ObjectStore, run: str, kfp_run: str) -> None:

@@ -2,41 +2,44 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from pelican.dashboards.plots import END, Plot, last, rate
 
+
+def _plot(title: str, unit: str, queries: Mapping[str, str], text: str = "") -> Plot:
+    return Plot(title, unit, queries, need="trigger", text=text)
+
+
 TRIGGER = (
-    Plot(
+    _plot(
         "Waiting",
         "short",
         {
             "events": last("pelican_trigger_pending_events", "namespace"),
             "batches": last("pelican_trigger_batches_unfinished", "namespace"),
         },
-        need="trigger",
     ),
-    Plot(
+    _plot(
         "The oldest event waits for",
         "s",
         {"event": last("pelican_trigger_oldest_pending_seconds", "namespace")},
-        need="trigger",
     ),
-    Plot(
+    _plot(
         "Decisions a second",
         "short",
         {"{{decision}}": rate("pelican_trigger_decisions_total", "decision", END)},
-        need="trigger",
         text="What each tick decided, and why it waits.",
     ),
-    Plot(
+    _plot(
         "Events and requests a second",
         "short",
         {
             "events, {{result}}": rate("pelican_trigger_events_total", "result", END),
             "requests, {{result}}": rate("pelican_trigger_requests_total", "result", END),
         },
-        need="trigger",
     ),
-    Plot(
+    _plot(
         "Batches of a day",
         "short",
         {
@@ -46,12 +49,10 @@ TRIGGER = (
                 f"sum by (outcome) (increase(pelican_trigger_batches_finished_total{END}[1d]))"
             ),
         },
-        need="trigger",
     ),
-    Plot(
+    _plot(
         "Failed ticks a second",
         "short",
         {"{{pod}}": rate("pelican_trigger_tick_errors_total", "pod", END)},
-        need="trigger",
     ),
 )

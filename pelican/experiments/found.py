@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
-from pelican.evaluation.metrics import Difference
-from pelican.experiments.variants import ABLATIONS, run_name
-from pelican.report.comparison import RunRow, compare_runs
-from pelican.report.run import Run, open_run
-from pelican.runs import Submission, list_runs, manifests, require_recipe, state
+from pelican.experiments.variants import ABLATIONS, run_name, submit_command
+from pelican.report.comparison import RunRow, pair_of, row_of
+from pelican.report.run import Evaluation, Run, open_run
+from pelican.runs import Submission, list_runs, require_recipe, state
 from pelican.storage.manifests import Manifest
 from pelican.storage.objects import ObjectStore
 
@@ -23,7 +22,7 @@ FIRST = "dppo"  # what the others are compared with
 class Found:
     """One run. `settings` is its recipe's digest but for the seed: what may be averaged over seeds.
 
-    `against` is paired with the run of `dppo` of the same seed. `thinking` is mean characters of an
+    `row.against_first` is paired with the run of `dppo` of the same seed. `thinking` is mean characters of an
     embodied answer's reasoning, of the base and at the end.
     """
 
@@ -34,7 +33,6 @@ class Found:
     overrides: str
     command: str
     row: RunRow
-    against: Difference | None
     thinking: tuple[float | None, float | None]
     stopped: bool
     rl_steps: int
@@ -54,17 +52,18 @@ class Found:
 def find(store: ObjectStore, tag: str) -> tuple[list[Found], list[str]]:
     """The complete runs `TAG-VARIANT-sSEED`, by variant and seed; and the names of the others."""
     submissions = {submission.run: submission for submission in list_runs(store)}
-    found, others = [], []
-    for label, seed in _of_set(submissions, tag):
-        name = run_name(label, seed, tag)
-        if state(store, name) == "complete":
-            found.append(_found(store, submissions[name], label, seed, tag))
-        else:
-            others.append(name)
-    return found, others
+    of_set = {
+        run_name(label, seed, tag): (label, seed) for label, seed in _of_set(submissions, tag)
+    }
+    runs = {name: open_run(store, name) for name in of_set if state(store, name) == "complete"}
+    found = [
+        _found(submissions[name], *of_set[name], runs, run_name(FIRST, of_set[name][1], tag))
+        for name in runs
+    ]
+    return found, [name for name in of_set if name not in runs]
 
 
-def _of_set(names: dict[str, Submission], tag: str) -> Iterator[tuple[str, int]]:
+def _of_set(names: Collection[str], tag: str) -> Iterator[tuple[str, int]]:
     seeds: dict[str, list[int]] = {}
     for name in names:
         if match := re.fullmatch(rf"{re.escape(tag)}-(.+)-s(\d+)", name):
@@ -73,43 +72,32 @@ def _of_set(names: dict[str, Submission], tag: str) -> Iterator[tuple[str, int]]
         yield from ((label, seed) for seed in sorted(seeds.get(label.replace("_", "-"), [])))
 
 
-def _found(store: ObjectStore, asked: Submission, label: str, seed: int, tag: str) -> Found:
-    recipe, done = require_recipe(store, asked.run), manifests(store, asked.run)
-    run = open_run(store, asked.run)
-    row, against = _compared(store, run, run_name(FIRST, seed, tag))
-    evaluations = [m for m in done if m.stage == "eval"]
-    last = max(evaluations, key=lambda m: (m.loop, m.finished))
+def _found(asked: Submission, label: str, seed: int, runs: Mapping[str, Run], first: str) -> Found:
+    run = runs[asked.run]
+    done = [stage.manifest for stage in run.stages if stage.manifest is not None]
+    against = None
+    if first in runs and first != run.name:
+        against = pair_of(first, run.name, {first: runs[first], run.name: run})
     words = [word for text in asked.overrides for word in shlex.split(text)]
-    typed = f"make submit RECIPE={shlex.quote(asked.address)} SET={shlex.quote(' '.join(words))}"
+    recipe = require_recipe(run.store, run.name)
     return Found(
         label=label,
         seed=seed,
-        name=asked.run,
+        name=run.name,
         settings=recipe.model_copy(update={"seed": 0}).digest(),
         overrides=" ".join(word for word in words if not word.startswith("seed=")),
-        command=f"{typed} RUN={asked.run}",
-        row=row,
-        against=against,
-        thinking=_thinking(run),
-        stopped=last.metrics.get("go_on", 1.0) < 0.5,
+        command=submit_command(asked.address, " ".join(words), run.name),
+        row=row_of(run.name, run, against),
+        thinking=(_thinking(run.base), _thinking(run.final)),
+        stopped=[m for m in done if m.stage == "eval"][-1].metrics.get("go_on", 1.0) < 0.5,
         rl_steps=sum(m.counts.get("steps", 0) for m in done if m.stage == "train-rl"),
         code=_code(done),
         finished=max(m.finished for m in done),
     )
 
 
-def _compared(store: ObjectStore, run: Run, first: str) -> tuple[RunRow, Difference | None]:
-    """The run's row, and what it is ahead of the run `first`, if that is complete."""
-    runs = {run.name: run}
-    if first != run.name and state(store, first) == "complete":
-        runs = {first: open_run(store, first)} | runs
-    row = compare_runs(runs).rows[-1]
-    return row, row.against_first
-
-
-def _thinking(run: Run) -> tuple[float | None, float | None]:
-    base, final = (e.summary.mean_think_chars if e else None for e in (run.base, run.final))
-    return base, final
+def _thinking(evaluation: Evaluation | None) -> float | None:
+    return evaluation.summary.mean_think_chars if evaluation else None
 
 
 def _code(done: list[Manifest]) -> str:

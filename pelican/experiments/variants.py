@@ -40,7 +40,7 @@ CONTROLS: dict[str, Variant] = {
     "replay_only": Variant("tiny+replay_only", "sft.epochs=15", "SFT on general replay alone"),
 }
 
-# In the 24 steps of `tiny` stagnation never comes to 0.5, and in 72 hardly to 0.65: `docs/results.md`.
+# In the 24 steps of `tiny` stagnation hardly comes to 0.5, in 72 to 0.65: `docs/experiments.md`.
 _LONG = "rl.max_steps=72"
 
 ABLATIONS: dict[str, Variant] = {
@@ -83,5 +83,9 @@ def run_name(variant: str, seed: int, tag: str) -> str:
 
 def make_command(variant: Variant, name: str, seed: int, more: str) -> str:
     """What a person types for one run."""
-    overrides = shlex.quote(variant.settings(seed, more))
-    return f"make submit RECIPE={shlex.quote(variant.recipe)} SET={overrides} RUN={name}"
+    return submit_command(variant.recipe, variant.settings(seed, more), name)
+
+
+def submit_command(address: str, overrides: str, name: str) -> str:
+    """The same of any recipe's address and overrides."""
+    return f"make submit RECIPE={shlex.quote(address)} SET={shlex.quote(overrides)} RUN={name}"

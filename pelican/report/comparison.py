@@ -90,16 +90,16 @@ def compare_runs(runs: Mapping[str, Run]) -> RunTable:
         if len(labels) <= MOST_PAIRED
         else [(labels[0], other) for other in labels[1:]]
     )
-    pairs = {(a, b): _pair(a, b, runs) for a, b in wanted}
+    pairs = {(a, b): pair_of(a, b, runs) for a, b in wanted}
     return RunTable(
-        rows=[_row(label, run, pairs.get((labels[0], label))) for label, run in runs.items()],
+        rows=[row_of(label, run, pairs.get((labels[0], label))) for label, run in runs.items()],
         pairs=list(pairs.values()),
         recipe_differences=recipe_differences({label: run.recipe for label, run in runs.items()}),
     )
 
 
-def _pair(first: str, second: str, runs: Mapping[str, Run]) -> Pair:
-    """The seed is the first run's of the whole comparison, so that all pairs draw alike."""
+def pair_of(first: str, second: str, runs: Mapping[str, Run]) -> Pair:
+    """Two of `runs` compared. The seed is the first run's of the whole comparison, so that all pairs draw alike."""
     before, after = runs[first].final, runs[second].final
     seed = next(iter(runs.values())).seed
     found = (
@@ -115,7 +115,8 @@ def _pair(first: str, second: str, runs: Mapping[str, Run]) -> Pair:
     )
 
 
-def _row(label: str, run: Run, against: Pair | None) -> RunRow:
+def row_of(label: str, run: Run, against: Pair | None) -> RunRow:
+    """One run; `against`: its comparison with the first run, if it is another."""
     base, final = run.base, run.final
     shown: Evaluation | None = final or base
     embodied = final.summary.embodied if final else None

@@ -7,7 +7,6 @@ from typing import Any
 
 from pelican.outcome import show, summary_metrics
 from pelican.recipe import Recipe
-from pelican.records import Phase
 from pelican.report.page import build_report
 from pelican.retrain.notify import notify
 from pelican.retrain.records import VERDICT
@@ -51,7 +50,6 @@ def _ran_to_its_end(tree: dict[str, Any], recipe: Recipe | None, pipeline: str) 
     last = tree["scores"][-1]
     if pipeline == "evaluate":
         return True
-    final_phase = Phase.SFT if recipe.sft.enabled else Phase.RL
-    if last["loop"] == 0 or last["phase"] != final_phase.value:
+    if last["loop"] == 0 or last["phase"] != recipe.last_phase.value:
         return False
     return last["loop"] == recipe.loops or not last.get("go_on", True)

@@ -91,13 +91,14 @@ def _rows(
     context.left_out(quarantine)
     if not samples:
         return
-    honest = recipe.reward.honest
     groups = engine().generate(samples, recipe.eval.sampling, 1, recipe.seed)
 
     def row(answered: tuple[Sample, list[Rollout]]) -> ResultRow:
         sample, (rollout,) = answered
         record.generated([rollout])
-        scored = score(sample, rollout.completion, honest, seed=recipe.seed, judge=judge)
+        scored = score(
+            sample, rollout.completion, context.spec.rewards, seed=recipe.seed, judge=judge
+        )
         return result_row(sample, part.suite, rollout, scored)
 
     answered = zip(samples, record.timed_each("generate", groups), strict=True)
@@ -130,8 +131,7 @@ def _conclude(context: StageContext, frame: pl.DataFrame, expected: int) -> None
     for name, value in manifest_metrics(summary).items():
         context.metric(name, value)
     context.metric("go_on", float(gate.go_on))
-    # After RL it is measured and not obeyed if SFT follows, which may restore what RL lost.
-    obeyed = context.spec.phase is not Phase.RL or not recipe.sft.enabled
+    obeyed = context.spec.phase in (Phase.BASE, recipe.last_phase)
     record.evaluated(summary, gate, obeyed)
 
 

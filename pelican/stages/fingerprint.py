@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from pelican.data.digests import Reader, known
-from pelican.records import Phase
 from pelican.stages.inputs import input_digest
 from pelican.stages.spec import StageName, StageSpec
 from pelican.storage.manifests import fingerprint
@@ -29,8 +28,7 @@ SECTIONS: dict[StageName, tuple[str, ...]] = {
 def stage_fingerprint(store: ObjectStore, spec: StageSpec, read: Reader = known) -> str:
     """What determines the result of `spec`: its part of the recipe, loop, phase and inputs."""
     recipe = spec.recipe.model_dump(mode="json")
-    if not _flips(spec):
-        recipe["reward"]["flip"] = 0.0
+    recipe["reward"] = spec.rewards.model_dump(mode="json")
     settings = {name: _part(recipe, name) for name in SECTIONS[spec.stage]}
     settings |= {"loop": spec.loop, "phase": spec.phase.value}
     if "reward" in settings and spec.recipe.reward.judge is not None:
@@ -39,11 +37,6 @@ def stage_fingerprint(store: ObjectStore, spec: StageSpec, read: Reader = known)
         settings["judge_prompt"] = PROMPT_VERSION
     inputs = {name: input_digest(store, at, read) for name, at in sorted(spec.inputs.items())}
     return fingerprint(spec.stage, settings, inputs)
-
-
-def _flips(spec: StageSpec) -> bool:
-    """Whether `reward.flip` acts: on what RL learns from. So the other stages are its variants' too."""
-    return spec.stage == "train-rl" or (spec.stage == "reward" and spec.phase is Phase.RL)
 
 
 def _part(tree: Any, name: str) -> Any:

@@ -11,7 +11,7 @@ import polars as pl
 from pelican.data.columns import pool_columns, questions
 from pelican.data.tables import read_rows, write_rows
 from pelican.errors import UserInputError
-from pelican.records import Phase, Rollout, Sample, Score
+from pelican.records import Rollout, Sample, Score
 from pelican.rewards import PARSE_FAILURES, Judge, judge_of, judge_workers, score
 from pelican.stages.context import StageContext
 from pelican.telemetry import record
@@ -56,10 +56,8 @@ def _scores(
                 f"{shard.name} answers sample {rollout.sample_id!r}, which is not in the pool"
                 f" {context.spec.inputs['pool']!r}; rollouts and pool are of different runs"
             )
-    recipe = context.recipe
-    # The weak set that SFT is taught from is mined from rewards as they are.
-    config = recipe.reward if context.spec.phase is Phase.RL else recipe.reward.honest
-    seed = flip_seed(recipe.seed, context.spec.loop)
+    config = context.spec.rewards
+    seed = flip_seed(context.recipe.seed, context.spec.loop)
 
     def one(rollout: Rollout) -> Score:
         sample = samples[rollout.sample_id]
@@ -67,7 +65,7 @@ def _scores(
             sample, rollout.completion, config, index=rollout.index, seed=seed, judge=judge
         )
 
-    scores = list(in_order(one, rollouts, judge_workers(recipe.reward, judge)))
+    scores = list(in_order(one, rollouts, judge_workers(config, judge)))
     for sample_id, group in groupby(scores, key=lambda score: score.sample_id):
         record.scored(samples[sample_id].family.value, list(group))
     return scores

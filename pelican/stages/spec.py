@@ -7,7 +7,7 @@ from typing import Literal, get_args
 from pydantic import Field
 
 from pelican.frozen import Frozen
-from pelican.recipe import Recipe
+from pelican.recipe import Recipe, RewardConfig
 from pelican.records import Phase
 
 StageName = Literal["rollout", "reward", "filter", "train-rl", "distill", "train-sft", "eval"]
@@ -32,3 +32,12 @@ class StageSpec(Frozen):
     output: str
     inputs: dict[str, str]
     recipe: Recipe
+
+    @property
+    def rewards(self) -> RewardConfig:
+        """How this stage scores. Flips are in what RL learns from, not in what is taught or measured.
+
+        So SFT's weak set is mined from rewards as they are.
+        """
+        flips = self.stage == "train-rl" or (self.stage == "reward" and self.phase is Phase.RL)
+        return self.recipe.reward if flips else self.recipe.reward.honest
