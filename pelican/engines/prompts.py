@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from pelican.engines.conversation import conversation
@@ -35,7 +37,7 @@ class PromptEncoder:
         self.tokenizer = processor.tokenizer
         self.images = images
         self._system_prompt = system_prompt
-        self._merge = processor.image_processor.merge_size**2
+        self._merge: int = processor.image_processor.merge_size**2
         self.image_token: str = processor.image_token
         self.image_token_id: int = processor.image_token_id
         self.media_token_ids = [processor.image_token_id, processor.video_token_id]
@@ -44,17 +46,32 @@ class PromptEncoder:
 
     def prompt(self, sample: Sample) -> Encoded:
         """The prompt, ready for the assistant's first token."""
-        text = self.processor.apply_chat_template(
-            messages(sample, self._system_prompt), add_generation_prompt=True, tokenize=False
-        )
         prepared = self.images.prepare(sample.images)
-        parts = text.split(self.image_token)
+        parts = self._text(sample).split(self.image_token)
         pieces = [parts[0]]
         for image, part in zip(prepared, parts[1:], strict=True):
             t, h, w = image.grid
             pieces += [self.image_token * (t * h * w // self._merge), part]
         ids = self.tokenizer("".join(pieces), add_special_tokens=False)["input_ids"]
         return Encoded(ids, prepared)
+
+    def length(self, sample: Sample) -> int:
+        """Tokens of the prompt. Of the images only their sizes are read."""
+        text: list[int] = self.tokenizer(self._text(sample), add_special_tokens=False)["input_ids"]
+        return len(text) + sum(self._tokens(image) - 1 for image in sample.images)
+
+    def _tokens(self, image: bytes) -> int:
+        with Image.open(io.BytesIO(image)) as opened:
+            width, height = opened.size
+        patches: int = self.processor.image_processor.get_number_of_image_patches(height, width)
+        return patches // self._merge
+
+    def _text(self, sample: Sample) -> str:
+        """The chat as text, with one token for each image."""
+        text: str = self.processor.apply_chat_template(
+            messages(sample, self._system_prompt), add_generation_prompt=True, tokenize=False
+        )
+        return text
 
     def completion(self, text: str) -> list[int]:
         """Token ids of a completion, its end token included."""

@@ -87,7 +87,7 @@ class DemonstrationTrainer(ExactResume, SFTTrainer):  # type: ignore[misc]
     def __init__(
         self, *args: Any, encoder: PromptEncoder, rows: Sequence[Demonstration], **kwargs: Any
     ) -> None:
-        lengths = [len(encoder.prompt(r.sample).ids) + len(r.completion) // 2 for r in rows]
+        lengths = [encoder.length(r.sample) + len(r.completion) // 2 for r in rows]
         config = kwargs["args"]
         batch = config.per_device_train_batch_size * config.world_size
         order = schedule(lengths, config.max_steps, batch, config.seed)

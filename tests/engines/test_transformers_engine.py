@@ -17,7 +17,7 @@ from pelican.errors import UserInputError
 from pelican.recipe import ModelConfig, Sampling
 from pelican.records import Turn
 from pelican.storage.checkpoint import check_checkpoint
-from tests.data.factory import clip, sample
+from tests.data.factory import clip, picture, sample
 
 CACHED = ModelConfig(dtype="float32", freeze_vision=True, cache_vision=True)
 PLAIN = ModelConfig(dtype="float32")
@@ -52,6 +52,18 @@ def test_the_encoder_gives_the_ids_of_the_processors_own_chat_template(twin: Pat
         ours = encoder.prompt(one)
         assert ours.ids == theirs["input_ids"][0].tolist()
         assert torch.equal(torch.cat([i.rows for i in ours.images]), theirs["pixel_values"])
+
+
+def test_a_prompts_length_is_told_without_preparing_its_images(twin: Path) -> None:
+    _, encoder = load_model(PLAIN, twin)
+    odd = [
+        sample(5 + i, images=(picture(i, size),)) for i, size in enumerate(((301, 77), (9, 640)))
+    ]
+    samples = [*SAMPLES, *odd]
+    wanted = [len(encoder.prompt(one).ids) for one in samples]
+    del encoder.images
+    assert [encoder.length(one) for one in samples] == wanted
+    assert len(set(wanted)) > 3
 
 
 def test_greedy_completions_are_those_of_generate(engine: TransformersEngine, twin: Path) -> None:
