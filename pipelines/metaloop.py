@@ -1,8 +1,8 @@
 """Deliberate Practice Policy Optimization: K metaloops, each an RL phase, then an SFT phase.
 
-    policy_k ──rollout──reward──filter──► practice buffer ──train-rl──► policy_k+½
-    policy_k+½ ──rollout──reward──filter──► weak set ──distill──► D_SFT ──train-sft──► policy_k+1
-    policy_k+1 ──eval──► go on?
+    policy_k --rollout--reward--filter--> practice buffer --train-rl--> policy_k+1/2
+    policy_k+1/2 --rollout--reward--filter--> weak set --distill--> D_SFT --train-sft--> policy_k+1
+    policy_k+1 --eval--> go on?
 
 RL refines what the policy can nearly do and so reveals what it can't; the teacher's answers to that
 expand it. Pipelines have no recursion at run time, so the graph recurses when it is built: loop k

@@ -10,6 +10,7 @@ from typing import Any
 
 SECRETS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 CA = "/etc/pelican/ca"
+CACHE = "/tmp/cache"  # a step's user may not write beside the code
 Setup = Callable[[Any], Any]
 _SETUP: ContextVar[Setup | None] = ContextVar("setup of a task", default=None)
 
@@ -27,8 +28,8 @@ class StepPods:
     def __call__(self, task: Any) -> Any:
         from kfp import kubernetes
 
-        for name in sorted(self.variables):
-            task.set_env_variable(name, self.variables[name])
+        for name, value in sorted({"PELICAN_CACHE": CACHE, **self.variables}.items()):
+            task.set_env_variable(name, value)
         task.set_cpu_request(self.cpu).set_memory_request(self.memory)
         kubernetes.use_secret_as_env(task, self.store_secret, {name: name for name in SECRETS})
         if self.ca_secret:

@@ -1,9 +1,9 @@
 """New data in, a better model out: the metaloop on what the current model can't do of new data.
 
-    new data ──intake──► train, held out
-    current ──rollout──reward──filter──► any weakness? ── no: stop and say so
+    new data --intake--> train, held out
+    current --rollout--reward--filter--> any weakness? -- no: stop and say so
          yes: practice = new samples not mastered + replay of the old ledger
-    current, practice ──metaloop──► policy ──gate──► candidate ──► current
+    current, practice --metaloop--> policy --gate--> candidate --> current
 
 The first evaluation is the current model's on the old and the new held-out sets; that of the last
 loop is the new model's; the gate compares them.

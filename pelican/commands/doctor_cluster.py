@@ -13,6 +13,7 @@ from pelican.errors import PelicanError, UserInputError
 from pelican.launch.choice import AUTO, choose
 from pelican.storage.objects import open_store
 
+KUBEFLOW = "kubeflow"  # where steps run if Kubeflow has one namespace for all
 _NEEDED = (
     ("create", "pytorchjobs", "kubeflow.org"),
     ("get", "pytorchjobs", "kubeflow.org"),
@@ -38,6 +39,8 @@ def places(store_uri: str) -> Iterator[Finding]:
         yield _jobs()
     if name == "kubeflow":
         yield look_at("kubeflow", _kubeflow, "KFP_HOST, KFP_TOKEN_FILE")
+    if name != "local":
+        yield from credentials(steps=name == "kubeflow")
 
 
 def kubectl() -> Finding:
@@ -83,6 +86,31 @@ def _jobs() -> Finding:
         about = f"{namespace}: you may not {', '.join(denied)}"
         return Finding("missing", "cluster", about, "make deploy")
     return Finding("ok", "cluster", f"PyTorchJobs in namespace {namespace}")
+
+
+def credentials(steps: bool) -> Iterator[Finding]:
+    """Whether pods find the store's Secret, where this identity may see that.
+
+    A pod whose Secret is not there waits for ever, and Kubeflow does not say why.
+    """
+    from pelican.launch.kube import Kube
+    from pelican.launch.target import Target
+
+    target = Target.from_environment()
+    pods = {target.namespace: "jobs"}
+    if steps:
+        pods[os.environ.get("KFP_NAMESPACE") or KUBEFLOW] = "Kubeflow's steps"
+    for namespace, whose in pods.items():
+        try:
+            there = Kube(namespace, patience_s=5.0).has_secret(target.store_secret)
+        except PelicanError:  # no cluster is configured, or this is not ours to see
+            continue
+        about = f"{target.store_secret} in namespace {namespace}, of {whose}"
+        if there:
+            yield Finding("ok", "credentials", about)
+        else:
+            mend = f"kubectl -n {namespace} create secret generic {target.store_secret} ..."
+            yield Finding("missing", "credentials", f"no {about}", f"{mend} (docs/cluster.md)")
 
 
 def _kubeflow() -> str:

@@ -221,7 +221,9 @@ def _equals(key: str, value: str) -> dict[str, Any]:
 
 
 def _message(body: Any) -> str:
+    """What the API says in an error's body: uploads have a key of their own for it."""
     try:
-        return str(json.loads(body)["message"])[:300]
-    except (TypeError, ValueError, KeyError):
+        told = json.loads(body)
+        return str(told.get("message") or told["error_message"])[:300]
+    except (TypeError, ValueError, KeyError, AttributeError):
         return ""

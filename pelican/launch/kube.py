@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from urllib.parse import urlencode
 
 import urllib3
@@ -17,6 +18,7 @@ from pelican.launch.podspec import Tree
 
 PATIENCE_S = 120.0  # an API server may be restarted under us
 REQUEST_S = 20.0
+_METADATA = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
 _TRANSIENT = (408, 429, 500, 502, 503, 504)
 
 
@@ -138,6 +140,14 @@ class Kube:
             finally:
                 response.release_conn()
 
+    def has_secret(self, name: str) -> bool:
+        """Asks for its metadata alone. Raises UserInputError if this identity may not ask."""
+        try:
+            self._raw("GET", f"{self._core}/secrets/{name}", accept=_METADATA)
+        except Absent:
+            return False
+        return True
+
     def may(self, verb: str, resource: str, group: str = "") -> bool:
         """Whether this identity may do that in the namespace."""
         attributes = {"namespace": self.namespace, "verb": verb, "group": group}
@@ -170,6 +180,7 @@ class Kube:
         query: Mapping[str, str] | None = None,
         body: object = None,
         content: str = "application/json",
+        accept: str = "application/json",
     ) -> bytes:
         retrying = Retrying(
             retry=retry_if_exception(_is_transient),
@@ -178,7 +189,8 @@ class Kube:
             reraise=True,
         )
         with _meaning(self.namespace):
-            return bytes(retrying(self._request, method, path, query, body, content).data)
+            request = partial(self._request, method, path, query, body, content, accept=accept)
+            return bytes(retrying(request).data)
 
     def _request(
         self,
@@ -188,9 +200,10 @@ class Kube:
         body: object = None,
         content: str = "application/json",
         *,
+        accept: str = "application/json",
         stream: bool = False,
     ) -> urllib3.BaseHTTPResponse:
-        headers = {"Accept": "application/json", "Content-Type": content}
+        headers = {"Accept": accept, "Content-Type": content}
         self._api.update_params_for_auth(headers, [], ["BearerToken"])  # a token may be renewed
         url = self._api.configuration.host + path
         response: urllib3.BaseHTTPResponse = self._api.rest_client.pool_manager.request(

@@ -201,12 +201,18 @@ def test_the_token_is_read_again_when_it_changes(
 
 
 def test_what_the_api_says_is_a_sentence(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
-    for status, kind in ((401, UserInputError), (400, UserInputError), (503, InfrastructureError)):
-        answer = (status, {"message": "the reason"})
+    for status, kind, key in (
+        (401, UserInputError, "message"),
+        (400, UserInputError, "message"),
+        (503, InfrastructureError, "message"),
+        (500, InfrastructureError, "error_message"),  # of an upload, in 2.17
+    ):
+        answer = (status, {key: "the reason"})
         monkeypatch.setattr(backend, "answer", lambda *_, answer=answer: answer)
         with pytest.raises(kind) as caught:
             Kfp().experiments()
         assert "\n" not in str(caught.value)
+        assert status == 401 or str(caught.value).endswith("the reason")
     monkeypatch.setenv("KFP_HOST", "http://127.0.0.1:9")
     with pytest.raises(InfrastructureError, match="does not answer"):
         Kfp().experiments()
@@ -219,7 +225,7 @@ def test_pods_of_steps_get_secrets_by_reference_and_all_of_them_do(tmp_path: Pat
     assert set(platforms) == set(executors)
     for name, executor in executors.items():
         variables = {e["name"]: e["value"] for e in executor["container"]["env"]}
-        assert variables == {"PELICAN_LAUNCHER": "pytorchjob"}
+        assert variables == {"PELICAN_LAUNCHER": "pytorchjob", "PELICAN_CACHE": "/tmp/cache"}
         (secret,) = platforms[name]["secretAsEnv"]
         assert "pelican-s3" in json.dumps(secret)
 

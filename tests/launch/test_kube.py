@@ -8,8 +8,21 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 import yaml
 
+from pelican.commands.doctor_cluster import credentials
 from pelican.launch.kube import Kube
 from tests.endpoints import Answer, Request, serving
+
+
+def config_of(folder: Path, address: str) -> Path:
+    config = folder / "config"
+    tree = {
+        "clusters": [{"name": "c", "cluster": {"server": address}}],
+        "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
+        "users": [{"name": "u", "user": {}}],
+        "current-context": "c",
+    }
+    config.write_text(yaml.safe_dump(tree))
+    return config
 
 
 @pytest.fixture
@@ -36,22 +49,33 @@ def test_a_warning_is_found_among_more_than_a_page(
         return 200, {"items": events[begin:end], "metadata": following}
 
     with serving(answer) as address:
-        cluster = {"name": "c", "cluster": {"server": address}}
-        context = {"name": "c", "context": {"cluster": "c", "user": "u"}}
-        user = {"name": "u", "user": {}}
-        config = tmp_path / "config"
-        config.write_text(
-            yaml.safe_dump(
-                {
-                    "clusters": [cluster],
-                    "contexts": [context],
-                    "users": [user],
-                    "current-context": "c",
-                }
-            )
-        )
-        monkeypatch.setenv("KUBECONFIG", str(config))
+        monkeypatch.setenv("KUBECONFIG", str(config_of(tmp_path, address)))
         found = Kube("pelican").warnings({"stuck", "a-3"})
     assert [e["involvedObject"]["name"] for e in found] == ["a-3", "stuck"]  # the newest last
     assert [query.get("continue") for query in asked] == [None, ["500"], ["1000"]]
     assert all(query["fieldSelector"] == ["type=Warning"] for query in asked)
+
+
+def test_doctor_looks_for_the_credentials_of_jobs_and_of_kubeflows_steps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Request] = []
+
+    def answer(request: Request) -> Answer:
+        asked.append(request)
+        namespace = request.path.split("/")[4]
+        status = {"pelican": 200, "kubeflow": 404, "theirs": 403}[namespace]
+        return status, {"message": namespace}
+
+    with serving(answer) as address:
+        monkeypatch.setenv("KUBECONFIG", str(config_of(tmp_path, address)))
+        monkeypatch.setenv("PELICAN_NAMESPACE", "pelican")
+        monkeypatch.delenv("KFP_NAMESPACE", raising=False)
+        there, missing = credentials(steps=True)
+        assert [f.level for f in credentials(steps=False)] == ["ok"]
+        monkeypatch.setenv("KFP_NAMESPACE", "theirs")  # where we may not look
+        assert [f.level for f in credentials(steps=True)] == ["ok"]
+    assert there.level == "ok" and missing.level == "missing"
+    assert "namespace kubeflow" in missing.about and "-n kubeflow" in missing.mend
+    # What is in the Secret is never asked for.
+    assert all("PartialObjectMetadata" in request.headers["accept"] for request in asked)

@@ -48,6 +48,13 @@ def test_the_graph_of_three_loops_is_the_golden_one(name: str, tmp_path: Path) -
     assert written_out(yaml.safe_load(found.read_text())) == written_out(expected)
 
 
+@pytest.mark.parametrize("name", sorted(PIPELINES))
+def test_the_graph_is_ascii(name: str, tmp_path: Path) -> None:
+    """A backend whose database was made with MySQL's old character set refuses anything else."""
+    compiled(name, tmp_path / "ir.yaml", "loops=1")
+    assert (tmp_path / "ir.yaml").read_text("utf-8").isascii()
+
+
 def test_no_task_is_cached(tmp_path: Path) -> None:
     for task in tasks(compiled("metaloop", tmp_path / "ir.yaml")):
         assert not task.get("cachingOptions", {}).get("enableCache", False), task["taskInfo"]
