@@ -45,6 +45,8 @@ def show(store: ObjectStore, run: str) -> dict[str, Any]:
     found = manifests(store, run)
     submission, recipe = read_submission(store, run), read_recipe(store, run)
     prefix = run_prefix(run)
+    # Whose gate ends the run; after RL it is only measured if SFT follows.
+    decide = (Phase.BASE, recipe.last_phase if recipe else Phase.SFT)
     return {
         "run": run,
         "state": state(store, run),
@@ -54,7 +56,7 @@ def show(store: ObjectStore, run: str) -> dict[str, Any]:
         "recipe_digest": recipe.digest() if recipe else None,
         "overrides": submission.overrides if submission else [],
         "submitted": submission.submitted.isoformat() if submission else None,
-        "scores": scores(store, run),
+        "scores": [entry | {"obeyed": entry["phase"] in decide} for entry in scores(store, run)],
         "counts": counts(found),
         "durations": durations(found),
         "seconds": round(sum(m.seconds for m in found), 1),

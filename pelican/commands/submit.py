@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import selectors
 import signal
@@ -14,12 +13,12 @@ from contextlib import suppress
 from pathlib import Path
 
 from pelican import settings
-from pelican.errors import InfrastructureError, PelicanError, UserInputError
+from pelican.commands.ended import error_told, print_result, state_after
+from pelican.errors import PelicanError, UserInputError
 from pelican.launch.base import CancelledError, error_of
 from pelican.launch.choice import choose
 from pelican.leash import OWNER, PARENT, identity
 from pelican.lock import exclusive
-from pelican.outcome import show
 from pelican.preflight import check_places, check_same_recipe
 from pelican.recipe import Recipe
 from pelican.recipes import find_recipe, for_pipeline
@@ -38,7 +37,6 @@ from pelican.runs import (
     run_prefix,
     state,
 )
-from pelican.stages.spec import STAGES
 from pelican.storage.manifests import now
 from pelican.storage.objects import ObjectStore, open_store
 from pelican.storage.publish import publish
@@ -83,7 +81,9 @@ def submit(
 
             kfp_run = submit_run(objects, name, pipeline, recipe)
             if wait:
-                _wait_for(objects, name, kfp_run)
+                from pelican.commands.wait import wait_in_kubeflow
+
+                wait_in_kubeflow(objects, name, kfp_run, expected_stages(recipe, pipeline))
         else:
             run_here(objects, name, pipeline, recipe, chosen)
 
@@ -91,26 +91,6 @@ def submit(
 def as_kept(store: ObjectStore, recipe: Recipe, chosen: str) -> Recipe:
     """The recipe as a run of this launcher keeps it: for pods, with what it names in the store."""
     return recipe if chosen == "local" else publish(store, recipe)
-
-
-def _wait_for(store: ObjectStore, run: str, kfp_run: str) -> None:
-    """Until Kubeflow's run has ended. Raises what the failed step said, if it said something."""
-    from pelican.launch.kfp_api import Kfp
-    from pelican.launch.kfp_client import wait_for
-
-    try:
-        wait_for(Kfp(), kfp_run)
-    except CancelledError:  # in Kubeflow's UI, perhaps: then nobody has marked it
-        mark = {"cancelled": now().isoformat()}
-        store.write(f"{run_prefix(run)}/{CANCELLED}", json.dumps(mark).encode(), if_absent=True)
-        raise
-    except InfrastructureError:  # of the wait; the run goes on
-        raise
-    except PelicanError:
-        failure = read_json(store, f"{run_prefix(run)}/{FAILURE}")
-        if failure is None:
-            raise
-        raise _error(failure) from None
 
 
 def choose_run(store: ObjectStore, asked: Submission, recipe: Recipe, given: str | None) -> str:
@@ -170,17 +150,11 @@ def run_here(
         failure = view.progress.failure
     print_result(store, run, time.monotonic() - started)
     if failure is not None:
-        raise _error(failure)
+        raise error_told(failure)
     if code != 0:
         raise error_of(code, f"the pipeline ended with status {code}; see {logs / 'pipeline.log'}")
     if state_after(store, run) != "complete":
         raise PelicanError(f"run {run} is not complete; see {logs / 'pipeline.log'}")
-
-
-def state_after(store: ObjectStore, run: str) -> str:
-    """What the summary says; while we hold the run's lock, `state` says running."""
-    summary = read_json(store, f"{run_prefix(run)}/summary.json") or {}
-    return str(summary.get("state", "unfinished"))
 
 
 def _follow(command: list[str], log_file: Path, view: View, launcher: str) -> int:
@@ -247,23 +221,3 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-
-
-def _error(failure: dict[str, object]) -> PelicanError:
-    where = f"{failure['stage']}, loop {failure['loop']} {failure['phase']}"
-    if failure["stage"] not in STAGES:  # preflight, or a step of a retraining
-        where = str(failure["stage"])
-    code = failure.get("exit_code")  # None: of a version that kept the name alone
-    return error_of(code if isinstance(code, int) else 1, f"{where}: {failure['message']}")
-
-
-def print_result(store: ObjectStore, run: str, took_s: float) -> None:
-    """The table of scores, the run's name, the report's path."""
-    from pelican.commands.tables import score_table
-    from pelican.telemetry.progress import duration
-
-    tree = show(store, run)
-    if tree["scores"]:
-        score_table(tree)
-    print(f"run     {run} ({duration(took_s)})")
-    print(f"report  {tree['report'] or 'not written'}", flush=True)

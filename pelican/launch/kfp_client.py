@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 from pelican.errors import InfrastructureError, PelicanError
 from pelican.launch.base import CancelledError
@@ -15,8 +16,8 @@ POLL_S = 5.0
 PATIENCE_S = 300.0
 
 
-def wait_for(kfp: Kfp, run_id: str) -> None:
-    """Until the run has ended. Raises PelicanError unless it succeeded.
+def wait_for(kfp: Kfp, run_id: str, meanwhile: Callable[[], None] = lambda: None) -> None:
+    """Until the run has ended; `meanwhile` is called at each look. Raises PelicanError unless it succeeded.
 
     An API that is away is asked again for PATIENCE_S; then InfrastructureError, and the run goes on.
     """
@@ -30,6 +31,7 @@ def wait_for(kfp: Kfp, run_id: str) -> None:
                 raise
             time.sleep(POLL_S)
             continue
+        meanwhile()
         if state == "SUCCEEDED":
             return
         if state in ("CANCELED", "CANCELING"):

@@ -30,12 +30,16 @@ class View(ABC):
             self.progress.on_progress(event)
             self.tick()
         elif kind == "event":
-            self.progress.on_event(event)
-            text = self._sentence(event)
-            if text:
-                self.say(text)
-            self.tick()
+            self.event(event)
         return True
+
+    def event(self, event: Event) -> None:
+        """Show what happened to a stage."""
+        self.progress.on_event(event)
+        text = self._sentence(event)
+        if text:
+            self.say(text)
+        self.tick()
 
     def _sentence(self, event: Event) -> str:
         run = self.progress

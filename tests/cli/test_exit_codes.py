@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pelican.commands.submit import _error
+from pelican.commands.ended import error_told
 from pelican.errors import PelicanError, ResourceError, UserInputError
 from pelican.failure import told
 from pelican.launch.base import CancelledError, StageError
@@ -35,6 +35,6 @@ def test_a_step_that_failed_keeps_its_status(
         raise error("it ended")
     assert ended.value.code == status
     failure = json.loads(store.read("runs/r/failure.json"))
-    found = _error(failure)
+    found = error_told(failure)
     assert found.exit_code == status
     assert str(found) == "train-rl, loop 2 rl: it ended"

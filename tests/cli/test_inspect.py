@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from pathlib import Path
 
 import pytest
@@ -84,6 +85,21 @@ def test_show_and_compare_print_tables(
     assert "loop 2, after SFT" in out
     assert "chance" in out
     assert "affordance" in out
+
+
+@pytest.mark.parametrize(
+    ("phase", "said"), [("sft", "stopped after"), ("rl", "measured, and not stopped by, after")]
+)
+def test_a_gate_that_is_not_obeyed_did_not_stop_the_run(
+    store: FolderStore, capsys: pytest.CaptureFixture[str], tmp_path: Path, phase: str, said: str
+) -> None:
+    shutil.copytree(store.root, tmp_path / "store")
+    file = tmp_path / f"store/runs/{NAME}/loop-2/eval-{phase}/manifest.json"
+    tree = json.loads(file.read_text())
+    tree["metrics"]["go_on"], tree["notes"]["gate"] = 0.0, ["thinking: gone"]
+    file.write_text(json.dumps(tree))
+    print_run(NAME, False, str(tmp_path / "store"))
+    assert f"{said} loop 2 {phase.upper()}: thinking: gone" in capsys.readouterr().out
 
 
 def test_report_writes_the_page_again_and_prints_its_path(
