@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal
 
+from pelican.recipe import Recipe
 from pelican.records import Phase
 from pelican.runs import (
     FAILURE,
@@ -45,8 +46,6 @@ def show(store: ObjectStore, run: str) -> dict[str, Any]:
     found = manifests(store, run)
     submission, recipe = read_submission(store, run), read_recipe(store, run)
     prefix = run_prefix(run)
-    # Whose gate ends the run; after RL it is only measured if SFT follows.
-    decide = (Phase.BASE, recipe.last_phase if recipe else Phase.SFT)
     return {
         "run": run,
         "state": state(store, run),
@@ -56,7 +55,7 @@ def show(store: ObjectStore, run: str) -> dict[str, Any]:
         "recipe_digest": recipe.digest() if recipe else None,
         "overrides": submission.overrides if submission else [],
         "submitted": submission.submitted.isoformat() if submission else None,
-        "scores": [entry | {"obeyed": entry["phase"] in decide} for entry in scores(store, run)],
+        "scores": [entry | {"stopped": _stopped(entry, recipe)} for entry in scores(store, run)],
         "counts": counts(found),
         "durations": durations(found),
         "seconds": round(sum(m.seconds for m in found), 1),
@@ -64,6 +63,13 @@ def show(store: ObjectStore, run: str) -> dict[str, Any]:
         "report": report_path(store, run),
         "failure": read_json(store, f"{prefix}/{FAILURE}"),
     }
+
+
+def _stopped(entry: Mapping[str, Any], recipe: Recipe | None) -> bool:
+    """Whether this evaluation's gate kept the run from another loop."""
+    if entry.get("go_on", True) or recipe is None:
+        return False
+    return entry["loop"] < recipe.loops and recipe.obeys_gate_after(Phase(entry["phase"]))
 
 
 def scores(store: ObjectStore, run: str) -> list[dict[str, Any]]:

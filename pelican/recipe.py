@@ -5,6 +5,8 @@ Imports neither torch nor kfp.
 
 from __future__ import annotations
 
+import json
+
 from pydantic import Field, model_validator
 
 from pelican.digest import digest_of
@@ -45,8 +47,16 @@ class Recipe(Section):
 
     @property
     def last_phase(self) -> Phase:
-        """The phase that ends a loop, whose gate is obeyed. RL's is only measured if SFT follows."""
+        """The phase that ends a loop."""
         return Phase.SFT if self.sft.enabled else Phase.RL
+
+    def obeys_gate_after(self, phase: Phase) -> bool:
+        """False after RL if SFT follows, which may restore what RL lost: then it is only measured."""
+        return phase in (Phase.BASE, self.last_phase)
+
+    def as_parameter(self) -> str:
+        """The recipe for a pipeline: JSON in ASCII, because a backend's database may refuse the rest."""
+        return json.dumps(self.model_dump(mode="json"), separators=(",", ":"))
 
     @model_validator(mode="after")
     def _some_phase(self) -> Recipe:

@@ -35,7 +35,7 @@ def compile_pipeline(name: str, recipe: Recipe, path: Path, setup: Setup | None 
         compiler.Compiler().compile(
             build(name, recipe),
             str(path),
-            pipeline_parameters={"recipe": recipe.model_dump_json()},
+            pipeline_parameters={"recipe": recipe.as_parameter()},
         )
 
 

@@ -36,7 +36,7 @@ def submit_run(store: ObjectStore, run: str, pipeline: str, recipe: Recipe) -> s
     run_id = kfp.active_run(experiment, run)
     if run_id is None:
         store.delete(f"{run_prefix(run)}/{FAILURE}")  # of an earlier attempt
-        parameters = {"store": store.uri, "run": run, "recipe": recipe.model_dump_json()}
+        parameters = {"store": store.uri, "run": run, "recipe": recipe.as_parameter()}
         run_id = kfp.start(experiment, run, pipeline_id, version_id, parameters)
     link = kfp.link(run_id)
     record = {"run_id": run_id, "host": kfp.settings.host, "link": link, "version": digest}

@@ -8,12 +8,12 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-from pelican.commands.findings import Finding, look_at
+from pelican.commands.findings import Finding, Level, look_at
 from pelican.errors import PelicanError, UserInputError
 from pelican.launch.choice import AUTO, choose
 from pelican.storage.objects import open_store
 
-KUBEFLOW = "kubeflow"  # where steps run if Kubeflow has one namespace for all
+KUBEFLOW = "kubeflow"  # where steps usually run if Kubeflow has one namespace for all
 _NEEDED = (
     ("create", "pytorchjobs", "kubeflow.org"),
     ("get", "pytorchjobs", "kubeflow.org"),
@@ -89,28 +89,38 @@ def _jobs() -> Finding:
 
 
 def credentials(steps: bool) -> Iterator[Finding]:
-    """Whether pods find the store's Secret, where this identity may see that.
+    """Whether pods find the Secrets of the store, as far as this identity may see that.
 
-    A pod whose Secret is not there waits for ever, and Kubeflow does not say why.
+    A pod whose Secret is not there waits for ever. Only a cluster that is named is asked: the one of
+    `~/.kube/config` may be another.
     """
-    from pelican.launch.kube import Kube
     from pelican.launch.target import Target
 
+    if not (os.environ.get("KUBECONFIG") or os.environ.get("KUBERNETES_SERVICE_HOST")):
+        return
     target = Target.from_environment()
-    pods = {target.namespace: "jobs"}
+    names = [name for name in (target.store_secret, target.ca_secret) if name]
+    for name in names:
+        yield _secret(name, target.namespace, "jobs", "missing")
     if steps:
-        pods[os.environ.get("KFP_NAMESPACE") or KUBEFLOW] = "Kubeflow's steps"
-    for namespace, whose in pods.items():
-        try:
-            there = Kube(namespace, patience_s=5.0).has_secret(target.store_secret)
-        except PelicanError:  # no cluster is configured, or this is not ours to see
-            continue
-        about = f"{target.store_secret} in namespace {namespace}, of {whose}"
-        if there:
-            yield Finding("ok", "credentials", about)
-        else:
-            mend = f"kubectl -n {namespace} create secret generic {target.store_secret} ..."
-            yield Finding("missing", "credentials", f"no {about}", f"{mend} (docs/cluster.md)")
+        told = os.environ.get("KFP_NAMESPACE")
+        for name in names:  # where Kubeflow's steps run is its own affair unless it was said
+            level: Level = "missing" if told else "optional"
+            yield _secret(name, told or KUBEFLOW, "Kubeflow's steps", level)
+
+
+def _secret(name: str, namespace: str, whose: str, level: Level) -> Finding:
+    from pelican.launch.kube import Kube
+
+    about = f"{name} in namespace {namespace}, of {whose}"
+    try:
+        there = Kube(namespace, patience_s=5.0).has_secret(name)
+    except PelicanError as error:
+        return Finding("optional", "credentials", f"{about}: not to be seen ({error})")
+    if there:
+        return Finding("ok", "credentials", about)
+    mend = f"kubectl -n {namespace} create secret generic {name} ... (docs/cluster.md)"
+    return Finding(level, "credentials", f"no {about}", mend)
 
 
 def _kubeflow() -> str:

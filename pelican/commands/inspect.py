@@ -61,8 +61,8 @@ def print_run(run: str, as_json: bool, uri: str | None) -> None:
         score_table(tree)
     for entry in tree["scores"]:
         if not entry.get("go_on", True):
-            how = "stopped after" if entry["obeyed"] else "measured, and not stopped by, after"
-            print(f"{how} {where(entry)}: {'; '.join(entry['reasons'])}")
+            how = "stopped" if entry["stopped"] else "would have stopped"
+            print(f"{how} after {where(entry)}: {'; '.join(entry['reasons'])}")
     _print_ledger(tree["counts"])
     _print_durations(tree["durations"])
     print()

@@ -30,10 +30,10 @@ def verify(
     """The accepted try with the highest task score, of equals the shortest, of equals the first.
 
     Accepted: the task succeeded and the format is whole. If none is, the best failed try with its
-    reason. `config.flip` is the ablation of RL's reward and leaves the verification alone.
+    reason.
     """
     scored = [
-        (reply, score(sample, reply.text, config.honest, index=i, judge=judge))
+        (reply, score(sample, reply.text, config, index=i, judge=judge))
         for i, reply in enumerate(replies)
     ]
     accepted = [(reply, given) for reply, given in scored if is_accepted(reply, given)]

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from pelican.engines.conversation import conversation
 from pelican.engines.vision import ImageSource, Prepared
+from pelican.errors import UserInputError
 from pelican.records import Sample
 
 
@@ -46,8 +47,9 @@ class PromptEncoder:
 
     def prompt(self, sample: Sample) -> Encoded:
         """The prompt, ready for the assistant's first token."""
+        text = self._text(sample)
         prepared = self.images.prepare(sample.images)
-        parts = self._text(sample).split(self.image_token)
+        parts = text.split(self.image_token)
         pieces = [parts[0]]
         for image, part in zip(prepared, parts[1:], strict=True):
             t, h, w = image.grid
@@ -67,10 +69,19 @@ class PromptEncoder:
         return patches // self._merge
 
     def _text(self, sample: Sample) -> str:
-        """The chat as text, with one token for each image."""
+        """The chat as text, with one token for each image.
+
+        Raises UserInputError if the sample's own words hold such a token.
+        """
         text: str = self.processor.apply_chat_template(
             messages(sample, self._system_prompt), add_generation_prompt=True, tokenize=False
         )
+        if text.count(self.image_token) != len(sample.images):
+            raise UserInputError(
+                f"sample {sample.id!r} has {len(sample.images)} images and"
+                f" {text.count(self.image_token)} places for them; take {self.image_token!r} out of"
+                " its text"
+            )
         return text
 
     def completion(self, text: str) -> list[int]:

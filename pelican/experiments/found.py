@@ -23,7 +23,8 @@ class Found:
     """One run. `settings` is its recipe's digest but for the seed: what may be averaged over seeds.
 
     `row.against_first` is paired with the run of `dppo` of the same seed. `thinking` is mean characters of an
-    embodied answer's reasoning, of the base and at the end.
+    embodied answer's reasoning, of the base and at the end. `after_rl` is the embodied score after
+    the last RL phase.
     """
 
     label: str
@@ -34,6 +35,7 @@ class Found:
     command: str
     row: RunRow
     thinking: tuple[float | None, float | None]
+    after_rl: float | None
     stopped: bool
     rl_steps: int
     code: str
@@ -80,6 +82,7 @@ def _found(asked: Submission, label: str, seed: int, runs: Mapping[str, Run], fi
         against = pair_of(first, run.name, {first: runs[first], run.name: run})
     words = [word for text in asked.overrides for word in shlex.split(text)]
     recipe = require_recipe(run.store, run.name)
+    last = [m for m in done if m.stage == "eval"][-1]
     return Found(
         label=label,
         seed=seed,
@@ -89,11 +92,17 @@ def _found(asked: Submission, label: str, seed: int, runs: Mapping[str, Run], fi
         command=submit_command(asked.address, " ".join(words), run.name),
         row=row_of(run.name, run, against),
         thinking=(_thinking(run.base), _thinking(run.final)),
-        stopped=[m for m in done if m.stage == "eval"][-1].metrics.get("go_on", 1.0) < 0.5,
+        after_rl=_after_rl(run),
+        stopped=last.loop < recipe.loops and last.metrics.get("go_on", 1.0) < 0.5,
         rl_steps=sum(m.counts.get("steps", 0) for m in done if m.stage == "train-rl"),
         code=_code(done),
         finished=max(m.finished for m in done),
     )
+
+
+def _after_rl(run: Run) -> float | None:
+    found = [e.summary.embodied for e in run.evaluations if e.phase == "rl"]
+    return found[-1].score if found and found[-1] else None
 
 
 def _thinking(evaluation: Evaluation | None) -> float | None:

@@ -11,7 +11,16 @@ from pelican.experiments.variants import ABLATIONS
 from pelican.storage.objects import ObjectStore
 
 NOTHING = "No run of the set is complete."
-_VARIANTS = ["variant", "runs", "final", "gain", f"against {FIRST}", "general", "thinking, base"]
+_VARIANTS = [
+    "variant",
+    "runs",
+    "after RL",
+    "final",
+    "gain",
+    f"against {FIRST}",
+    "general",
+    "thinking, base",
+]
 _VARIANTS += ["end", "RL steps", "k tokens generated", "trained", "compute"]
 _RUNS = ["run", "base", "final", "gain (95 %)", f"against {FIRST} (95 %)", "general (95 %)"]
 _RUNS += ["loops", "min", "finished, code", "command"]
@@ -61,6 +70,7 @@ def _summary(runs: Sequence[Found], dppo: dict[int, int], ambiguous: bool) -> st
         [
             name + (f"; {stopped} stopped by the gate" if stopped else ""),
             str(len(runs)),
+            _mean([run.after_rl for run in runs]),
             _mean([run.row.final for run in runs]),
             _mean([_delta(run.row.gain) for run in runs], "+"),
             _mean([_delta(run.row.against_first) for run in runs], "+"),

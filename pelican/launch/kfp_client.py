@@ -16,28 +16,33 @@ POLL_S = 5.0
 PATIENCE_S = 300.0
 
 
-def wait_for(kfp: Kfp, run_id: str, meanwhile: Callable[[], None] = lambda: None) -> None:
-    """Until the run has ended; `meanwhile` is called at each look. Raises PelicanError unless it succeeded.
+class RunEndedError(PelicanError):
+    """Kubeflow's run has ended, and not well."""
 
-    An API that is away is asked again for PATIENCE_S; then InfrastructureError, and the run goes on.
+
+def wait_for(kfp: Kfp, run_id: str, meanwhile: Callable[[], None] = lambda: None) -> None:
+    """Until the run has ended; `meanwhile` is called after each look that finds it going on.
+
+    Raises RunEndedError unless it succeeded, CancelledError if it was cancelled. An API that is
+    away is asked again for PATIENCE_S; then InfrastructureError, and the run goes on.
     """
     answered = time.monotonic()
     while True:
         try:
             state = kfp.state(run_id)
-            answered = time.monotonic()
         except InfrastructureError:
             if time.monotonic() - answered > PATIENCE_S:
                 raise
             time.sleep(POLL_S)
             continue
-        meanwhile()
         if state == "SUCCEEDED":
             return
         if state in ("CANCELED", "CANCELING"):
             raise CancelledError(f"the run was cancelled: {kfp.link(run_id)}")
         if state is None or state in ENDED:
-            raise PelicanError(f"the run ended as {state or 'deleted'}: {kfp.link(run_id)}")
+            raise RunEndedError(f"the run ended as {state or 'deleted'}: {kfp.link(run_id)}")
+        meanwhile()
+        answered = time.monotonic()
         time.sleep(POLL_S)
 
 

@@ -159,7 +159,7 @@ def _answers(
     def row(answered: tuple[Request, Sample, list[Reply]]) -> TeacherRow:
         request, sample, tries = answered
         record.generated(tries)
-        best = verify(sample, tries, recipe.reward, judge)
+        best = verify(sample, tries, context.spec.rewards, judge)
         return TeacherRow(
             sample_id=sample.id,
             origin=request.origin,

@@ -22,7 +22,7 @@ from pelican.evaluation.results import (
     write_results,
 )
 from pelican.evaluation.summary import Summary, summarise
-from pelican.records import Phase, Rollout, Sample
+from pelican.records import Rollout, Sample
 from pelican.rewards import Judge, judge_of, judge_workers, score
 from pelican.stages.context import StageContext
 from pelican.stages.parts import Parts, when_needed
@@ -131,8 +131,7 @@ def _conclude(context: StageContext, frame: pl.DataFrame, expected: int) -> None
     for name, value in manifest_metrics(summary).items():
         context.metric(name, value)
     context.metric("go_on", float(gate.go_on))
-    obeyed = context.spec.phase in (Phase.BASE, recipe.last_phase)
-    record.evaluated(summary, gate, obeyed)
+    record.evaluated(summary, gate, recipe.obeys_gate_after(context.spec.phase))
 
 
 def manifest_metrics(summary: Summary) -> dict[str, float]:

@@ -7,8 +7,9 @@ from typing import Literal, get_args
 from pydantic import Field
 
 from pelican.frozen import Frozen
-from pelican.recipe import Recipe, RewardConfig
+from pelican.recipe import Recipe
 from pelican.records import Phase
+from pelican.sections.scoring import RewardConfig
 
 StageName = Literal["rollout", "reward", "filter", "train-rl", "distill", "train-sft", "eval"]
 STAGES: tuple[StageName, ...] = get_args(StageName)

@@ -18,6 +18,7 @@ from pelican.engines.base import rollout_seed
 from pelican.recipe import Recipe
 from pelican.records import OpenAnswer, Sample, Score
 from pelican.rewards import Judge, judge_of, score
+from pelican.sections.scoring import RewardConfig
 from pelican.stages.context import StageContext
 
 if TYPE_CHECKING:
@@ -81,14 +82,14 @@ def practicable(samples: Sequence[Sample], judge: Judge | None) -> list[Sample]:
     return [s for s in samples if judge is not None or not isinstance(s.answer, OpenAnswer)]
 
 
-def training_scorer(recipe: Recipe, seed: int, judge: Judge | None) -> Scorer:
+def training_scorer(config: RewardConfig, seed: int, judge: Judge | None) -> Scorer:
     """The reward of RL's own completions: other ones are flipped at every step, as noise is."""
 
     def scorer(sample: Sample, completion: str, index: int, step: int) -> Score:
         return score(
             sample,
             completion,
-            recipe.reward,
+            config,
             index=index,
             seed=rollout_seed(seed, "flips", step),
             judge=judge,
@@ -157,7 +158,7 @@ def _train(context: StageContext, samples: Sequence[Sample], judge: Judge | None
             train_dataset=Dataset.from_dict({"prompt": [""] * len(order), "sample": order}),
             callbacks=[curve, losses, KeepCheckpoints(keep)],
             samples=samples,
-            scorer=training_scorer(recipe, seed, judge),
+            scorer=training_scorer(context.spec.rewards, seed, judge),
             on_step=curve.add,
         )
         checkpoint = last_checkpoint(work, STATE)

@@ -88,18 +88,29 @@ def test_show_and_compare_print_tables(
 
 
 @pytest.mark.parametrize(
-    ("phase", "said"), [("sft", "stopped after"), ("rl", "measured, and not stopped by, after")]
+    ("loop", "phase", "said"),
+    [
+        (1, "sft", "stopped"),
+        (1, "rl", "would have stopped"),  # SFT follows
+        (2, "sft", "would have stopped"),  # it was the last loop
+    ],
 )
-def test_a_gate_that_is_not_obeyed_did_not_stop_the_run(
-    store: FolderStore, capsys: pytest.CaptureFixture[str], tmp_path: Path, phase: str, said: str
+def test_only_a_gate_that_is_obeyed_stopped_the_run(
+    store: FolderStore,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    loop: int,
+    phase: str,
+    said: str,
 ) -> None:
     shutil.copytree(store.root, tmp_path / "store")
-    file = tmp_path / f"store/runs/{NAME}/loop-2/eval-{phase}/manifest.json"
+    file = tmp_path / f"store/runs/{NAME}/loop-{loop}/eval-{phase}/manifest.json"
     tree = json.loads(file.read_text())
     tree["metrics"]["go_on"], tree["notes"]["gate"] = 0.0, ["thinking: gone"]
     file.write_text(json.dumps(tree))
     print_run(NAME, False, str(tmp_path / "store"))
-    assert f"{said} loop 2 {phase.upper()}: thinking: gone" in capsys.readouterr().out
+    lines = capsys.readouterr().out.splitlines()
+    assert f"{said} after loop {loop} {phase.upper()}: thinking: gone" in lines
 
 
 def test_report_writes_the_page_again_and_prints_its_path(

@@ -66,6 +66,14 @@ def test_a_prompts_length_is_told_without_preparing_its_images(twin: Path) -> No
     assert len(set(wanted)) > 3
 
 
+def test_an_image_token_in_a_samples_text_is_refused_by_its_id(twin: Path) -> None:
+    _, encoder = load_model(PLAIN, twin)
+    said = sample(8, turns=(Turn(role="user", text=f"What does {encoder.image_token} mean?"),))
+    for measure in (encoder.prompt, encoder.length):
+        with pytest.raises(UserInputError, match="sample 's00008' has 1 images and 2 places"):
+            measure(said)
+
+
 def test_greedy_completions_are_those_of_generate(engine: TransformersEngine, twin: Path) -> None:
     model, encoder = load_model(PLAIN, twin)
     ours = [rollouts[0] for rollouts in engine.generate(SAMPLES, GREEDY, 1, 0)]

@@ -111,7 +111,7 @@ def test_a_complete_run_is_passed_over_and_one_that_cannot_start_is_told(
     several, _, detail = "\n".join(table(store, "made")).split("\n\n")
     first = several.splitlines()[2].split(" | ")
     assert first[0] == "| dppo: RL and SFT in turn, three loops" and first[1] == "1"
-    assert first[6:8] == ["20", "20"]  # characters of thinking, at first and at the end
+    assert first[7:9] == ["20", "20"]  # characters of thinking, at first and at the end
     assert detail.endswith("`make submit RECIPE=tiny SET='' RUN=made-dppo-s0` |")  # as it was asked
     assert len(several.splitlines()) == len(detail.splitlines()) == 3
 
@@ -141,15 +141,16 @@ def test_the_table_gives_deviation_and_difference_by_seed(
     made(tmp_path, monkeypatch, "made-hints-s1", 1)
     begun = store.read("runs/made-dppo-s1/run.json").replace(b"made-dppo-s1", b"made-rl-only-s1")
     store.write("runs/made-rl-only-s1/run.json", begun)
-    finals = [scores(store, f"made-dppo-s{seed}")[-1]["embodied"] for seed in (0, 1)]
+    entries = [scores(store, f"made-dppo-s{seed}") for seed in (0, 1)]
+    after_rl, finals = ([entry[i]["embodied"] for entry in entries] for i in (1, 2))
     several, notes, detail = "\n".join(table(store, "made")).split("\n\n")
     assert notes.endswith("Not complete, so not here: made-rl-only-s1.")
     dppo, hints = (line.split(" | ") for line in several.splitlines()[2:])
-    assert dppo[1:3] == ["2", f"{mean(finals):.1f} ± {stdev(finals):.1f}"]
-    assert dppo[4] == "-" and dppo[-1] == "1.00 ± 0.00 |"
+    assert dppo[1:4] == ["2", *(f"{mean(x):.1f} ± {stdev(x):.1f}" for x in (after_rl, finals))]
+    assert dppo[5] == "-" and dppo[-1] == "1.00 ± 0.00 |"
     of_both = compare(*(open_run(store, f"made-{n}-s1").final.results for n in ("dppo", "hints")))
     assert of_both.embodied is not None
-    assert hints[4] == f"{of_both.embodied.delta:+.1f}"
+    assert hints[5] == f"{of_both.embodied.delta:+.1f}"
     assert f"{of_both.embodied.delta:+.1f} (" in detail.splitlines()[-1].split(" | ")[4]
     assert table(store, "other") == [NOTHING]
 

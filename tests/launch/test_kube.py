@@ -56,7 +56,7 @@ def test_a_warning_is_found_among_more_than_a_page(
     assert all(query["fieldSelector"] == ["type=Warning"] for query in asked)
 
 
-def test_doctor_looks_for_the_credentials_of_jobs_and_of_kubeflows_steps(
+def test_doctor_looks_for_the_secrets_of_jobs_and_of_kubeflows_steps(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[Request] = []
@@ -64,18 +64,28 @@ def test_doctor_looks_for_the_credentials_of_jobs_and_of_kubeflows_steps(
     def answer(request: Request) -> Answer:
         asked.append(request)
         namespace = request.path.split("/")[4]
-        status = {"pelican": 200, "kubeflow": 404, "theirs": 403}[namespace]
+        status = {"pelican": 200, "kubeflow": 404, "profile": 404, "theirs": 403}[namespace]
         return status, {"message": namespace}
 
+    def levels(**environment: str) -> list[str]:
+        with monkeypatch.context() as patch:
+            for name, value in environment.items():
+                patch.setenv(name, value)
+            return [finding.level for finding in credentials(steps=True)]
+
+    for name in ("KUBECONFIG", "KUBERNETES_SERVICE_HOST", "KFP_NAMESPACE", "PELICAN_S3_CA_SECRET"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PELICAN_NAMESPACE", "pelican")
+    assert levels() == []  # no cluster is named
     with serving(answer) as address:
         monkeypatch.setenv("KUBECONFIG", str(config_of(tmp_path, address)))
-        monkeypatch.setenv("PELICAN_NAMESPACE", "pelican")
-        monkeypatch.delenv("KFP_NAMESPACE", raising=False)
-        there, missing = credentials(steps=True)
         assert [f.level for f in credentials(steps=False)] == ["ok"]
-        monkeypatch.setenv("KFP_NAMESPACE", "theirs")  # where we may not look
-        assert [f.level for f in credentials(steps=True)] == ["ok"]
-    assert there.level == "ok" and missing.level == "missing"
-    assert "namespace kubeflow" in missing.about and "-n kubeflow" in missing.mend
-    # What is in the Secret is never asked for.
+        assert levels() == ["ok", "optional"]  # it may be another namespace
+        assert levels(KFP_NAMESPACE="profile") == ["ok", "missing"]
+        assert levels(KFP_NAMESPACE="theirs") == ["ok", "optional"]  # we may not look
+        assert levels(PELICAN_S3_CA_SECRET="ca") == ["ok", "ok", "optional", "optional"]
+        monkeypatch.setenv("KFP_NAMESPACE", "profile")
+        *_, missing = credentials(steps=True)
+    assert "namespace profile" in missing.about and "-n profile" in missing.mend
+    # What is in a Secret is never asked for.
     assert all("PartialObjectMetadata" in request.headers["accept"] for request in asked)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from kfp import compiler
 
 from pelican.commands.trigger import compile_ as compile_poll
 from pelican.errors import UserInputError
+from pelican.recipe import Recipe
 from pelican.recipes import PIPELINES, find_recipe, for_pipeline
 from pipelines import build, compile_pipeline
 from pipelines.ir import written_out
@@ -49,10 +51,14 @@ def test_the_graph_of_three_loops_is_the_golden_one(name: str, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("name", sorted(PIPELINES))
-def test_the_graph_is_ascii(name: str, tmp_path: Path) -> None:
+def test_a_pipeline_is_ascii_whatever_its_recipe_says(name: str, tmp_path: Path) -> None:
     """A backend whose database was made with MySQL's old character set refuses anything else."""
-    compiled(name, tmp_path / "ir.yaml", "loops=1")
-    assert (tmp_path / "ir.yaml").read_text("utf-8").isascii()
+    recipe = for_pipeline(name, find_recipe("tiny", ["loops=1", "model.system_prompt=先想一想"]))
+    compile_pipeline(name, recipe, tmp_path / "ir.yaml")
+    (tree,) = yaml.safe_load_all((tmp_path / "ir.yaml").read_text())
+    assert json.dumps(tree, ensure_ascii=False).isascii()
+    parameters = tree["root"]["inputDefinitions"]["parameters"]
+    assert Recipe.model_validate_json(parameters["recipe"]["defaultValue"]) == recipe
 
 
 def test_no_task_is_cached(tmp_path: Path) -> None:

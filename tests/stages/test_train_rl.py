@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from pelican.recipe import Recipe, RewardConfig
-from pelican.recipes import find_recipe
+from pelican.recipe import RewardConfig
 from pelican.records import Family, OpenAnswer
 from pelican.rewards.base import Judgement
 from pelican.stages.train_rl import practicable, training_scorer
@@ -13,10 +10,6 @@ from tests.data.factory import sample
 
 CLOSED = sample(0)
 OPEN = sample(1, family=Family.PLANNING, answer=OpenAnswer(reference="lift it"))
-
-
-def recipe(**reward: Any) -> Recipe:
-    return find_recipe("tiny").model_copy(update={"reward": RewardConfig(**reward)})
 
 
 def test_free_text_is_practised_only_with_a_judge() -> None:
@@ -28,13 +21,13 @@ def test_the_judge_decides_in_training_too() -> None:
     def judge(question: str, reference: str, answer: str) -> Judgement:
         return Judgement(yes=3, no=0) if reference == answer else Judgement(yes=0, no=3)
 
-    scorer = training_scorer(recipe(), 0, judge)
+    scorer = training_scorer(RewardConfig(), 0, judge)
     assert scorer(OPEN, "<answer>lift it</answer>", 0, 0).success
     assert not scorer(OPEN, "<answer>drop it</answer>", 0, 0).success
 
 
 def test_other_completions_are_flipped_at_every_step() -> None:
-    scorer = training_scorer(recipe(flip=0.5), 0, None)
+    scorer = training_scorer(RewardConfig(flip=0.5), 0, None)
 
     def flipped(step: int) -> tuple[bool, ...]:
         """Of eight wrong answers those that are called right."""
