@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, get_args
@@ -27,6 +28,7 @@ from pelican.records import (
 from pelican.rewards.score import scorer_of
 
 MIN_STEP_S = 1 / 240  # no camera of a robot is faster
+RESERVED = re.compile(r"<\|[\w ]{1,40}\|>|<(?:image|video)_pad>|\[/?INST\]|<</?SYS>>")
 
 
 def answer_types() -> tuple[type[BaseModel], ...]:
@@ -73,6 +75,9 @@ def entry_of(values: dict[str, Any], shard: int, row: int) -> Entry:
     finite(sample.answer, "answer")
     if sample.media_kind == "clip" and (len(sample.images) < 2 or sample.span_s < MIN_STEP_S):
         raise RowError("clip_step", f"a clip of {sample.span_s:g} s is shorter than a frame step")
+    for turn in sample.turns:
+        if found := RESERVED.search(turn.text):
+            raise RowError("markup", f"a turn holds {found[0]!r}, which would break a prompt")
     answer_fits(sample)
     return Entry(
         id=sample.id,

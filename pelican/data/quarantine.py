@@ -19,10 +19,10 @@ CODES: dict[str, str] = {
     "image_path": "an image's path leaves the data folder",
     "image_unreadable": "an image can't be decoded to its end",
     "image_huge": "an image is too large to be decoded safely",
+    "markup": "text with a chat template's tokens, or, imported, control characters",
     # Of an import (docs/data-import.md):
     "json": "not JSON, or a file that is cut off",
     "file": "a file that can't be read to its end",
-    "markup": "text with a chat template's tokens or control characters",
     "text_long": "a question too long for any prompt",
     "answer_missing": "no answer",
     "mask_size": "a mask of another size than its image",

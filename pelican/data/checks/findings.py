@@ -19,7 +19,7 @@ CHECKS: dict[str, tuple[Literal["error", "warning"], str]] = {
     "balance": ("warning", "an answer or a family that is far too common"),
     "language": ("warning", "a question in another language than most"),
     "license": ("warning", "no licence"),
-    "markup": ("error", "a chat template's tokens, control characters"),
+    "markup": ("error", "control or direction characters"),
     "instructions": ("warning", "text that is markup, an address, or speaks to the model"),
     "changed": ("error", "a file that is not what version.json says"),
 }

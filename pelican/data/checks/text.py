@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from pelican.data.importing.convert import RESERVED
+from pelican.data.entry import RESERVED
 
 CONTROL = re.compile(
     "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]"

@@ -10,7 +10,7 @@ from typing import Literal
 
 from pydantic import ValidationError
 
-from pelican.data.entry import answer_fits
+from pelican.data.entry import RESERVED, answer_fits
 from pelican.data.importing.answers import read_answer
 from pelican.data.importing.choices import bare_options, options_in
 from pelican.data.importing.classify import Label, classify
@@ -22,7 +22,6 @@ from pelican.records import ChoiceAnswer, Sample, Split, Turn
 
 MAX_TEXT = 20_000  # characters of a turn
 # What a chat template or a processor would take for its own: it would break the prompt.
-RESERVED = re.compile(r"<\|[\w ]{1,40}\|>|<(?:image|video)_pad>|\[/?INST\]|<</?SYS>>")
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 _SPLITS = {
     "train": Split.TRAIN,
