@@ -69,7 +69,7 @@ def _stopped(entry: Mapping[str, Any], recipe: Recipe | None) -> bool:
     """Whether this evaluation's gate kept the run from another loop."""
     if entry.get("go_on", True) or recipe is None:
         return False
-    return entry["loop"] < recipe.loops and recipe.obeys_gate_after(Phase(entry["phase"]))
+    return recipe.can_stop_after(entry["loop"], Phase(entry["phase"]))
 
 
 def scores(store: ObjectStore, run: str) -> list[dict[str, Any]]:

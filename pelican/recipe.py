@@ -54,6 +54,10 @@ class Recipe(Section):
         """False after RL if SFT follows, which may restore what RL lost: then it is only measured."""
         return phase in (Phase.BASE, self.last_phase)
 
+    def can_stop_after(self, loop: int, phase: Phase) -> bool:
+        """Whether a gate that says stop there keeps a run from another loop."""
+        return loop < self.loops and self.obeys_gate_after(phase)
+
     def as_parameter(self) -> str:
         """The recipe for a pipeline: JSON in ASCII, because a backend's database may refuse the rest."""
         return json.dumps(self.model_dump(mode="json"), separators=(",", ":"))

@@ -76,8 +76,7 @@ def entry_of(values: dict[str, Any], shard: int, row: int) -> Entry:
     if sample.media_kind == "clip" and (len(sample.images) < 2 or sample.span_s < MIN_STEP_S):
         raise RowError("clip_step", f"a clip of {sample.span_s:g} s is shorter than a frame step")
     for turn in sample.turns:
-        if found := RESERVED.search(turn.text):
-            raise RowError("markup", f"a turn holds {found[0]!r}, which would break a prompt")
+        refuse(RESERVED, turn.text)
     answer_fits(sample)
     return Entry(
         id=sample.id,
@@ -93,6 +92,12 @@ def entry_of(values: dict[str, Any], shard: int, row: int) -> Entry:
         shard=shard,
         row=row,
     )
+
+
+def refuse(markup: re.Pattern[str], text: str) -> None:
+    """Raise RowError if a turn's `text` holds such `markup`."""
+    if found := markup.search(text):
+        raise RowError("markup", f"a turn holds {found[0]!r}, which would break a prompt")
 
 
 def answer_fits(sample: Sample) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from pelican.experiments.variants import ABLATIONS, run_name, submit_command
+from pelican.records import Phase
 from pelican.report.comparison import RunRow, pair_of, row_of
 from pelican.report.run import Evaluation, Run, open_run
 from pelican.runs import Submission, list_runs, require_recipe, state
@@ -93,7 +94,10 @@ def _found(asked: Submission, label: str, seed: int, runs: Mapping[str, Run], fi
         row=row_of(run.name, run, against),
         thinking=(_thinking(run.base), _thinking(run.final)),
         after_rl=_after_rl(run),
-        stopped=last.loop < recipe.loops and last.metrics.get("go_on", 1.0) < 0.5,
+        stopped=(
+            last.metrics.get("go_on", 1.0) < 0.5
+            and recipe.can_stop_after(last.loop, Phase(last.phase))
+        ),
         rl_steps=sum(m.counts.get("steps", 0) for m in done if m.stage == "train-rl"),
         code=_code(done),
         finished=max(m.finished for m in done),

@@ -11,6 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pelican.distillation.teacher import Reply
+from pelican.distillation.verify import verify
 from pelican.engines.base import Engine
 from pelican.errors import UserInputError
 from pelican.recipe import Data, DistillConfig, Models, Recipe, RewardConfig, Sampling
@@ -103,6 +105,16 @@ def spec(tmp_path: Path, run: str = "r", **config: Any) -> StageSpec:
 def rows_of(job: StageSpec, name: str) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = pq.read_table(Path(job.store) / job.output / name).to_pylist()
     return rows
+
+
+def test_flipped_rewards_do_not_reach_the_verification(tmp_path: Path) -> None:
+    job = spec(tmp_path)
+    recipe = job.recipe.model_copy(update={"reward": RewardConfig(flip=1.0)})
+    flipped = job.model_copy(update={"recipe": recipe}).rewards
+    question = sample(0, answer=CountAnswer(value=3))
+    right, wrong = (Reply(f"<think>I look.</think><answer>{n}</answer>", 5) for n in (3, 4))
+    assert verify(question, [right], flipped).accepted
+    assert not verify(question, [wrong], flipped).accepted
 
 
 def test_the_mixture_holds_what_the_teacher_knows_with_where_it_came_from(

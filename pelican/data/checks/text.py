@@ -5,8 +5,6 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from pelican.data.entry import RESERVED
-
 CONTROL = re.compile(
     "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]"
 )
@@ -32,8 +30,8 @@ _SPOKEN: tuple[tuple[str, re.Pattern[str]], ...] = (
 
 
 def markup(text: str) -> str:
-    """What breaks a prompt in `text`, "" if nothing."""
-    found = RESERVED.search(text) or CONTROL.search(text)
+    """What breaks a prompt in the `text` of a usable row, "" if nothing."""
+    found = CONTROL.search(text)
     return f"holds {found[0]!r}, which a prompt can't" if found else ""
 
 

@@ -10,7 +10,7 @@ from typing import Literal
 
 from pydantic import ValidationError
 
-from pelican.data.entry import RESERVED, answer_fits
+from pelican.data.entry import RESERVED, answer_fits, refuse
 from pelican.data.importing.answers import read_answer
 from pelican.data.importing.choices import bare_options, options_in
 from pelican.data.importing.classify import Label, classify
@@ -128,9 +128,8 @@ def _convert(record: Record, loader: Loader, defaults: Defaults) -> Good:
 def _clean(turn: Turn) -> Turn:
     if len(turn.text) > MAX_TEXT:
         raise RowError("text_long", f"a turn has {len(turn.text)} characters, above {MAX_TEXT}")
-    found = RESERVED.search(turn.text) or _CONTROL.search(turn.text)
-    if found:
-        raise RowError("markup", f"a turn holds {found[0]!r}, which would break a prompt")
+    for markup in (RESERVED, _CONTROL):
+        refuse(markup, turn.text)
     try:
         turn.text.encode()
     except UnicodeEncodeError:
