@@ -144,7 +144,7 @@ def ours(
         engine=TransformersEngine(model, encoder, batch_size=1),
         samples=samples,
         config=recipe.rl,
-        scorer=training_scorer(recipe, 0, None),
+        scorer=training_scorer(recipe.reward, 0, None),
         on_step=records.append,
     ).train()
     useful = sum(group.has_variance for record in records[1:] for group in record.trained)
