@@ -15,7 +15,7 @@ from kfp import dsl
 
 from pelican.recipe import Recipe
 from pelican.records import Phase
-from pipelines.parts import Prefix, Stages, checked, named, summarised
+from pipelines.parts import Prefix, Stages, checked, named, only_if, summarised
 
 
 def build(config: Recipe, name: str = "metaloop") -> Any:
@@ -50,7 +50,7 @@ def build_loop(k: int, config: Recipe) -> Any:
             policy = expand(stages, policy)
             scores = stages.evaluate(policy, base, previous)
         if next_loop is not None and scores is not None:
-            with dsl.If(scores.go_on, name=f"go on to loop {k + 1}?"):
+            with only_if(scores.go_on, f"go on to loop {k + 1}?"):
                 deeper = next_loop(
                     store=store, run=run, policy=policy, base=base, previous=scores.prefix
                 )

@@ -1,12 +1,20 @@
-"""The stages as tasks of a graph, shared by all pipelines: named for a person, never cached."""
+"""The stages as tasks of a graph, shared by all pipelines: named for a person, never cached.
+
+Every task's name in the graph is unique in it. KFP's run page looks for a task's executions by this
+name over the whole run: of two of one name it shows the last one's numbers at both, and it crashes
+at a loop that is opened before its own has begun (seen with 2.17).
+"""
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
+import re
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from kfp import dsl
+from kfp.dsl.python_component import PythonComponent
 
 import components.preflight
 import components.summary
@@ -46,6 +54,16 @@ def summarised(store: Prefix, run: Prefix, pipeline: str) -> AbstractContextMana
     task = components.summary.summary(store=store, run=run, pipeline=pipeline)
     handler: AbstractContextManager[Any] = dsl.ExitHandler(prepared(task, "summary"), name=pipeline)
     return handler
+
+
+@contextmanager
+def only_if(condition: Any, question: str) -> Iterator[None]:
+    """What is inside runs if the condition holds that answers `question`."""
+    with dsl.If(condition, name=question) as group:
+        # kfp numbers the conditions of each nested pipeline from 1. The backend knows a condition by
+        # the word that its task's name begins with.
+        group.name = "condition-" + re.sub("[^a-z0-9]+", "-", question.lower()).strip("-")
+        yield
 
 
 class Scores(NamedTuple):
@@ -91,9 +109,9 @@ class Stages:
         return Scores(task, task.outputs["scores"], task.outputs["Output"] == 1)
 
     def _run(self, component: Any, *, name: str = "", **inputs: Prefix) -> Task:
-        task = component(
-            store=self.store, run=self.run, loop=self.loop, phase=self.phase.value, **inputs
-        )
-        name = name or component.name
         where = f"loop {self.loop}, {PHASES[self.phase]}" if self.loop else "base"
-        return prepared(task, f"{name}, {where}")
+        full = f"{name or component.name}, {where}"
+        # kfp makes the task's name of the component's: `rollout-loop-1-rl`.
+        own = PythonComponent(replace(component.component_spec, name=full), component.python_func)
+        task = own(store=self.store, run=self.run, loop=self.loop, phase=self.phase.value, **inputs)
+        return prepared(task, full)

@@ -20,7 +20,7 @@ from components.promote import promote
 from pelican.recipe import Recipe
 from pelican.records import Phase
 from pipelines.metaloop import build_loop
-from pipelines.parts import Stages, checked, named, prepared, summarised
+from pipelines.parts import Stages, checked, named, only_if, prepared, summarised
 
 
 def build(config: Recipe) -> Any:
@@ -37,12 +37,12 @@ def build(config: Recipe) -> Any:
             scores = diagnosis.reward(diagnosis.rollout(current))
             ledger = diagnosis.filter(scores, current)
             weak = prepared(practice(store=store, run=run, ledger=ledger), "diagnosis")
-            with dsl.If(weak.outputs["Output"] == 1, name="any weakness?"):
+            with only_if(weak.outputs["Output"] == 1, "any weakness?"):
                 base = diagnosis.evaluate(current).prefix
                 loop = first_loop(store=store, run=run, policy=current, base=base, previous=base)
                 named(loop, f"loop 1 of {config.loops}")
                 judged = prepared(gate(store=store, run=run).after(loop), "gate")
-                with dsl.If(judged.outputs["Output"] == 1, name="better, nothing forgotten?"):
+                with only_if(judged.outputs["Output"] == 1, "better, nothing forgotten?"):
                     version = judged.outputs["version"]
                     prepared(promote(store=store, run=run, version=version), "promote")
 

@@ -33,6 +33,12 @@ def tasks(tree: dict[str, Any]) -> list[dict[str, Any]]:
     return [task for dag in dags if "dag" in dag for task in dag["dag"]["tasks"].values()]
 
 
+def task_names(tree: dict[str, Any]) -> list[str]:
+    """Of every task of every graph, nested ones and conditions too."""
+    dags = [tree["root"], *tree["components"].values()]
+    return [name for dag in dags if "dag" in dag for name in dag["dag"]["tasks"]]
+
+
 def names(tree: dict[str, Any]) -> list[str]:
     return [task["taskInfo"]["name"] for task in tasks(tree)]
 
@@ -48,6 +54,21 @@ def test_the_graph_of_three_loops_is_the_golden_one(name: str, tmp_path: Path) -
         golden.write_text(found.read_text())
     expected = yaml.safe_load(golden.read_text())
     assert written_out(yaml.safe_load(found.read_text())) == written_out(expected)
+
+
+@pytest.mark.parametrize("loops", [1, 2, 3, 10])
+@pytest.mark.parametrize("name", sorted(PIPELINES))
+def test_no_two_tasks_of_a_graph_share_a_name(name: str, loops: int, tmp_path: Path) -> None:
+    """The run page looks for a task's executions by its name, over all loops and conditions."""
+    found = task_names(compiled(name, tmp_path / "ir.yaml", f"loops={loops}"))
+    assert len(found) > 2
+    assert len(set(found)) == len(found)
+
+
+def test_a_task_is_named_after_its_stage_its_loop_and_its_phase(tmp_path: Path) -> None:
+    found = task_names(compiled("retrain", tmp_path / "ir.yaml", "loops=2"))
+    assert {"rollout-loop-1-rl", "filter-loop-2-sft", "eval-base", "rollout-base"} <= set(found)
+    assert {"condition-any-weakness", "condition-go-on-to-loop-2"} <= set(found)
 
 
 @pytest.mark.parametrize("name", sorted(PIPELINES))
