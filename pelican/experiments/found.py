@@ -47,7 +47,8 @@ class Found:
         """In generated tokens. A trained one is three: forward, and backward at twice that.
 
         Source: Kaplan et al., "Scaling Laws for Neural Language Models", section 2.1. Prompts are
-        not counted; there is one for every completion that is trained on.
+        not counted, nor RL's reference pass: that is less than was computed, and most so in SFT, which
+        computes a prompt for every row where RL does for every group.
         """
         return self.row.cost.generated_tokens + 3 * self.row.cost.trained_tokens
 

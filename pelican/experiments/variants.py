@@ -30,7 +30,7 @@ class Variant:
         return " ".join([*kept, f"seed={seed}", *filter(None, [more])])
 
 
-# DPPO against its controls: about as much compute in each, counted as the table counts it.
+# DPPO against its controls: about as much compute in each as the table counts it: without prompts.
 CONTROLS: dict[str, Variant] = {
     "dppo": Variant("tiny", "", "RL and SFT in turn, three loops"),
     "rl_only": Variant("tiny+rl_only", "rl.max_steps=72", "RL phases alone, longer"),
