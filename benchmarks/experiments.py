@@ -9,12 +9,11 @@ from __future__ import annotations
 import argparse
 import sys
 
-from pelican import settings
-from pelican.commands.ablations import run_all
+from pelican.cli.submit import run_all
+from pelican.config import env
 from pelican.errors import PelicanError
-from pelican.experiments.table import table
-from pelican.experiments.variants import ABLATIONS, CONTROLS, TAG
-from pelican.storage.objects import open_store
+from pelican.experiments import ABLATIONS, CONTROLS, TAG, table
+from pelican.storage import open_store
 
 
 def main() -> None:
@@ -35,7 +34,7 @@ def main() -> None:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
     finally:
-        print("\n".join(table(open_store(settings.store_uri(None)), given.tag)))
+        print("\n".join(table(open_store(env.store_uri(None)), given.tag)))
     sys.exit(1 if failed else 0)
 
 

@@ -76,9 +76,8 @@ def stage(folder: Path, parts: dict[str, float]) -> int:
     """`parts`: gets the seconds of each part of the work."""
     import polars as pl
 
-    from pelican.practice.success import rates_of
-    from pelican.practice.write import write_tables
-    from pelican.recipe import FilterConfig
+    from pelican.config.recipe import FilterConfig
+    from pelican.dppo.difficulty import rates_of, write_tables
     from pelican.records import Phase
 
     started = time.perf_counter()

@@ -128,8 +128,10 @@ class Profile:
 @contextmanager
 def watched(profile: Profile) -> Iterator[None]:
     """The parts of an import timed: opening and decoding, the rest of a row, rows, shards, the end."""
-    from pelican.data.importing import flow, media, run, work
-    from pelican.data.readers.chat import ChatReader
+    from pelican.data.formats.chat import ChatReader
+    from pelican.data.importing import media, run
+    from pelican.data.importing import run as flow
+    from pelican.data.importing import run as work
 
     places: list[tuple[Any, str, str]] = [
         (media, "_prepared", "decode"),
@@ -152,9 +154,8 @@ def watched(profile: Profile) -> Iterator[None]:
 
 def imported(folder: Path, pool: Path) -> dict[str, Any]:
     """One import in this process, with its profile and its memory at each tenth."""
-    from pelican.commands.data_import import Wishes, make_plan
-    from pelican.data.importing.flow import Tally
-    from pelican.data.importing.run import run_import
+    from pelican.cli.data import Wishes, make_plan
+    from pelican.data.importing.run import Tally, run_import
 
     profile = Profile()
     tenths: list[int] = []
@@ -185,7 +186,7 @@ def imported(folder: Path, pool: Path) -> dict[str, Any]:
 
 def checked(pool: Path) -> dict[str, Any]:
     """Every check of `pelican data check`, without its page."""
-    from pelican.data.checks.pool import check
+    from pelican.data.checks import check
 
     started = time.process_time()
     found = check(pool, (), near=10)

@@ -57,7 +57,7 @@ def write(folder: Path, samples: int) -> None:
 
 def first_batch(folder: Path) -> dict[str, float]:
     from pelican.data.pool import read_index
-    from pelican.data.quarantine import Quarantine
+    from pelican.data.tables import Quarantine
 
     started, began = time.perf_counter(), time.process_time()
     index = read_index(folder)

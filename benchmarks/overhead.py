@@ -61,7 +61,7 @@ def main() -> None:
 
     start = seconds(lambda: python("-c", "pass"))
     show("start of python", start)
-    for name in ("pelican.cli", "pelican.launch", "kfp", "torch"):
+    for name in ("pelican.cli.main", "pelican.launch", "kfp", "torch"):
         took = seconds(lambda name=name: python("-c", f"import {name}"))  # type: ignore[misc]
         show(f"import {name}", took - start)
     with tempfile.TemporaryDirectory() as folder:

@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 
 from benchmarks.measure import at_most, figure, in_turns
+from pelican.config.env import resolve
+from pelican.config.presets import find_recipe
 from pelican.data.pool import load_pool
 from pelican.engines.transformers import load_model
-from pelican.recipes import find_recipe
-from pelican.settings import resolve
-from pelican.training.batches import partition, take
+from pelican.training.distributed import partition, take
 from pelican.training.sft import Demonstration, collate, schedule
 
 BATCH = 32

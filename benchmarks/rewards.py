@@ -15,7 +15,7 @@ from collections.abc import Callable
 import numpy as np
 
 from benchmarks.measure import at_least, figure
-from pelican.recipe import RewardConfig
+from pelican.config.recipe import RewardConfig
 from pelican.records import (
     Answer,
     ChoiceAnswer,

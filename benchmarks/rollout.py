@@ -18,17 +18,17 @@ from typing import Any
 
 from benchmarks.measure import at_least, figure, in_turns
 from benchmarks.stage import stage_spec
-from pelican.data.entry import Entry
+from pelican.config.env import resolve
+from pelican.config.presets import find_recipe
+from pelican.config.recipe import Recipe
+from pelican.data.entries import Entry
 from pelican.data.pool import PoolIndex, read_index
-from pelican.data.quarantine import Quarantine
 from pelican.data.select import loop_samples
+from pelican.data.tables import Quarantine
 from pelican.engines import open_engine
-from pelican.recipe import Recipe
-from pelican.recipes import find_recipe
 from pelican.records import Phase, Sample
-from pelican.settings import resolve
 from pelican.stages import rollout
-from pelican.stages.run import run_stage
+from pelican.stages.runner import run_stage
 
 
 class Setting:

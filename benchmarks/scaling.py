@@ -17,12 +17,12 @@ from pathlib import Path
 
 from benchmarks.measure import busy_s, figure
 from benchmarks.stage import stage_spec, write_buffer
-from pelican.launch.process import ProcessLauncher
-from pelican.launch.steps import make_job
+from pelican.config.presets import find_recipe
+from pelican.config.recipe import Recipe
+from pelican.launch.local import ProcessLauncher
+from pelican.launch.step import make_job
 from pelican.launch.warm import warm_process
-from pelican.recipe import Recipe
-from pelican.recipes import find_recipe
-from pelican.stages.spec import StageName
+from pelican.stages.stage import StageName
 
 PROCESSES = (1, 2, 4)
 ROUNDS = 2

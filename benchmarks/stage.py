@@ -6,11 +6,11 @@ from pathlib import Path
 
 import polars as pl
 
+from pelican.config.env import resolve
+from pelican.config.recipe import Recipe
 from pelican.data.pool import read_index
-from pelican.recipe import Recipe
 from pelican.records import Phase
-from pelican.settings import resolve
-from pelican.stages.spec import StageName, StageSpec
+from pelican.stages.stage import StageName, StageSpec
 
 
 def stage_spec(

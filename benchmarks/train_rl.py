@@ -25,20 +25,18 @@ from transformers import TrainerCallback
 from trl import GRPOTrainer
 
 from benchmarks.measure import at_least, figure
+from pelican.config.env import resolve
+from pelican.config.presets import find_recipe
+from pelican.config.recipe import Recipe
 from pelican.data.pool import read_index
-from pelican.data.quarantine import Quarantine
 from pelican.data.select import loop_samples, stratified
-from pelican.engines.prompts import PromptEncoder, messages
-from pelican.engines.transformers import TransformersEngine, load_model
-from pelican.recipe import Recipe
-from pelican.recipes import find_recipe
+from pelican.data.tables import Quarantine
+from pelican.engines.transformers import PromptEncoder, TransformersEngine, load_model, messages
 from pelican.records import Phase, Sample
 from pelican.rewards import score
-from pelican.settings import resolve
 from pelican.stages.train_rl import training_scorer
 from pelican.training.arguments import grpo_arguments
-from pelican.training.groups import StepRecord, schedule
-from pelican.training.grpo import DeliberateGrpoTrainer
+from pelican.training.grpo import DeliberateGrpoTrainer, StepRecord, schedule
 
 PROMPTS, POOL = 8, 240
 HELD_OUT, EVERY = 150, 2  # questions, steps from one time that they are asked to the next

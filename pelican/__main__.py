@@ -1,5 +1,5 @@
 """`python -m pelican`."""
 
-from pelican.cli import main
+from pelican.cli.main import main
 
 main()

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from pelican.frozen import Frozen
+from pelican.base.model import Frozen
 
 
 class Family(StrEnum):

@@ -7,21 +7,32 @@ parameter, so that the same graph runs another recipe of the same shape.
 from __future__ import annotations
 
 from collections.abc import Callable
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from pelican.recipe import Recipe
-from pelican.recipes import PIPELINES
-from pipelines.pods import Setup, pods
+from pelican.config.presets import PIPELINES
+from pelican.config.recipe import Recipe
+from pipelines.compile import Setup, pods
 
 Pipeline = Any  # kfp's GraphComponent
 
 
 def build(name: str, recipe: Recipe) -> Pipeline:
     """The pipeline `name` of PIPELINES for `recipe`."""
-    builder: Callable[[Recipe], Pipeline] = import_module(f"pipelines.{name}").build
-    return builder(recipe)
+    return _builders()[name](recipe)
+
+
+def _builders() -> dict[str, Callable[[Recipe], Pipeline]]:
+    """Every pipeline's builder. Imported here, because kfp takes a second to import."""
+    from pipelines import metaloop, retrain
+
+    return {
+        "metaloop": metaloop.build_metaloop,
+        "rl_only": metaloop.build_rl_only,
+        "sft_only": metaloop.build_sft_only,
+        "evaluate": metaloop.build_evaluate,
+        "retrain": retrain.build_retrain,
+    }
 
 
 def compile_pipeline(name: str, recipe: Recipe, path: Path, setup: Setup | None = None) -> None:

@@ -13,16 +13,20 @@ from typing import Any
 
 from kfp import dsl
 
-from pelican.recipe import Recipe
+from pelican.config.presets import for_pipeline
+from pelican.config.recipe import Recipe
 from pelican.records import Phase
 from pipelines.parts import Prefix, Stages, checked, named, only_if, summarised
 
+METALOOP = __doc__
+EVALUATE = "Held-out scores of one policy: the recipe's `models.policy`."
 
-def build(config: Recipe, name: str = "metaloop") -> Any:
+
+def build_metaloop(config: Recipe, name: str = "metaloop") -> Any:
     """The graph for a recipe: as many loops as it has, and the phases that it enables."""
     first_loop = build_loop(1, config)
 
-    @dsl.pipeline(name=name.replace("_", "-"), description=__doc__)
+    @dsl.pipeline(name=name.replace("_", "-"), description=METALOOP)
     def metaloop(store: str, run: str, recipe: str) -> None:
         with summarised(store, run, name):
             policy = checked(store, run, recipe)
@@ -74,3 +78,25 @@ def expand(stages: Stages, policy: Prefix) -> Prefix:
     weak = stages.filter(scores, policy)
     mixture = stages.distill(policy, weak)
     return stages.train_sft(policy, mixture)
+
+
+def build_rl_only(config: Recipe) -> Any:
+    """The RL phases alone: what RL gains, and forgets, without a teacher."""
+    return build_metaloop(for_pipeline("rl_only", config), "rl_only")
+
+
+def build_sft_only(config: Recipe) -> Any:
+    """The SFT phases alone: the teacher's answers to what the policy never solves."""
+    return build_metaloop(for_pipeline("sft_only", config), "sft_only")
+
+
+def build_evaluate(config: Recipe) -> Any:
+    """Preflight, one evaluation, summary."""
+
+    @dsl.pipeline(name="evaluate", description=EVALUATE)
+    def evaluate(store: str, run: str, recipe: str) -> None:
+        with summarised(store, run, "evaluate"):
+            policy = checked(store, run, recipe)
+            Stages(store, run, 0, Phase.BASE).evaluate(policy)
+
+    return evaluate

@@ -26,7 +26,7 @@ from components.rollout import rollout
 from components.train_rl import train_rl
 from components.train_sft import train_sft
 from pelican.records import Phase
-from pipelines.pods import set_up
+from pipelines.compile import set_up
 
 Task = Any  # kfp's PipelineTask
 Prefix = Any  # a prefix of the store: a text, or the output of a task

@@ -15,15 +15,18 @@ from kfp import dsl
 
 from components.gate import gate
 from components.intake import intake
+from components.poll import poll
 from components.practice import practice
 from components.promote import promote
-from pelican.recipe import Recipe
+from pelican.config.recipe import Recipe
 from pelican.records import Phase
 from pipelines.metaloop import build_loop
 from pipelines.parts import Stages, checked, named, only_if, prepared, summarised
 
+POLL = "One look for new data: the pipeline of a recurring run, where a store sends no events."
 
-def build(config: Recipe) -> Any:
+
+def build_retrain(config: Recipe) -> Any:
     """Intake, diagnosis, and, if there is a weakness, the metaloop, the gate and the promotion."""
     first_loop = build_loop(1, config)
 
@@ -47,3 +50,28 @@ def build(config: Recipe) -> Any:
                     prepared(promote(store=store, run=run, version=version), "promote")
 
     return retrain
+
+
+def build_poll(default_store: str) -> Any:
+    """One step; what it starts is a run of its own."""
+
+    @dsl.pipeline(name="poll", description=POLL)
+    def look(
+        store: str = default_store,
+        model: str = "tiny",
+        recipe: str = "tiny",
+        overrides: str = "",
+        prefix: str = "incoming/",
+        launcher: str = "auto",
+    ) -> None:
+        task = poll(
+            store=store,
+            model=model,
+            recipe=recipe,
+            overrides=overrides,
+            prefix=prefix,
+            launcher=launcher,
+        )
+        prepared(task, "poll")
+
+    return look

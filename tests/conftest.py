@@ -15,10 +15,11 @@ from typing import Any
 import hypothesis
 import pytest
 
-from pelican.recipe import Recipe
-from pelican.recipes import find_recipe
+from pelican.config.presets import find_recipe
+from pelican.config.recipe import Recipe
 from pelican.records import Split
-from pelican.storage.objects import FolderStore
+from pelican.storage.store import FolderStore
+from tests.buckets import bucket, minio  # noqa: F401 - fixtures for every folder
 
 # How long an example takes says how busy the machine is, not whether the code is right.
 hypothesis.settings.register_profile("busy", deadline=None)

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 import typer.main
 
-from pelican.cli import app
-from pelican.recipes import BASES, PIPELINES, SETS, find_recipe
+from pelican.cli.main import app
+from pelican.config.presets import BASES, PIPELINES, SETS, find_recipe
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

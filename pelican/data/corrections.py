@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError
 
+from pelican.base.model import Frozen
 from pelican.errors import UserInputError
-from pelican.frozen import Frozen
 from pelican.records import Answer, Dimension
 
 if TYPE_CHECKING:

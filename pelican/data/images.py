@@ -11,7 +11,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from pelican.data.quarantine import RowError
+from pelican.data.tables import RowError
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
 JPEGS = ("JPEG", "MPO")  # MPO: a JPEG of a phone with a second picture behind it

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import overload
 
-from pelican.data.entry import Entry
+from pelican.data.entries import Entry
 from pelican.data.pool import PoolIndex
-from pelican.data.quarantine import Quarantine
+from pelican.data.tables import Quarantine
 from pelican.errors import UserInputError
 from pelican.records import Sample
 

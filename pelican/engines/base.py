@@ -1,16 +1,19 @@
-"""The one interface of all engines. Imports no torch."""
+"""What an engine is: conversations in, completions out."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from pelican.digest import digest_of
-from pelican.recipe import Sampling
+from pelican.base.model import digest_of
+from pelican.config.recipe import Sampling
 from pelican.records import Rollout, Sample
+
+# The one interface of all engines. Imports no torch.
 
 
 class Engine(ABC):
@@ -40,3 +43,28 @@ class Engine(ABC):
 def rollout_seed(seed: int, sample_id: str, index: int) -> int:
     """A 63-bit seed of its own for every rollout."""
     return int(digest_of([seed, sample_id, index]), 16) >> 1
+
+
+# A sample as chat messages: the one order of media and text that every engine shows a model.
+
+
+def conversation(
+    sample: Sample, system_prompt: str | None, image_part: Callable[[bytes], dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """The sample's turns, its images in the user's first as `image_part` writes them.
+
+    Frames of a clip are images, each after its time in seconds.
+    """
+    media: list[dict[str, Any]] = []
+    for time, image in zip(sample.times_s, sample.images, strict=True):
+        if sample.media_kind == "clip":
+            media.append({"type": "text", "text": f"{time:g} s"})
+        media.append(image_part(image))
+    chat: list[dict[str, Any]] = []
+    if system_prompt:
+        chat.append({"role": "system", "content": system_prompt})
+    first_user = next(i for i, turn in enumerate(sample.turns) if turn.role == "user")
+    for i, turn in enumerate(sample.turns):
+        asked = [*media, {"type": "text", "text": turn.text}]
+        chat.append({"role": turn.role, "content": asked if i == first_user else turn.text})
+    return chat

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pelican import settings
+from pelican.config import env
+from pelican.config.recipe import ModelConfig, RolloutConfig
 from pelican.engines.base import Engine
-from pelican.recipe import ModelConfig, RolloutConfig
-from pelican.storage.checkpoint import check_checkpoint
+from pelican.storage.checkpoints import check_checkpoint
 
 
 def open_engine(
@@ -25,5 +25,5 @@ def open_engine(
         return VllmEngine(config.vllm, model, checkpoint, threads)
     from pelican.engines.transformers import TransformersEngine
 
-    batch_size = settings.batch_size(config.batch_size)
+    batch_size = env.batch_size(config.batch_size)
     return TransformersEngine.load(model, checkpoint, batch_size, threads)

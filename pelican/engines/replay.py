@@ -6,10 +6,10 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from pelican.config.recipe import Sampling
 from pelican.data.tables import read_rows, shard_paths
 from pelican.engines.base import Engine
 from pelican.errors import UserInputError
-from pelican.recipe import Sampling
 from pelican.records import Rollout, Sample
 
 

@@ -1,31 +1,263 @@
-"""A generation server: completions over HTTP for a training whose weights change.
-
-`python -m pelican.engines.server FILE` with a ServerSpec in JSON. Three posts, `complete`, `logps`
-and `load`, bodies in JSON, images in base64; `GET /` says which weights are loaded. It has no
-authentication and loads only what lies in its own folder: keep it inside the cluster.
-"""
+"""The generation server of a training: it draws completions with weights that it is told to load."""
 
 from __future__ import annotations
 
 import base64
 import json
 import os
+import queue
 import signal
 import sys
 import threading
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 from pydantic import Field, ValidationError
 
-from pelican.engines.backends import Backend, open_backend
-from pelican.errors import PelicanError, UserInputError
-from pelican.files import replacing
-from pelican.frozen import Frozen
-from pelican.leash import die_with_parent
-from pelican.recipe import Recipe, Sampling
+from pelican.base.files import replacing
+from pelican.base.model import Frozen
+from pelican.base.process import die_with_parent
+from pelican.config import env
+from pelican.config.recipe import Recipe, Sampling
+from pelican.engines.vllm import VllmEngine
+from pelican.errors import InfrastructureError, PelicanError, UserInputError
 from pelican.records import Sample
+
+# Engines behind a generation server: several clients at once, and weights that change.
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """One completion: its token ids, and the log-probabilities that they were drawn with.
+
+    Those are after temperature and top-p, by the weights that drew them.
+    """
+
+    ids: list[int]
+    logps: list[float]
+
+
+class Backend(ABC):
+    """What a generation server does; called by several threads."""
+
+    @abstractmethod
+    def complete(
+        self, samples: Sequence[Sample], sampling: Sampling, seeds: Sequence[Sequence[int]]
+    ) -> list[list[Drawn]]:
+        """One completion per sample and seed."""
+
+    @abstractmethod
+    def logps(
+        self, samples: Sequence[Sample], completions: Sequence[Sequence[int]]
+    ) -> list[list[float]]:
+        """Log-probabilities of one given completion of each sample, at temperature 1."""
+
+    @abstractmethod
+    def load(self, checkpoint: Path) -> None:
+        """Go on with other weights of the same shapes, once what was asked before is done."""
+
+    def close(self) -> None:
+        return None
+
+
+def open_backend(recipe: Recipe, checkpoint: Path) -> Backend:
+    """The backend of `rollout.engine`."""
+    if recipe.rollout.engine == "vllm":
+        return VllmBackend(recipe, checkpoint)
+    return TransformersBackend(recipe, checkpoint)
+
+
+class TransformersBackend(Backend):
+    """The transformers engine, one request at a time: for CPUs and for tests of what is around it."""
+
+    def __init__(self, recipe: Recipe, checkpoint: Path) -> None:
+        from pelican.engines.transformers import TransformersEngine
+
+        size = env.batch_size(recipe.rollout.batch_size)
+        self._engine = TransformersEngine.load(recipe.model, checkpoint, size, recipe.rl.threads)
+        self._batch_size = size
+        self._lock = threading.Lock()
+
+    def complete(
+        self, samples: Sequence[Sample], sampling: Sampling, seeds: Sequence[Sequence[int]]
+    ) -> list[list[Drawn]]:
+        from pelican.engines.transformers import completion_logps
+
+        encoder, found = self._engine.encoder, []
+        at_once = max(1, self._batch_size // max(1, len(seeds[0]))) if seeds else 1
+        with self._lock:
+            for start in range(0, len(samples), at_once):
+                prompts = [encoder.prompt(s) for s in samples[start : start + at_once]]
+                groups = self._engine.complete(prompts, sampling, seeds[start : start + at_once])
+                for prompt, group in zip(prompts, groups, strict=True):
+                    logps = completion_logps(
+                        self._engine.policy,
+                        encoder,
+                        [prompt] * len(group),
+                        group,
+                        temperature=sampling.temperature or 1.0,
+                        top_p=sampling.top_p,
+                        without=encoder.media_token_ids,
+                    )
+                    found.append([Drawn(i, p) for i, p in zip(group, logps, strict=True)])
+        return found
+
+    def logps(
+        self, samples: Sequence[Sample], completions: Sequence[Sequence[int]]
+    ) -> list[list[float]]:
+        from pelican.engines.transformers import completion_logps
+
+        encoder = self._engine.encoder
+        with self._lock:
+            prompts = [encoder.prompt(sample) for sample in samples]
+            return completion_logps(self._engine.policy, encoder, prompts, completions)
+
+    def load(self, checkpoint: Path) -> None:
+        policy = self._engine.policy
+        found = type(policy).from_pretrained(
+            checkpoint, dtype=policy.dtype, use_safetensors=True, local_files_only=True
+        )
+        with self._lock:
+            policy.load_state_dict(found.state_dict())
+
+
+class VllmBackend(VllmEngine, Backend):
+    """One vLLM engine; requests of all clients share its batch. One thread talks to the engine."""
+
+    def __init__(self, recipe: Recipe, checkpoint: Path) -> None:
+        # The log-probabilities of what was drawn: after temperature and top-p.
+        super().__init__(
+            recipe.rollout.vllm,
+            recipe.model,
+            checkpoint,
+            recipe.rl.threads,
+            logprobs_mode="processed_logprobs",
+            worker_extension_cls="pelican.engines.vllm_worker.Reloading",
+        )
+        self._asked: queue.SimpleQueue[tuple[Any, Any, Future[Any]] | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._serve, name="vllm", daemon=True)
+        self._thread.start()
+
+    def complete(
+        self, samples: Sequence[Sample], sampling: Sampling, seeds: Sequence[Sequence[int]]
+    ) -> list[list[Drawn]]:
+        groups = []
+        for sample, own in zip(samples, seeds, strict=True):
+            self._check_images(sample)
+            prompt = self._prompt(sample)
+            drawn = []
+            for seed in own:
+                parameters = self._parameters(sampling, seed)
+                parameters.logprobs = 0  # of the drawn token alone
+                drawn.append(self._ask(prompt, parameters))
+            groups.append(drawn)
+        return [[_drawn(future.result()) for future in group] for group in groups]
+
+    def logps(
+        self, samples: Sequence[Sample], completions: Sequence[Sequence[int]]
+    ) -> list[list[float]]:
+        from vllm import SamplingParams
+
+        futures = []
+        for sample, ids in zip(samples, completions, strict=True):
+            self._check_images(sample)
+            prompt = self._prompt(sample)
+            prompt["prompt_token_ids"] = [*prompt["prompt_token_ids"], *ids]
+            parameters = SamplingParams(
+                max_tokens=1, temperature=0, prompt_logprobs=0, detokenize=False
+            )
+            futures.append(self._ask(prompt, parameters))
+        found = []
+        for ids, future in zip(completions, futures, strict=True):
+            scores = future.result().prompt_logprobs[-len(ids) :]
+            found.append([float(s[token].logprob) for s, token in zip(scores, ids, strict=True)])
+        return found
+
+    def load(self, checkpoint: Path) -> None:
+        done: Future[Any] = Future()
+        self._asked.put((checkpoint, None, done))
+        done.result()
+
+    def close(self) -> None:
+        if self._thread.is_alive():
+            self._asked.put(None)
+            self._thread.join()
+        super().close()
+
+    def _ask(self, prompt: Any, parameters: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        self._asked.put((prompt, parameters, future))
+        return future
+
+    def _serve(self) -> None:
+        """Until told to end: take what is asked, decode a step, hand out what is finished."""
+        waiting: dict[str, Future[Any]] = {}
+        loads: list[tuple[Path, Future[Any]]] = []
+        try:
+            while True:
+                # Weights change between batches; what is asked meanwhile waits.
+                while loads and not waiting:
+                    self._reload(loads[0][0])
+                    loads.pop(0)[1].set_result(None)
+                while not loads:
+                    try:
+                        asked = self._asked.get(block=not waiting)
+                    except queue.Empty:
+                        break
+                    if asked is None:
+                        return
+                    prompt, parameters, future = asked
+                    if parameters is None:
+                        loads.append((prompt, future))
+                    else:
+                        self._begin(prompt, parameters, future, waiting)
+                for output in self._llm.llm_engine.step() if waiting else ():
+                    if output.finished:
+                        waiting.pop(output.request_id).set_result(output)
+        except BaseException as error:  # the engine is gone: nobody may wait for it for ever
+            lost = InfrastructureError(f"vLLM's engine ended: {type(error).__name__}: {error}")
+            for future in [*waiting.values(), *(future for _, future in loads)]:
+                future.set_exception(lost)
+            while (left := self._asked.get()) is not None:
+                left[2].set_exception(lost)
+
+    def _begin(
+        self, prompt: Any, parameters: Any, future: Future[Any], waiting: dict[str, Future[Any]]
+    ) -> None:
+        from vllm.exceptions import VLLMClientError
+
+        try:
+            (name,) = self._llm.enqueue([prompt], [parameters], use_tqdm=False)
+        except VLLMClientError as error:  # too long a prompt, above all
+            future.set_exception(UserInputError(f"vLLM refuses a request: {error}"))
+        else:
+            # Inside, vLLM adds a random end to the number that the output has.
+            waiting[name.partition("-")[0]] = future
+
+    def _reload(self, checkpoint: Path) -> None:
+        """Weights of the same shapes in place; what was computed with the old ones is forgotten."""
+        self._llm.collective_rpc("load_pelican_weights", args=(str(checkpoint),))
+        self._llm.llm_engine.reset_encoder_cache()
+        if not self._llm.reset_prefix_cache():
+            raise InfrastructureError("vLLM kept keys of the old weights: requests were running")
+
+
+def _drawn(output: Any) -> Drawn:
+    one = output.outputs[0]
+    ids = list(one.token_ids)
+    return Drawn(ids, [float(at[i].logprob) for at, i in zip(one.logprobs, ids, strict=True)])
+
+
+# A generation server: completions over HTTP for a training whose weights change.
+#
+# `python -m pelican.engines.server FILE` with a ServerSpec in JSON. Three posts, `complete`, `logps`
+# and `load`, bodies in JSON, images in base64; `GET /` says which weights are loaded. It has no
+# authentication and loads only what lies in its own folder: keep it inside the cluster.
 
 
 class ServerSpec(Frozen):
@@ -134,7 +366,7 @@ class Server(ThreadingHTTPServer):
 
 def serve(spec: ServerSpec) -> None:
     """Load the engine, then serve until the process is ended."""
-    from pelican.storage.checkpoint import check_checkpoint
+    from pelican.storage.checkpoints import check_checkpoint
 
     check_checkpoint("--checkpoint", spec.checkpoint)
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))

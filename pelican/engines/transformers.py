@@ -1,26 +1,280 @@
-"""Batched generation with transformers: one prefill per prompt, shared by its rollouts."""
+"""The engine on transformers: prompts, decoding in batches, log-probabilities."""
 
 from __future__ import annotations
 
 import gc
+import io
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from PIL import Image
 from torch import Tensor
+from transformers.cache_utils import DynamicLayer
 
-from pelican.engines.base import Engine, rollout_seed
-from pelican.engines.decoding import Decoder
-from pelican.engines.features import FeatureFiles
-from pelican.engines.nucleus import outside
-from pelican.engines.prompts import Encoded, PromptEncoder
-from pelican.engines.vision import FeatureBank, PixelSource
-from pelican.recipe import ModelConfig, Sampling
+from pelican.config.recipe import ModelConfig, Sampling
+from pelican.engines.base import Engine, conversation, rollout_seed
+from pelican.engines.vision import FeatureBank, FeatureFiles, ImageSource, PixelSource, Prepared
+from pelican.errors import UserInputError
 from pelican.records import Rollout, Sample
+
+# Decoding all rollouts of a prompt as one sequence: the prompt's keys and values are there once.
+#
+# Rollout j of n puts its token of step t at place j of the t-th n after the prompt, and a mask lets it
+# see the prompt and its own tokens alone. So a step reads prompt + n * t keys a prompt instead of
+# n * (prompt + t), and nothing is repeated or concatenated: with short answers on long prompts the
+# reading is most of the work.
+
+_ROOM_STEPS = 16  # what a cache grows by
+
+
+class GrowingLayer(DynamicLayer):  # type: ignore[misc]
+    """Keys and values [batch, heads, length, width] in buffers with room: a step copies nothing."""
+
+    def __init__(self, layer: DynamicLayer, room: int) -> None:
+        super().__init__()
+        self.dtype, self.device = layer.keys.dtype, layer.keys.device
+        self.is_initialized = True
+        self._room = room
+        self._buffers = (_with_room(layer.keys, room), _with_room(layer.values, room))
+        self._show(layer.keys.shape[-2])
+
+    def _show(self, length: int) -> None:
+        self.keys, self.values = (buffer[..., :length, :] for buffer in self._buffers)
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        start = self.keys.shape[-2]
+        stop = start + key_states.shape[-2]
+        if stop > self._buffers[0].shape[-2]:
+            room = max(self._room, stop - start)
+            self._buffers = (_with_room(self.keys, room), _with_room(self.values, room))
+        for buffer, new in zip(self._buffers, (key_states, value_states), strict=True):
+            buffer[..., start:stop, :] = new
+        self._show(stop)
+        return self.keys, self.values
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        length = self.keys.shape[-2]
+        self._buffers = (self._buffers[0][indices], self._buffers[1][indices])
+        self._show(length)
+
+
+def _with_room(states: Tensor, room: int) -> Tensor:
+    batch, heads, length, width = states.shape
+    buffer = states.new_empty(batch, heads, length + room, width)
+    buffer[..., :length, :] = states
+    return buffer
+
+
+class Decoder:
+    """The rollouts of some prompts, a token each at a step.
+
+    `cache` and `mask` [groups, length] are those of the prompts' forward pass, `positions`
+    [3, groups, length] their rotary positions.
+    """
+
+    def __init__(self, model: Any, cache: Any, mask: Tensor, positions: Tensor, n: int) -> None:
+        self._model, self._cache, self._n = model, cache, n
+        cache.layers = [GrowingLayer(layer, n * _ROOM_STEPS) for layer in cache.layers]
+        self._sees = mask.bool().unsqueeze(1).expand(-1, n, -1)
+        self._position = positions.amax((0, 2)) + 1
+        self._own = torch.eye(n, dtype=torch.bool, device=mask.device)
+
+    def step(self, tokens: Tensor) -> Tensor:
+        """Logits [groups, n, vocabulary] after `tokens` [groups, n]."""
+        groups = len(tokens)
+        self._sees = torch.cat([self._sees, self._own.expand(groups, -1, -1)], 2)
+        text = self._model.model.language_model
+        output = text(
+            inputs_embeds=text.embed_tokens(tokens),
+            attention_mask={"full_attention": self._sees.unsqueeze(1)},
+            position_ids=self._position.view(1, -1, 1).expand(3, -1, self._n),
+            past_key_values=self._cache,
+            use_cache=True,
+        )
+        self._position = self._position + 1
+        logits: Tensor = self._model.lm_head(output.last_hidden_state)
+        return logits
+
+    def keep(self, groups: Tensor) -> None:
+        """Go on with these groups alone."""
+        self._cache.batch_select_indices(groups)
+        self._sees, self._position = self._sees[groups], self._position[groups]
+
+
+# Top-p: which tokens are drawn from.
+
+
+def outside(probabilities: Tensor, top_p: float) -> Tensor:
+    """Mask of `probabilities` [..., tokens]: all but the likeliest, which together reach `top_p`."""
+    ranked, order = probabilities.sort(-1, descending=True)
+    return (ranked.cumsum(-1) - ranked >= top_p).gather(-1, order.argsort(-1))
+
+
+# From a sample to token ids: the model's chat template, its media, its padding.
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Token ids of a prompt (and of its completion, if any) with its images."""
+
+    ids: list[int]
+    images: list[Prepared]
+
+
+def messages(sample: Sample, system_prompt: str | None) -> list[dict[str, Any]]:
+    """The sample for a processor's chat template, which gets the images apart."""
+    return conversation(sample, system_prompt, lambda _: {"type": "image"})
+
+
+class PromptEncoder:
+    """Renders the processor's chat template and expands every image to its tokens."""
+
+    def __init__(self, processor: Any, images: ImageSource, system_prompt: str | None) -> None:
+        self.processor = processor
+        self.tokenizer = processor.tokenizer
+        self.images = images
+        self._system_prompt = system_prompt
+        self._merge: int = processor.image_processor.merge_size**2
+        self.image_token: str = processor.image_token
+        self.image_token_id: int = processor.image_token_id
+        self.media_token_ids = [processor.image_token_id, processor.video_token_id]
+        self.pad_token_id: int = self.tokenizer.pad_token_id
+        self.eos_token_id: int = self.tokenizer.eos_token_id
+
+    def prompt(self, sample: Sample) -> Encoded:
+        """The prompt, ready for the assistant's first token."""
+        text = self._text(sample)
+        prepared = self.images.prepare(sample.images)
+        parts = text.split(self.image_token)
+        pieces = [parts[0]]
+        for image, part in zip(prepared, parts[1:], strict=True):
+            t, h, w = image.grid
+            pieces += [self.image_token * (t * h * w // self._merge), part]
+        ids = self.tokenizer("".join(pieces), add_special_tokens=False)["input_ids"]
+        return Encoded(ids, prepared)
+
+    def length(self, sample: Sample) -> int:
+        """Tokens of the prompt. Of the images only their sizes are read."""
+        text: list[int] = self.tokenizer(self._text(sample), add_special_tokens=False)["input_ids"]
+        return len(text) + sum(self._tokens(image) - 1 for image in sample.images)
+
+    def _tokens(self, image: bytes) -> int:
+        with Image.open(io.BytesIO(image)) as opened:
+            width, height = opened.size
+        patches: int = self.processor.image_processor.get_number_of_image_patches(height, width)
+        return patches // self._merge
+
+    def _text(self, sample: Sample) -> str:
+        """The chat as text, with one token for each image.
+
+        Raises UserInputError if the sample's own words hold such a token.
+        """
+        text: str = self.processor.apply_chat_template(
+            messages(sample, self._system_prompt), add_generation_prompt=True, tokenize=False
+        )
+        if text.count(self.image_token) != len(sample.images):
+            raise UserInputError(
+                f"sample {sample.id!r} has {len(sample.images)} images and"
+                f" {text.count(self.image_token)} places for them; take {self.image_token!r} out of"
+                " its text"
+            )
+        return text
+
+    def completion(self, text: str) -> list[int]:
+        """Token ids of a completion, its end token included."""
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return [*ids, self.eos_token_id]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of completion ids; special tokens are left out."""
+        text: str = self.tokenizer.decode(ids, skip_special_tokens=True)
+        return text
+
+    def image_inputs(self, prompts: Sequence[Encoded]) -> dict[str, Tensor]:
+        """`pixel_values` and `image_grid_thw` of all prompts, one after the other."""
+        images = [image for prompt in prompts for image in prompt.images]
+        if not images:
+            return {}
+        return {
+            "pixel_values": torch.cat([image.rows for image in images]),
+            "image_grid_thw": torch.tensor([image.grid for image in images]),
+        }
+
+    def pad(self, rows: Sequence[Sequence[int]], side: str) -> tuple[Tensor, Tensor]:
+        """Token ids and mask, shape [len(rows), longest]; `side` is where the padding goes."""
+        width = max(len(row) for row in rows)
+        ids = torch.full((len(rows), width), self.pad_token_id)
+        mask = torch.zeros((len(rows), width), dtype=torch.long)
+        for i, row in enumerate(rows):
+            where = slice(width - len(row), width) if side == "left" else slice(0, len(row))
+            ids[i, where] = torch.tensor(row)
+            mask[i, where] = 1
+        return ids, mask
+
+    def token_types(self, ids: Tensor) -> Tensor:
+        """`mm_token_type_ids`: 1 where a token stands for an image."""
+        return (ids == self.image_token_id).to(torch.int32)
+
+
+# Log-probabilities of given completions, by a transformers model.
+
+
+@torch.no_grad()
+def completion_logps(
+    model: Any,
+    encoder: PromptEncoder,
+    prompts: Sequence[Encoded],
+    completions: Sequence[Sequence[int]],
+    *,
+    temperature: float = 1.0,
+    top_p: float = 1.0,
+    without: Sequence[int] = (),
+    device: torch.device | None = None,
+) -> list[list[float]]:
+    """Of every token of `completions`, one of each prompt; the tokens `without` are impossible.
+
+    With `top_p` they are those of the draw: among the likeliest tokens alone, and the drawn one,
+    which rounding may have put beside them. One plain forward pass, so `model` may be sharded and
+    wrapped: then it is collective.
+    """
+    device = device or model.device
+    prompt_ids, prompt_mask = encoder.pad([prompt.ids for prompt in prompts], "left")
+    ids, mask = encoder.pad(completions, "right")
+    types = torch.cat(
+        [encoder.token_types(prompt_ids), torch.zeros_like(ids, dtype=torch.int32)], 1
+    )
+    inputs = {
+        "input_ids": torch.cat([prompt_ids, ids], 1),
+        "attention_mask": torch.cat([prompt_mask, mask], 1),
+        "mm_token_type_ids": types,
+        **encoder.image_inputs(prompts),
+    }
+    width = ids.shape[1]
+    output = model(
+        **{name: value.to(device) for name, value in inputs.items()},
+        logits_to_keep=width + 1,
+        use_cache=False,
+    )
+    logits = output.logits[:, -width - 1 : -1].float()
+    logits[..., list(without)] = -torch.inf
+    logps = (logits / temperature).log_softmax(-1)
+    own = ids.to(device).unsqueeze(-1)
+    if top_p < 1:
+        impossible = outside(logps.exp(), top_p).scatter_(-1, own, False)
+        logps = logps.masked_fill(impossible, -torch.inf).log_softmax(-1)
+    chosen = logps.gather(-1, own).squeeze(-1).tolist()
+    return [row[: len(one)] for row, one in zip(chosen, completions, strict=True)]
+
+
+# Batched generation with transformers: one prefill per prompt, shared by its rollouts.
 
 _COMPACT = 0.75  # finished prompts leave the batch once less than this share is alive
 

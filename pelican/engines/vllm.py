@@ -16,11 +16,11 @@ from typing import Any
 
 from PIL import Image
 
+from pelican.base.process import guard_group
+from pelican.config.recipe import ModelConfig, Sampling, VllmConfig
 from pelican.engines.base import Engine, rollout_seed
-from pelican.engines.prompts import messages
+from pelican.engines.transformers import messages
 from pelican.errors import InfrastructureError, UserInputError
-from pelican.leash import guard_group
-from pelican.recipe import ModelConfig, Sampling, VllmConfig
 from pelican.records import Rollout, Sample
 
 _ENVIRONMENT = {

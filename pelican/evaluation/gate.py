@@ -9,10 +9,9 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from pelican.evaluation.metrics import Difference
-from pelican.evaluation.summary import Comparison, Summary
-from pelican.frozen import Frozen
-from pelican.recipe import EvalConfig
+from pelican.base.model import Frozen
+from pelican.config.recipe import EvalConfig
+from pelican.evaluation.metrics import Comparison, Difference, Summary
 
 MAX_FORMAT_DROP = 5.0  # points of the format rate
 MIN_THINK_SHARE = 0.25  # of the base's mean thinking length

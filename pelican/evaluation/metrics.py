@@ -1,22 +1,81 @@
-"""Scores with bootstrap intervals, and paired differences of two result sets.
-
-A score is 100 x the mean task reward. The *embodied score* is a macro average: the mean over the
-task families of each family's mean, so a family with many questions weighs no more than another.
-Intervals are percentiles of a bootstrap that draws whole scenes, because questions about one scene
-succeed and fail together.
-"""
+"""Held-out scores with intervals, paired differences, forgetting."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal, TypedDict
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
 from numpy.typing import NDArray
+from pydantic import Field
 
-from pelican.frozen import Frozen
+from pelican.base.model import Frozen
+from pelican.data.tables import write_table
+from pelican.errors import UserInputError
+from pelican.records import Rollout, Sample, Score
+
+# What a policy could do before and can't do now, question by question.
+
+
+class Flips(Frozen):
+    """Questions whose success changed between two policies, out of `n` that both answered."""
+
+    n: int
+    kept: int
+    lost: int
+    gained: int
+    lost_by_family: dict[str, int] = Field(default_factory=dict)
+    gained_by_family: dict[str, int] = Field(default_factory=dict)
+
+    @property
+    def forgotten_share(self) -> float:
+        """Lost questions as a share of those that succeeded before."""
+        return self.lost / max(1, self.kept + self.lost)
+
+
+def with_flips(before: pl.DataFrame, after: pl.DataFrame) -> pl.DataFrame:
+    """`after` on the common questions, with `lost`, `gained` and the answer before."""
+    old = before.select(
+        "suite",
+        "sample_id",
+        success_before="success",
+        answer_before="answer",
+        completion_before="completion",
+    )
+    return after.join(old, on=["suite", "sample_id"], how="inner").with_columns(
+        lost=pl.col("success_before") & ~pl.col("success"),
+        gained=~pl.col("success_before") & pl.col("success"),
+    )
+
+
+def flips(before: pl.DataFrame, after: pl.DataFrame) -> Flips:
+    """Count the questions lost and gained from `before` to `after`."""
+    frame = with_flips(before, after)
+
+    def by_family(column: str) -> dict[str, int]:
+        counted = frame.filter(pl.col(column)).group_by("family").len().sort("family")
+        return {str(family): int(n) for family, n in counted.iter_rows()}
+
+    return Flips(
+        n=len(frame),
+        kept=int((frame["success_before"] & frame["success"]).sum()),
+        lost=int(frame["lost"].sum()),
+        gained=int(frame["gained"].sum()),
+        lost_by_family=by_family("lost"),
+        gained_by_family=by_family("gained"),
+    )
+
+
+# Scores with bootstrap intervals, and paired differences of two result sets.
+#
+# A score is 100 x the mean task reward. The *embodied score* is a macro average: the mean over the
+# task families of each family's mean, so a family with many questions weighs no more than another.
+# Intervals are percentiles of a bootstrap that draws whole scenes, because questions about one scene
+# succeed and fail together.
 
 Floats = NDArray[np.float64]
 LEVEL = 0.95
@@ -228,3 +287,197 @@ def _column(frame: pl.DataFrame, by: str | None) -> NDArray[Any]:
 def mean_of(frame: pl.DataFrame, column: str) -> float:
     """Mean of a numeric column; 0 of an empty frame."""
     return float(frame[column].cast(pl.Float64).to_numpy().mean()) if len(frame) else 0.0
+
+
+# `results.parquet`: one row for every held-out sample that a policy answered.
+
+Suite = Literal["embodied", "general"]
+SHORT_CLIP_S = 32.0  # the clips of loop 1; longer ones come from loop 2 on
+
+
+class ResultRow(TypedDict):
+    """`task` is the task reward in 0 … 1, `format` the format reward, `chance` blind guessing."""
+
+    sample_id: str
+    suite: str
+    family: str
+    dimension: str
+    benchmark: str
+    horizon: str
+    scene: str
+    task: float
+    success: bool
+    format: float
+    tokens: int
+    think_chars: int
+    chance: float
+    completion: str
+    answer: str
+    reason: str
+
+
+_KINDS = {str: pa.string(), float: pa.float64(), bool: pa.bool_(), int: pa.int32()}
+_TYPES: dict[str, type] = {
+    "task": float,
+    "success": bool,
+    "format": float,
+    "tokens": int,
+    "think_chars": int,
+    "chance": float,
+}
+RESULTS = pa.schema([(name, _KINDS[_TYPES.get(name, str)]) for name in ResultRow.__annotations__])
+
+
+def horizon_of(sample: Sample) -> str:
+    """`image`, or a clip of up to or over 32 s."""
+    if sample.media_kind == "image":
+        return "image"
+    return "clip_to_32s" if sample.span_s <= SHORT_CLIP_S else "clip_over_32s"
+
+
+def result_row(sample: Sample, suite: Suite, rollout: Rollout, score: Score) -> ResultRow:
+    """What is kept of one answered sample."""
+    return ResultRow(
+        sample_id=sample.id,
+        suite=suite,
+        family=sample.family.value,
+        dimension=sample.dimension.value,
+        benchmark=sample.benchmark,
+        horizon=horizon_of(sample),
+        scene=sample.scene,
+        task=score.task,
+        success=score.success,
+        format=score.format,
+        tokens=rollout.tokens,
+        think_chars=score.think_chars,
+        chance=sample.chance,
+        completion=rollout.completion,
+        answer=score.answer,
+        reason=score.reason,
+    )
+
+
+def write_results(path: Path, rows: Sequence[ResultRow]) -> None:
+    """Write rows to one Parquet file."""
+    write_table(path, pa.Table.from_pylist(list(rows), schema=RESULTS))
+
+
+def read_results(path: Path) -> pl.DataFrame:
+    """The results of an eval stage, by its folder or file, sorted by suite and sample."""
+    file = path / "results.parquet" if path.is_dir() else path
+    if not file.exists():
+        raise UserInputError(f"{file} does not exist; is {path} the output of an eval stage?")
+    frame = pl.read_parquet(file)
+    missing = [name for name in RESULTS.names if name not in frame.columns]
+    if missing:
+        raise UserInputError(f"{file} lacks the columns {', '.join(missing)}; run eval again")
+    return frame.sort("suite", "sample_id")
+
+
+# `summary.json`: every score of one policy with its interval, and the paired comparisons.
+
+
+class Comparison(Frozen):
+    """One policy against an earlier one, on the questions that both answered."""
+
+    to: str
+    embodied: Difference | None
+    general: Difference | None
+    families: dict[str, Difference]
+    dimensions: dict[str, Difference]
+    embodied_flips: Flips
+    general_flips: Flips
+    format_drop: float
+    think_share: float
+
+
+class Summary(Frozen):
+    """Scores in points of 100. Dimensions and horizons are of the embodied suite.
+
+    The general score is the mean over its benchmarks. `format_rate` is the mean format reward of the
+    embodied suite in 0 … 1, `chance` beside a score is what blind guessing gets, aggregated as the
+    score is. A benchmark's key is `suite/name`.
+    """
+
+    embodied: Estimate | None
+    general: Estimate | None
+    families: dict[str, Estimate]
+    dimensions: dict[str, Estimate]
+    benchmarks: dict[str, Estimate]
+    horizons: dict[str, Estimate]
+    format_rate: float
+    success_rate: float
+    mean_tokens: float
+    mean_think_chars: float
+    comparisons: dict[str, Comparison] = Field(default_factory=dict)
+
+
+def suite_of(frame: pl.DataFrame, suite: Suite) -> pl.DataFrame:
+    """The rows of one suite."""
+    return frame.filter(pl.col("suite") == suite)
+
+
+def summarise(
+    frame: pl.DataFrame,
+    earlier: Mapping[str, tuple[str, pl.DataFrame]] | None = None,
+    *,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> Summary:
+    """All scores of a result set. `earlier`: name -> (where it is from, results to compare with)."""
+    embodied, general = suite_of(frame, "embodied"), suite_of(frame, "general")
+
+    def scores(rows: pl.DataFrame, by: str | None) -> tuple[Estimate | None, dict[str, Estimate]]:
+        return estimate(rows, by, resamples=resamples, seed=seed) if len(rows) else (None, {})
+
+    score, families = scores(embodied, "family")
+    named = frame.with_columns(benchmark=pl.concat_str("suite", "benchmark", separator="/"))
+    return Summary(
+        embodied=score,
+        general=scores(general, "benchmark")[0],
+        families=families,
+        dimensions=scores(embodied, "dimension")[1],
+        benchmarks=scores(named, "benchmark")[1],
+        horizons=scores(embodied, "horizon")[1],
+        format_rate=mean_of(embodied, "format"),
+        success_rate=mean_of(embodied, "success"),
+        mean_tokens=mean_of(frame, "tokens"),
+        mean_think_chars=mean_of(embodied, "think_chars"),
+        comparisons={
+            name: compare(before, frame, to=where, resamples=resamples, seed=seed)
+            for name, (where, before) in (earlier or {}).items()
+        },
+    )
+
+
+def compare(
+    before: pl.DataFrame,
+    after: pl.DataFrame,
+    *,
+    to: str = "",
+    resamples: int = 2000,
+    seed: int = 0,
+) -> Comparison:
+    """Paired differences of two result sets, after minus before."""
+    pairs = paired(before, after)
+    embodied, general = suite_of(pairs, "embodied"), suite_of(pairs, "general")
+
+    def differences(
+        rows: pl.DataFrame, by: str | None
+    ) -> tuple[Difference | None, dict[str, Difference]]:
+        return difference(rows, by, resamples=resamples, seed=seed) if len(rows) else (None, {})
+
+    total, families = differences(embodied, "family")
+    old, new = suite_of(before, "embodied"), suite_of(after, "embodied")
+    thought = mean_of(old, "think_chars")
+    return Comparison(
+        to=to,
+        embodied=total,
+        general=differences(general, "benchmark")[0],
+        families=families,
+        dimensions=differences(embodied, "dimension")[1],
+        embodied_flips=flips(old, new),
+        general_flips=flips(suite_of(before, "general"), suite_of(after, "general")),
+        format_drop=100 * (mean_of(old, "format") - mean_of(new, "format")),
+        think_share=mean_of(new, "think_chars") / thought if thought else 1.0,
+    )

@@ -13,10 +13,16 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
+from pelican.config.recipe import GateConfig
 from pelican.evaluation.gate import Check, drop_check, form_checks
-from pelican.evaluation.metrics import Difference, bootstrap_means, difference, paired
-from pelican.evaluation.summary import compare, suite_of
-from pelican.recipe import GateConfig
+from pelican.evaluation.metrics import (
+    Difference,
+    bootstrap_means,
+    compare,
+    difference,
+    paired,
+    suite_of,
+)
 
 FEW = "few questions"
 

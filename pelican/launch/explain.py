@@ -7,10 +7,10 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from pelican.config.resources import StageResources
 from pelican.errors import InfrastructureError, PelicanError, ResourceError, UserInputError
-from pelican.launch.base import StageError
+from pelican.launch.job import StageError
 from pelican.launch.podspec import CONTAINER, Tree
-from pelican.sections.placement import StageResources
 
 
 class PreemptedError(InfrastructureError):

@@ -13,8 +13,7 @@ import urllib3
 from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random_exponential
 
 from pelican.errors import InfrastructureError, PelicanError, UserInputError
-from pelican.launch.jobspec import GROUP, PLURAL, VERSION
-from pelican.launch.podspec import Tree
+from pelican.launch.podspec import GROUP, PLURAL, VERSION, Tree
 
 PATIENCE_S = 120.0  # an API server may be restarted under us
 REQUEST_S = 20.0

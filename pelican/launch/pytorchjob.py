@@ -1,39 +1,167 @@
-"""The launcher of a cluster: a stage as a PyTorchJob of the training operator (v1).
-
-The job's name follows from run, loop and stage. Whoever launches the stage next finds the job: of
-the same digest it is adopted, so that the death of a launcher costs nothing.
-"""
+"""A stage as a PyTorchJob: started or adopted, followed, explained, cleaned up."""
 
 from __future__ import annotations
 
+import os
+import threading
 import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from pelican.errors import InfrastructureError, PelicanError, UserInputError
-from pelican.launch.base import CancelledError, Job, JobResult, Launcher, OnProgress, StageError
 from pelican.launch.explain import PreemptedError, failure, waiting
-from pelican.launch.joblog import JobLog
-from pelican.launch.jobspec import (
+from pelican.launch.job import CancelledError, Job, JobResult, Launcher, OnProgress, StageError
+from pelican.launch.kube import Absent, Conflict, Kube
+from pelican.launch.podspec import (
     ATTEMPT,
     DIGEST,
     FOLLOWED,
+    KFP_RUN,
     MANAGED,
     RUN,
+    STORE,
+    Target,
+    Tree,
     build_job,
     least_pods,
     of_attempt,
     processes_of,
 )
-from pelican.launch.kube import Absent, Conflict, Kube
-from pelican.launch.podspec import Tree
-from pelican.launch.target import Target
-from pelican.runs import CANCELLED, run_prefix
-from pelican.stages.commit import finished_manifest
-from pelican.storage.objects import ObjectStore, open_store
-from pelican.telemetry.events import emit
+from pelican.monitoring.progress import emit, parse
+from pelican.runs.layout import CANCELLED, RECIPE, run_prefix
+from pelican.stages.fingerprint import finished_manifest
+from pelican.storage import open_store
+from pelican.storage.store import ObjectStore
+
+# The log of a running pod, line by line, each once, whatever connections break.
+
+
+class LogFollower:
+    """Follows one pod in a thread of its own; `on_line` is called from it."""
+
+    def __init__(self, kube: Kube, pod: str, on_line: Callable[[str], None]) -> None:
+        self._kube, self._pod, self._on_line = kube, pod, on_line
+        self._ended = threading.Event()
+        self._last = ""  # time of the last line, and the lines of that time
+        self._same: list[str] = []
+        self._thread = threading.Thread(target=self._run, name=f"log of {pod}", daemon=True)
+        self._thread.start()
+
+    def finish(self, wait_s: float) -> None:
+        """The container has ended: read what is left, for at most `wait_s`."""
+        self._ended.set()
+        self._thread.join(wait_s)
+
+    def _run(self) -> None:
+        while True:
+            ended = self._ended.is_set()  # before reading: then all of it is read once more
+            try:
+                for line in self._kube.stream_log(self._pod, self._last or None):
+                    self._take(line)
+            except Absent:
+                return
+            except (PelicanError, OSError):  # not started yet, or the connection broke
+                pass
+            except Exception as error:
+                if "urllib3" not in type(error).__module__:
+                    raise
+            if ended:
+                return
+            self._ended.wait(1.0)
+
+    def _take(self, line: str) -> None:
+        """Times are in nanoseconds, `sinceTime` in seconds: lines come again and are left out."""
+        time, _, text = line.partition(" ")
+        if time < self._last or (time == self._last and text in self._same):
+            return
+        if time != self._last:
+            self._last, self._same = time, []
+        self._same.append(text)
+        self._on_line(text)
+
+
+# The log of a stage that runs in pods: rank 0's lines as they come, the failing rank's at the end.
+
+LAST_LINES = 60  # of another rank that failed
+FINISH_S = 10.0  # for the last lines of a container that has ended
+
+
+class JobLog:
+    """Appends to the stage's log in the store, and hands progress on."""
+
+    def __init__(self, store: ObjectStore, key: str, on_progress: OnProgress | None) -> None:
+        self._store, self._key, self._on_progress = store, key, on_progress
+        folder, _, name = key.rpartition("/")
+        # Of its own: two launchers may follow one job from one machine.
+        self._path: Path = store.local_root(folder) / f".{name}.{uuid.uuid4().hex}.tmp"
+        try:
+            self._path.write_bytes(store.read(key))  # of earlier attempts, by whomever
+        except KeyError:
+            self._path.write_bytes(b"")
+        self._file = self._path.open("a", encoding="utf-8")
+        self._followers: dict[str, LogFollower] = {}
+
+    def note(self, text: str) -> None:
+        """A line of the launcher's own."""
+        self._write(f"# {time.strftime('%F %T')} {text}")
+
+    def follow(self, kube: Kube, pod: Tree) -> None:
+        """Follow this pod's log from its start, if its container has begun."""
+        uid, name = pod["metadata"]["uid"], pod["metadata"]["name"]
+        begun = pod.get("status", {}).get("phase") not in ("Pending", None)
+        if begun and uid not in self._followers:
+            self._followers[uid] = LogFollower(kube, name, self._line)
+
+    def finish(self) -> None:
+        """The pods have ended: take their last lines."""
+        for follower in self._followers.values():
+            follower.finish(FINISH_S)
+
+    def failed(self, kube: Kube, pods: Sequence[Tree]) -> None:
+        """The last lines of the pods that failed, but of those that were followed."""
+        for pod in pods:
+            if pod["metadata"]["uid"] in self._followers:
+                continue
+            if pod.get("status", {}).get("phase") != "Failed":
+                continue
+            name = pod["metadata"]["name"]
+            self.note(f"the last lines of {name}")
+            for line in kube.log(name, tailLines=str(LAST_LINES)).splitlines():
+                if parse(line) is None:
+                    self._write(line)
+
+    def keep(self) -> None:
+        """Bring what there is to the store."""
+        self._file.flush()
+        self._store.put(self._key, self._path)
+
+    def close(self) -> None:
+        if not self._file.closed:
+            self.keep()
+            self._file.close()
+            self._path.unlink()
+
+    def _line(self, line: str) -> None:
+        found = parse(line)
+        if found is None:
+            self._write(line)
+        elif found[0] == "progress" and self._on_progress is not None:
+            self._on_progress(found[1])
+
+    def _write(self, line: str) -> None:
+        if not self._file.closed:
+            self._file.write(line + "\n")
+
+
+# The launcher of a cluster: a stage as a PyTorchJob of the training operator (v1).
+#
+# The job's name follows from run, loop and stage. Whoever launches the stage next finds the job: of
+# the same digest it is adopted, so that the death of a launcher costs nothing.
 
 POLL_S = 1.0
 FOLLOWED_S = 60.0  # between two notes on the job that somebody follows it
@@ -272,3 +400,51 @@ def _ended(job: Tree) -> str | None:
 
 def _where(job: Job) -> dict[str, Any]:
     return {"stage": job.spec.stage, "loop": job.spec.loop, "phase": job.spec.phase.value}
+
+
+# Jobs whose run is gone: a launcher that was killed can't delete its own.
+
+
+def reap_jobs(
+    kube: Kube, store: ObjectStore | None, grace_s: float, *, dry_run: bool = False
+) -> Iterator[tuple[str, str]]:
+    """Delete what nobody needs; yields name and reason. Finished jobs are left to their TTL.
+
+    A launcher notes once a minute that it follows its job; a retried step adopts it, so a job is
+    orphaned only once nobody has for `grace_s`. Kubeflow is asked if KFP_HOST is set; the store says
+    nothing about jobs of another store.
+    """
+    for job in kube.jobs(f"{MANAGED}=pelican"):
+        if _finished(job) or "deletionTimestamp" in job["metadata"]:
+            continue
+        why = _orphaned(job, store, grace_s)
+        if why is None:
+            continue
+        if not dry_run:
+            kube.delete_job(job["metadata"]["name"], job["metadata"]["uid"])
+        yield job["metadata"]["name"], why
+
+
+def _finished(job: Tree) -> bool:
+    conditions = job.get("status", {}).get("conditions", [])
+    return any(c["type"] in ("Succeeded", "Failed") and c["status"] == "True" for c in conditions)
+
+
+def _orphaned(job: Tree, store: ObjectStore | None, grace_s: float) -> str | None:
+    labels = job["metadata"].get("labels", {})
+    annotations = job["metadata"].get("annotations", {})
+    run, kfp_run = labels.get(RUN), labels.get(KFP_RUN)
+    if store is not None and run and annotations.get(STORE) == store.uri:
+        if store.exists(f"{run_prefix(run)}/{CANCELLED}"):
+            return f"run {run} was cancelled"
+        if not store.exists(f"{run_prefix(run)}/{RECIPE}"):
+            return f"run {run} is not in the store any more"
+    if kfp_run and os.environ.get("KFP_HOST"):
+        from pelican.launch.kfp import ENDED, Kfp
+
+        state = Kfp().state(kfp_run)
+        if state is None or state in ENDED:
+            return f"Kubeflow's run {kfp_run} is {state or 'gone'}"
+    since = annotations.get(FOLLOWED) or job["metadata"]["creationTimestamp"]
+    age = (datetime.now(UTC) - datetime.fromisoformat(since)).total_seconds()
+    return f"nobody has followed it for {age / 60:.0f} min" if age > grace_s else None

@@ -29,7 +29,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-from pelican.leash import PARENT, die_with_parent, hold
+from pelican.base.process import PARENT, die_with_parent, hold
 
 WARM = "PELICAN_WARM"  # path of the socket; "off" for none
 PRELOADED = (

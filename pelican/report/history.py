@@ -1,19 +1,130 @@
-"""The history of every practised sample over loops and phases, and what became of it.
-
-A sample is weak at a moment if none of its rollouts succeeded (SR = 0), and solved if at least half
-did. What became of it is read from its ledger rows in the order of training, and the teacher's
-verdicts: see `outcome_of`.
-"""
+"""The history of every practised sample over loops and phases, and what became of it."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import polars as pl
 
-from pelican.report.run import Run
+from pelican.data.corrections import NONE, Corrections, read_corrections
+from pelican.data.tables import sample_from_row, shard_paths
+from pelican.errors import UserInputError
+from pelican.records import Sample
+from pelican.report.run import Run, StageRun
+from pelican.rewards.base import Unscorable
+from pelican.rewards.parse import extract_answer, normalise
+from pelican.stages.stage import CORRECTIONS, resolve_input
+
+# What a page shows of a sample: its rollouts with their scores, question, answer and pictures.
+
+SHOWN_ROLLOUTS = 2  # of each moment
+
+
+def add_attempts(run: Run, cases: Sequence[Case]) -> None:
+    """The teacher's answers, and the first rollouts of each moment with their scores."""
+    known = {case.id: case for case in cases}
+    for case in cases:
+        case.attempts = list(case.verdicts.values())
+    for stage in run.finished("rollout"):
+        words, order = moment_of(stage)
+        for row in _scored(run, stage, known).iter_rows(named=True):
+            known[row["sample_id"]].attempts.append(
+                Attempt(words, row["completion"], row["success"], row["reason"], order)
+            )
+    for case in cases:  # the same words twice at one moment say nothing new
+        case.attempts = sorted(dict.fromkeys(case.attempts), key=lambda attempt: attempt.order)
+
+
+def moment_of(stage: StageRun) -> tuple[str, tuple[int, int]]:
+    """When a stage's rollouts were made, in words, and where that stands in the training."""
+    moment = Moment(stage.loop, stage.phase, 0, 0)
+    return moment.words, moment.order
+
+
+def _scored(run: Run, stage: StageRun, ids: Collection[str]) -> pl.DataFrame:
+    """The first rollouts of these samples with success and reason; empty if a table is missing."""
+    rollouts = rows_of(run, stage.prefix, "rollouts", ids, most=SHOWN_ROLLOUTS)
+    scores = rows_of(run, scores_of(stage), "scores", ids, most=SHOWN_ROLLOUTS)
+    if rollouts is None or scores is None:
+        return pl.DataFrame()
+    both = rollouts.join(
+        scores.select("sample_id", "index", "success", "reason"), on=["sample_id", "index"]
+    )
+    return both.sort("sample_id", "index")
+
+
+def scores_of(rollout: StageRun) -> str:
+    """The prefix of the scores of a rollout stage."""
+    return rollout.prefix.replace("/rollout-", "/reward-")
+
+
+def rows_of(
+    run: Run, prefix: str, name: str, ids: Collection[str], most: int | None = None
+) -> pl.DataFrame | None:
+    """The rows of these samples in a stage's shards, of index below `most`; None without shards."""
+    paths = run.files(prefix, f"{name}-*.parquet")
+    if not paths:
+        return None
+    wanted = pl.col("sample_id").is_in(list(ids))
+    if most is not None:
+        wanted &= pl.col("index") < most
+    return pl.concat([pl.scan_parquet(path).filter(wanted) for path in paths]).collect()
+
+
+def pool_places(run: Run) -> list[str]:
+    """Where the training pool lies, by the manifests, else by the recipe."""
+    places = {
+        stage.manifest.inputs["pool"]
+        for stage in run.stages
+        if stage.manifest and "pool" in stage.manifest.inputs
+    }
+    return sorted(places or {str(run.recipe.get("data", {}).get("train", ""))})
+
+
+def corrections_of(run: Run) -> Corrections:
+    """What a person corrected for this run, if the file can be read from here."""
+    for stage in run.stages:
+        where = stage.manifest.inputs.get(CORRECTIONS) if stage.manifest else None
+        if where:
+            try:
+                return read_corrections(resolve_input(run.store, where))
+            except UserInputError:
+                return NONE  # the page is made where the file is not
+    return NONE
+
+
+def samples_of(
+    run: Run, places: Sequence[str], ids: Collection[str], corrections: Corrections = NONE
+) -> Iterator[Sample]:
+    """The samples of these ids in the pools that can be read from here, one after another."""
+    missing = set(ids)
+    for place in places:
+        try:
+            paths = shard_paths(resolve_input(run.store, place)) if place and missing else []
+        except UserInputError:
+            continue  # the page is made where the data is not: it shows the rest
+        for path in paths:
+            wanted = pl.col("id").is_in(list(missing))
+            rows = pl.scan_parquet(path).filter(wanted).collect()
+            for part in rows.iter_slices(64):
+                for row in part.iter_rows(named=True):
+                    if row["id"] not in missing:
+                        continue
+                    try:
+                        sample = sample_from_row(corrections.row(row))
+                    except (ValueError, TypeError):
+                        continue  # quarantined rows have their own table
+                    missing.discard(sample.id)
+                    yield sample
+
+
+# The history of every practised sample over loops and phases, and what became of it.
+#
+# A sample is weak at a moment if none of its rollouts succeeded (SR = 0), and solved if at least half
+# did. What became of it is read from its ledger rows in the order of training, and the teacher's
+# verdicts: see `outcome_of`.
 
 NEVER_WEAK = "never_weak"
 OUTCOMES = {
@@ -159,3 +270,92 @@ def teacher_verdicts(run: Run) -> dict[str, dict[int, Attempt]]:
                 (stage.loop, 2),
             )
     return found
+
+
+# Which samples are worth a person's look: those whose label or picture may be wrong come first.
+
+_SURE = 0.75  # share of the wrong answers that say the same
+_LEAST = 4  # wrong answers before that means anything
+
+
+@dataclass(frozen=True, slots=True)
+class Habit:
+    """What the policy says when it is wrong: the commonest answer, its share, and of how many."""
+
+    answer: str
+    share: float
+    wrong: int
+
+
+def habits(run: Run, ids: Collection[str]) -> dict[str, Habit]:
+    """The wrong answers of every sample of `ids`, over all moments."""
+    parts = []
+    for stage in run.finished("rollout"):
+        scores = rows_of(run, scores_of(stage), "scores", ids)
+        if scores is not None:
+            wrong = scores.filter(~pl.col("success") & (pl.col("answer") != ""))
+            parts.append(wrong.select("sample_id", "answer"))
+    if not parts:
+        return {}
+    counts = pl.concat(parts).group_by("sample_id", "answer").len()
+    best = (
+        counts.with_columns(wrong=pl.col("len").sum().over("sample_id"))
+        .sort("len", "answer", descending=[True, False])
+        .unique("sample_id", keep="first", maintain_order=True)
+    )
+    return {
+        name: Habit(answer, count / wrong, wrong)
+        for name, answer, count, wrong in best.select(
+            "sample_id", "answer", "len", "wrong"
+        ).iter_rows()
+    }
+
+
+def interest(case: Case, habit: Habit | None) -> tuple[float, str]:
+    """How much a sample deserves a look, 0 … 5, and why in words.
+
+    A teacher and a policy that were trained apart and agree against the label are the best sign of
+    a wrong label; one answer given every time is a weaker one.
+    """
+    if case.outcome == NEVER_WEAK:
+        return 0.0, ""
+    if case.timeline[-1].success_rate >= SOLVED:
+        return 0.5, ""
+    refused = [a for a in case.verdicts.values() if not a.success]
+    failed = bool(refused) and len(refused) == len(case.verdicts)
+    sure = habit is not None and habit.share >= _SURE and habit.wrong >= _LEAST
+    if habit is not None and failed and any(_says(a.completion, habit.answer) for a in refused):
+        return 5.0, f"policy and teacher both say {_short(habit.answer)}"
+    if habit is not None and failed and sure:
+        return 4.0, f"the policy insists on {_short(habit.answer)}, the teacher failed"
+    if case.outcome == "forgotten":
+        return 3.0, "was solved, is not any more"
+    last = case.timeline[-1].order
+    taught = [loop for loop, a in case.verdicts.items() if a.success and (loop, 1) < last]
+    if taught and case.timeline[-1].success_rate == 0:
+        return 2.5, f"taught in loop {taught[0]}, still never right"
+    if failed:
+        return 2.0, "the teacher failed"
+    if case.timeline[-1].success_rate == 0:
+        if habit is not None and sure:
+            return 1.5, f"the policy insists on {_short(habit.answer)}"
+        return 1.0, "never right when seen last"
+    return 0.8, ""
+
+
+def _says(completion: str, answer: str) -> bool:
+    try:
+        return normalise(extract_answer(completion).text) == normalise(answer)
+    except Unscorable:
+        return False
+
+
+def _short(answer: str) -> str:
+    line = " ".join(answer.split())
+    return f"“{line[:40]}…”" if len(line) > 41 else f"“{line}”"
+
+
+def by_interest(cases: Sequence[Case], known: dict[str, Habit]) -> list[tuple[Case, float, str]]:
+    """The cases with their interest and its reason, the most interesting first."""
+    rated = [(case, *interest(case, known.get(case.id))) for case in cases]
+    return sorted(rated, key=lambda row: (-row[1], row[0].id))

@@ -1,8 +1,4 @@
-"""What Kubeflow's UI shows of an evaluation and of a run: numbers, a matrix, a page, a verdict.
-
-The names of the numbers are the same in every run, so that runs can be compared; all are finite.
-Returns plain values: the components log them, nothing here imports kfp.
-"""
+"""What Kubeflow's UI shows of an evaluation and of a run, and the summary at a run's end."""
 
 from __future__ import annotations
 
@@ -14,15 +10,72 @@ from typing import Any
 
 import polars as pl
 
-from pelican.outcome import report_path, score_rows, tokens
-from pelican.recipe import Recipe
-from pelican.recipes.overrides import fields
-from pelican.report.cost import RESOURCES
-from pelican.report.finish import finish
-from pelican.report.run import Run
-from pelican.runs import manifests, read_json, read_recipe, run_prefix, stage_prefix
-from pelican.storage.manifests import Manifest, read_manifest
-from pelican.storage.objects import ObjectStore
+from pelican.config.overrides import fields
+from pelican.config.recipe import Recipe
+from pelican.report.page import build_report
+from pelican.report.run import RESOURCES, Run
+from pelican.retrain.notify import notify
+from pelican.retrain.records import VERDICT
+from pelican.runs.layout import (
+    FAILURE,
+    SUMMARY,
+    manifests,
+    read_json,
+    read_recipe,
+    run_prefix,
+    stage_prefix,
+)
+from pelican.runs.outcome import report_path, score_rows, show, summary_metrics, tokens
+from pelican.storage.manifests import Manifest, now, read_manifest
+from pelican.storage.store import ObjectStore
+
+# The end of a run: its summary, its report, and word of it if it was a retraining.
+
+
+def finish(store: ObjectStore, run: str, pipeline: str, succeeded: bool) -> dict[str, float]:
+    """Write `summary.json` and the report; returns finite metrics under stable names.
+
+    `succeeded` is what the pipeline's backend says. The report is built after a failure too, from
+    the stages that finished; that it can't be built never hides why the run failed.
+    """
+    prefix = run_prefix(run)
+    report_error = None
+    try:
+        build_report(store, run)
+    except Exception as error:  # the summary must be written whatever the page lacks
+        report_error = f"{type(error).__name__}: {error}"
+    tree = show(store, run)
+    tree["verdict"] = read_json(store, f"{prefix}/{VERDICT}")  # of a retraining
+    complete = succeeded and _ran_to_its_end(tree, read_recipe(store, run), pipeline)
+    tree |= {"state": "complete" if complete else "failed", "finished": now().isoformat()}
+    tree |= {"pipeline": pipeline, "report_error": report_error}
+    if complete:
+        store.delete(f"{prefix}/{FAILURE}")
+        tree["failure"] = None
+    store.write(f"{prefix}/{SUMMARY}", json.dumps(tree, indent=1, allow_nan=False).encode())
+    if pipeline == "retrain":
+        notify(store, run)
+    return summary_metrics(tree)
+
+
+def _ran_to_its_end(tree: dict[str, Any], recipe: Recipe | None, pipeline: str) -> bool:
+    """Whether the last evaluation is that of the last loop, or its gate said stop."""
+    if pipeline == "retrain":
+        return tree["verdict"] is not None
+    if recipe is None or not tree["scores"]:
+        return False
+    last = tree["scores"][-1]
+    if pipeline == "evaluate":
+        return True
+    if last["loop"] == 0 or last["phase"] != recipe.last_phase.value:
+        return False
+    return last["loop"] == recipe.loops or not last.get("go_on", True)
+
+
+# What Kubeflow's UI shows of an evaluation and of a run: numbers, a matrix, a page, a verdict.
+#
+# The names of the numbers are the same in every run, so that runs can be compared; all are finite.
+# Returns plain values: the components log them, nothing here imports kfp.
 
 PHASES = {"base": "base", "rl": "RL", "sft": "SFT"}
 # Settings that ablations change; Kubeflow's own parameter is the whole recipe as one text.
@@ -194,8 +247,8 @@ def success_matrix(store: ObjectStore, before: str, after: str) -> Matrix | None
     place = {name: i for i, name in enumerate(categories)}
     rows = [[0] * len(categories) for _ in categories]
     counted = pairs.group_by("family", "before", "success").len()
-    for family, was, now, count in counted.iter_rows():
-        rows[place[f"{family}: {words[was]}"]][place[f"{family}: {words[now]}"]] = int(count)
+    for family, was, became, count in counted.iter_rows():
+        rows[place[f"{family}: {words[was]}"]][place[f"{family}: {words[became]}"]] = int(count)
     return Matrix(categories, rows)
 
 

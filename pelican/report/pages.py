@@ -7,8 +7,8 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from pelican.monitoring.progress import duration
 from pelican.report import words
-from pelican.telemetry.progress import duration
 
 
 def render_page(template: str, **values: Any) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from functools import cached_property
@@ -12,12 +13,93 @@ from typing import Any
 import polars as pl
 from pydantic import ValidationError
 
+from pelican.base.model import Frozen
 from pelican.errors import UserInputError
-from pelican.evaluation.results import read_results
-from pelican.evaluation.summary import Comparison, Summary, compare
-from pelican.runs import PHASES, RUN, read_json, require_run, run_prefix
+from pelican.evaluation.metrics import Comparison, Summary, compare, read_results
+from pelican.runs.layout import PHASES, RUN, read_json, require_run, run_prefix
+from pelican.runs.outcome import tokens
+from pelican.storage import open_store
 from pelican.storage.manifests import Manifest, read_manifest
-from pelican.storage.objects import ObjectStore
+from pelican.storage.store import ObjectStore
+
+# What a run cost: wall clock, GPU and CPU hours, tokens. Read from the stages' manifests.
+
+RESOURCES = "resources"  # of a manifest's notes; see pelican.stages.resources
+
+
+class Cost(Frozen):
+    """`gpu_hours` and `cpu_hours` are None if a stage did not note what it used."""
+
+    seconds: float
+    gpu_hours: float | None
+    cpu_hours: float | None
+    generated_tokens: int
+    trained_tokens: int
+    evaluation_tokens: int
+
+
+def cost_of(run: Run) -> Cost:
+    """Of all finished stages. What a stage lost to a restart is not in it."""
+    return Cost(
+        seconds=seconds(run),
+        gpu_hours=_hours(run, "gpu_seconds"),
+        cpu_hours=_hours(run, "cpu_seconds"),
+        generated_tokens=tokens(_finished(run), "generated"),
+        trained_tokens=tokens(_finished(run), "trained"),
+        evaluation_tokens=sum(_counts(stage).get("tokens", 0) for stage in run.finished("eval")),
+    )
+
+
+def _hours(run: Run, name: str) -> float | None:
+    spent: list[Any] = []
+    for stage in run.stages:
+        if stage.manifest is not None:
+            noted = stage.manifest.notes.get(RESOURCES)
+            spent.append(noted.get(name) if isinstance(noted, dict) else None)
+    known = [float(value) for value in spent if isinstance(value, int | float)]
+    return sum(known) / 3600 if known and len(known) == len(spent) else None
+
+
+def _finished(run: Run) -> Iterator[Manifest]:
+    return (stage.manifest for stage in run.stages if stage.manifest)
+
+
+def seconds(run: Run) -> float:
+    """Time spent in all finished stages."""
+    return sum(stage.manifest.seconds for stage in run.stages if stage.manifest)
+
+
+def _counts(stage: StageRun) -> dict[str, int]:
+    return stage.manifest.counts if stage.manifest else {}
+
+
+# Runs by the names that tell them apart, also those of several stores.
+
+_PART = "/runs/"
+
+
+def open_address(address: str, default: ObjectStore) -> Run:
+    """A run by its name in `default`, or by its address in another store: `<store>/runs/<run>`.
+
+    Raises UserInputError if there is none.
+    """
+    store, separator, name = address.rstrip("/").rpartition(_PART)
+    if not separator:
+        return open_run(default, address)
+    return open_run(open_store(store), name)
+
+
+def labelled(runs: Sequence[Run]) -> dict[str, Run]:
+    """Each run by its name; by name and store where two stores have a run of that name."""
+    count = Counter(run.name for run in runs)
+    found: dict[str, Run] = {}
+    for run in runs:
+        label = run.name if count[run.name] == 1 else f"{run.name} in {run.store.uri}"
+        found.setdefault(label, run)
+    return found
+
+
+# What a run has written so far, read for people: whole, unfinished or failed alike.
 
 _ORDER = ("rollout", "reward", "filter", "distill", "train", "eval")
 RESAMPLES = 2000

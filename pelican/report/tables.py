@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from pelican.data.quarantine import CODES
-from pelican.evaluation.metrics import Difference, Estimate
-from pelican.evaluation.summary import Comparison
+from pelican.data.tables import CODES
+from pelican.evaluation.metrics import Comparison, Difference, Estimate
 from pelican.report import words
 from pelican.report.run import Evaluation, Run
 

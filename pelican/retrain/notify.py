@@ -14,10 +14,10 @@ import urllib.request
 from typing import Any
 from urllib.parse import urlsplit
 
+from pelican.base.net import ID, SIGNATURE, TIMESTAMP, sign
 from pelican.retrain.records import Verdict, read_verdict
-from pelican.runs import FAILURE, read_json, run_prefix
-from pelican.signature import ID, SIGNATURE, TIMESTAMP, sign
-from pelican.storage.objects import ObjectStore
+from pelican.runs.layout import FAILURE, read_json, run_prefix
+from pelican.storage.store import ObjectStore
 
 URL, SECRET, LINK = "PELICAN_NOTIFY_URL", "PELICAN_NOTIFY_SECRET", "PELICAN_NOTIFY_LINK"
 TRIES, WAIT_S, TIMEOUT_S = 3, 1.0, 10.0

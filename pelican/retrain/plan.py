@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pelican.recipe import Recipe
-from pelican.recipes import find_recipe, for_pipeline
-from pelican.registry.aliases import resolve_model
-from pelican.registry.versions import ModelVersion
-from pelican.retrain.versions import find_version
-from pelican.storage.objects import ObjectStore
+from pelican.config.presets import find_recipe, for_pipeline
+from pelican.config.recipe import Recipe
+from pelican.registry.models import ModelVersion, resolve_model
+from pelican.retrain.records import find_version
+from pelican.storage.store import ObjectStore
 
 
 @dataclass(frozen=True)

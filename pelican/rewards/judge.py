@@ -12,12 +12,12 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from pelican.chat import ChatClient
-from pelican.digest import digest_of
-from pelican.recipe import JudgeConfig, RewardConfig
+from pelican.base.endpoint import ChatClient
+from pelican.base.model import digest_of
+from pelican.config.recipe import JudgeConfig, RewardConfig
 from pelican.records import OpenAnswer
 from pelican.rewards.base import Asked, Judge, Judgement, Unscorable, Verdict
-from pelican.storage.objects import ObjectStore
+from pelican.storage.store import ObjectStore
 
 KEY_VARIABLE = "PELICAN_JUDGE_KEY"  # bearer token of the endpoint, if it wants one
 MAX_JUDGED_CHARS = 2000

@@ -23,12 +23,19 @@ from pelican.records import (
 )
 from pelican.rewards.base import Asked, Scorers, Verdict
 from pelican.rewards.masks import decode_mask
-from pelican.rewards.parse.choices import parse_choice, parse_yes_no
-from pelican.rewards.parse.coordinates import Box, parse_box, parse_points
-from pelican.rewards.parse.lists import item_key, parse_list
-from pelican.rewards.parse.numbers import parse_count, parse_length
-from pelican.rewards.parse.spans import parse_interval
-from pelican.rewards.parse.text import normalise
+from pelican.rewards.parse import (
+    Box,
+    item_key,
+    normalise,
+    parse_box,
+    parse_choice,
+    parse_count,
+    parse_interval,
+    parse_length,
+    parse_list,
+    parse_points,
+    parse_yes_no,
+)
 
 # 1 - theta for theta = .50, .55, …, .95 (VSI-Bench)
 _MRA_LIMITS = tuple(i / 20 for i in range(1, 11))

@@ -2,32 +2,70 @@
 
 from __future__ import annotations
 
-from pelican.errors import UserInputError
-from pelican.recipe import RewardConfig
-from pelican.records import Family, Sample, Score
-from pelican.rewards import (
-    affordance,
-    counting,
-    general,
-    planning,
-    prediction,
-    success,
-    temporal,
-)
-from pelican.rewards.base import Asked, Judge, Scorer, Scorers, Unscorable, Verdict
-from pelican.rewards.extract import extract_answer
-from pelican.rewards.flip import is_flipped
-from pelican.rewards.format import format_reward, think_chars
+import hashlib
+import re
 
-FAMILIES: dict[Family, Scorers] = {
-    Family.AFFORDANCE: affordance.SCORERS,
-    Family.COUNTING: counting.SCORERS,
-    Family.TEMPORAL: temporal.SCORERS,
-    Family.SUCCESS: success.SCORERS,
-    Family.PLANNING: planning.SCORERS,
-    Family.PREDICTION: prediction.SCORERS,
-    Family.GENERAL: general.SCORERS,
-}
+from pelican.config.recipe import RewardConfig
+from pelican.errors import UserInputError
+from pelican.records import Sample, Score
+from pelican.rewards.base import Asked, Judge, Scorer, Unscorable, Verdict
+from pelican.rewards.families import FAMILIES
+from pelican.rewards.parse import extract_answer
+
+# The ablation that flips a share of the rewards.
+
+
+def is_flipped(share: float, seed: int, sample_id: str, index: int) -> bool:
+    """Whether this rollout's task reward becomes 1 - task. What 0.1 flips, 0.25 flips too."""
+    if share <= 0:
+        return False
+    key = f"{seed}/{index}/{sample_id}".encode("utf-8", "replace")
+    draw = int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "big")
+    return draw < share * 2.0**64
+
+
+# The shape of a completion: one thought, then one answer.
+
+_WORD = re.compile(r"\w")
+_TAGS = ("<think>", "</think>", "<answer>", "</answer>")
+
+
+def format_reward(completion: str, max_think_chars: int) -> float:
+    """1 for exactly one `<think>…</think>` and then one `<answer>…</answer>`, else 0.
+
+    Both hold at least one letter or digit ("..." is an empty thought), nothing but white space
+    stands around them, and the thought is no longer than `max_think_chars` characters.
+    """
+    for tag in _TAGS:
+        if completion.count(tag) != 1:
+            return 0.0
+    text = completion.strip()
+    if not (text.startswith("<think>") and text.endswith("</answer>")):
+        return 0.0
+    think, closed, rest = text[len("<think>") :].partition("</think>")
+    between, opened, answer = rest.partition("<answer>")
+    if not (closed and opened) or between.strip():
+        return 0.0
+    filled = _WORD.search(think) and _WORD.search(answer[: -len("</answer>")])
+    return 1.0 if filled and len(think.strip()) <= max_think_chars else 0.0
+
+
+def think_chars(completion: str) -> int:
+    """Characters of the thought, white space around it left out; also where the tags are broken.
+
+    Without `<think>` the thought is what stands before `</think>` (templates that open it in the
+    prompt); without `</think>` it runs to the end (a completion that was cut).
+    """
+    before, closed, _ = completion.rpartition("</think>")
+    body = before if closed else completion
+    _, opened, think = body.partition("<think>")
+    if opened:
+        return len(think.strip())
+    return len(body.strip()) if closed else 0
+
+
+# The reward of one completion: format and task, weighed. Never raises on any completion.
+
 SHOWN_CHARS = 500  # of the answer, as the score keeps it
 
 
@@ -85,7 +123,7 @@ def scorer_of(sample: Sample) -> Scorer:
         raise UserInputError(
             f"sample {sample.id!r}: family {sample.family} has no reward for answers of kind"
             f" {sample.answer.kind!r}, only {', '.join(sorted(scorers))};"
-            f" add one in pelican/rewards/{sample.family}.py"
+            f" add one in pelican/rewards/families.py"
         ) from None
 
 

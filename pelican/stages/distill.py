@@ -10,33 +10,35 @@ from typing import TypeVar
 import pyarrow as pa
 from pydantic import BaseModel
 
-from pelican.data.entry import Entry
+from pelican.base.model import digest_of
+from pelican.base.process import in_order
+from pelican.data.entries import Entry
 from pelican.data.pool import PoolIndex, read_index
-from pelican.data.quarantine import Quarantine
-from pelican.data.tables import open_parquet, write_table
-from pelican.digest import digest_of
-from pelican.distillation.mixture import (
+from pelican.data.tables import Quarantine, open_parquet, write_table
+from pelican.dppo.distillation import (
     MIXTURE,
     ORIGINS,
     TEACHER,
+    EndpointTeacher,
+    EngineTeacher,
     MixtureRow,
     PoolName,
+    Reply,
     Request,
+    Teacher,
     TeacherRow,
     mix,
     plan,
+    verify,
 )
-from pelican.distillation.retrieval import Embedder, TextEmbedder, VisionEmbedder, associate
-from pelican.distillation.teacher import EndpointTeacher, EngineTeacher, Reply, Teacher
-from pelican.distillation.verify import verify
+from pelican.dppo.retrieval import Embedder, TextEmbedder, VisionEmbedder, associate
 from pelican.engines import open_engine
 from pelican.errors import UserInputError
+from pelican.monitoring import record
 from pelican.records import Sample
 from pelican.rewards import Judge, judge_of, judge_workers
-from pelican.stages.context import StageContext
 from pelican.stages.parts import Parts, when_needed
-from pelican.telemetry import record
-from pelican.threads import in_order
+from pelican.stages.runner import StageContext
 
 PART = 128  # samples that the teacher answers between two points of resuming
 Row = TypeVar("Row", bound=BaseModel)

@@ -7,27 +7,28 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from pelican.data.entry import Entry
+from pelican.base.process import in_order
+from pelican.data.entries import Entry
 from pelican.data.pool import PoolIndex, read_index
-from pelican.data.quarantine import Quarantine
+from pelican.data.tables import Quarantine
 from pelican.engines import Engine, open_engine
 from pelican.errors import UserInputError
 from pelican.evaluation.gate import decide
-from pelican.evaluation.results import (
+from pelican.evaluation.metrics import (
     RESULTS,
     ResultRow,
     Suite,
+    Summary,
     read_results,
     result_row,
+    summarise,
     write_results,
 )
-from pelican.evaluation.summary import Summary, summarise
+from pelican.monitoring import record
 from pelican.records import Rollout, Sample
 from pelican.rewards import Judge, judge_of, judge_workers, score
-from pelican.stages.context import StageContext
 from pelican.stages.parts import Parts, when_needed
-from pelican.telemetry import record
-from pelican.threads import in_order
+from pelican.stages.runner import StageContext
 
 PART = 256  # samples between two points of resuming
 SUITES: dict[str, Suite] = {"evaluation": "embodied", "general": "general"}

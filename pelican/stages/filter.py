@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import polars as pl
 
-from pelican.data.columns import pool_columns
+from pelican.data.tables import pool_columns
+from pelican.dppo.difficulty import FILES, rates_of, write_tables
 from pelican.errors import UserInputError
-from pelican.practice.success import rates_of
-from pelican.practice.write import FILES, write_tables
-from pelican.stages.context import StageContext
-from pelican.stages.inputs import input_digest
+from pelican.stages.runner import StageContext
+from pelican.stages.stage import input_digest
 
 
 def run(context: StageContext) -> None:

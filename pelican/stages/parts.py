@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
-from pelican.stages.context import StageContext
-from pelican.telemetry import record
+from pelican.monitoring import record
+from pelican.stages.runner import StageContext
 
 _POLL_S = 0.5
 Row = TypeVar("Row")

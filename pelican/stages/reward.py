@@ -8,14 +8,13 @@ from pathlib import Path
 
 import polars as pl
 
-from pelican.data.columns import pool_columns, questions
-from pelican.data.tables import read_rows, write_rows
+from pelican.base.process import in_order
+from pelican.data.tables import pool_columns, questions, read_rows, write_rows
 from pelican.errors import UserInputError
+from pelican.monitoring import record
 from pelican.records import Rollout, Sample, Score
 from pelican.rewards import PARSE_FAILURES, Judge, judge_of, judge_workers, score
-from pelican.stages.context import StageContext
-from pelican.telemetry import record
-from pelican.threads import in_order
+from pelican.stages.runner import StageContext
 
 
 def run(context: StageContext) -> None:

@@ -10,24 +10,22 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 import torch
 
-from pelican import settings
-from pelican.collectives import from_all
+from pelican.base.process import from_all
+from pelican.config import env
+from pelican.config.recipe import Recipe, RewardConfig
 from pelican.data.lazy import CACHE_BYTES, LazySamples
 from pelican.data.pool import load_pool, read_index
 from pelican.engines.base import rollout_seed
-from pelican.recipe import Recipe
 from pelican.records import OpenAnswer, Sample, Score
 from pelican.rewards import Judge, judge_of, score
-from pelican.sections.scoring import RewardConfig
-from pelican.stages.context import StageContext
+from pelican.stages.runner import StageContext
 
 if TYPE_CHECKING:
-    from pelican.engines.prompts import PromptEncoder
+    from pelican.engines.transformers import PromptEncoder
     from pelican.training.checkpoints import Losses
     from pelican.training.curve import RlCurve
-    from pelican.training.generation import Generation
-    from pelican.training.groups import Scorer
-    from pelican.training.grpo import DeliberateGrpoTrainer
+    from pelican.training.grpo import DeliberateGrpoTrainer, Scorer
+    from pelican.training.sampling import Generation
 
 
 def run(context: StageContext) -> None:
@@ -61,7 +59,7 @@ def run(context: StageContext) -> None:
 
 def _lazy(context: StageContext, ids: set[str], judge: Judge | None) -> tuple[LazySamples, int]:
     """What can be practised, read when needed, and how many samples the buffer has."""
-    from pelican.training.groups import schedule
+    from pelican.training.grpo import schedule
 
     index = read_index(context.input("pool"), context.corrections())
     entries = index.named(ids)
@@ -72,7 +70,7 @@ def _lazy(context: StageContext, ids: set[str], judge: Judge | None) -> tuple[La
     order = schedule(len(kept), rl.max_steps * rl.prompts_per_step, seed) if kept else []
     mine = order[context.rank :: context.world_size]
     pixels = context.recipe.data.max_pixels
-    cache = settings.image_cache_bytes(CACHE_BYTES)
+    cache = env.image_cache_bytes(CACHE_BYTES)
     lazy = LazySamples(index, kept, max_pixels=pixels, order=mine, cache_bytes=cache)
     return lazy, len(entries)
 
@@ -110,19 +108,18 @@ def _train(context: StageContext, samples: Sequence[Sample], judge: Judge | None
 
     from pelican.engines.transformers import load_model
     from pelican.training.arguments import grpo_arguments
-    from pelican.training.backends import load_for_training
     from pelican.training.checkpoints import (
         TRAINER_STATE,
         KeepCheckpoints,
         Losses,
+        fit_to_world_size,
         last_checkpoint,
         save_trained,
     )
     from pelican.training.curve import STATE, RlCurve
-    from pelican.training.generation import PROBES
-    from pelican.training.groups import schedule
-    from pelican.training.resharding import fit_to_world_size
-    from pelican.training.serving import served_generation
+    from pelican.training.distributed import load_for_training
+    from pelican.training.grpo import schedule
+    from pelican.training.sampling import PROBES, served_generation
 
     recipe, config, start = context.recipe, context.recipe.rl, context.input("policy")
     if not torch.cuda.is_available():

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 import torch
 
+from pelican.config.recipe import Recipe
 from pelican.data.corrections import NONE
 from pelican.data.pool import load_pool
-from pelican.recipe import Recipe
 from pelican.records import Sample
-from pelican.stages.context import StageContext
+from pelican.stages.runner import StageContext
 
 if TYPE_CHECKING:
-    from pelican.engines.prompts import PromptEncoder
+    from pelican.engines.transformers import PromptEncoder
     from pelican.training.sft import Demonstration
 
 
@@ -30,17 +30,16 @@ def run(context: StageContext) -> None:
 def _train(context: StageContext, mixture: pl.DataFrame) -> None:
     from pelican.engines.transformers import load_model
     from pelican.training.arguments import sft_arguments
-    from pelican.training.backends import load_for_training
     from pelican.training.checkpoints import (
         TRAINER_STATE,
         KeepCheckpoints,
         Losses,
+        fit_to_world_size,
         last_checkpoint,
         save_trained,
     )
-    from pelican.training.resharding import fit_to_world_size
-    from pelican.training.sft import Demonstration, DemonstrationTrainer
-    from pelican.training.sft_scale import ScaledSftTrainer
+    from pelican.training.distributed import load_for_training
+    from pelican.training.sft import Demonstration, DemonstrationTrainer, ScaledSftTrainer
 
     recipe, config = context.recipe, context.recipe.sft
     if not torch.cuda.is_available():

@@ -1,1 +1,41 @@
-"""Where everything large lives: a store of objects, and the manifests that commit a stage."""
+"""Objects under a prefix, in a folder or in S3; manifests, claims, checkpoints."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pelican.errors import UserInputError
+from pelican.storage.store import FolderStore, ObjectStore
+
+
+def open_store(uri: str) -> ObjectStore:
+    """The store at `uri`: a folder's path or `file://` URI, or `s3://bucket/prefix`."""
+    if uri.startswith("file://"):
+        return FolderStore(uri.removeprefix("file://"))
+    if uri.startswith("s3://"):
+        from pelican.storage.s3 import S3Store
+
+        return S3Store(uri)
+    if "://" in uri:
+        raise UserInputError(
+            f"store {uri!r} has a scheme that is not supported; use a folder or s3://bucket/prefix"
+        )
+    if Path(uri).is_file():
+        raise UserInputError(
+            f"the store {uri} is a file; give a folder with --store or PELICAN_STORE"
+        )
+    return FolderStore(uri)
+
+
+def open_uri(uri: str) -> tuple[ObjectStore, str]:
+    """The store of the bucket that `s3://bucket/key` names, and the key."""
+    bucket, _, key = uri.removeprefix("s3://").partition("/")
+    return open_store(f"s3://{bucket}"), key.strip("/")
+
+
+def local_path(where: str) -> Path:
+    """A path as it is; what an s3:// URI names as a path of the cache. Raises KeyError."""
+    if "://" not in where:
+        return Path(where)
+    store, key = open_uri(where)
+    return store.local(key)

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from pelican.storage.objects import WORK, ObjectStore
+from pelican.storage.store import WORK, ObjectStore
 
 log = logging.getLogger("pelican.storage")
 CLAIMS = f"{WORK}claims"  # below a stage's prefix

@@ -15,9 +15,8 @@ from typing import Any
 
 from pydantic import Field
 
-from pelican.digest import digest_of
-from pelican.frozen import Frozen
-from pelican.storage.objects import WORK, ObjectStore
+from pelican.base.model import Frozen, digest_of
+from pelican.storage.store import WORK, ObjectStore
 
 MANIFEST = "manifest.json"
 _PACKAGES = (

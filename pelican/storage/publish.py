@@ -6,12 +6,12 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from pelican import settings
-from pelican.digest import digest_of
+from pelican.base.model import digest_of
+from pelican.config import env
+from pelican.config.recipe import Recipe
 from pelican.errors import UserInputError
-from pelican.recipe import Recipe
 from pelican.storage.manifests import file_digest
-from pelican.storage.objects import ObjectStore
+from pelican.storage.store import ObjectStore
 
 DATA = "data"
 _FIELDS = (
@@ -36,7 +36,7 @@ def publish(store: ObjectStore, recipe: Recipe) -> Recipe:
         needless = name in ("teacher", "replay") and not recipe.sft.enabled
         if "://" in where or needless or (name == "teacher" and recipe.distill.endpoint):
             continue
-        path = Path(settings.resolve(where))
+        path = Path(env.resolve(where))
         if not path.exists():
             raise UserInputError(f"{section}.{name}: there is nothing at {path}; change the field")
         tree[section][name] = f"{store.uri}/{_bring(store, path)}"

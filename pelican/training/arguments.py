@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from trl import GRPOConfig, SFTConfig
 
+from pelican.config.recipe import Recipe
 from pelican.errors import UserInputError
-from pelican.recipe import Recipe
-from pelican.training.backends import backend_arguments, finish_arguments
+from pelican.training.distributed import backend_arguments, finish_arguments
 
 
 def _common(recipe: Recipe, output: Path, seed: int) -> dict[str, Any]:

@@ -12,11 +12,11 @@ import polars as pl
 from transformers import TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from pelican.files import replacing
-from pelican.practice.stagnation import StagnationTracker
-from pelican.recipe import RlConfig
-from pelican.telemetry import record as telemetry
-from pelican.training.groups import Group, StepRecord
+from pelican.base.files import replacing
+from pelican.config.recipe import RlConfig
+from pelican.dppo.stagnation import StagnationTracker
+from pelican.monitoring import record as telemetry
+from pelican.training.grpo import Group, StepRecord
 
 STATE = "curve.json"
 Gather = Callable[[Any], list[Any]]

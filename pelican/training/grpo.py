@@ -1,13 +1,9 @@
-"""GRPO on the buffer: TRL's GRPOTrainer with Pelican's rollouts, rewards, refill and stop rule.
-
-TRL keeps the optimiser, the clipped loss, the KL term and checkpointing. This module replaces how a
-batch is made: groups whose rewards are all equal give no gradient, so they are dropped and refilled
-(arXiv 2511.16602, difficulty-aware sampling).
-"""
+"""GRPO on the practice buffer, one process a model."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -16,16 +12,115 @@ from torch import Tensor
 from transformers import PrinterCallback
 from trl import GRPOTrainer
 
+from pelican.config.recipe import RlConfig
 from pelican.engines.base import rollout_seed
-from pelican.engines.prompts import Encoded
-from pelican.engines.transformers import TransformersEngine
-from pelican.recipe import RlConfig
-from pelican.records import Sample
-from pelican.telemetry.record import timed
+from pelican.engines.transformers import Encoded, TransformersEngine
+from pelican.monitoring.record import timed
+from pelican.records import Sample, Score
 from pelican.training.checkpoints import ExactResume
-from pelican.training.generation import Generation
-from pelican.training.groups import Group, Scorer, StepRecord
-from pelican.training.prefix import add_shared_prefix, shared_logps, split_rows
+from pelican.training.logprobs import add_shared_prefix, shared_logps, split_rows
+from pelican.training.sampling import Generation
+
+# Down-sampling of rollouts by variance: many are drawn, those that tell most are trained on.
+#
+# PODS, "Not All Rollouts are Useful: Down-Sampling Rollouts in LLM Reinforcement Learning" (arXiv
+# 2504.13818): advantages are normalised over what is kept, as their published trainer does.
+
+
+def largest_variance(rewards: Sequence[float], kept: int) -> list[int]:
+    """`kept` places, ascending, of the rewards with the largest variance among all such choices.
+
+    Some subset of the smallest and the largest values has it (section 3 of the paper), so only
+    `kept` + 1 splits are compared. Of equal ones that with more of the small rewards is taken.
+    """
+    order = sorted(range(len(rewards)), key=lambda i: (rewards[i], i))
+    ranked = [rewards[i] for i in order]
+
+    def spread(low: int) -> float:
+        values = [*ranked[:low], *ranked[len(ranked) - (kept - low) :]]
+        mean = sum(values) / kept
+        return sum((value - mean) ** 2 for value in values)
+
+    # Rounded, so that the order of a sum does not decide between equals.
+    low = max(range(kept + 1), key=lambda n: (round(spread(n), 12), n))
+    return sorted([*order[:low], *order[len(order) - (kept - low) :]])
+
+
+# What a step of GRPO is made of: groups of scored completions, and the order of the samples.
+
+# (sample, completion, its number in the group, optimiser step)
+Scorer = Callable[[Sample, str, int, int], Score]
+EPSILON = 1e-4
+
+
+@dataclass
+class Group:
+    """The G completions of one prompt with their scores."""
+
+    sample: Sample
+    prompt: Encoded
+    completions: list[list[int]]
+    scores: list[Score]
+    # With which they were drawn, by token; none where the policy of the step drew them.
+    logps: list[list[float]] | None = None
+
+    @property
+    def rewards(self) -> np.ndarray[Any, np.dtype[np.float64]]:
+        return np.array([score.reward for score in self.scores])
+
+    @property
+    def has_variance(self) -> bool:
+        return bool(self.rewards.std() > EPSILON)
+
+    def down_sampled(self, kept: int) -> Group:
+        """The `kept` completions whose rewards vary most."""
+        if kept == len(self.completions):
+            return self
+        rows = largest_variance(self.rewards.tolist(), kept)
+        return replace(
+            self,
+            completions=[self.completions[row] for row in rows],
+            scores=[self.scores[row] for row in rows],
+            logps=None if self.logps is None else [self.logps[row] for row in rows],
+        )
+
+    def advantages(self) -> list[float]:
+        """A_i = (R_i - mean) / (std + eps)."""
+        rewards = self.rewards
+        advantages: list[float] = ((rewards - rewards.mean()) / (rewards.std() + EPSILON)).tolist()
+        return advantages
+
+
+def schedule(samples: int, draws: int, seed: int) -> list[int]:
+    """`draws` sample numbers: whole permutations, one after the other.
+
+    Drawn in advance for the whole training, so that a resumed one goes on in the same order; TRL's
+    own sampler starts anew at each epoch.
+    """
+    rounds = -(-draws // samples)
+    orders = [np.random.default_rng((seed, i)).permutation(samples) for i in range(rounds)]
+    drawn: list[int] = np.concatenate(orders)[:draws].tolist()
+    return drawn
+
+
+@dataclass
+class StepRecord:
+    """What one rank's optimiser step saw: the groups trained on, and all that were rolled out.
+
+    What was drawn once more with a hint says how hard a sample is no more, so it is apart.
+    """
+
+    step: int
+    trained: list[Group]
+    drawn: list[Group]
+    hinted: list[Group] = field(default_factory=list)  # drawn once more, with a hint
+
+
+# GRPO on the buffer: TRL's GRPOTrainer with Pelican's rollouts, rewards, refill and stop rule.
+#
+# TRL keeps the optimiser, the clipped loss, the KL term and checkpointing. This module replaces how a
+# batch is made: groups whose rewards are all equal give no gradient, so they are dropped and refilled
+# (arXiv 2511.16602, difficulty-aware sampling).
 
 
 class DeliberateGrpoTrainer(ExactResume, GRPOTrainer):  # type: ignore[misc]

@@ -1,7 +1,4 @@
-"""Supervised fine-tuning on verified completions: TRL's SFTTrainer with Pelican's prompts.
-
-The loss is on the assistant's tokens alone.
-"""
+"""SFT on the teacher's rows and replay."""
 
 from __future__ import annotations
 
@@ -16,10 +13,16 @@ from torch import Tensor
 from transformers import PrinterCallback
 from trl import SFTTrainer
 
-from pelican.engines.prompts import PromptEncoder
+from pelican.config.recipe import Recipe
+from pelican.engines.transformers import PromptEncoder
+from pelican.monitoring import record
 from pelican.records import Sample
-from pelican.telemetry import record
 from pelican.training.checkpoints import ExactResume
+from pelican.training.distributed import ShardedOnCpus, TokenBatches, same_number, take
+
+# Supervised fine-tuning on verified completions: TRL's SFTTrainer with Pelican's prompts.
+#
+# The loss is on the assistant's tokens alone.
 
 _IGNORED = -100
 
@@ -95,3 +98,39 @@ class DemonstrationTrainer(ExactResume, SFTTrainer):  # type: ignore[misc]
         data = Dataset.from_dict({"row": order, "input_ids": [[0]] * len(order)})
         super().__init__(*args, train_dataset=data, data_collator=Collator(encoder, rows), **kwargs)
         self.remove_callback(PrinterCallback)  # what it logs is in the curve
+
+
+# Supervised fine-tuning over many processes: the policy sharded, passes of bounded size.
+
+
+class _CountingCollator(Collator):
+    """Says also how many images each row has, so that a batch can be split."""
+
+    def __call__(self, features: list[dict[str, Any]]) -> dict[str, Any]:
+        counts = [len(self._rows[feature["row"]].sample.images) for feature in features]
+        return {**super().__call__(features), "num_images": counts}
+
+
+class ScaledSftTrainer(ShardedOnCpus, TokenBatches, DemonstrationTrainer):
+    """DemonstrationTrainer in passes of at most `parallel.micro_tokens` tokens."""
+
+    def __init__(
+        self,
+        *args: Any,
+        recipe: Recipe,
+        encoder: PromptEncoder,
+        rows: Sequence[Demonstration],
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, encoder=encoder, rows=rows, **kwargs)
+        self.data_collator = _CountingCollator(encoder, rows)
+        self.micro_tokens = recipe.parallel.micro_tokens
+        # So that it hands over the tokens of the whole step, by which every pass's loss is divided.
+        self.model_accepts_loss_kwargs = True
+
+    def passes(self, inputs: dict[str, Any]) -> list[tuple[dict[str, Any], float]]:
+        lengths = [int(n) for n in inputs["attention_mask"].sum(1).tolist()]
+        parts = [take(inputs, rows) for rows in same_number(lengths, self.micro_tokens)]
+        for part in parts:
+            del part["num_images"]
+        return [(part, 1.0) for part in parts]  # each loss is a sum over the step's tokens

@@ -14,13 +14,13 @@ from typing import Any
 
 import pytest
 
-from pelican import outcome, runs
+from pelican.runs import layout, outcome
 from tests.conftest import World
 
 HEAVY = ("torch", "transformers", "kfp", "vllm", "polars", "pyarrow", "numpy", "datasets")
 
 
-@pytest.mark.parametrize("module", ["pelican.cli", "pelican.recipe", "pelican.records"])
+@pytest.mark.parametrize("module", ["pelican.cli.main", "pelican.config.recipe", "pelican.records"])
 def test_importing_the_command_line_imports_nothing_heavy(module: str) -> None:
     code = f"import sys, {module}; print(*[m for m in {HEAVY!r} if m in sys.modules])"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -112,7 +112,7 @@ def test_kill_9_of_the_command_leaves_no_process_and_the_same_command_resumes(
         assert time.monotonic() < deadline and command.poll() is None
         time.sleep(0.1)
     stage = int(mark.read_text())
-    before = runs.manifests(world.store, "killed")
+    before = layout.manifests(world.store, "killed")
     assert [m.stage for m in before] == ["eval", "rollout", "reward", "filter"]
     os.kill(command.pid, signal.SIGKILL)
     command.wait()
@@ -124,7 +124,7 @@ def test_kill_9_of_the_command_leaves_no_process_and_the_same_command_resumes(
     assert done.returncode == 0, done.stdout + done.stderr
     assert "rollout    done before" in done.stdout
     assert "loop 1, after SFT" in done.stdout
-    assert runs.manifests(world.store, "killed")[:4] == before
+    assert layout.manifests(world.store, "killed")[:4] == before
     tree = show(world, "killed")
     assert tree["state"] == "complete"
     entries = [(e["loop"], e["phase"], e["embodied"]) for e in tree["scores"]]

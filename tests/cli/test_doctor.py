@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pelican.commands import doctor
-from pelican.commands.doctor_cluster import places
+from pelican.cli import doctor
+from pelican.cli.doctor import places
 
 
 @pytest.mark.parametrize(

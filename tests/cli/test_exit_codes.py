@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from pelican.commands.ended import error_told
+from pelican.cli.submit import error_told
 from pelican.errors import PelicanError, ResourceError, UserInputError
-from pelican.failure import told
-from pelican.launch.base import CancelledError, StageError
 from pelican.launch.explain import PreemptedError
+from pelican.launch.job import CancelledError, StageError
 from pelican.launch.pytorchjob import StuckError
-from pelican.storage.objects import FolderStore
+from pelican.runs.failure import told
+from pelican.storage.store import FolderStore
 
 
 @pytest.mark.parametrize(

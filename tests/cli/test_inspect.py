@@ -9,12 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from pelican import runs
-from pelican.commands.inspect import print_run
-from pelican.commands.pages import print_comparison, print_report
+from pelican.cli.runs import print_comparison, print_report, print_run
 from pelican.errors import UserInputError
-from pelican.report.finish import finish
-from pelican.storage.objects import FolderStore
+from pelican.report.kubeflow import finish
+from pelican.runs import layout
+from pelican.storage.store import FolderStore
 from tests.report.made_run import NAME, MadeRun
 
 
@@ -23,7 +22,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> FolderStore:
     made = MadeRun(tmp_path_factory.mktemp("made"), loops=2, train=24, held_out=12)
     store = made.write()
     tree = json.loads(store.read(f"runs/{NAME}/recipe.json"))
-    from pelican.recipes import find_recipe
+    from pelican.config.presets import find_recipe
 
     data = tree["data"]["train"]
     recipe = find_recipe("tiny", [f"loops=2 data.train={data}"])
@@ -61,19 +60,19 @@ def test_show_gives_scores_counts_and_durations_as_json(
         (2, "rl"),
         (2, "sft"),
     ]
-    assert len(tree["durations"]) == runs.expected_stages(
-        runs.read_recipe(store, NAME),  # type: ignore[arg-type]
+    assert len(tree["durations"]) == layout.expected_stages(
+        layout.read_recipe(store, NAME),  # type: ignore[arg-type]
         "metaloop",
     )
     assert tree["policy"] == f"runs/{NAME}/loop-2/train-sft-sft/checkpoint"
 
 
 def test_the_policy_of_a_run_is_the_newest_that_its_gate_let_pass(store: FolderStore) -> None:
-    found = runs.manifests(store, NAME)
+    found = layout.manifests(store, NAME)
     last = next(m for m in found if (m.stage, m.loop, m.phase) == ("eval", 2, "sft"))
     stopped = last.model_copy(update={"metrics": {**last.metrics, "go_on": 0.0}})
     others = [m for m in found if m is not last]
-    assert runs.last_policy([*others, stopped]) == f"runs/{NAME}/loop-2/train-rl-rl/checkpoint"
+    assert layout.last_policy([*others, stopped]) == f"runs/{NAME}/loop-2/train-rl-rl/checkpoint"
 
 
 def test_show_and_compare_print_tables(
@@ -137,14 +136,14 @@ def test_the_summary_is_finite_and_the_run_complete(store: FolderStore) -> None:
 def test_a_failure_is_not_hidden_by_the_summary(store: FolderStore) -> None:
     metrics = finish(store, NAME, "metaloop", succeeded=False)
     assert metrics["complete"] == 0.0
-    assert runs.state(store, NAME) != "complete"
+    assert layout.state(store, NAME) != "complete"
 
 
 def test_a_run_that_lacks_its_last_loop_is_not_complete(tmp_path: Path) -> None:
     made = MadeRun(tmp_path, loops=2, train=12, held_out=12)
     store = made.write(until="loop-2/train-sft-sft")
     recipe = json.loads(store.read(f"runs/{NAME}/recipe.json"))
-    from pelican.recipes import find_recipe
+    from pelican.config.presets import find_recipe
 
     full = find_recipe("tiny", [f"loops=2 data.train={recipe['data']['train']}"])
     store.write(f"runs/{NAME}/recipe.json", full.model_dump_json().encode())

@@ -12,11 +12,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pelican.cli import main
-from pelican.recipes import find_recipe
-from pelican.runs import Submission
-from pelican.settings import home
-from pelican.storage.objects import FolderStore
+from pelican.cli.main import main
+from pelican.config.env import home
+from pelican.config.presets import find_recipe
+from pelican.runs.layout import Submission
+from pelican.storage.store import FolderStore
 from tests.conftest import write_checkpoint
 from tests.data.factory import sample, write_pool
 

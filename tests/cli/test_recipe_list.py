@@ -6,9 +6,16 @@ import re
 
 import pytest
 
-from pelican.commands.ablations import ABLATIONS as IN_SET
-from pelican.commands.print_recipes import print_recipes
-from pelican.recipes import ABLATIONS, ABLATIONS_OF_A_NUMBER, BASES, PIPELINES, SETS, find_recipe
+from pelican.cli.recipes import print_recipes
+from pelican.config.presets import (
+    ABLATIONS,
+    ABLATIONS_OF_A_NUMBER,
+    BASES,
+    PIPELINES,
+    SETS,
+    find_recipe,
+)
+from pelican.experiments import ABLATIONS as IN_SET
 
 
 @pytest.fixture

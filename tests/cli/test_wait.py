@@ -9,18 +9,17 @@ from pathlib import Path
 
 import pytest
 
-from pelican.commands import wait
-from pelican.commands.wait import EndedStages, wait_in_kubeflow
+from pelican.cli import submit
+from pelican.cli.submit import EndedStages, wait_in_kubeflow
+from pelican.config.presets import find_recipe
 from pelican.errors import InfrastructureError, PelicanError, UserInputError
-from pelican.launch.base import CancelledError
-from pelican.launch.kfp_api import Kfp
-from pelican.launch.kfp_client import RunEndedError
-from pelican.recipes import find_recipe
-from pelican.report.finish import finish
-from pelican.runs import CANCELLED, FAILURE, RECIPE, manifests, run_prefix
-from pelican.storage.objects import FolderStore
-from pelican.telemetry.view import PlainView
-from tests.launch.test_kfp_client import Backend, backend
+from pelican.launch.job import CancelledError
+from pelican.launch.kfp import Kfp, RunEndedError
+from pelican.monitoring.progress import PlainView
+from pelican.report.kubeflow import finish
+from pelican.runs.layout import CANCELLED, FAILURE, RECIPE, manifests, run_prefix
+from pelican.storage.store import FolderStore
+from tests.launch.test_kfp import Backend, backend
 from tests.report.made_run import NAME, MadeRun
 
 __all__ = ["backend"]
@@ -63,7 +62,7 @@ def test_a_run_that_kubeflow_calls_a_success_must_be_complete(
 def test_a_stage_that_is_made_again_meanwhile_is_told_and_counted_once(
     store: FolderStore, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(wait, "LOOK_S", 0.0)
+    monkeypatch.setattr(submit, "LOOK_S", 0.0)
     ended = EndedStages(store, NAME, PlainView(STAGES))
     ended.look_now_and_then()
     last = manifests(store, NAME)[-1]
@@ -94,10 +93,10 @@ def test_a_store_that_can_t_be_read_is_told_once_and_asked_again(
     def away(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr(wait, "LOOK_S", 0.0)
+    monkeypatch.setattr(submit, "LOOK_S", 0.0)
     ended = EndedStages(store, NAME, PlainView(STAGES))
     with monkeypatch.context() as patch:
-        patch.setattr(wait, "manifests", away)
+        patch.setattr(submit, "manifests", away)
         ended.look_now_and_then()
         ended.look_now_and_then()
     assert capsys.readouterr().out.count(str(error)) == 1

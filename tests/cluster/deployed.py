@@ -21,8 +21,8 @@ from minio.credentials.providers import EnvAWSProvider
 from minio.error import MinioAdminException, MinioException
 from minio.notificationconfig import NotificationConfig, QueueConfig, SuffixFilterRule
 
-from pelican.storage.s3_client import S3Settings, make_client
-from pelican.trigger.audit import read_audit
+from pelican.retrain.trigger.inbox import read_audit
+from pelican.storage.s3 import S3Settings, make_client
 from tests.cluster.conftest import LONG_S, NAMESPACE, ROOT, Cluster, kubectl
 
 APP = "app=pelican-trigger"

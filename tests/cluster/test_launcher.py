@@ -15,18 +15,17 @@ from typing import Any
 
 import pytest
 
-from pelican.commands.cluster import cancel
+from pelican.cli.cluster import cancel
+from pelican.config.presets import find_recipe
 from pelican.errors import PelicanError, UserInputError
-from pelican.launch.base import CancelledError, Job, JobResult
-from pelican.launch.jobspec import DIGEST, build_job, job_name
+from pelican.launch.job import CancelledError, Job, JobResult
 from pelican.launch.kube import Absent
-from pelican.launch.pytorchjob import PyTorchJobLauncher, StuckError, end_jobs
-from pelican.launch.reaper import reap_jobs
-from pelican.launch.steps import make_job
-from pelican.recipes import find_recipe
+from pelican.launch.podspec import DIGEST, build_job, job_name
+from pelican.launch.pytorchjob import PyTorchJobLauncher, StuckError, end_jobs, reap_jobs
+from pelican.launch.step import make_job
 from pelican.records import Phase
-from pelican.runs import CANCELLED
-from pelican.stages.spec import StageName, StageSpec
+from pelican.runs.layout import CANCELLED
+from pelican.stages.stage import StageName, StageSpec
 from pelican.storage.claims import CLAIMS
 from pelican.storage.manifests import read_manifest
 from pelican.storage.publish import publish
@@ -129,7 +128,7 @@ def in_process(cluster: Cluster, job: Job) -> subprocess.Popen[str]:
     """A launcher as a process of its own, which may be killed."""
     program = (
         "import sys; from pelican.launch.pytorchjob import PyTorchJobLauncher as L;"
-        "from pelican.launch.steps import make_job; from pelican.stages.spec import StageSpec;"
+        "from pelican.launch.step import make_job; from pelican.stages.stage import StageSpec;"
         "L().run(make_job(StageSpec.model_validate_json(sys.stdin.read())), print)"
     )
     process = subprocess.Popen(

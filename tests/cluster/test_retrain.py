@@ -12,11 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from pelican.registry.aliases import read_aliases
-from pelican.registry.versions import require_version
-from pelican.retrain.conclude import read_intake
+from pelican.registry.models import read_aliases, require_version
 from pelican.retrain.records import Verdict, read_verdict
-from pelican.runs import list_runs
+from pelican.retrain.steps import read_intake
+from pelican.runs.layout import list_runs
 from tests.cluster import deliveries
 from tests.cluster.conftest import NAMESPACE, Cluster, kubectl
 from tests.cluster.deployed import APP, Deployed, deployed

@@ -17,9 +17,9 @@ from urllib.parse import urlsplit
 import pytest
 
 from pelican.retrain.records import read_verdict
-from pelican.runs import list_runs
+from pelican.retrain.trigger.worker import Status
+from pelican.runs.layout import list_runs
 from pelican.storage.s3 import S3Store
-from pelican.trigger.worker import Status
 from tests.cluster import deliveries
 from tests.cluster.conftest import LONG_S, NAMESPACE, Cluster, kubectl
 from tests.cluster.deployed import Deployed, deployed

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from tests.data.readers.world import draw, image, mask, video
+from tests.data.formats.world import draw, image, mask, video
 
 Row = dict[str, Any]
 Change = Callable[[random.Random, Row, Path], Row | str]

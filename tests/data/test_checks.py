@@ -13,14 +13,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from pelican.commands.data_check import check_and_print
-from pelican.data.checks.hashing import near_pairs, perceptual_hash, stacked
-from pelican.data.checks.pool import Checked, check
-from pelican.data.checks.text import Languages, instructions, markup
+from pelican.cli.data import check_and_print
+from pelican.data.checks import (
+    Checked,
+    Languages,
+    check,
+    instructions,
+    markup,
+    near_pairs,
+    perceptual_hash,
+    stacked,
+)
 from pelican.records import ChoiceAnswer, PointsAnswer, Sample, Turn
 from pelican.rewards.masks import encode_mask
 from tests.data.factory import raw_row, sample, write_pool, write_raw
-from tests.data.readers.world import draw, image, imported, write_json
+from tests.data.formats.world import draw, image, imported, write_json
 
 
 def encoded(
@@ -255,7 +262,7 @@ def test_languages_of_questions() -> None:
 
 
 def test_a_check_of_an_imported_pool_sees_a_shard_that_was_changed(tmp_path: Path) -> None:
-    from tests.data.readers.world import imported
+    from tests.data.formats.world import imported
     from tests.data.test_import import source
 
     found = imported(source(tmp_path / "lab", 3, 3), tmp_path / "pool", license="mit")

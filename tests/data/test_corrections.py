@@ -7,10 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pelican.data.columns import pool_columns
 from pelican.data.corrections import NONE, Corrections, read_corrections
-from pelican.data.pool import load_pool, read_index
-from pelican.data.pool_report import check_pool
+from pelican.data.pool import check_pool, load_pool, read_index
+from pelican.data.tables import pool_columns
 from pelican.errors import UserInputError
 from pelican.records import CountAnswer, Dimension
 from tests.data.factory import sample, write_pool

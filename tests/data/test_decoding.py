@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from pelican.data.formats.base import json_rows
 from pelican.data.images import checked_image
-from pelican.data.quarantine import RowError
-from pelican.data.readers.source import json_rows
-from tests.data.readers.world import draw, imported, write_json
+from pelican.data.tables import RowError
+from tests.data.formats.world import draw, imported, write_json
 
 ORIENTATION = 0x0112
 

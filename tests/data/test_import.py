@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 
-from pelican.data.diff import diff
-from pelican.data.importing.correct import correct_labels
-from pelican.data.pool_report import check_pool
+from pelican.data.checks import diff
+from pelican.data.importing.labels import correct_labels
+from pelican.data.pool import check_pool
 from pelican.data.versions import LABELS, find_pool, list_versions, read_version
 from pelican.errors import UserInputError
-from tests.data.readers.world import image, imported, write_json
+from tests.data.formats.world import image, imported, write_json
 
 ROOT = Path(__file__).parent.parent.parent
 

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from pelican.data.quarantine import CODES
+from pelican.data.tables import CODES
 from pelican.data.versions import read_version
 from tests.conftest import ROOT
+from tests.data.formats.world import image
 from tests.data.fuzzing import conversations, good, pointing, spoilt_files
-from tests.data.readers.world import image
 
 MEMORY_MB = 1000
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from pelican.config.recipe import Recipe
 from pelican.data.pool import read_index
 from pelican.data.select import loop_samples
 from pelican.data.versions import read_version
-from pelican.preflight import preflight
-from pelican.recipe import Recipe
 from pelican.records import Phase
-from pelican.stages.inputs import input_digest
+from pelican.runs.preflight import preflight
+from pelican.stages.stage import input_digest
 from tests.conftest import World
-from tests.data.readers.world import image, imported, video, write_json
+from tests.data.formats.world import image, imported, video, write_json
 
 
 def lab(root: Path) -> Path:

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from pelican.commands.data_import import Wishes, import_source
-from pelican.data.importing.finder import Finder
-from pelican.data.quarantine import RowError
-from pelican.data.readers.base import record_key
+from pelican.cli.data import Wishes, import_source
+from pelican.data.formats.base import record_key
+from pelican.data.importing.media import Finder
+from pelican.data.tables import RowError
 from pelican.data.versions import read_version
-from tests.data.readers.world import image, imported, write_json
+from tests.data.formats.world import image, imported, write_json
 
 
 def asked(name: str, answer: str = "2") -> dict[str, Any]:

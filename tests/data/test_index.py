@@ -15,13 +15,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pelican.data import indexing, plain, rows, run_lengths
+from pelican.data import entries as plain
+from pelican.data import entries as run_lengths
+from pelican.data import pool, tables
 from pelican.data.corrections import NONE, Corrections
-from pelican.data.entry import Entry, entry_of, mask_fits
+from pelican.data.entries import Entry, entry_of, mask_fits, whole_masks
 from pelican.data.pool import read_index
-from pelican.data.quarantine import Quarantine, QuarantineRow, RowError
-from pelican.data.run_lengths import whole_masks
-from pelican.data.tables import SAMPLES, shard_paths
+from pelican.data.tables import SAMPLES, Quarantine, QuarantineRow, RowError, shard_paths
 from pelican.errors import UserInputError
 from pelican.records import Family, Mask
 from pelican.rewards.masks import encode_mask
@@ -174,7 +174,7 @@ def test_columns_and_rows_say_the_same_of_any_pool(
             if spoilt and number == 0:
                 table = with_bytes(table, *spoilt)
             pq.write_table(table, Path(name) / f"{number}.parquet", row_group_size=4)
-        with patch.object(rows, "_LIGHT_BATCH", batch), patch.object(plain, "_FEW", few):
+        with patch.object(tables, "_LIGHT_BATCH", batch), patch.object(plain, "_FEW", few):
             assert_the_same(Path(name), corrections)
 
 
@@ -222,7 +222,7 @@ def test_a_turn_with_another_field_is_no_turn(tmp_path: Path) -> None:
 
 def test_a_good_pool_is_not_looked_at_row_by_row(tmp_path: Path) -> None:
     folder = write_pool(tmp_path, [sample(i) for i in range(120)])
-    with patch.object(indexing, "entry_of", side_effect=AssertionError):
+    with patch.object(pool, "entry_of", side_effect=AssertionError):
         entries = read_index(folder).entries
     assert [e.id for e in entries] == [f"s{i:05d}" for i in range(120)]
     assert entries[-1] == list(entries)[119] and entries[7].row == 7 and entries[60].shard == 1

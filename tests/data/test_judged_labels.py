@@ -12,12 +12,11 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
-from pelican.cli import app
-from pelican.data.importing.correct import correct_labels
-from pelican.data.importing.judged import judge_labels
+from pelican.cli.main import app
+from pelican.data.importing.labels import correct_labels, judge_labels
 from pelican.data.versions import LABELS, list_versions, read_version
 from pelican.errors import InfrastructureError, PelicanError, UserInputError
-from tests.data.readers.world import image, imported, write_json
+from tests.data.formats.world import image, imported, write_json
 from tests.rewards.endpoint import Endpoint, judging
 
 QUESTIONS = [  # question, answer, what the rules make of it

@@ -11,11 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from pelican.data.images import SAFE_PIXELS
-from pelican.data.pool import load_pool, read_index
-from pelican.data.pool_report import check_pool
-from pelican.data.quarantine import CODES
-from pelican.data.splits import check_splits
-from pelican.data.tables import SAMPLES, shard_paths
+from pelican.data.pool import check_pool, load_pool, read_index
+from pelican.data.select import check_splits
+from pelican.data.tables import CODES, SAMPLES, shard_paths
 from pelican.errors import UserInputError
 from pelican.records import BoxAnswer, Family, IntervalAnswer, PointsAnswer, Split
 from pelican.rewards.masks import encode_mask

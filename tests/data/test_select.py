@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pelican.data.entry import Entry
+from pelican.config.recipe import Data, Models, Recipe
+from pelican.data.entries import Entry
 from pelican.data.pool import PoolIndex
-from pelican.data.quarantine import Quarantine
 from pelican.data.select import loop_samples, stratified
+from pelican.data.tables import Quarantine
 from pelican.errors import UserInputError
-from pelican.recipe import Data, Models, Recipe
 from pelican.records import EMBODIED_FAMILIES, Dimension, Family, Phase, Split
 
 HORIZONS = (32.0, 64.0)

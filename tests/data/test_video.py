@@ -17,12 +17,10 @@ import pytest
 from PIL import Image
 
 from pelican.data.images import SAFE_PIXELS
-from pelican.data.quarantine import RowError
-from pelican.data.video.base import Video, torchcodec_fault
-from pelican.data.video.cache import ClipCache
-from pelican.data.video.clips import Clip, ClipRule, cut_clip, targets
+from pelican.data.tables import RowError
+from pelican.data.video import Clip, ClipCache, ClipRule, Video, cut_clip, targets, torchcodec_fault
 from pelican.data.video.pyav import PyavVideo
-from tests.data.readers.world import video
+from tests.data.formats.world import video
 
 
 def grey(data: bytes) -> int:
@@ -179,7 +177,7 @@ def test_a_clip_is_cut_once_and_a_damaged_copy_is_cut_again(
         calls.append(path)
         return cut_clip(path, *rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("pelican.data.video.cache.cut_clip", counted)
+    monkeypatch.setattr("pelican.data.video.cut_clip", counted)
     assert ClipCache(folder)(path, ClipRule()) == first and not calls
     for file in folder.glob("*.zip"):
         file.write_bytes(b"PK")
@@ -203,7 +201,7 @@ def test_a_clip_that_two_rows_want_at_once_is_cut_once(
         sleep(0.2)  # the other one asks meanwhile
         return cut_clip(*what)
 
-    monkeypatch.setattr("pelican.data.video.cache.cut_clip", slowly)
+    monkeypatch.setattr("pelican.data.video.cut_clip", slowly)
     cache = ClipCache(tmp_path / "cache")
     with ThreadPoolExecutor(2) as threads:
         first = threads.submit(cache, path, ClipRule())

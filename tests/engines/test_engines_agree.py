@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 import torch
 
+from pelican.config.presets import find_recipe
+from pelican.config.recipe import Recipe, Sampling
 from pelican.data.tables import read_samples
-from pelican.engines.backends import Drawn, TransformersBackend, VllmBackend
 from pelican.engines.base import rollout_seed
-from pelican.recipe import Recipe, Sampling
-from pelican.recipes import find_recipe
+from pelican.engines.server import Drawn, TransformersBackend, VllmBackend
 from pelican.records import Sample
 from pelican.rewards import score
 from pelican.training.checkpoints import save_policy
@@ -81,7 +81,7 @@ def compare(
     ours = vllm.logps(samples, completions)
     theirs = transformers.logps(samples, completions)
     encoder = transformers._engine.encoder
-    from pelican.engines.scoring import completion_logps
+    from pelican.engines.transformers import completion_logps
 
     drawn_with = completion_logps(
         transformers._engine.policy,

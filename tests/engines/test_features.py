@@ -11,9 +11,8 @@ import pytest
 import torch
 from PIL import Image
 
-from pelican.engines import features
-from pelican.engines.features import FeatureFiles
-from pelican.engines.vision import FeatureBank
+from pelican.engines import vision
+from pelican.engines.vision import FeatureBank, FeatureFiles
 from tests.engines.twin import write_twin
 
 
@@ -66,7 +65,7 @@ def test_many_processes_fill_the_folder_to_its_limit_together(
     tmp_path: Path, twin: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     own = torch.ones(16, 4)
-    monkeypatch.setattr(features, "LIMIT_BYTES", 4 * own.nbytes)
+    monkeypatch.setattr(vision, "LIMIT_BYTES", 4 * own.nbytes)
     writers = [FeatureFiles(*load(twin), tmp_path) for _ in range(6)]
     for number, files in enumerate(writers):
         files.add(bytes([number]) * 16, (1, 8, 8), own)
@@ -104,7 +103,7 @@ def test_a_file_that_is_damaged_is_as_good_as_none(twin: Path, tmp_path: Path) -
 
 
 def test_the_folder_is_bounded(twin: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(features, "LIMIT_BYTES", 100)
+    monkeypatch.setattr(vision, "LIMIT_BYTES", 100)
     first = bank(twin, tmp_path)
     first.prepare([picture(0)])
     first.flush()

@@ -10,13 +10,11 @@ import pytest
 import torch
 from PIL import Image
 
-from pelican.engines.prompts import messages
-from pelican.engines.scoring import completion_logps
-from pelican.engines.transformers import TransformersEngine, load_model
+from pelican.config.recipe import ModelConfig, Sampling
+from pelican.engines.transformers import TransformersEngine, completion_logps, load_model, messages
 from pelican.errors import UserInputError
-from pelican.recipe import ModelConfig, Sampling
 from pelican.records import Turn
-from pelican.storage.checkpoint import check_checkpoint
+from pelican.storage.checkpoints import check_checkpoint
 from tests.data.factory import clip, picture, sample
 
 CACHED = ModelConfig(dtype="float32", freeze_vision=True, cache_vision=True)

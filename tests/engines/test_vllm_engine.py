@@ -17,13 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from pelican.data.tables import read_samples, write_samples
-from pelican.engines.base import Engine
-from pelican.engines.opening import open_engine
-from pelican.engines.transformers import TransformersEngine
-from pelican.engines.vllm import VllmEngine, visible_devices, vllm_options
-from pelican.errors import UserInputError
-from pelican.recipe import (
+from pelican.config.recipe import (
     Data,
     EvalConfig,
     ModelConfig,
@@ -34,9 +28,15 @@ from pelican.recipe import (
     Sampling,
     VllmConfig,
 )
+from pelican.data.tables import read_samples, write_samples
+from pelican.engines.base import Engine
+from pelican.engines.opening import open_engine
+from pelican.engines.transformers import TransformersEngine
+from pelican.engines.vllm import VllmEngine, visible_devices, vllm_options
+from pelican.errors import UserInputError
 from pelican.records import Phase, Rollout, Sample
 from pelican.rewards import score
-from pelican.stages.spec import StageSpec
+from pelican.stages.stage import StageSpec
 from pelican.storage.manifests import Manifest
 from tests.data.factory import clip, general, sample
 

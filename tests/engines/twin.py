@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from pelican.training.checkpoints import save_policy
-from pelican.twin.architecture import make_model, make_processor, train_tokenizer
+from tiny.model.architecture import make_model, make_processor, train_tokenizer
 
 WORDS = ["How many cups of kind are there? <think>one two</think><answer>3</answer>"] * 4
 

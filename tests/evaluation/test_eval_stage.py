@@ -9,29 +9,26 @@ import polars as pl
 import pytest
 from PIL import Image
 
+from pelican.config.recipe import (
+    Data,
+    EvalConfig,
+    Models,
+    Recipe,
+    RewardConfig,
+    Sampling,
+    SftConfig,
+)
 from pelican.data.tables import write_samples
 from pelican.engines import Engine
 from pelican.errors import UserInputError
 from pelican.evaluation.gate import Gate
-from pelican.evaluation.results import RESULTS, read_results
-from pelican.evaluation.summary import Summary
-from pelican.recipe import Data, EvalConfig, Models, Recipe, RewardConfig, Sampling, SftConfig
-from pelican.records import (
-    ChoiceAnswer,
-    Dimension,
-    Family,
-    Phase,
-    Rollout,
-    Sample,
-    Split,
-    Turn,
-)
+from pelican.evaluation.metrics import RESULTS, Summary, read_results
+from pelican.records import ChoiceAnswer, Dimension, Family, Phase, Rollout, Sample, Split, Turn
 from pelican.stages import eval as stage
-from pelican.stages.context import StageContext
-from pelican.stages.run import run_stage
-from pelican.stages.spec import StageSpec
+from pelican.stages.runner import StageContext, run_stage
+from pelican.stages.stage import StageSpec
 from pelican.storage.manifests import Manifest
-from pelican.storage.objects import FolderStore
+from pelican.storage.store import FolderStore
 
 FAMILIES = (Family.SUCCESS, Family.TEMPORAL)
 

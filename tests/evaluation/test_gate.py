@@ -2,11 +2,9 @@
 
 import pytest
 
-from pelican.evaluation.forgetting import Flips
+from pelican.config.recipe import EvalConfig
 from pelican.evaluation.gate import decide
-from pelican.evaluation.metrics import Difference
-from pelican.evaluation.summary import Comparison, Summary
-from pelican.recipe import EvalConfig
+from pelican.evaluation.metrics import Comparison, Difference, Flips, Summary
 
 NO_FLIPS = Flips(n=0, kept=0, lost=0, gained=0)
 SAME = (0.0, -1.0, 1.0)

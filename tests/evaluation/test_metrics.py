@@ -4,8 +4,14 @@ import numpy as np
 import polars as pl
 import pytest
 
-from pelican.evaluation.metrics import bootstrap_means, difference, paired, total_difference
-from pelican.evaluation.summary import compare, summarise
+from pelican.evaluation.metrics import (
+    bootstrap_means,
+    compare,
+    difference,
+    paired,
+    summarise,
+    total_difference,
+)
 
 
 def frame_of(rows: list[tuple[str, str, str, float]], suite: str = "embodied") -> pl.DataFrame:

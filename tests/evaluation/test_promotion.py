@@ -8,8 +8,8 @@ import numpy as np
 import polars as pl
 import pytest
 
+from pelican.config.recipe import GateConfig
 from pelican.evaluation.promotion import DataFacts, judge
-from pelican.recipe import GateConfig
 
 FAMILIES = ("counting", "planning")
 GOOD = DataFacts(rows=100, quarantined=2, agreed_new=(60, 100), agreed_old=(50, 100))

@@ -26,7 +26,7 @@ COUNTS = {
 
 def run(context):
     """The stage: some progress, a file or a checkpoint, counts; a score that rises by phase."""
-    from pelican import settings
+    from pelican.config import env
 
     spec = context.spec
     for name in spec.inputs:
@@ -34,7 +34,7 @@ def run(context):
     for done in range(3):
         context.progress(done, 3, "things")
     _go_wrong(context)
-    context.notes["batch_size"] = settings.batch_size(spec.recipe.rollout.batch_size)
+    context.notes["batch_size"] = env.batch_size(spec.recipe.rollout.batch_size)
     if spec.stage.startswith("train-"):
         context.output("checkpoint/model.safetensors").write_text(f"{spec.loop} {spec.phase}")
     elif context.rank == 0:

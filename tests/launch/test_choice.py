@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pelican.errors import UserInputError
-from pelican.launch.choice import choose
+from pelican.launch.job import choose
 
 S3, FOLDER = "s3://pelican/store", "/somewhere/store"
 KFP = {"KFP_HOST": "http://kfp"}

@@ -7,13 +7,13 @@ from typing import Any
 import jsonschema  # type: ignore[import-untyped]
 import pytest
 
+from pelican.config.presets import find_recipe
 from pelican.errors import UserInputError
-from pelican.launch.base import Job
-from pelican.launch.jobspec import MEETING, build_job, job_name
-from pelican.recipes import find_recipe
-from pelican.stages.spec import StageName
+from pelican.launch.job import Job
+from pelican.launch.podspec import MEETING, build_job, job_name
+from pelican.stages.stage import StageName
 from tests.launch.crd import check, definition
-from tests.launch.test_jobspec import POOL, STORE, TARGET, job
+from tests.launch.test_podspec import POOL, STORE, TARGET, job
 
 OPERATOR = "github.com/kubeflow/training-operator@v1.9.4"
 ELASTIC = "resources.train_rl.replicas=4 resources.train_rl.elastic_min=2 rl.prompts_per_step=12"

@@ -15,18 +15,18 @@ import polars as pl
 import psutil  # type: ignore[import-untyped]
 import pytest
 
-from pelican.launch.jobspec import MEETING
-from pelican.recipes import find_recipe
+from pelican.config.env import home
+from pelican.config.presets import find_recipe
+from pelican.launch.podspec import MEETING
 from pelican.records import Phase
-from pelican.settings import home
-from pelican.stages.spec import StageSpec
+from pelican.stages.stage import StageSpec
 from pelican.storage.manifests import read_manifest
-from pelican.storage.objects import FolderStore
+from pelican.storage.store import FolderStore
 from tests.endpoints import free_port
 
 ROOT = Path(__file__).parent.parent.parent
 PROGRAM = (
-    "import pathlib, sys, pelican.pod as pod; pod.MESSAGE = pathlib.Path(sys.argv[1]);"
+    "import pathlib, sys, pelican.base.pod as pod; pod.MESSAGE = pathlib.Path(sys.argv[1]);"
     "sys.exit(pod.main(sys.argv[2:]))"
 )
 STEPS = 40

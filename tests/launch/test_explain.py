@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
+from pelican.config.resources import StageResources
 from pelican.errors import InfrastructureError, PelicanError, ResourceError, UserInputError
-from pelican.launch.base import StageError
 from pelican.launch.explain import PreemptedError, failure, waiting
-from pelican.sections.placement import StageResources
+from pelican.launch.job import StageError
 
 WANTED = StageResources(
     gpus=8, gpu_resource="nvidia.com/gpu", cpu="1", memory="4Gi", node_selector={"pool": "h100"}

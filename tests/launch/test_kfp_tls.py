@@ -11,12 +11,12 @@ import pytest
 import trustme
 import yaml
 
+from pelican.config.presets import find_recipe
 from pelican.errors import UserInputError
-from pelican.launch.kfp_api import Kfp
-from pelican.recipes import find_recipe
+from pelican.launch.kfp import Kfp
 from pipelines import compile_pipeline
-from pipelines.pods import StepPods
-from tests.launch.test_kfp_client import Backend, serving_backend
+from pipelines.compile import StepPods
+from tests.launch.test_kfp import Backend, serving_backend
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 import yaml
 
-from pelican.commands.doctor_cluster import credentials
+from pelican.cli.doctor import credentials
 from pelican.launch.kube import Kube
 from tests.endpoints import Answer, Request, serving
 

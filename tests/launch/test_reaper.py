@@ -8,10 +8,10 @@ from typing import Any, cast
 
 import pytest
 
-from pelican.launch.jobspec import FOLLOWED, RUN, STORE
 from pelican.launch.kube import Kube
-from pelican.launch.reaper import reap_jobs
-from pelican.storage.objects import FolderStore
+from pelican.launch.podspec import FOLLOWED, RUN, STORE
+from pelican.launch.pytorchjob import reap_jobs
+from pelican.storage.store import FolderStore
 
 
 class Jobs:

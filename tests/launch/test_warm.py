@@ -12,14 +12,14 @@ from pathlib import Path
 
 import pytest
 
+from pelican.base.process import alive, identity
 from pelican.launch import warm
-from pelican.leash import alive, identity
 
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     monkeypatch.delenv(warm.WARM, raising=False)
-    with warm.warm_process(("pelican.cli",)):
+    with warm.warm_process(("pelican.cli.main",)):
         path = Path(os.environ[warm.WARM])
         deadline = time.monotonic() + 30
         while not path.exists() and time.monotonic() < deadline:

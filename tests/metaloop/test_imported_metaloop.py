@@ -10,9 +10,9 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from pelican.config.env import home
 from pelican.data.pool import read_index
 from pelican.data.versions import read_version
-from pelican.settings import home
 from tests.metaloop.exported import STEP_S, export
 from tests.metaloop.small import ENVIRONMENT, OVERRIDES
 

@@ -14,9 +14,9 @@ import polars as pl
 import psutil
 import pytest
 
-from pelican.settings import home
+from pelican.config.env import home
 from pelican.storage.manifests import read_manifest
-from pelican.storage.objects import FolderStore
+from pelican.storage.store import FolderStore
 from tests.metaloop.small import ENVIRONMENT, RUN, command, submit
 
 # Stage, and what lies in its folder once it is in the middle.

@@ -10,7 +10,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from pelican.settings import home
+from pelican.config.env import home
 from tests.metaloop.small import submit
 
 

@@ -11,13 +11,12 @@ import pytest
 import yaml
 from kfp import compiler
 
-from pelican.commands.trigger import compile_ as compile_poll
+from pelican.cli.trigger import compile_ as compile_poll
+from pelican.config.presets import PIPELINES, find_recipe, for_pipeline
+from pelican.config.recipe import Recipe
 from pelican.errors import UserInputError
-from pelican.recipe import Recipe
-from pelican.recipes import PIPELINES, find_recipe, for_pipeline
 from pipelines import build, compile_pipeline
-from pipelines.ir import written_out
-from pipelines.pods import StepPods
+from pipelines.compile import StepPods, written_out
 
 GOLDEN = Path(__file__).parent / "golden"
 

@@ -10,20 +10,24 @@ import yaml
 
 from pelican.errors import UserInputError
 from pelican.evaluation.gate import Check
-from pelican.registry.aliases import (
+from pelican.registry.export import export_folder, inference_service, model_card, storage_uri
+from pelican.registry.models import (
+    Decision,
+    Lineage,
     MovedError,
+    list_versions,
+    override,
     promote,
     read_aliases,
+    read_decisions,
+    record_decision,
+    register,
     resolve_model,
     rollback,
     set_candidate,
 )
-from pelican.registry.card import model_card
-from pelican.registry.decisions import Decision, override, read_decisions, record_decision
-from pelican.registry.export import export_folder, inference_service, storage_uri
-from pelican.registry.versions import Lineage, list_versions, register
 from pelican.storage.manifests import now
-from pelican.storage.objects import FolderStore
+from pelican.storage.store import FolderStore
 from tests.conftest import write_checkpoint
 
 

@@ -12,11 +12,10 @@ import numpy as np
 import polars as pl
 from PIL import Image, ImageDraw
 
+from pelican.config.recipe import EvalConfig
 from pelican.data.tables import write_rows, write_samples
 from pelican.evaluation.gate import decide
-from pelican.evaluation.results import ResultRow, read_results, result_row, write_results
-from pelican.evaluation.summary import summarise
-from pelican.recipe import EvalConfig
+from pelican.evaluation.metrics import ResultRow, read_results, result_row, summarise, write_results
 from pelican.records import (
     EMBODIED_FAMILIES,
     ChoiceAnswer,
@@ -35,7 +34,7 @@ from pelican.records import (
 from pelican.rewards.masks import encode_mask
 from pelican.stages.eval import manifest_metrics
 from pelican.storage.manifests import Manifest, commit_manifest, describe_outputs
-from pelican.storage.objects import FolderStore
+from pelican.storage.store import FolderStore
 
 NAME = "made"
 LEVELS = {"base": 0.42, "rl": 0.035, "sft": 0.03}

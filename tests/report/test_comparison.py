@@ -7,11 +7,17 @@ import pytest
 from PIL import Image
 
 from pelican.errors import UserInputError
-from pelican.report.compare_page import build_comparison, render_comparison, verdict
-from pelican.report.comparison import compare_runs, open_runs, phase_totals, recipe_differences
-from pelican.report.cost import cost_of
+from pelican.report.compare import (
+    build_comparison,
+    compare_runs,
+    open_runs,
+    phase_totals,
+    recipe_differences,
+    render_comparison,
+    verdict,
+)
 from pelican.report.page import build_report
-from pelican.report.run import open_run
+from pelican.report.run import cost_of, open_run
 from tests.report.browser import needs_chromium, screenshot
 from tests.report.made_run import NAME, MadeRun
 

@@ -6,8 +6,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from pelican.report.export import Table, standalone
-from pelican.report.svg import Svg, colour, legend_rows, shade
+from pelican.report.charts import Svg, Table, colour, legend_rows, shade, standalone
 
 SPACE = "{http://www.w3.org/2000/svg}"
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from pelican.recipes import ABLATIONS, find_recipe
+from pelican.config.presets import ABLATIONS, find_recipe
 from pelican.report.kubeflow import (
     SETTINGS,
     Shown,
@@ -19,7 +19,7 @@ from pelican.report.kubeflow import (
     setting_metrics,
     success_matrix,
 )
-from pelican.storage.objects import FolderStore
+from pelican.storage.store import FolderStore
 from tests.report.made_run import NAME, MadeRun
 
 BASE, LAST = (f"runs/{NAME}/loop-{k}/eval-{phase}" for k, phase in ((0, "base"), (2, "sft")))

@@ -14,12 +14,11 @@ import pytest
 from pelican.data.corrections import read_corrections
 from pelican.data.tables import LEDGER, SAMPLES
 from pelican.records import EMBODIED_FAMILIES, CountAnswer, Dimension
-from pelican.report.history import NEVER_WEAK, Attempt, Case, Moment, histories
-from pelican.report.interest import Habit, interest
-from pelican.report.ledger_page import PICTURE_BUDGET, PICTURED, build_ledger, render_ledger
+from pelican.report.history import NEVER_WEAK, Attempt, Case, Habit, Moment, histories, interest
+from pelican.report.ledger import PICTURE_BUDGET, PICTURED, build_ledger, render_ledger
 from pelican.report.run import open_run
 from pelican.storage.manifests import Manifest, commit_manifest
-from pelican.storage.objects import FolderStore
+from pelican.storage.store import FolderStore
 from tests.report.browser import act, needs_chromium, screenshot
 from tests.report.made_run import NAME, MadeRun
 

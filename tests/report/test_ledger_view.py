@@ -3,7 +3,7 @@
 import pytest
 
 from pelican.report.history import Case, Moment, outcome_of
-from pelican.report.ledger_view import _stratified, view_ledger
+from pelican.report.ledger import _stratified, view_ledger
 from pelican.report.run import open_run
 from tests.report.made_run import NAME, MadeRun
 

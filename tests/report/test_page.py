@@ -11,12 +11,11 @@ from xml.etree import ElementTree
 import pytest
 from PIL import Image
 
-from pelican.report.head import verdict
-from pelican.report.page import build_report, render
+from pelican.monitoring.progress import duration
+from pelican.report.page import build_report, render, verdict
 from pelican.report.run import open_run
 from pelican.report.tables import acceptance
 from pelican.report.words import signed
-from pelican.telemetry.progress import duration
 from tests.report.browser import act, needs_chromium, screenshot
 from tests.report.made_run import NAME, MadeRun
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pelican.report.tsne import MOST, affinities, tsne
+from pelican.report.charts import MOST, affinities, tsne
 
 
 def clusters(sizes: tuple[int, ...], seed: int) -> tuple[np.ndarray, np.ndarray]:

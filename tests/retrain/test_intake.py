@@ -10,16 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pelican.config.recipe import RetrainConfig
 from pelican.data.pool import read_index
 from pelican.data.tables import read_samples, write_table
 from pelican.errors import UserInputError
-from pelican.recipe import RetrainConfig
 from pelican.records import Sample, Split
-from pelican.retrain.intake import take_in
-from pelican.retrain.practice import Sources, compose, diagnose, replay
-from pelican.retrain.records import Intake
-from pelican.retrain.versions import find_version
-from pelican.storage.objects import FolderStore
+from pelican.retrain.data import Sources, compose, diagnose, replay, take_in
+from pelican.retrain.records import Intake, find_version
+from pelican.storage.store import FolderStore
 from tests.conftest import World
 from tests.data.factory import raw_row, sample, write_pool, write_raw
 

@@ -13,9 +13,9 @@ from pydantic import SecretStr
 
 from pelican.retrain.notify import notify
 from pelican.retrain.records import Verdict, write_verdict
+from pelican.retrain.trigger.service import authenticate
 from pelican.storage.manifests import now
-from pelican.storage.objects import FolderStore
-from pelican.trigger.auth import authenticate
+from pelican.storage.store import FolderStore
 from tests.endpoints import Request, serving
 
 SECRET = "a-secret-of-the-tests"

@@ -8,29 +8,30 @@ from pathlib import Path
 
 import pytest
 
-from pelican.commands.retrain import retrain
-from pelican.commands.submit import submit
+from pelican.cli.submit import retrain, submit
 from pelican.errors import PelicanError, UserInputError
-from pelican.failure import told
-from pelican.launch.base import CancelledError
-from pelican.registry.aliases import promote
-from pelican.registry.versions import Lineage, register
+from pelican.launch.job import CancelledError
+from pelican.registry.models import Lineage, promote, register
 from pelican.retrain.plan import Plan, plan_of
 from pelican.retrain.records import Verdict, write_verdict
-from pelican.runs import CANCELLED, run_prefix
+from pelican.retrain.trigger.config import TriggerConfig
+from pelican.retrain.trigger.worker import CommandSubmitter
+from pelican.runs.failure import told
+from pelican.runs.layout import CANCELLED, run_prefix
 from pelican.storage.manifests import now
 from pelican.storage.s3 import S3Store
-from pelican.trigger.config import TriggerConfig
-from pelican.trigger.submitter import CommandSubmitter
+from tests.buckets import Bucket
 from tests.conftest import World
 from tests.data.factory import sample, write_pool
-from tests.launch.test_kfp_client import Backend, backend  # noqa: F401 - fixtures
-from tests.storage.conftest import Bucket, bucket, minio  # noqa: F401 - fixtures
-from tests.trigger.made import wait_for
+from tests.launch.test_kfp import (
+    Backend,
+    backend,  # noqa: F401 - fixtures
+)
+from tests.retrain.trigger.services import wait_for
 
 
 @pytest.fixture
-def store(bucket: Bucket, world: World, monkeypatch: pytest.MonkeyPatch) -> S3Store:  # noqa: F811
+def store(bucket: Bucket, world: World, monkeypatch: pytest.MonkeyPatch) -> S3Store:
     """A bucket with a model; new data lie beside the world's pools."""
     monkeypatch.setenv("PELICAN_STORE", f"{bucket.uri}/store")
     write_pool(world.root / "new", [sample(n) for n in range(1000, 1010)])
@@ -70,13 +71,13 @@ def following(
     thread.join()
 
 
-def elsewhere(bucket: Bucket) -> CommandSubmitter:  # noqa: F811
+def elsewhere(bucket: Bucket) -> CommandSubmitter:
     """A replica on another machine, which started nothing."""
     return CommandSubmitter(bucket.store(), TriggerConfig())
 
 
 def test_a_run_is_followed_to_its_verdict(
-    bucket: Bucket,  # noqa: F811
+    bucket: Bucket,
     backend: Backend,  # noqa: F811
     store: S3Store,
     following: tuple[Plan, Callable[[], PelicanError | None]],
@@ -97,7 +98,7 @@ def test_a_run_is_followed_to_its_verdict(
 
 
 def test_the_same_call_elsewhere_follows_the_same_run(
-    bucket: Bucket,  # noqa: F811
+    bucket: Bucket,
     backend: Backend,  # noqa: F811
     following: tuple[Plan, Callable[[], PelicanError | None]],
     monkeypatch: pytest.MonkeyPatch,
@@ -127,7 +128,7 @@ def test_what_the_failed_step_said_is_what_the_call_says(
 
 
 def test_a_cancelled_run_is_not_started_again(
-    bucket: Bucket,  # noqa: F811
+    bucket: Bucket,
     backend: Backend,  # noqa: F811
     store: S3Store,
     following: tuple[Plan, Callable[[], PelicanError | None]],
@@ -142,7 +143,7 @@ def test_a_cancelled_run_is_not_started_again(
 
 
 def test_a_backend_that_is_silent_does_not_make_a_run_lost(
-    bucket: Bucket,  # noqa: F811
+    bucket: Bucket,
     following: tuple[Plan, Callable[[], PelicanError | None]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

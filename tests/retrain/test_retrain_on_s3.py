@@ -10,20 +10,27 @@ import pytest
 from pelican.data.pool import read_index
 from pelican.data.versions import versions_folder
 from pelican.errors import UserInputError
-from pelican.pools import intake_prefix, practice_prefix
-from pelican.registry.aliases import MovedError, promote, read_aliases, resolve_model, set_candidate
-from pelican.registry.decisions import override
-from pelican.registry.versions import DataUse, Lineage, list_versions, register
-from pelican.retrain.conclude import read_intake
-from pelican.retrain.steps import intake_step, practice_step
-from pelican.retrain.versions import find_version
-from pelican.runs import stage_prefix
+from pelican.registry.models import (
+    DataUse,
+    Lineage,
+    MovedError,
+    list_versions,
+    override,
+    promote,
+    read_aliases,
+    register,
+    resolve_model,
+    set_candidate,
+)
+from pelican.retrain.records import find_version
+from pelican.retrain.steps import intake_step, practice_step, read_intake
+from pelican.runs.layout import intake_prefix, practice_prefix, stage_prefix
 from pelican.storage.manifests import Manifest, commit_manifest, describe_outputs, now
 from pelican.storage.publish import publish
 from pelican.storage.s3 import S3Store
+from tests.buckets import Bucket
 from tests.conftest import World, write_checkpoint
 from tests.data.factory import sample, write_pool
-from tests.storage.conftest import Bucket, bucket, minio  # noqa: F401 - fixtures
 
 RUN = "retrain-tiny-1"
 
@@ -34,7 +41,7 @@ def registered(store: S3Store, world: World) -> None:
     promote(store, "tiny", version.version, "test", None)
 
 
-def test_intake_and_diagnosis_read_and_write_buckets(world: World, bucket: Bucket) -> None:  # noqa: F811
+def test_intake_and_diagnosis_read_and_write_buckets(world: World, bucket: Bucket) -> None:
     store = bucket.store()
     registered(store, world)
     write_pool(world.root / "new", [sample(n) for n in range(1000, 1030)])
@@ -75,7 +82,7 @@ def test_intake_and_diagnosis_read_and_write_buckets(world: World, bucket: Bucke
     assert third.tags(practice_prefix(RUN)) == tags, "what is done is not done again"
 
 
-def test_data_are_found_by_prefix_uri_folder_and_version(world: World, bucket: Bucket) -> None:  # noqa: F811
+def test_data_are_found_by_prefix_uri_folder_and_version(world: World, bucket: Bucket) -> None:
     store = bucket.store()
     pool = write_pool(world.root / "delivered", [sample(n) for n in range(3)])
     for path in pool.rglob("*.parquet"):
@@ -101,7 +108,7 @@ def test_data_are_found_by_prefix_uri_folder_and_version(world: World, bucket: B
         find_version(store, f"{linked}@ffff")
 
 
-def test_of_two_writers_one_moves_the_alias(world: World, bucket: Bucket) -> None:  # noqa: F811
+def test_of_two_writers_one_moves_the_alias(world: World, bucket: Bucket) -> None:
     registered(bucket.store(), world)
     for number in (2, 3):
         lineage = Lineage(origin="imported", source=f"made {number}")
@@ -134,7 +141,7 @@ def test_of_two_writers_one_moves_the_alias(world: World, bucket: Bucket) -> Non
     assert [m.version for m in aliases.history if m.action == "promote"] == [1, aliases.current]
 
 
-def test_a_version_is_registered_once_by_two(world: World, bucket: Bucket) -> None:  # noqa: F811
+def test_a_version_is_registered_once_by_two(world: World, bucket: Bucket) -> None:
     use = DataUse(version="v", digest="d")
     lineage = Lineage(origin="run", source="run r", run="r", data=[use])
     made: list[str] = []

@@ -11,10 +11,9 @@ from typing import Any
 
 import pytest
 
-from pelican.registry.aliases import read_aliases
-from pelican.registry.versions import list_versions
+from pelican.registry.models import list_versions, read_aliases
 from pelican.retrain.records import read_verdict
-from pelican.runs import list_runs, manifests
+from pelican.runs.layout import list_runs, manifests
 from tests.conftest import ROOT, World
 from tests.data.factory import general, sample, write_pool
 

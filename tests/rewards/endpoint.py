@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from pelican.recipe import JudgeConfig
+from pelican.config.recipe import JudgeConfig
 from tests.endpoints import Chat, Said, chatting
 
 

@@ -18,7 +18,7 @@ from pelican.records import (
     YesNoAnswer,
 )
 from pelican.rewards import reason_class
-from tests.rewards.made import graded, rectangle
+from tests.rewards.samples import graded, rectangle
 
 # 100 x 50 pixels on a grid of 100: x is a column, y / 2 is a row. Inside: x 20..60, y 20..60.
 POINTS = PointsAnswer(mask=rectangle(20, 10, 60, 30))

@@ -9,9 +9,9 @@ import pytest
 from pelican.records import Answer, ChoiceAnswer, OrderAnswer, StepsAnswer
 from pelican.rewards import score
 from pelican.rewards.base import Unscorable
-from pelican.rewards.extract import extract_answer
-from pelican.rewards.format import format_reward, think_chars
-from tests.rewards.made import CONFIG, asking, wrap
+from pelican.rewards.parse import extract_answer
+from pelican.rewards.score import format_reward, think_chars
+from tests.rewards.samples import CONFIG, asking, wrap
 
 
 @pytest.mark.parametrize(

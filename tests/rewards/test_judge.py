@@ -10,18 +10,18 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from pelican.base.process import in_order
+from pelican.config.presets import find_recipe
+from pelican.config.recipe import JudgeConfig, RewardConfig
 from pelican.errors import InfrastructureError
-from pelican.recipe import JudgeConfig, RewardConfig
-from pelican.recipes import find_recipe
 from pelican.records import Family, OpenAnswer, Phase
 from pelican.rewards import Judgement, judge_of
 from pelican.rewards.judge import EndpointJudge
 from pelican.stages.fingerprint import stage_fingerprint
-from pelican.stages.spec import StageSpec
-from pelican.storage.objects import FolderStore
-from pelican.threads import in_order
+from pelican.stages.stage import StageSpec
+from pelican.storage.store import FolderStore
 from tests.rewards.endpoint import Endpoint, judging
-from tests.rewards.made import graded
+from tests.rewards.samples import graded
 
 FELL = OpenAnswer(reference="the cup fell")
 

@@ -11,14 +11,22 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pelican.config.recipe import (
+    Data,
+    DistillConfig,
+    EvalConfig,
+    Models,
+    Recipe,
+    RewardConfig,
+    Sampling,
+)
 from pelican.engines.base import Engine
-from pelican.evaluation.results import read_results
-from pelican.recipe import Data, DistillConfig, EvalConfig, Models, Recipe, RewardConfig, Sampling
+from pelican.evaluation.metrics import read_results
 from pelican.records import Family, OpenAnswer, Phase, Rollout, Sample, Split
 from pelican.stages import distill
 from pelican.stages import eval as evaluation
-from pelican.stages.run import run_stage
-from pelican.stages.spec import StageSpec
+from pelican.stages.runner import run_stage
+from pelican.stages.stage import StageSpec
 from tests.data.factory import general, sample, write_pool
 from tests.rewards.endpoint import Endpoint, judging
 

@@ -25,8 +25,8 @@ from pelican.records import (
     YesNoAnswer,
 )
 from pelican.rewards import score
-from pelican.rewards.score import FAMILIES
-from tests.rewards.made import CONFIG, asking, graded, rectangle, wrap
+from pelican.rewards.families import FAMILIES
+from tests.rewards.samples import CONFIG, asking, graded, rectangle, wrap
 
 OPTIONS = ("red cup", "blue cup", "bowl", "plate")
 ANSWERS: dict[str, Answer] = {
@@ -260,7 +260,7 @@ def test_the_true_span_beats_any_other(a: float, b: float) -> None:
 
 def test_a_family_without_a_reward_for_the_kind_says_so() -> None:
     with pytest.raises(
-        UserInputError, match=r"family success has no reward .* 'steps'.*success.py"
+        UserInputError, match=r"family success has no reward .* 'steps'.*families.py"
     ):
         graded(ANSWERS["steps"], "pick", Family.SUCCESS)
 

@@ -7,10 +7,10 @@ import json
 import pytest
 
 from pelican.errors import UserInputError
-from pelican.launch.steps import make_spec
-from pelican.preflight import preflight
-from pelican.stages.context import StageContext
+from pelican.launch.step import make_spec
+from pelican.runs.preflight import preflight
 from pelican.stages.fingerprint import stage_fingerprint
+from pelican.stages.runner import StageContext
 from tests.conftest import World
 
 RUN = "test"

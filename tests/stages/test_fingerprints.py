@@ -6,12 +6,12 @@ from typing import get_args
 
 import pytest
 
-from pelican.recipe import Recipe
-from pelican.recipes import find_recipe
-from pelican.recipes.overrides import describe, fields
+from pelican.config.overrides import describe, fields
+from pelican.config.presets import find_recipe
+from pelican.config.recipe import Recipe
 from pelican.records import Phase
 from pelican.stages.fingerprint import SECTIONS, stage_fingerprint
-from pelican.stages.spec import StageName, StageSpec
+from pelican.stages.stage import StageName, StageSpec
 from tests.conftest import World
 
 

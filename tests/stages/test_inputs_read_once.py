@@ -7,15 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from pelican.data import digests
-from pelican.data.digests import hashed, known
-from pelican.data.versions import VERSION, Imported, Version, commit, shard_of
+from pelican.data import versions
+from pelican.data.versions import VERSION, Imported, Version, commit, hashed, known, shard_of
 from pelican.errors import InfrastructureError
-from pelican.stages.commit import begin, identity_seen
-from pelican.stages.fingerprint import stage_fingerprint
-from pelican.stages.replicas import _wait_for_begin
-from pelican.stages.spec import StageSpec
-from pelican.storage.objects import ObjectStore, open_store
+from pelican.stages.fingerprint import begin, identity_seen, stage_fingerprint
+from pelican.stages.runner import _wait_for_begin
+from pelican.stages.stage import StageSpec
+from pelican.storage import open_store
+from pelican.storage.store import ObjectStore
 from tests.data.factory import sample, write_pool
 from tests.stages.test_rollout import spec as make_spec
 
@@ -39,13 +38,13 @@ def pool(tmp_path: Path) -> Path:
 def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the files that were hashed."""
     names: list[str] = []
-    digest = digests.file_digest
+    digest = versions.file_digest
 
     def counted(path: Path) -> str:
         names.append(path.name)
         return digest(path)
 
-    monkeypatch.setattr(digests, "file_digest", counted)
+    monkeypatch.setattr(versions, "file_digest", counted)
     return names
 
 
@@ -115,6 +114,6 @@ def test_a_replica_whose_copy_is_of_another_time_reads_it(
     assert shard.name in read
     # Other content: the first replica's prefix is not this one's.
     shard.write_bytes(shard.read_bytes() + b"x")
-    monkeypatch.setattr("pelican.stages.replicas._BEGIN_S", 0.0)
+    monkeypatch.setattr("pelican.stages.runner._BEGIN_S", 0.0)
     with pytest.raises(InfrastructureError, match="did not begin"):
         _wait_for_begin(store, spec)

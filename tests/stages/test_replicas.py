@@ -14,10 +14,10 @@ import pytest
 
 from pelican.data.tables import read_rows
 from pelican.records import Rollout
-from pelican.stages import replicas as module
-from pelican.stages.spec import StageSpec
+from pelican.stages import runner as module
+from pelican.stages.stage import StageSpec
+from pelican.storage import open_store
 from pelican.storage.manifests import read_manifest
-from pelican.storage.objects import open_store
 from tests.data.factory import sample, write_pool
 from tests.stages.test_rollout import folder, shards
 from tests.stages.test_rollout import spec as make_spec
@@ -30,8 +30,8 @@ REPLICA = """
 import sys, time
 from pathlib import Path
 from pelican.stages import rollout
-from pelican.stages.run import run_stage
-from pelican.stages.spec import StageSpec
+from pelican.stages.runner import run_stage
+from pelican.stages.stage import StageSpec
 from tests.stages.test_rollout import Fake
 
 class Slow(Fake):

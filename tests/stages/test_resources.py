@@ -7,10 +7,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from pelican.recipes import find_recipe
+from pelican.config.presets import find_recipe
 from pelican.records import Phase
-from pelican.stages.resources import cpu_seconds_used, gpus_held, resources
-from pelican.stages.spec import StageName, StageSpec
+from pelican.stages.runner import cpu_seconds_used, gpus_held, resources
+from pelican.stages.stage import StageName, StageSpec
 from pelican.storage.manifests import now
 
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from pelican import settings
+from pelican.config import env
 from pelican.records import Phase
-from pelican.stages.commit import begin, commit
-from pelican.stages.context import StageContext
-from pelican.stages.reuse import CODE
-from pelican.stages.spec import StageSpec
+from pelican.stages.fingerprint import CODE, begin
+from pelican.stages.runner import StageContext, commit
+from pelican.stages.stage import StageSpec
 from pelican.storage.manifests import MANIFEST, Manifest, commit_manifest, now
 from tests.conftest import World
 
@@ -32,7 +31,7 @@ def spec(world: World, run: str, override: str = "seed=0") -> StageSpec:
 @pytest.fixture
 def donor(world: World, monkeypatch: pytest.MonkeyPatch) -> Manifest:
     """A finished stage of run `donor`."""
-    monkeypatch.setenv(settings.REUSE, "on")
+    monkeypatch.setenv(env.REUSE, "on")
     asked = spec(world, "donor")
     identity = begin(world.store, asked)
     assert isinstance(identity, str)
@@ -77,7 +76,7 @@ def test_anything_else_is_done_again(
     elif what == "unfinished":
         world.store.delete(f"{prefix}/{MANIFEST}")
     else:
-        monkeypatch.delenv(settings.REUSE)
+        monkeypatch.delenv(env.REUSE)
     asked = spec(world, "other", override)
     assert isinstance(begin(world.store, asked), str)
     found = {key.removeprefix(f"{asked.output}/") for key in world.store.keys(asked.output)}

@@ -10,17 +10,16 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from pelican.config.recipe import Data, Models, Recipe, RolloutConfig, Sampling
 from pelican.data.tables import read_rows
 from pelican.engines.base import Engine, rollout_seed
 from pelican.errors import UserInputError
-from pelican.recipe import Data, Models, Recipe, RolloutConfig, Sampling
 from pelican.records import Phase, Rollout, Sample
 from pelican.stages import rollout
-from pelican.stages.context import StageContext
-from pelican.stages.run import run_stage
-from pelican.stages.spec import StageSpec
+from pelican.stages.runner import StageContext, run_stage
+from pelican.stages.stage import StageSpec
+from pelican.storage import open_store
 from pelican.storage.claims import Claim, Claims
-from pelican.storage.objects import open_store
 from tests.data.factory import clip, picture, sample, write_pool
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pelican.recipe import RewardConfig
+from pelican.config.recipe import RewardConfig
 from pelican.records import Family, OpenAnswer
 from pelican.rewards.base import Judgement
 from pelican.stages.train_rl import practicable, training_scorer

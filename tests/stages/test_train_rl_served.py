@@ -12,10 +12,10 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from pelican.config.presets import find_recipe
 from pelican.data.tables import read_samples
-from pelican.recipes import find_recipe
 from pelican.records import Phase
-from pelican.stages.spec import StageSpec
+from pelican.stages.stage import StageSpec
 from pelican.storage.manifests import Manifest
 
 ROOT = Path(__file__).parents[2]

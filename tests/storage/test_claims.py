@@ -9,7 +9,7 @@ import pytest
 
 from pelican.errors import InfrastructureError
 from pelican.storage.claims import CLAIMS, Claims, release
-from pelican.storage.objects import FolderStore
+from pelican.storage.store import FolderStore
 
 
 class Clock:

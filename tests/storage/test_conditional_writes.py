@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pelican.storage.objects import FolderStore
+from pelican.storage.store import FolderStore
 
 
 def test_a_write_with_an_old_tag_is_refused(tmp_path: Path) -> None:

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from pelican.files import replacing
-from pelican.garbage import collect
-from pelican.registry.versions import DataUse, Lineage, register
+from pelican.base.files import replacing
+from pelican.registry.garbage import collect
+from pelican.registry.models import DataUse, Lineage, register
 from pelican.storage.manifests import Manifest, OutputFile, commit_manifest, now
-from pelican.storage.objects import FolderStore
+from pelican.storage.store import FolderStore
 from tests.conftest import write_checkpoint
 
 STAGE = "runs/r/loop-1/train-rl-rl"

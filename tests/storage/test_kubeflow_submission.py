@@ -8,10 +8,13 @@ import subprocess
 
 import pytest
 
-from pelican.launch.kfp_client import kfp_run_of
+from pelican.launch.kfp import kfp_run_of
+from tests.buckets import Bucket
 from tests.conftest import ROOT, World
-from tests.launch.test_kfp_client import Backend, backend  # noqa: F401 # a fixture
-from tests.storage.conftest import Bucket
+from tests.launch.test_kfp import (
+    Backend,
+    backend,  # noqa: F401 # a fixture
+)
 
 
 @pytest.mark.slow

@@ -12,13 +12,12 @@ from minio.commonconfig import ENABLED, Filter
 from minio.lifecycleconfig import Expiration, LifecycleConfig, Rule
 from typer.testing import CliRunner
 
-from pelican.cli import app
+from pelican.cli.main import app
 from pelican.errors import UserInputError
 from pelican.storage.claims import CLAIMS, Claims
-from pelican.storage.lifecycle import set_rules
-from pelican.storage.objects import FolderStore
-from pelican.storage.s3 import S3Store
-from tests.storage.conftest import Bucket
+from pelican.storage.s3 import S3Store, set_rules
+from pelican.storage.store import FolderStore
+from tests.buckets import Bucket
 
 STAGE = "runs/r/loop-1/train-rl-rl"
 

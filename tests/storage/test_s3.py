@@ -12,17 +12,17 @@ from pathlib import Path
 
 import pytest
 
+from pelican.base.metrics import Series, send_to
 from pelican.errors import InfrastructureError, UserInputError
-from pelican.metrics.series import Series, send_to
-from pelican.stages.inputs import input_digest, resolve_input
-from pelican.storage.listing import listing, newest_shard
+from pelican.monitoring import record
+from pelican.stages.stage import input_digest, resolve_input
+from pelican.storage import open_store
+from pelican.storage.checkpoints import listing, newest_shard
 from pelican.storage.manifests import file_digest
-from pelican.storage.objects import FolderStore, ObjectStore, open_store
-from pelican.storage.s3 import S3Store
-from pelican.storage.s3_client import S3Settings
-from pelican.telemetry import record
+from pelican.storage.s3 import S3Settings, S3Store
+from pelican.storage.store import FolderStore, ObjectStore
+from tests.buckets import Bucket
 from tests.minio_server import Server
-from tests.storage.conftest import Bucket
 
 
 def stores(bucket: Bucket, tmp_path: Path) -> list[ObjectStore]:

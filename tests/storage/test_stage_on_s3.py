@@ -7,16 +7,17 @@ from pathlib import Path
 import pytest
 
 from pelican.errors import UserInputError
-from pelican.launch import Job, ProcessLauncher
+from pelican.launch.job import Job
+from pelican.launch.local import ProcessLauncher
 from pelican.records import Phase
-from pelican.runs import read_json
-from pelican.stages.commit import finished_manifest
-from pelican.stages.context import StageContext
-from pelican.stages.spec import StageName, StageSpec
+from pelican.runs.layout import read_json
+from pelican.stages.fingerprint import finished_manifest
+from pelican.stages.runner import StageContext
+from pelican.stages.stage import StageName, StageSpec
 from pelican.storage.manifests import read_manifest
 from pelican.storage.publish import places, publish
+from tests.buckets import Bucket
 from tests.conftest import World
-from tests.storage.conftest import Bucket
 
 
 def job(world: World, bucket: Bucket, stage: StageName, processes: int = 1) -> Job:

@@ -14,11 +14,10 @@ from typing import Any
 import pytest
 
 from pelican.errors import InfrastructureError
-from pelican.storage import mirror, transfer, uploads
-from pelican.storage.identity import Identity
+from pelican.storage import s3
 from pelican.storage.manifests import file_digest
-from pelican.storage.s3 import S3Store
-from tests.storage.conftest import Bucket
+from pelican.storage.s3 import Identity, S3Store
+from tests.buckets import Bucket
 
 PART = 5 << 20  # the least that S3 takes
 SIZE = 3 * PART + 12_345
@@ -26,8 +25,8 @@ SIZE = 3 * PART + 12_345
 
 @pytest.fixture(autouse=True)
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transfer, "PART", PART)
-    monkeypatch.setattr(uploads, "PART", PART)
+    monkeypatch.setattr(s3, "PART", PART)
+    monkeypatch.setattr(s3, "PART", PART)
 
 
 def content(seed: int) -> bytes:
@@ -69,8 +68,8 @@ def killed(store: S3Store, patch: str, work: str) -> None:
     script = f"""
 import os, signal, sys
 from pathlib import Path
-from pelican.storage import s3, transfer, uploads
-transfer.PART = uploads.PART = {PART}
+from pelican.storage import s3
+s3.PART = {PART}
 def die():
     os.kill(os.getpid(), signal.SIGKILL)
 {patch}
@@ -84,12 +83,12 @@ store = s3.S3Store({store.uri!r}, cache=Path({str(store.cache.parent.parent)!r})
 
 def kill_upload(store: S3Store, path: Path, parts: int = 2) -> None:
     patch = f"""
-real, sent = uploads._Multipart._put, []
+real, sent = s3._Multipart._put, []
 def put(*args):
     tag = real(*args)
     sent.append(tag)
     return tag if len(sent) < {parts} else die()
-uploads._Multipart._put = put
+s3._Multipart._put = put
 s3.IN_FLIGHT = s3.PARALLEL  # one part at a time
 """
     killed(store, patch, f"store.put('weights', Path({str(path)!r}))")
@@ -140,7 +139,7 @@ def test_an_upload_that_somebody_ended_is_sent_whole(
 
 def changing(monkeypatch: pytest.MonkeyPatch, large: Path, change: Callable[[], bool]) -> None:
     """While the second part is read something else writes, as long as `change` says so."""
-    real = uploads._Multipart._read
+    real = s3._Multipart._read
 
     def read(self: Any, descriptor: int, buffer: memoryview, number: int) -> bytes:
         if number == 2 and change():
@@ -150,7 +149,7 @@ def changing(monkeypatch: pytest.MonkeyPatch, large: Path, change: Callable[[], 
                 os.utime(file.fileno(), ns=(1, Identity.of(file.fileno()).mtime_ns + 1))
         return real(self, descriptor, buffer, number)
 
-    monkeypatch.setattr(uploads._Multipart, "_read", read)
+    monkeypatch.setattr(s3._Multipart, "_read", read)
 
 
 def test_a_file_that_changed_meanwhile_is_sent_again(
@@ -177,22 +176,22 @@ def test_a_file_that_never_rests_is_named_and_nothing_is_there(
 def test_a_file_that_gets_shorter_meanwhile_is_sent_as_it_is_then(
     bucket: Bucket, large: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store, real = bucket.store(), uploads._Multipart._begin
+    store, real = bucket.store(), s3._Multipart._begin
 
     def begin(self: Any) -> str:
         if large.stat().st_size == SIZE:
             os.truncate(large, SIZE - PART)
         return real(self)
 
-    monkeypatch.setattr(uploads._Multipart, "_begin", begin)
+    monkeypatch.setattr(s3._Multipart, "_begin", begin)
     put(store, large)
     assert bucket.store().local("weights").read_bytes() == content(0)[: SIZE - PART]
 
 
 def test_parts_grow_with_a_file_beyond_their_number(bucket: Bucket, tmp_path: Path) -> None:
-    sender = uploads.Uploader(bucket.store().client, "b", tmp_path)
+    sender = s3.Uploader(bucket.store().client, "b", tmp_path)
     for size in (PART + 1, 10_000 * PART, 10_000 * PART + 1, 5 << 40):
-        made = uploads._Multipart(sender, "n", {}, Identity(size, 0, 0))
+        made = s3._Multipart(sender, "n", {}, Identity(size, 0, 0))
         assert made._count <= 10_000
         assert (made._count - 1) * made._part < size <= made._count * made._part
 
@@ -201,13 +200,13 @@ def test_a_killed_download_leaves_no_half_file(bucket: Bucket, large: Path) -> N
     put(bucket.store(), large)
     store = bucket.store()
     patch = """
-real, blocks = transfer._Growing.write, []
+real, blocks = s3._Growing.write, []
 def write(*args):
     real(*args)
     blocks.append(1)
     if len(blocks) > 6:
         die()
-transfer._Growing.write = write
+s3._Growing.write = write
 """
     killed(store, patch, "store.local('weights')")
     target = store.cache / "mirror" / store._name("weights")
@@ -323,16 +322,16 @@ def test_after_another_start_of_the_machine_files_are_checked_once(
         asked.append(path)
         return file_digest(path)
 
-    monkeypatch.setattr(mirror, "file_digest", digest)
+    monkeypatch.setattr(s3, "file_digest", digest)
     assert store.local("weights") == path and not asked
-    monkeypatch.setattr(mirror, "boot", lambda: "another")
+    monkeypatch.setattr(s3, "boot", lambda: "another")
     for _ in range(2):
         assert store.local("weights").stat().st_ino == before.st_ino
     assert asked == [path]
     with path.open("r+b") as file:  # what a broken-off start may leave: all as it was but the bytes
         file.write(bytes(4096))
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
-    monkeypatch.setattr(mirror, "boot", lambda: "a third")
+    monkeypatch.setattr(s3, "boot", lambda: "a third")
     assert store.local("weights").read_bytes() == content(0)
 
 

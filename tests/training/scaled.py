@@ -22,7 +22,7 @@ torch.set_num_threads(1)
 import trl  # noqa: E402, F401
 from transformers import TrainerCallback  # noqa: E402
 
-from pelican.recipe import (  # noqa: E402
+from pelican.config.recipe import (  # noqa: E402
     Data,
     GenerationConfig,
     ModelConfig,
@@ -34,9 +34,15 @@ from pelican.recipe import (  # noqa: E402
     Sampling,
     SftConfig,
 )
-from tests.data.factory import clip, sample  # noqa: E402
+from tests.data.factory import (  # noqa: E402
+    clip,
+    sample,
+)
 from tests.endpoints import free_port  # noqa: E402
-from tests.training.made import losses, scaled_grpo  # noqa: E402
+from tests.training.trainers import (  # noqa: E402
+    losses,
+    scaled_grpo,
+)
 
 SAMPLES = [sample(i) for i in range(7)] + [clip(7, (0.0, 8.0))]
 
@@ -89,12 +95,9 @@ class StopAt(TrainerCallback):  # type: ignore[misc]
 
 def train(case: dict[str, Any], twin: Path, folder: Path, world: int) -> dict[str, Any]:
     from pelican.training.arguments import sft_arguments
-    from pelican.training.backends import load_for_training
-    from pelican.training.checkpoints import last_checkpoint, save_trained
-    from pelican.training.resharding import fit_to_world_size
-    from pelican.training.sft import Demonstration
-    from pelican.training.sft_scale import ScaledSftTrainer
-    from pelican.training.weights import full_weights
+    from pelican.training.checkpoints import fit_to_world_size, last_checkpoint, save_trained
+    from pelican.training.distributed import full_weights, load_for_training
+    from pelican.training.sft import Demonstration, ScaledSftTrainer
 
     recipe = recipe_of(case)
     work = Path(case.get("work", folder))
@@ -154,7 +157,7 @@ def load_copy_of(twin: Path) -> Any:
     """The start, whole and in float32, in every process."""
     from transformers import AutoModelForImageTextToText
 
-    from pelican.training.backends import unsharded
+    from pelican.training.distributed import unsharded
 
     asked = os.environ.pop("ACCELERATE_USE_FSDP", None)
     with unsharded():

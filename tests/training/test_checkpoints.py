@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from pelican.recipe import RlConfig, StopConfig
+from pelican.config.recipe import RlConfig, StopConfig
 from pelican.training.checkpoints import Losses, last_checkpoint
 from pelican.training.curve import STATE, RlCurve
 

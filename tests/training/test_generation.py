@@ -10,19 +10,16 @@ from typing import Any
 import pytest
 import torch
 
-from pelican.engines.backends import Backend, Drawn, TransformersBackend
-from pelican.engines.server import Server, from_json, to_json
+from pelican.config.recipe import Recipe, Sampling
+from pelican.engines.server import Backend, Drawn, Server, TransformersBackend, from_json, to_json
 from pelican.errors import InfrastructureError, UserInputError
-from pelican.recipe import Recipe, Sampling
 from pelican.records import Sample
-from pelican.training.ahead import Ahead
-from pelican.training.backends import load_for_training
-from pelican.training.generation import Client, Served
-from pelican.training.groups import StepRecord
-from pelican.training.grpo_scale import ScaledGrpoTrainer
-from pelican.training.serving import server_environment
-from tests.training.made import SAMPLES, losses, scaled_grpo
+from pelican.training.distributed import load_for_training
+from pelican.training.grpo import StepRecord
+from pelican.training.grpo_scale import Ahead, ScaledGrpoTrainer
+from pelican.training.sampling import Client, Served, server_environment
 from tests.training.scaled import recipe_of
+from tests.training.trainers import SAMPLES, losses, scaled_grpo
 
 WARM = Sampling(temperature=0.7, max_tokens=6)
 

@@ -8,9 +8,8 @@ import pytest
 import torch
 
 from pelican.records import Sample, Score
-from pelican.training.groups import Group, StepRecord
-from pelican.training.grpo import DeliberateGrpoTrainer
-from tests.training.made import SAMPLES, grpo, letters, scored
+from pelican.training.grpo import DeliberateGrpoTrainer, Group, StepRecord
+from tests.training.trainers import SAMPLES, grpo, letters, scored
 
 
 def mean_reward(record: StepRecord) -> float:

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pelican.training.resharding import piece
+from pelican.training.checkpoints import piece
 
 processes = st.integers(1, 9)
 

@@ -13,8 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from pelican.planning.estimate import state
-from pelican.planning.shapes import qwen
+from pelican.planning import qwen, state
 from tests.training.curves import assert_same_curve, assert_same_weights, result, run_cases
 
 

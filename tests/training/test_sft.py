@@ -13,7 +13,7 @@ from pelican.engines.transformers import load_model
 from pelican.errors import UserInputError
 from pelican.training.arguments import per_process
 from pelican.training.sft import collate
-from tests.training.made import DEMONSTRATIONS, sft, sft_recipe
+from tests.training.trainers import DEMONSTRATIONS, sft, sft_recipe
 
 
 def test_labels_are_the_completion_and_its_end_and_nothing_else(twin: Path) -> None:

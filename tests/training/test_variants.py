@@ -14,9 +14,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pelican.config.recipe import RlVariant
 from pelican.engines.transformers import load_model
 from pelican.engines.vision import PixelSource, Prepared
-from pelican.recipe import RlVariant
 from pelican.records import (
     Answer,
     BoxAnswer,
@@ -35,14 +35,16 @@ from pelican.records import (
 )
 from pelican.rewards.masks import encode_mask
 from pelican.training.curve import RlCurve
-from pelican.training.down_sampling import largest_variance
-from pelican.training.groups import Group, StepRecord
-from pelican.training.grpo import DeliberateGrpoTrainer
-from pelican.training.hints import hint_of, hinted
-from pelican.training.perception import perception_terms
-from pelican.training.variants import VariantGrpoTrainer, trainer_of
+from pelican.training.grpo import DeliberateGrpoTrainer, Group, StepRecord, largest_variance
+from pelican.training.variants import (
+    VariantGrpoTrainer,
+    hint_of,
+    hinted,
+    perception_terms,
+    trainer_of,
+)
 from tests.data.factory import clip, picture
-from tests.training.made import SAMPLES, grpo, letters, recipe, scored
+from tests.training.trainers import SAMPLES, grpo, letters, recipe, scored
 
 
 @pytest.mark.parametrize(

@@ -1,37 +1,140 @@
-"""An import: the rows of a source that the pool has not yet, converted side by side.
-
-After a kill the same command keeps the finished chunks. After mending it tries again what was left
-out: only rows that the pool holds, told by the digest of what stands in the source, are passed over.
-"""
+"""An import as a whole: rows in, decoded side by side, shards out; the same call continues."""
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections import Counter
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Set
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from pelican.data.importing.card import counts_of, write_card, write_labels
-from pelican.data.importing.convert import Good
-from pelican.data.importing.flow import Plan, Tally, converted
-from pelican.data.importing.shards import read_columns
-from pelican.data.importing.work import Work
-from pelican.data.readers.source import Source
+from pelican.base.files import replacing
+from pelican.data.formats.base import Found, Options, Reader, Record, Source, Unread
+from pelican.data.importing.convert import Bad, Defaults, Good, convert
+from pelican.data.importing.media import Loader
+from pelican.data.importing.shards import (
+    MAX_BYTES,
+    MAX_ROWS,
+    counts_of,
+    read_columns,
+    write_card,
+    write_labels,
+    write_shard,
+)
+from pelican.data.tables import RowError
 from pelican.data.versions import (
     QUARANTINE,
     Imported,
+    Shard,
     Version,
     commit,
     current,
     link_or_copy,
     locked,
     read_quarantine,
+    shard_of,
 )
 from pelican.errors import UserInputError
+
+# The rows of a source that are not done yet, converted side by side, in their order.
+
+BATCH = 16  # stills that a worker is handed at once: each handing over costs as much as a decode
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that says what an import is to do. `settings`: the person's choices, for the card."""
+
+    where: str
+    reader: Reader
+    options: Options
+    loader: Loader
+    defaults: Defaults
+    settings: dict[str, Any]
+    limit: int | None = None
+    workers: int = 2
+
+
+@dataclass
+class Tally:
+    """How far an import is. `kept`: rows that the pool or a finished chunk had before."""
+
+    good: int = 0
+    kept: int = 0
+    quarantined: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def seen(self) -> int:
+        return self.good + self.kept + self.quarantined.total()
+
+
+def converted(
+    plan: Plan, source: Source, keys: Set[str], left_out: Set[str], tally: Tally
+) -> Iterator[Good | Bad]:
+    """Results in the order of the source. Two more batches than workers are held at most."""
+    waiting: deque[Future[list[Good | Bad]]] = deque()
+
+    def work(rows: list[Found]) -> list[Good | Bad]:
+        return [convert(found, plan.loader, plan.defaults) for found in rows]
+
+    with ThreadPoolExecutor(plan.workers) as workers:
+        try:
+            for batch in _batches(_fresh(plan, source, keys, left_out, tally)):
+                waiting.append(workers.submit(work, batch))
+                if len(waiting) > plan.workers + 1:
+                    yield from waiting.popleft().result()
+            while waiting:
+                yield from waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+def _batches(rows: Iterator[Found]) -> Iterator[list[Found]]:
+    """Stills BATCH at a time; a row with a video ends its batch, since its frames fill memory."""
+    batch: list[Found] = []
+    for found in rows:
+        batch.append(found)
+        moving = isinstance(found, Record) and any(m.kind != "image" for m in found.media)
+        if moving or len(batch) == BATCH:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def _fresh(
+    plan: Plan, source: Source, keys: Set[str], left_out: Set[str], tally: Tally
+) -> Iterator[Found]:
+    """Records that are not done yet; one that stands twice in the source comes as a fault.
+
+    `keys`: of rows that are good already; `left_out`: of those that a finished chunk left out.
+    """
+    name = plan.defaults.source  # two data sets may have the same row about other media
+    seen: Counter[str] = Counter()
+    for number, found in enumerate(plan.reader.read(source, plan.options)):
+        if plan.limit is not None and number >= plan.limit:
+            return
+        found = replace(found, key=f"{found.key}@{name}")
+        seen[found.key] += 1
+        if seen[found.key] > 1:
+            key = f"{found.key}+{seen[found.key]}"
+            error = RowError("duplicate_id", "the same row stands in the source before")
+            found = Unread(found.place, key, found.id, error)
+        if found.key in keys:
+            tally.kept += 1
+        elif found.key not in left_out:
+            yield found
+
+
+# An import: the rows of a source that the pool has not yet, converted side by side.
+#
+# After a kill the same command keeps the finished chunks. After mending it tries again what was left
+# out: only rows that the pool holds, told by the digest of what stands in the source, are passed over.
 
 
 @dataclass(frozen=True)
@@ -178,3 +281,100 @@ def _sources(before: Version | None, this: Imported) -> tuple[Imported, ...]:
     rows = this.rows + sum(entry.rows for entry in same)
     kept = [entry for entry in earlier if entry not in same]
     return (*kept, this.model_copy(update={"rows": rows}))
+
+
+# What an unfinished import keeps on disk: chunks, each committed by its JSON file, written last.
+
+PLAN = "plan.json"
+MAX_BAD = 5000  # quarantined rows of a chunk
+
+
+class Work:
+    """The folder of chunks, and the rows of the chunk that is being filled. To be used in `with`."""
+
+    def __init__(self, folder: Path, plan: dict[str, Any]) -> None:
+        """Chunks of the same plan are kept; those of another command or source are dropped."""
+        self.folder = folder
+        plan = json.loads(json.dumps(plan, default=str))
+        try:
+            same = json.loads((folder / PLAN).read_text()) == plan
+        except (OSError, ValueError):
+            same = False
+        if not same:
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True)
+            _write(folder / PLAN, plan)
+        self._finished = [
+            json.loads(path.read_text()) for path in sorted(folder.glob("chunk-*.json"))
+        ]
+        self._good: list[Good] = []
+        self._bad: list[Bad] = []
+        self._bytes = 0
+        # Rows are converted on while a chunk is written; one at a time, which bounds the memory.
+        self._writer = ThreadPoolExecutor(1)
+        self._writing: Future[dict[str, Any]] | None = None
+
+    def __enter__(self) -> Work:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Without waiting for more than the chunk that is being written."""
+        self._writer.shutdown()
+
+    def shards(self) -> list[tuple[Path, Shard]]:
+        return [
+            (self.folder / chunk["shard"]["name"], Shard.model_validate(chunk["shard"]))
+            for chunk in self._finished
+            if chunk["shard"]
+        ]
+
+    def quarantined(self) -> Iterator[Bad]:
+        for chunk in self._finished:
+            for row in chunk["quarantined"]:
+                yield Bad(**row)
+
+    def add(self, row: Good | Bad) -> None:
+        """Commits the chunk when it is full."""
+        if isinstance(row, Good):
+            self._good.append(row)
+            self._bytes += sum(len(image) for image in row.sample.images)
+        else:
+            self._bad.append(row)
+        full = len(self._good) >= MAX_ROWS or self._bytes >= MAX_BYTES
+        if full or len(self._bad) >= MAX_BAD:
+            self._start()
+
+    def commit(self) -> None:
+        """Write what was added since the last time; returns when it is on disk."""
+        self._start()
+        self._wait()
+
+    def _start(self) -> None:
+        self._wait()
+        if self._good or self._bad:
+            number = len(self._finished)
+            self._writing = self._writer.submit(self._save, number, self._good, self._bad)
+            self._good, self._bad, self._bytes = [], [], 0
+
+    def _wait(self) -> None:
+        if self._writing is not None:
+            self._finished.append(self._writing.result())
+            self._writing = None
+
+    def _save(self, number: int, good: list[Good], bad: list[Bad]) -> dict[str, Any]:
+        shard = None
+        if good:
+            path = self.folder / f"chunk-{number:05d}.parquet"
+            write_shard(path, good)
+            shard = shard_of(path, len(good)).model_dump()
+        chunk = {"shard": shard, "quarantined": [asdict(row) for row in bad]}
+        _write(self.folder / f"chunk-{number:05d}.json", chunk)
+        return chunk
+
+    def remove(self) -> None:
+        shutil.rmtree(self.folder)
+
+
+def _write(path: Path, value: object) -> None:
+    with replacing(path) as file:
+        file.write_text(json.dumps(value))

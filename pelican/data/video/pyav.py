@@ -11,8 +11,8 @@ import av.error
 import av.logging
 from PIL import Image
 
-from pelican.data.quarantine import RowError
-from pelican.data.video.base import VideoInfo
+from pelican.data.tables import RowError
+from pelican.data.video import VideoInfo
 
 av.logging.set_level(av.logging.PANIC)  # faults are reported by us, once
 SEEK_S = 4.0  # a gap between two frames that is worth a seek
@@ -21,7 +21,7 @@ FORMATS = "mov,matroska,avi,mpegts,mpeg,mpegvideo,asf,flv,ogg,m4v,h264,hevc,ivf,
 
 
 class PyavVideo:
-    """See `pelican.data.video.base.Video`."""
+    """See `pelican.data.video.Video`."""
 
     def __init__(self, path: Path, max_pixels: int) -> None:
         self._name, self.reached_s = path.name, 0.0

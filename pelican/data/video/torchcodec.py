@@ -8,12 +8,12 @@ from pathlib import Path
 from PIL import Image
 from torchcodec.decoders import VideoDecoder  # type: ignore[attr-defined]
 
-from pelican.data.quarantine import RowError
-from pelican.data.video.base import VideoInfo
+from pelican.data.tables import RowError
+from pelican.data.video import VideoInfo
 
 
 class TorchcodecVideo:
-    """See `pelican.data.video.base.Video`. torchcodec turns the frames upright itself."""
+    """See `pelican.data.video.Video`. torchcodec turns the frames upright itself."""
 
     def __init__(self, path: Path) -> None:
         self._name = path.name

@@ -49,7 +49,7 @@ def _ledger(context, kind):
 
 def _results(context, kind):
     from pelican.data.pool import read_index
-    from pelican.evaluation.results import write_results
+    from pelican.evaluation.metrics import write_results
 
     trained = "/train-" in context.spec.inputs["policy"]
     rows = []

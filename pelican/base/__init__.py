@@ -1,0 +1,1 @@
+"""What everything else stands on: models, files, processes, the network, metrics."""

@@ -1,0 +1,34 @@
+"""The base of everything that is read and written as JSON or Parquet, and its digest."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+from pydantic import BaseModel, ConfigDict
+
+# One way to name a value by its content.
+
+
+def digest_of(value: object) -> str:
+    """SHA-256 of the canonical JSON of `value`, shortened to 16 hex digits."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+# The base of everything that is read and written as JSON or Parquet.
+
+
+class Frozen(BaseModel):
+    """Unknown fields are refused, values are fixed."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+# What every section of a recipe has in common.
+
+
+class Section(Frozen):
+    """Defaults are checked like given values."""
+
+    model_config = ConfigDict(validate_default=True)

@@ -1,0 +1,1 @@
+"""What the command line does; `pelican.cli.main` only reads the arguments."""

@@ -1,0 +1,216 @@
+"""The command line. Imports what a command needs when it runs, so that `--help` is quick."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pelican.cli.groups import benchmark_app as benchmarks
+from pelican.cli.groups import data_app as data
+from pelican.cli.groups import recipes_app as recipes
+from pelican.cli.groups import runs_app as runs
+from pelican.cli.groups import store_app as store
+from pelican.cli.groups import upkeep_app as upkeep
+from pelican.cli.models import app as models
+from pelican.cli.output import PODS, Address, Data, From, Launcher, Set, Store
+from pelican.cli.trigger import app as trigger
+from pelican.errors import PelicanError, ResourceError, UserInputError
+
+app = typer.Typer(
+    help="Deliberate Practice Policy Optimization (DPPO) for robot vision-language models.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.add_typer(runs)
+app.add_typer(upkeep)
+app.add_typer(recipes, name="recipe")
+app.add_typer(data, name="data")
+app.add_typer(models, name="models")
+app.add_typer(store, name="store")
+app.add_typer(trigger, name="trigger")
+app.add_typer(benchmarks, name="benchmark")
+
+
+@app.command()
+def submit(
+    pipeline: Annotated[
+        str, typer.Option(help="metaloop, evaluate, rl_only, sft_only, retrain, ablations.")
+    ] = "metaloop",
+    recipe: Address = "tiny",
+    set_: Set = None,
+    run: Annotated[str | None, typer.Option(help="Name; default: recipe, date, digest.")] = None,
+    launcher: Launcher = "auto",
+    wait: Annotated[
+        bool, typer.Option("--wait", help="With kubeflow: until the run has ended.")
+    ] = False,
+    store: Store = None,
+    data: Data = None,
+    from_: From = None,
+    variants: Annotated[
+        str | None,
+        typer.Option(
+            help="Of ablations: such as dppo,rl_only (`pelican recipe list`); default: all."
+        ),
+    ] = None,
+    seeds: Annotated[str | None, typer.Option(help="Of ablations; default: 0,1,2.")] = None,
+    results: Annotated[
+        Path | None, typer.Option(help="Of ablations: the file whose section is rewritten.")
+    ] = None,
+) -> None:
+    """Run a pipeline; the same command continues a run that was cut off."""
+    if pipeline == "ablations":
+        from pelican.cli.submit import ablations
+
+        numbers = seeds or "0,1,2"
+        return ablations(recipe, set_ or [], run, variants, numbers, store, launcher, results)
+    given = {"--variants": variants, "--seeds": seeds, "--results": results}
+    if stray := [name for name, value in given.items() if value is not None]:
+        raise UserInputError(f"{stray[0]} is of the pipeline ablations, not of {pipeline}")
+    if pipeline == "retrain":
+        if run:
+            raise UserInputError(
+                f"--run {run}: a retraining names its run after model, data and recipe; leave it out"
+            )
+        from pelican.cli.submit import retrain as retrain_it
+
+        return retrain_it(data, from_, recipe, set_ or [], store, launcher)
+    if data or from_:
+        raise UserInputError(
+            f"--data and --from (with make: DATA) are of the pipeline retrain, not of {pipeline};"
+            " to train on a pool give --set data.train=POOL, with make SET=data.train=POOL"
+        )
+    from pelican.cli.submit import submit as run_it
+
+    run_it(pipeline, recipe, set_ or [], run or None, store, launcher, wait)
+
+
+@app.command()
+def retrain(
+    data: Data = None,
+    from_: From = None,
+    recipe: Address = "tiny",
+    set_: Set = None,
+    launcher: Launcher = "auto",
+    store: Store = None,
+) -> None:
+    """New data in, a better model out. The same call again continues, or tells the verdict."""
+    from pelican.cli.submit import retrain as retrain_it
+
+    retrain_it(data, from_, recipe, set_ or [], store, launcher)
+
+
+@app.command("compile")
+def compile_(
+    pipeline: Annotated[
+        str, typer.Argument(help="metaloop, evaluate, rl_only, sft_only, retrain.")
+    ],
+    output: Annotated[Path, typer.Option("-o", "--output", help="IR, YAML.")],
+    recipe: Address = "tiny",
+    set_: Set = None,
+) -> None:
+    """Compile a pipeline for Kubeflow; the recipe becomes its parameter's default."""
+    from pelican.cli.output import check_output
+    from pelican.config.presets import find_recipe, for_pipeline
+    from pipelines import compile_pipeline
+
+    if output.suffix not in (".yaml", ".yml"):
+        raise UserInputError(f"--output {output} does not end with .yaml; give such a name")
+    check_output(output, "--output")
+    compile_pipeline(pipeline, for_pipeline(pipeline, find_recipe(recipe, set_ or [])), output)
+    print(f"{output}: {output.stat().st_size / 1024:.0f} KB")
+
+
+@app.command()
+def plan(
+    recipe: Annotated[str, typer.Argument(help="Such as pelican_7b.")],
+    set_: Set = None,
+    nodes: Annotated[
+        int, typer.Option(min=1, help="That there are; the recipe says how many GPUs are used.")
+    ] = 1,
+    gpus_per_node: Annotated[int, typer.Option(min=1)] = 8,
+    gpu: Annotated[str, typer.Option(help="a100, h100, h200, b200, l40s.")] = "h100",
+    samples: Annotated[int | None, typer.Option(min=1, help="Of a loop.")] = None,
+    prompt_tokens: Annotated[int | None, typer.Option(min=1)] = None,
+    completion_tokens: Annotated[int | None, typer.Option(min=1)] = None,
+    json: Annotated[bool, typer.Option("--json", help="Everything, in bytes.")] = False,
+) -> None:
+    """Memory per GPU, tokens per step, hours and storage of a recipe; status 2 if it can't fit."""
+    from pelican.cli.recipes import print_plan
+
+    print_plan(
+        recipe,
+        set_ or [],
+        nodes=nodes,
+        gpus_per_node=gpus_per_node,
+        gpu=gpu,
+        samples=samples,
+        prompt_tokens=prompt_tokens,
+        completion_tokens=completion_tokens,
+        as_json=json,
+    )
+
+
+@app.command(rich_help_panel=PODS)
+def stage(
+    name: Annotated[str, typer.Argument(help="rollout, reward, filter, train-rl, …")],
+    spec: Annotated[str, typer.Option(help="The stage's specification, JSON; path or URI.")],
+) -> None:
+    """Run one stage as this process; several under torchrun."""
+    from pelican.cli.stage import run_spec
+
+    run_spec(name, spec)
+
+
+@app.command("generation-server", rich_help_panel=PODS)
+def generation_server(
+    recipe: Address = "tiny",
+    set_: Set = None,
+    checkpoint: Annotated[
+        str | None, typer.Option(help="Of the policy's shapes; default: the recipe's policy.")
+    ] = None,
+    folder: Annotated[
+        str | None, typer.Option(help="Of weights; default PELICAN_GENERATION_FOLDER.")
+    ] = None,
+    host: Annotated[str, typer.Option(help="0.0.0.0 in a pod: there is no authentication.")] = (
+        "127.0.0.1"
+    ),
+    port: Annotated[int, typer.Option(min=0, help="0: any that is free.")] = 8000,
+) -> None:
+    """Draw the completions of a training (rl.generation); runs until it is ended."""
+    from pelican.cli.stage import serve_completions
+
+    serve_completions(recipe, set_ or [], checkpoint, folder, host, port)
+
+
+def _mistyped(error: typer.TyperException) -> str:
+    """A mistake of the command line as one sentence; "" where the help was printed instead."""
+    said = " ".join(error.format_message().split()).rstrip(".").replace(". Did", "; did")
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context else "pelican"
+    return said and f"{said[0].lower()}{said[1:]}; `{command} --help` shows what it takes"
+
+
+def main() -> None:
+    """Errors that a person can mend are one sentence; others keep their traceback."""
+    try:
+        sys.exit(app(prog_name="pelican", standalone_mode=False))
+    except PelicanError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except typer.TyperException as error:
+        if said := _mistyped(error):
+            print(f"error: {said}", file=sys.stderr)
+        sys.exit(UserInputError.exit_code)
+    except MemoryError:
+        print("error: out of memory", file=sys.stderr)
+        sys.exit(ResourceError.exit_code)
+    except BrokenPipeError:
+        sys.exit(0)
+
+
+if __name__ == "__main__":
+    main()

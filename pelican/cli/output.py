@@ -1,0 +1,123 @@
+"""What several commands share: options, tables, counts, checks of output paths."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from pelican.errors import PelicanError, UserInputError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+# What `pelican doctor` tells: a line for each thing that it looked at.
+
+Level = Literal["ok", "missing", "optional"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line: `optional` is missing but only some commands need it."""
+
+    level: Level
+    name: str
+    about: str
+    mend: str = ""
+
+
+def look_at(name: str, look: Callable[[], str], mend: str) -> Finding:
+    """What `look` says of a thing that is there, or the PelicanError that it raises."""
+    try:
+        return Finding("ok", name, look())
+    except PelicanError as error:
+        return Finding("missing", name, str(error), mend)
+
+
+# What several commands have in common: options, and panels of the help.
+
+PODS = "Commands that pods run"  # a panel of the help
+
+Store = Annotated[
+    str | None, typer.Option(help="Store; default PELICAN_STORE, else .pelican/store.")
+]
+Set = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", help="Overrides, such as 'loops=2 rl.max_steps=50': `pelican recipe show`."
+    ),
+]
+Address = Annotated[
+    str, typer.Option("--recipe", help="Such as tiny or tiny+rl_only: `pelican recipe list`.")
+]
+Launcher = Annotated[
+    str, typer.Option(help="local, pytorchjob, kubeflow; auto: what is configured.")
+]
+Data = Annotated[
+    str | None, typer.Option(help="Of a retraining: data version, prefix of the store, or folder.")
+]
+From = Annotated[
+    str | None, typer.Option("--from", help="Of a retraining: model, such as tiny or tiny:3.")
+]
+
+# Where a command shall write: looked at before the work, so that a wrong path costs nothing.
+
+
+def check_output(path: Path, option: str, *, folder: bool = False) -> Path:
+    """`path`, its parent made. Raises UserInputError if a file, or a folder, can't be written there."""
+    given = f"{option} {path}"
+    if path.is_dir() and not folder:
+        raise UserInputError(f"{given} is a folder; give the path of a file")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserInputError(
+            f"{given} can't be written: {path.parent}: {error.strerror}; give another path"
+        ) from None
+    if not os.access(path.parent, os.W_OK):
+        raise UserInputError(f"{given} can't be written: no permission; give another path")
+    return path
+
+
+def counted(number: int, one: str, more: str) -> str:
+    """`1 row` or `2 rows`."""
+    return f"{number:,} {one if number == 1 else more}"
+
+
+# Tables on standard output.
+
+
+def console() -> Console:
+    """As wide as the terminal; in a pipe wide enough that no row wraps."""
+    from rich.console import Console
+
+    found = Console(highlight=False)
+    return found if found.is_terminal else Console(highlight=False, width=200)
+
+
+def score_table(tree: dict[str, Any]) -> None:
+    """Every evaluation of a run, and chance."""
+    from rich.table import Table
+
+    from pelican.runs.outcome import score_rows
+
+    table = Table("policy", box=None, title=None)
+    for name in ("embodied", "general"):
+        table.add_column(f"{name} (95 %)", justify="right")
+    for row in score_rows(tree):
+        table.add_row(*row)
+    console().print(table)
+
+
+def rows_table(columns: list[str], rows: list[list[str]]) -> None:
+    """A table with these columns on standard output."""
+    from rich.table import Table
+
+    table = Table(*columns, box=None)
+    for row in rows:
+        table.add_row(*row)
+    console().print(table)

@@ -1,1 +1,0 @@
-"""What the command line does; `pelican.cli` only reads the arguments."""

@@ -1,0 +1,538 @@
+"""Every setting of a run, with its unit and, where the paper gives it, its source."""
+
+from __future__ import annotations
+
+import json
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from pelican.base.model import Section, digest_of
+from pelican.config.resources import Resources
+from pelican.records import Phase
+
+# Where RL's completions are made: a section of the recipe. `docs/training-at-scale.md`.
+
+
+class GenerationConfig(Section):
+    """A copy of the policy in each process, or servers that get its weights after each step.
+
+    Which servers: PELICAN_GENERATION_SERVERS and _FOLDER, else one is started beside the training.
+    """
+
+    where: Literal["process", "server"] = "process"
+    tolerance: float = Field(
+        0.05, gt=0, description="mean difference of log-probabilities after a transfer [D]"
+    )
+    max_staleness: int = Field(
+        0, ge=0, description="steps that weights may be old; above 0 drawing overlaps training"
+    )
+    importance_cap: float | None = Field(
+        2.0, gt=0, description="of policy : sampler, by token; none: no correction [D]"
+    )
+
+    @model_validator(mode="after")
+    def _fits(self) -> GenerationConfig:
+        if self.where == "process" and self.max_staleness:
+            raise ValueError("rl.generation.max_staleness needs rl.generation.where=server")
+        return self
+
+
+# The sections `models` and `data`: what a metaloop starts from.
+
+
+class Models(Section):
+    """Checkpoints: Hugging Face folders, by path or URI."""
+
+    policy: str = Field(description="base policy")
+    teacher: str = Field(description="stronger model that answers the weak set")
+
+
+class Data(Section):
+    """The pools, as prefixes that hold Parquet shards of samples."""
+
+    train: str = Field(description="embodied training pool")
+    replay: str = Field(description="general samples against forgetting")
+    evaluation: str = Field(description="embodied held-out set")
+    general: str = Field(description="general held-out suite")
+    horizon_s: tuple[float, ...] = Field(
+        (32.0, 64.0), min_length=1, description="longest clip per loop, the last repeats [P]"
+    )
+    samples_per_loop: int | None = Field(None, gt=0, description="fresh samples a loop; none: all")
+    max_pixels: int = Field(1_003_520, gt=0, description="an image above is scaled down")
+    corrections: str | None = Field(
+        None, description="a person's corrections of the training pool, JSON lines"
+    )
+
+    def horizon(self, loop: int) -> float:
+        """Longest clip in seconds that loop `loop` (from 1) trains on."""
+        return self.horizon_s[min(loop, len(self.horizon_s)) - 1]
+
+
+# The sections `model` and `parallel`: how the policy is loaded, and spread over processes to train.
+
+# Asks for the format that the reward wants, of a model that was not trained on it.
+THINK_THEN_ANSWER = (
+    "Think step by step inside <think> and </think>, then give only the final answer inside"
+    " <answer> and </answer>."
+)
+
+
+class ModelConfig(Section):
+    """How the policy is loaded and what of it is trained."""
+
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    system_prompt: str | None = Field(
+        None, description="put before every conversation, the teacher's too"
+    )
+    max_images: int = Field(64, gt=0, description="of one conversation, for vLLM")
+    gradient_checkpointing: bool = True
+    freeze_vision: bool = False
+    cache_vision: bool = Field(False, description="keep the frozen tower's features in memory")
+
+
+class ParallelConfig(Section):
+    """How training is spread over processes: `docs/training-at-scale.md`."""
+
+    strategy: Literal["ddp", "fsdp2", "zero3"] = Field(
+        "ddp", description="copies of the model; or sharded, by torch or by DeepSpeed"
+    )
+    micro_tokens: int | None = Field(
+        None,
+        gt=0,
+        description="tokens of a pass, padding too; none: a process's whole batch (with ddp only)",
+    )
+    lora_rank: int | None = Field(
+        None, gt=0, description="adapters on the language model's linear layers; none: all weights"
+    )
+    lora_alpha: int = Field(128, gt=0, description="adapters are scaled by alpha / rank")
+
+    @property
+    def at_scale(self) -> bool:
+        """Whether training refills groups over all processes and splits batches by tokens."""
+        return self.strategy != "ddp" or self.micro_tokens is not None or self.lora_rank is not None
+
+
+# The sections `retrain` and `gate`: new data for a model that is registered.
+
+
+class RetrainConfig(Section):
+    """New data for a registered model; `pelican retrain` sets the first two fields."""
+
+    data: str | None = Field(None, description="data version to learn from; none: no retraining")
+    parent: str | None = Field(None, description="model version to go on from, such as tiny:3")
+    held_share: float = Field(
+        0.2, gt=0, lt=1, description="scenes held out of new data that has no test split itself [D]"
+    )
+    weak_below: float = Field(
+        0.5, gt=0, le=1, description="a sample with a lower success rate is weak [D]"
+    )
+    min_weak: int = Field(20, ge=1, description="fewer weak samples are no reason to train [D]")
+    min_weak_share: float = Field(
+        0.05, ge=0, le=1, description="the same as a share of the diagnosed samples [D]"
+    )
+    replay: float = Field(1.0, ge=0, description="earlier samples per new one in practice [D]")
+
+
+class GateConfig(Section):
+    """When a retrained model takes the place of the current one; points are of 100."""
+
+    min_gain: float = Field(0.0, ge=0, description="points to gain on the new held-out set [D]")
+    confidence: float = Field(
+        0.95, ge=0.5, lt=1, description="share of bootstrap resamples with more than that gain [D]"
+    )
+    max_drop: float = Field(
+        3.0, ge=0, description="points a family, dimension or benchmark may lose on old sets [D]"
+    )
+    min_questions: int = Field(
+        20, ge=1, description="parts of the old held-out sets with fewer are judged together [D]"
+    )
+    min_scenes: int = Field(
+        5, ge=2, description="scenes that a gain or a loss must be seen on to be believed [D]"
+    )
+    tolerances: dict[str, float] = Field(
+        {}, description='limits of their own, by name, such as {"counting": 5}'
+    )
+    max_quarantined: float = Field(
+        0.1, ge=0, le=1, description="share of the new rows that may be unusable [D]"
+    )
+    min_teacher_agreement: float = Field(
+        0.5,
+        ge=0,
+        description="new labels that the teacher's answers confirm, relative to old ones [D]",
+    )
+
+
+# The recipe's section `rl.variant`: published changes of GRPO, each off by default.
+#
+# What each is, and its source: `docs/experiments.md`.
+
+
+class RlVariant(Section):
+    """Without a change it is no part of a recipe's digest: what was trained before stays valid."""
+
+    updates: int = Field(
+        1,
+        ge=1,
+        le=8,
+        description="optimiser steps per batch of rollouts; clipping acts from the 2nd",
+    )
+    rollouts: int | None = Field(
+        None, gt=1, description="drawn per group; the group_size of most variance are trained on"
+    )
+    perception: float = Field(
+        0.0, ge=0, description="weight of the KL between seeing the image and seeing it masked"
+    )
+    entropy: float = Field(
+        0.0, ge=0, description="weight of both entropies, with the image and with it masked"
+    )
+    masked_share: float = Field(0.6, gt=0, le=1, description="of an image's patches")
+    masked_gradients: bool = Field(False, description="also through the pass with masked images")
+    hints: bool = Field(False, description="groups that all fail are drawn again with a hint")
+
+    @property
+    def off(self) -> bool:
+        """Whether this is GRPO as it is."""
+        return self == RlVariant()
+
+    def drawn(self, group_size: int) -> int:
+        """Completions of a group before it is down-sampled."""
+        return self.rollouts or group_size
+
+    def mistake(self, group_size: int, save_steps: int, at_scale: bool) -> str | None:
+        """Why the section doesn't fit the rest of the recipe, as a sentence; None if it does."""
+        if self.drawn(group_size) < group_size:
+            return (
+                f"rl.variant.rollouts = {self.rollouts} is less than rl.group_size = {group_size}:"
+                " more are drawn than trained on"
+            )
+        if save_steps % self.updates:
+            return (
+                f"rl.save_steps = {save_steps} does not divide by rl.variant.updates ="
+                f" {self.updates}: a training would resume without its rollouts; choose a multiple"
+            )
+        if self.entropy and not self.perception:
+            return (
+                "rl.variant.entropy regularises rl.variant.perception, which is 0; set it as well"
+            )
+        if at_scale and self.model_copy(update={"rollouts": None}) != RlVariant():
+            return (
+                "of rl.variant only rollouts works with parallel.strategy, micro_tokens or"
+                " lora_rank; set those aside, or train without the variant"
+            )
+        return None
+
+
+# The section `rollout`, and how completions are drawn anywhere.
+
+
+class Sampling(Section):
+    """How completions are drawn."""
+
+    temperature: float = Field(1.0, ge=0, description="0 is greedy")
+    top_p: float = Field(1.0, gt=0, le=1)
+    max_tokens: int = Field(1024, gt=0)
+
+
+class VllmConfig(Section):
+    """vLLM's settings, by its own names."""
+
+    tensor_parallel_size: int = Field(1, gt=0, description="GPUs of one process")
+    gpu_memory_utilization: float = Field(0.9, gt=0, le=1, description="share of a GPU's memory")
+    kv_cache_gib: float | None = Field(
+        None, gt=0, description="cache of keys and values; none: what is left of a GPU, 1 on a CPU"
+    )
+    max_model_len: int | None = Field(
+        None, gt=0, description="tokens of prompt and completion; none: what the checkpoint says"
+    )
+    max_num_seqs: int = Field(256, gt=0, description="completions decoded together")
+    enable_prefix_caching: bool = Field(True, description="a prompt is computed once")
+    enforce_eager: bool = Field(False, description="no compilation, no CUDA graphs; so on any CPU")
+
+
+class RolloutConfig(Section):
+    """The rollout stage."""
+
+    engine: Literal["transformers", "vllm", "replay"] = "vllm"
+    samples: int = Field(8, gt=0, description="T of the buffer's rollouts [D]")
+    weak_samples: int = Field(4, gt=0, description="T of weak mining [P, model report]")
+    sampling: Sampling = Sampling()
+    shard_size: int = Field(512, gt=0, description="samples per shard, the unit of resuming")
+    batch_size: int = Field(64, gt=0, description="completions decoded together (transformers)")
+    vllm: VllmConfig = VllmConfig()
+    workers: int = Field(1, gt=0, description="processes")
+
+
+# The sections `filter` and `rl`: which samples are practised, and GRPO on them.
+
+
+class FilterConfig(Section):
+    """The difficulty-aware buffer."""
+
+    strategy: Literal["difficulty", "random"] = "difficulty"
+    intractable_share: float = Field(0.1, ge=0, lt=1, description="cap of SR = 0 in the buffer [D]")
+    buffer_size: int | None = Field(None, gt=0, description="samples kept; none: all that qualify")
+
+
+class StopConfig(Section):
+    """When the RL phase ends: mean over tasks of TS_i >= threshold [P]."""
+
+    threshold: float = Field(0.7, ge=0, le=1, description="[P]")
+    delta: float = Field(1.0, gt=0, description="scale of the rate of change [D]")
+    ema: float = Field(0.5, gt=0, le=1, description="weight of the newest window [D]")
+    window: int = Field(10, gt=0, description="optimiser steps per window [D]")
+
+
+class RlConfig(Section):
+    """GRPO."""
+
+    enabled: bool = True
+    group_size: int = Field(8, gt=1, description="G [D]")
+    prompts_per_step: int = Field(32, gt=0, description="groups of one optimiser step")
+    learning_rate: float = Field(1e-6, gt=0, description="[D]")
+    warmup_steps: int = Field(0, ge=0)
+    lr_scheduler: Literal["constant_with_warmup", "linear", "cosine"] = Field(
+        "constant_with_warmup", description="the others end at 0 with max_steps [D]"
+    )
+    kl: float = Field(1e-2, ge=0, description="coefficient against the phase's start [D]")
+    clip_low: float = Field(0.2, gt=0, description="[D]")
+    clip_high: float = Field(0.28, gt=0, description="[D]")
+    max_grad_norm: float = Field(1.0, gt=0)
+    refill: int = Field(3, ge=0, description="times a step refills groups without variance [D]")
+    oversample: float = Field(
+        1.0, ge=1, description="groups drawn per group wanted: some turn out without variance [D]"
+    )
+    min_steps: int = Field(20, ge=0)
+    max_steps: int = Field(400, gt=0)
+    save_steps: int = Field(50, gt=0)
+    sampling: Sampling = Sampling()
+    stop: StopConfig = StopConfig()
+    generation: GenerationConfig = GenerationConfig()
+    processes: int = Field(1, gt=0)
+    threads: int = Field(1, gt=0, description="CPU threads per process")
+    seed: int = 0
+    variant: RlVariant = Field(RlVariant(), exclude_if=lambda variant: variant.off)
+
+
+# The sections `reward` and `eval`: what an answer is worth, and when a loop went wrong.
+
+
+class JudgeConfig(Section):
+    """Who judges free text."""
+
+    endpoint: str = Field(description="OpenAI-compatible base URL, with /v1")
+    model: str
+    votes: int = Field(
+        3, gt=0, description="replies whose majority decides; odd, so that none ties"
+    )
+    temperature: float = Field(0.7, ge=0)
+    timeout_s: float = Field(60.0, gt=0, description="of one reply")
+    workers: int = Field(8, gt=0, description="answers judged at a time")
+    attempts: int = Field(6, gt=0, description="requests for one reply before the stage gives up")
+    backoff_s: float = Field(1.0, ge=0, description="of the first pause between two attempts")
+    in_training: bool = Field(False, description="also in the inner loop of RL, where it is slow")
+
+    @model_validator(mode="after")
+    def _odd(self) -> JudgeConfig:
+        if self.votes % 2 == 0:
+            raise ValueError(f"reward.judge.votes is {self.votes}; take an odd number")
+        return self
+
+
+class RewardConfig(Section):
+    """R = format_weight * R_fmt + (1 - format_weight) * R_task."""
+
+    format_weight: float = Field(0.1, ge=0, le=1, description="lambda_f [D]")
+    success_threshold: float = Field(
+        0.5, ge=0, le=1, description="R_task that counts as success [D]"
+    )
+    order_success_threshold: float = Field(
+        0.75, ge=0, le=1, description="of orders and plans: right items in random order earn half"
+    )
+    max_think_chars: int = Field(8192, gt=0, description="longer thinking loses the format reward")
+    flip: float = Field(
+        0.0, ge=0, le=1, description="share of the RL phase's rewards flipped (ablation)"
+    )
+    judge: JudgeConfig | None = Field(None, description="of free text; none: such answers score 0")
+
+    def threshold(self, kind: str) -> float:
+        """R_task that counts as success for answers of this kind."""
+        ordered = kind in ("order", "steps")
+        return self.order_success_threshold if ordered else self.success_threshold
+
+    @property
+    def honest(self) -> RewardConfig:
+        """Without flips: they ablate what RL learns from, not what is taught or measured."""
+        return self.model_copy(update={"flip": 0.0})
+
+
+class EvalConfig(Section):
+    """Held-out evaluation and the gate."""
+
+    sampling: Sampling = Sampling(temperature=0.0)
+    bootstrap: int = Field(2000, gt=0, description="resamples of a confidence interval")
+    max_general_drop: float = Field(3.0, ge=0, description="points the general suite may lose")
+    max_embodied_drop: float = Field(3.0, ge=0, description="points a loop may lose before we stop")
+
+
+# The sections `distill` and `sft`: what a teacher answers, and learning it.
+
+
+class DistillConfig(Section):
+    """D_SFT = D_weak + D_assoc + D_gen [P]."""
+
+    tries: int = Field(4, gt=0, description="answers the teacher may give")
+    sampling: Sampling = Sampling(temperature=0.7)
+    ratio: tuple[float, float, float] = Field(
+        (1.0, 1.0, 1.0), description="weak : assoc : general [D]"
+    )
+    neighbours: int = Field(8, gt=0, description="related samples sought per weak sample")
+    embedding: Literal["text", "vision"] = Field(
+        "text", description="nearness: words of the question, or with the policy's image features"
+    )
+    max_rows: int | None = Field(
+        None, gt=0, description="rows of D_SFT; none: what the ratio gives"
+    )
+    endpoint: str | None = Field(None, description="OpenAI-compatible base URL; none: in process")
+    only_replay: bool = Field(False, description="SFT on replay alone (control)")
+
+
+class SftConfig(Section):
+    """Supervised fine-tuning on the assistant's tokens."""
+
+    enabled: bool = True
+    learning_rate: float = Field(2e-6, gt=0, description="full fine-tuning [D]")
+    warmup_share: float = Field(0.05, ge=0, lt=1)
+    batch_size: int = Field(32, gt=0)
+    epochs: float = Field(1.0, gt=0)
+    max_steps: int | None = Field(None, gt=0)
+    save_steps: int = Field(50, gt=0)
+    weight_decay: float = Field(0.0, ge=0)
+    max_grad_norm: float = Field(1.0, gt=0)
+    processes: int = Field(1, gt=0)
+    threads: int = Field(1, gt=0, description="CPU threads per process")
+    seed: int = 0
+
+
+# The typed configuration of a metaloop: one tree, whose sections are in `pelican.sections`.
+#
+# Imports neither torch nor kfp.
+
+
+class Recipe(Section):
+    """A complete metaloop."""
+
+    name: str = Field(pattern="^[a-z0-9][a-z0-9_]*$")
+    loops: int = Field(3, ge=1, le=10, description="K [P]")
+    seed: int = 0
+    models: Models
+    data: Data
+    model: ModelConfig = ModelConfig()
+    rollout: RolloutConfig = RolloutConfig()
+    reward: RewardConfig = RewardConfig()
+    filter: FilterConfig = FilterConfig()
+    rl: RlConfig = RlConfig()
+    distill: DistillConfig = DistillConfig()
+    sft: SftConfig = SftConfig()
+    eval: EvalConfig = EvalConfig()
+    parallel: ParallelConfig = ParallelConfig()
+    resources: Resources = Field(Resources(), description="of the pods; no part of the digest")
+    retrain: RetrainConfig = RetrainConfig()
+    gate: GateConfig = GateConfig()
+
+    @property
+    def last_phase(self) -> Phase:
+        """The phase that ends a loop."""
+        return Phase.SFT if self.sft.enabled else Phase.RL
+
+    def obeys_gate_after(self, phase: Phase) -> bool:
+        """False after RL if SFT follows, which may restore what RL lost: then it is only measured."""
+        return phase in (Phase.BASE, self.last_phase)
+
+    def can_stop_after(self, loop: int, phase: Phase) -> bool:
+        """Whether a gate that says stop there keeps a run from another loop."""
+        return loop < self.loops and self.obeys_gate_after(phase)
+
+    def as_parameter(self) -> str:
+        """The recipe for a pipeline: JSON in ASCII, because a backend's database may refuse the rest."""
+        return json.dumps(self.model_dump(mode="json"), separators=(",", ":"))
+
+    @model_validator(mode="after")
+    def _some_phase(self) -> Recipe:
+        if not (self.rl.enabled or self.sft.enabled):
+            raise ValueError("neither rl.enabled nor sft.enabled: nothing would be trained")
+        return self
+
+    @model_validator(mode="after")
+    def _fields_fit(self) -> Recipe:
+        """What would end a stage hours later, or silently mean something else."""
+        if self.rl.sampling.temperature == 0:
+            raise ValueError(
+                "rl.sampling.temperature is 0: a group's greedy completions are all equal; raise it"
+            )
+        for rows, total, name, processes in (
+            ("rl.prompts_per_step", self.rl.prompts_per_step, "rl.processes", self.rl.processes),
+            ("sft.batch_size", self.sft.batch_size, "sft.processes", self.sft.processes),
+        ):
+            if total % processes:
+                raise ValueError(
+                    f"{rows} = {total} does not divide by {name} = {processes}; choose a multiple"
+                )
+        rl = self.rl
+        mistake = rl.variant.mistake(rl.group_size, rl.save_steps, self.parallel.at_scale)
+        if mistake:
+            raise ValueError(mistake)
+        if self.model.cache_vision and not self.model.freeze_vision:
+            raise ValueError(
+                "model.cache_vision needs model.freeze_vision: a tower in training changes"
+            )
+        if self.model.cache_vision and self.model.dtype != "float32":
+            # The model casts its images to its type, here their numbers in the cache: bfloat16
+            # tells 256 of them apart.
+            raise ValueError("model.cache_vision needs model.dtype=float32")
+        if self.model.cache_vision and self.parallel.at_scale:
+            raise ValueError(
+                "model.cache_vision holds the images of one process's samples in memory; with"
+                " parallel.strategy, micro_tokens or lora_rank set it to false"
+            )
+        if self.rl.generation.where == "server" and not self.parallel.at_scale:
+            raise ValueError(
+                "rl.generation.where=server needs the trainers at scale: set parallel.micro_tokens"
+            )
+        if self.rl.generation.where == "server" and self.rollout.engine == "replay":
+            raise ValueError("rl.generation.where=server needs rollout.engine=vllm or transformers")
+        if min(self.distill.ratio) < 0 or not any(self.distill.ratio):
+            raise ValueError(
+                f"distill.ratio is {self.distill.ratio}; give three numbers of 0 or more, not all 0"
+            )
+        return self
+
+    def digest(self) -> str:
+        """SHA-256 of the canonical JSON without `resources`, shortened to 16 hex digits."""
+        return digest_of(self.model_dump(mode="json", exclude={"resources"}))
+
+
+__all__ = [
+    "THINK_THEN_ANSWER",
+    "Data",
+    "DistillConfig",
+    "EvalConfig",
+    "FilterConfig",
+    "GateConfig",
+    "GenerationConfig",
+    "JudgeConfig",
+    "ModelConfig",
+    "Models",
+    "ParallelConfig",
+    "Recipe",
+    "Resources",
+    "RetrainConfig",
+    "RewardConfig",
+    "RlConfig",
+    "RlVariant",
+    "RolloutConfig",
+    "Sampling",
+    "SftConfig",
+    "StopConfig",
+    "VllmConfig",
+]

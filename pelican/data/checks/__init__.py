@@ -1,1 +1,0 @@
-"""What can be wrong with a pool as a whole: media, answers, copies, leaks, balance, text."""

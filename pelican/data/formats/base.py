@@ -1,0 +1,358 @@
+"""What a reader of a format is, and the files that it reads."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+from pelican.data.tables import RowError
+from pelican.errors import UserInputError
+from pelican.records import Turn
+
+# What a reader yields: one record per question, its media still unread, its answer as it stands.
+
+
+@dataclass(frozen=True, slots=True)
+class Media:
+    """One image, video, or folder of frames; `data` or a `path` as the source writes it.
+
+    `start_s` and `end_s` cut a window out of a video; `fps` is of a folder of frames.
+    """
+
+    kind: Literal["image", "video", "frames"]
+    path: str = ""
+    data: bytes | None = None
+    start_s: float | None = None
+    end_s: float | None = None
+    fps: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """The right answer as the source has it; `pelican.data.importing.convert` reads it.
+
+    `value`: a text, number, letter, index (of `options`), list, or None where `mask` says it all.
+    `kind` is set where the format leaves no doubt; `index` says that a number counts options from 0.
+    """
+
+    value: object = None
+    kind: str = ""
+    options: tuple[str, ...] = ()
+    index: bool = False
+    unit: str = ""
+    mask: Media | None = None
+    scale: int | None = None
+    aliases: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One question of a source. Empty strings are what the source does not say.
+
+    `place` is where it stands, for a person; `key` tells it from other records by its content.
+    """
+
+    place: str
+    key: str
+    turns: tuple[Turn, ...]
+    media: tuple[Media, ...]
+    reference: Reference
+    id: str = ""
+    question_type: str = ""
+    source: str = ""
+    scene: str = ""
+    split: str = ""
+    license: str = ""
+    benchmark: str = ""
+    family: str = ""
+    dimension: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Unread:
+    """A row that is no record: what stands there is wrong."""
+
+    place: str
+    key: str
+    id: str
+    error: RowError
+
+
+Found = Record | Unread
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a person may say about a source. `columns`: our name -> the source's."""
+
+    columns: Mapping[str, str] = field(default_factory=dict)
+    turns: Literal["last", "each"] = "last"
+    split: str = ""
+    config: str = ""
+
+
+class Reader(ABC):
+    """One format. A fault of one row is an `Unread`; of the whole source a UserInputError."""
+
+    name: str
+    about: str
+
+    @abstractmethod
+    def sniff(self, source: Source, options: Options) -> float:
+        """How sure this format is, 0 to 1, from names and the first rows alone."""
+
+    @abstractmethod
+    def read(self, source: Source, options: Options) -> Iterator[Found]:
+        """Every record, in an order that is the same each time; holds no more than a row."""
+
+
+def record_key(raw: object) -> str:
+    """A digest of a row as the source has it; bytes count by their digest."""
+    return hashlib.blake2b(_SORTED.encode(raw).encode(), digest_size=12).hexdigest()
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, bytes):
+        return hashlib.blake2b(value, digest_size=12).hexdigest()
+    return str(value)
+
+
+_SORTED = json.JSONEncoder(sort_keys=True, default=_plain)
+
+
+def text_of(row: Mapping[str, Any], *names: str) -> str:
+    """The first of `names` that holds a text or a number, as text; "" if none does."""
+    for name in names:
+        value = row.get(name)
+        if isinstance(value, str) and value.strip():
+            return value.strip()
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            return str(value)
+    return ""
+
+
+def number_of(row: Mapping[str, Any], *names: str) -> float | None:
+    """The first of `names` that holds a number."""
+    for name in names:
+        value = row.get(name)
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            return float(value)
+    return None
+
+
+def list_of(value: object) -> list[Any]:
+    """A list as it is, one thing as a list of it, None as nothing."""
+    if value is None or value == "":
+        return []
+    return list(value) if isinstance(value, list | tuple) else [value]
+
+
+# The files of a source: found in a fixed order, read row by row, whatever their size.
+
+MAX_ROW = 16 << 20  # characters of one JSON value; a longer one is no question
+MAX_OBJECT = 128 << 20  # bytes of a file that is one JSON object, and so is held whole
+_BLOCK = 1 << 16
+_NOT_UTF8 = re.compile("[\udc80-\udcff]")  # bytes that `surrogateescape` let through
+_BETWEEN = re.compile(r"[ \t\r\n,]*")  # two values of an array
+# Folders of media and of version control hold no rows.
+_SKIPPED = {".git", ".cache", "__pycache__"}
+
+
+class Source:
+    """A file or a folder. Paths of files are relative to `root`, with forward slashes."""
+
+    def __init__(self, where: str) -> None:
+        self.where = where
+        path = Path(where)
+        self.path = path
+        self.root = path.parent if path.is_file() else path
+        self._names: dict[Path, str] = {}
+
+    @cached_property
+    def files(self) -> list[Path]:
+        """Every file that may hold rows (JSON, JSON lines, Parquet, YAML), sorted."""
+        if self.path.is_file():
+            return [self.path]
+        endings = {".json", ".jsonl", ".parquet", ".yaml", ".yml", ".arrow"}
+        found = [
+            p
+            for p in self.path.rglob("*")
+            if p.suffix.lower() in endings and not _SKIPPED & set(p.relative_to(self.path).parts)
+        ]
+        return sorted(p for p in found if p.is_file())
+
+    def names(self) -> list[str]:
+        return [self.name(path) for path in self.files]
+
+    def name(self, path: Path) -> str:
+        if path not in self._names:  # asked for every row
+            self._names[path] = path.relative_to(self.root).as_posix()
+        return self._names[path]
+
+    def of(self, *endings: str) -> list[Path]:
+        """The files whose names end so."""
+        return [path for path in self.files if path.name.lower().endswith(endings)]
+
+    @cached_property
+    def first_rows(self) -> list[tuple[Path, dict[str, Any]]]:
+        """The first rows of the first JSON files, for sniffing: one to three of each."""
+        found: list[tuple[Path, dict[str, Any]]] = []
+        for path in self.of(".json", ".jsonl")[:8]:
+            taken = 0
+            for row in json_rows(path):
+                if isinstance(row.value, dict):
+                    found.append((path, row.value))
+                    taken += 1
+                if row.number > 20 or taken == 3:
+                    break
+        return found
+
+    def fingerprint(self) -> str:
+        """Of names, sizes and times of the files: it changes when the source is edited."""
+        stats = [(self.name(p), p.stat().st_size, p.stat().st_mtime_ns) for p in self.files]
+        return hashlib.blake2b(json.dumps(stats).encode(), digest_size=12).hexdigest()
+
+
+class JsonRow:
+    """One row of a JSON file: its number from 1, and its value or what is wrong with it."""
+
+    __slots__ = ("error", "number", "raw", "value")
+
+    def __init__(self, number: int, value: Any, raw: str = "", error: RowError | None = None):
+        self.number, self.value, self.raw, self.error = number, value, raw, error
+
+
+def json_rows(path: Path) -> Iterator[JsonRow]:
+    """Rows of JSON lines, of a JSON array, or the array inside an object, without holding them all.
+
+    Python's decoder takes NaN, which stands in real files: such a row is refused by itself, later.
+    A row that is no JSON is an error row. In an array nothing after it can be trusted: it is the
+    last. `{"data": [...]}` gives its rows; any other object is one row.
+    """
+    try:
+        with path.open("r", encoding="utf-8-sig", errors="surrogateescape") as file:
+            head = file.read(_BLOCK).lstrip()
+            file.seek(0)
+            if path.name.lower().endswith(".jsonl") or (
+                head[:1] == "{" and _looks_like_lines(head)
+            ):
+                yield from _lines(file)
+            elif head[:1] == "[":
+                yield from _array(file)
+            elif head[:1] == "{":
+                yield from _object(file, path)
+            elif head[:2] in ("\udcff\udcfe", "\udcfe\udcff"):
+                yield _bad(1, head[:80], "the file is UTF-16; write it as UTF-8")
+            else:
+                why = "does not start with [ or {" if head else "is empty"
+                yield _bad(1, head[:80], f"the file {why}")
+    except OSError as error:
+        raise UserInputError(f"{path} can't be read ({error.strerror})") from None
+
+
+def _looks_like_lines(head: str) -> bool:
+    """Several objects, one a line: the first line is a value of its own and another follows."""
+    first, _, rest = head.partition("\n")
+    try:
+        json.loads(first)
+    except ValueError:
+        return False
+    return rest.lstrip()[:1] == "{"
+
+
+def _lines(file: Any) -> Iterator[JsonRow]:
+    number = 1
+    while line := file.readline(MAX_ROW + 1):
+        if not line.strip():
+            continue
+        if len(line) > MAX_ROW:
+            yield _bad(number, line[:80], f"a row is longer than {MAX_ROW >> 20} MB")
+            return
+        yield _parsed(number, line)
+        number += 1
+
+
+def _parsed(number: int, text: str) -> JsonRow:
+    try:
+        return _checked(number, json.loads(text), text)
+    except RecursionError:
+        return _bad(number, text, "a row is nested too deep")
+    except ValueError as error:
+        return _bad(number, text, f"not JSON ({error})")
+
+
+def _checked(number: int, value: Any, text: str) -> JsonRow:
+    if not text.isascii() and _NOT_UTF8.search(text):
+        return JsonRow(number, None, text, RowError("text", "text is not UTF-8"))
+    if not isinstance(value, dict):
+        return _bad(number, text, f"a row is a {type(value).__name__}, not an object")
+    return JsonRow(number, value, text)
+
+
+def _bad(number: int, text: str, reason: str) -> JsonRow:
+    return JsonRow(number, None, text[:4096], RowError("json", reason))
+
+
+def _array(file: Any) -> Iterator[JsonRow]:
+    """The objects of one array, decoded one at a time out of a sliding text."""
+    decoder = json.JSONDecoder()
+    text, number, ended = file.read(_BLOCK).lstrip(), 1, False
+    at = 1  # behind the bracket; the text is cut once a block, not once a row
+    while True:
+        at = _BETWEEN.match(text, at).end()  # type: ignore[union-attr]  # matches the empty text
+        if text[at : at + 1] == "]":
+            return
+        try:
+            value, stop = decoder.raw_decode(text, at)
+        except RecursionError:
+            head = text[at : at + 80]
+            yield _bad(number, head, "a row is nested too deep; nothing after it was read")
+            return
+        except ValueError as error:
+            if at:
+                text, at = text[at:], 0
+                continue
+            # Doubling keeps a long row from being parsed again for every block.
+            more = file.read(max(_BLOCK, len(text)))
+            if more and len(text) <= MAX_ROW:
+                text += more
+                continue
+            why = "the file is cut off" if not text.strip() or not more else f"not JSON ({error})"
+            yield _bad(number, text[:80], f"{why}; nothing from here on was read")
+            return
+        if stop == len(text) and not ended:  # a number may go on in the next block
+            more = file.read(_BLOCK)
+            ended = not more
+            if more:
+                text, at = text[at:] + more, 0
+                continue
+        yield _checked(number, value, text[at:stop])
+        number += 1
+        at = stop
+
+
+def _object(file: Any, path: Path) -> Iterator[JsonRow]:
+    """The one list of objects inside an object, or the object itself."""
+    if path.stat().st_size > MAX_OBJECT:
+        raise UserInputError(
+            f"{path} is one JSON object of {path.stat().st_size >> 20} MB; write its rows as JSON"
+            " lines, one a line"
+        )
+    text = file.read()
+    row = _parsed(1, text)
+    if not isinstance(row.value, dict):
+        yield row
+        return
+    lists = [v for v in row.value.values() if isinstance(v, list) and v and isinstance(v[0], dict)]
+    if len(lists) != 1 or "conversations" in row.value or "messages" in row.value:
+        yield row
+        return
+    for number, value in enumerate(lists[0], 1):
+        yield _checked(number, value, json.dumps(value))

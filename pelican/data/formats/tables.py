@@ -1,0 +1,308 @@
+"""Tables: Parquet files and Hugging Face data sets, by named columns."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import ValidationError
+
+from pelican.data.formats.base import (
+    Found,
+    Media,
+    Options,
+    Reader,
+    Record,
+    Reference,
+    Source,
+    Unread,
+    list_of,
+    number_of,
+    record_key,
+    text_of,
+)
+from pelican.data.formats.chat import chat_records, chat_turns, described, medium, without_tags
+from pelican.data.tables import SAMPLES, RowError
+from pelican.errors import UserInputError
+from pelican.records import Turn
+
+# Rows of a table whose columns nobody fixed: which column is the question, which the answer.
+
+# Our name -> what the field calls it, the likelier first.
+NAMES: dict[str, tuple[str, ...]] = {
+    "question": ("question", "query", "prompt", "problem", "instruction", "text"),
+    "answer": ("answer", "ground_truth", "solution", "label", "target", "response", "output"),
+    "options": ("options", "choices", "candidates", "multi_choice_options"),
+    "image": ("image", "images", "image_path", "rgb", "image_1", "decoded_image"),
+    "video": ("video", "videos", "video_path", "video_name"),
+    "mask": ("mask", "mask_path"),
+    "conversation": ("conversations", "messages"),
+    "id": ("id", "question_id", "uid", "idx", "index", "q_uid", "sample_id"),
+}
+
+
+def column(row: Mapping[str, Any], name: str, options: Options) -> str | None:
+    """The column that holds `name`: the one that was named, else the first known that is there."""
+    if name in options.columns:
+        return options.columns[name]
+    return next((known for known in NAMES[name] if row.get(known) is not None), None)
+
+
+def looks_like_questions(names: set[str], options: Options) -> bool:
+    """Whether a table with these columns can be read."""
+
+    def has(name: str) -> bool:
+        return name in options.columns or bool(names & set(NAMES[name]))
+
+    return (has("image") or has("video")) and (
+        has("conversation") or (has("question") and (has("answer") or has("mask")))
+    )
+
+
+def table_records(row: Mapping[str, Any], place: str, options: Options) -> Iterator[Found]:
+    """The records of one row of a table."""
+    key = record_key(row)
+    id_column = column(row, "id", options)
+    name = text_of(row, id_column) if id_column else ""
+    try:
+        media = _media(row, options)
+        base = replace(described(row, place, key, name, ()), id=name)
+        chat = column(row, "conversation", options)
+        answer = _reference(row, options)
+        if chat is not None:
+            said, inside = chat_turns(list_of(row[chat]))
+            media += tuple(inside)
+            whole = replace(base, media=media)
+            yield from chat_records(
+                without_tags(said, media),
+                whole,
+                options,
+                answer=answer if said[-1:] and said[-1].role == "user" else None,
+            )
+            return
+        asked = column(row, "question", options)
+        if asked is None or not isinstance(row.get(asked), str) or not row[asked].strip():
+            raise RowError("schema", f"the question ({asked or 'question'}) is missing or no text")
+        turns = without_tags((Turn(role="user", text=row[asked]),), media)
+        yield replace(base, media=media, turns=turns, reference=answer)
+    except RowError as error:
+        yield Unread(place, key, name, error)
+
+
+def _media(row: Mapping[str, Any], options: Options) -> tuple[Media, ...]:
+    found: list[Media] = []
+    for kind in ("image", "video"):
+        name = column(row, kind, options)
+        if name is not None:
+            found += [medium(value, kind) for value in list_of(row.get(name)) if value is not None]
+    if len(found) == 1 and found[0].kind == "video":
+        found[0] = replace(
+            found[0],
+            start_s=number_of(row, "start", "start_s"),
+            end_s=number_of(row, "end", "end_s"),
+        )
+    # Published tables of several images number their columns: image_1, image_2, …
+    for number in range(2, 10):
+        if "image" not in options.columns and row.get(f"image_{number}") is not None:
+            found.append(medium(row[f"image_{number}"], "image"))
+    return tuple(found)
+
+
+def _reference(row: Mapping[str, Any], options: Options) -> Reference:
+    answer, choices = column(row, "answer", options), column(row, "options", options)
+    mask = column(row, "mask", options)
+    value = row.get(answer) if answer else None
+    given = row.get(choices) if choices else None
+    if isinstance(given, Mapping):  # {"A": "left", "B": "right"}
+        given = [given[letter] for letter in sorted(given)]
+    texts = tuple(str(option) for option in list_of(given))
+    if not texts:  # MMBench's kind: columns A, B, C, D
+        letters = [c for c in "ABCDEFGH" if isinstance(row.get(c), str) and row[c]]
+        texts = tuple(str(row[c]) for c in letters) if len(letters) > 1 else ()
+    return Reference(
+        value,
+        options=texts,
+        index=True,
+        unit=text_of(row, "unit"),
+        mask=medium(row[mask], "image") if mask and row.get(mask) is not None else None,
+    )
+
+
+# Hugging Face `datasets`, by name, by a folder that `save_to_disk` wrote, or by a data set's folder.
+
+
+class HuggingFace(Reader):
+    name = "hf"
+    about = "a Hugging Face data set by name (--reader hf), or a folder that save_to_disk wrote"
+
+    def sniff(self, source: Source, options: Options) -> float:
+        here = source.path
+        if here.is_dir() and (
+            (here / "dataset_dict.json").exists() or (here / "state.json").exists()
+        ):
+            return 0.95
+        return 0.0
+
+    def read(self, source: Source, options: Options) -> Iterator[Found]:
+        for split, rows in load(source.where, options).items():
+            number = 0
+            try:
+                for row in rows:
+                    number += 1
+                    place = f"{split}, row {number}"
+                    row.setdefault("split", split)
+                    yield from table_records(row, place, options)
+            except Exception as error:  # whatever a decoder of `datasets` raises ends this split
+                why = f"not readable after row {number} ({' '.join(str(error).split())[:200]})"
+                yield Unread(split, record_key([split, number]), "", RowError("file", why))
+
+
+def load(where: str, options: Options) -> dict[str, Any]:
+    """Split -> rows, streamed; images and videos stay encoded. No code of the data set is run."""
+    try:
+        import datasets
+    except ImportError:
+        raise UserInputError(
+            "the reader hf needs the package datasets: `uv pip install -e '.[train]'`"
+        ) from None
+    datasets.disable_progress_bars()
+    path = Path(where)
+    try:
+        if (path / "dataset_dict.json").exists() or (path / "state.json").exists():
+            found = datasets.load_from_disk(where)
+        else:
+            found = datasets.load_dataset(
+                where, options.config or None, split=options.split or None, streaming=True
+            )
+    except Exception as error:  # its errors are of many kinds: network, hub, parsers
+        reason = " ".join(str(error).split())[:300]
+        raise UserInputError(f"`datasets` can't open {where!r} ({reason})") from None
+    if not isinstance(found, dict):
+        found = {str(getattr(found, "split", None) or "train"): found}
+    if options.split and options.split in found:
+        found = {options.split: found[options.split]}
+    return {str(name): _encoded(rows, datasets) for name, rows in found.items()}
+
+
+def _encoded(rows: Any, datasets: Any) -> Any:
+    """Without decoding: a broken image is then one row's fault, and nothing is encoded twice."""
+    for name, feature in (rows.features or {}).items():
+        kinds = (datasets.Image, datasets.Video)
+        inner = getattr(feature, "feature", None)
+        if isinstance(feature, kinds):
+            rows = rows.cast_column(name, type(feature)(decode=False))
+        elif isinstance(inner, kinds):
+            rows = rows.cast_column(name, type(feature)(type(inner)(decode=False)))
+    return rows
+
+
+def card_license(folder: Path) -> str:
+    """The licence that a data set's README.md names in its head, "" if none."""
+    try:
+        text = (folder / "README.md").read_text(errors="replace")[:20_000]
+    except OSError:
+        text = ""
+    if text.startswith("---"):
+        for line in text.split("---", 2)[1].splitlines():
+            name, _, value = line.partition(":")
+            if name.strip() in ("license", "licence"):
+                return value.strip().strip("\"'")
+    try:
+        info = json.loads((folder / "dataset_info.json").read_text())
+        return str(info.get("license") or "")
+    except (OSError, ValueError, AttributeError):
+        return ""
+
+
+HF = HuggingFace()
+
+# Parquet files of questions; also Pelican's own pools.
+
+_POOL = set(SAMPLES.names) - {"benchmark", "chance"}
+
+
+class Parquet(Reader):
+    name = "parquet"
+    about = "*.parquet with a column for question, answer and image or video; Pelican's pools"
+
+    def sniff(self, source: Source, options: Options) -> float:
+        for path in source.of(".parquet")[:3]:
+            try:
+                names = set(pq.read_schema(path).names)
+            except (pa.ArrowException, OSError):
+                continue
+            if names >= _POOL:
+                return 0.95
+            if looks_like_questions(names, options):
+                return 0.7
+        return 0.0
+
+    def read(self, source: Source, options: Options) -> Iterator[Found]:
+        for path in source.of(".parquet"):
+            name, number = source.name(path), 0
+            try:
+                file = pq.ParquetFile(path)
+                pool = set(file.schema_arrow.names) >= _POOL
+                for batch in file.iter_batches(batch_size=16):
+                    for row in _rows(batch):
+                        number += 1
+                        place = f"{name}, row {number}"
+                        if isinstance(row, RowError):
+                            yield Unread(place, record_key(place), "", row)
+                        elif pool:
+                            yield _sample(row, place)
+                        else:
+                            yield from table_records(row, place, options)
+            except (pa.ArrowException, OSError) as error:
+                reason = str(error).splitlines()[0]
+                why = RowError("file", f"not readable as Parquet after row {number} ({reason})")
+                yield Unread(name, record_key([name, number]), "", why)
+
+
+def _rows(batch: pa.RecordBatch) -> Iterator[dict[str, Any] | RowError]:
+    """Arrow does not check that strings are UTF-8: a row at a time where a batch has a bad one."""
+    for i in range(batch.num_rows):
+        try:
+            yield batch.slice(i, 1).to_pylist()[0]
+        except UnicodeDecodeError:
+            yield RowError("text", "text is not UTF-8")
+
+
+def _sample(row: dict[str, Any], place: str) -> Found:
+    """A row of a pool: nothing is left to guess."""
+    key = record_key(row)
+    name = str(row.get("id") or "")
+    try:
+        answer = json.loads(row["answer"])
+        turns = tuple(Turn.model_validate(turn) for turn in row["turns"])
+        images, times = row["images"], row["times_s"]
+    except (ValidationError, ValueError, TypeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        return Unread(place, key, name, RowError("schema", reason))
+    clip = row["media_kind"] == "clip"
+    return Record(
+        place=place,
+        key=key,
+        turns=turns,
+        media=tuple(
+            Media("image", str(i.get("path") or ""), i.get("bytes"), start_s=t if clip else None)
+            for i, t in zip(images, times, strict=False)
+        ),
+        reference=Reference(answer, "pelican"),
+        id=name,
+        source=str(row["source"]),
+        scene=str(row["scene"]),
+        split=str(row["split"]),
+        license=str(row.get("license") or ""),
+        benchmark=str(row.get("benchmark") or ""),
+        family=str(row["family"]),
+        dimension=str(row["dimension"]),
+    )
+
+
+PARQUET = Parquet()

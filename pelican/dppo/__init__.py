@@ -1,0 +1,1 @@
+"""Deliberate practice itself: difficulty, stagnation, distillation, retrieval."""

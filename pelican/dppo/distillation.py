@@ -1,0 +1,348 @@
+"""The teacher's answers to what the policy never solved: asked, verified, mixed with replay."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import pyarrow as pa
+from pydantic import Field
+
+from pelican.base.endpoint import ChatClient
+from pelican.base.model import Frozen
+from pelican.config.recipe import THINK_THEN_ANSWER, DistillConfig, RewardConfig, Sampling
+from pelican.data.entries import Entry
+from pelican.data.select import shuffled
+from pelican.dppo.retrieval import Related
+from pelican.engines.base import Engine
+from pelican.engines.openai import ask_all
+from pelican.records import Dimension, Family, Sample, Score, Split
+from pelican.rewards import Judge, score
+
+# D_SFT = D_weak + D_assoc + D_gen: what the teacher is asked, and what of it is learned.
+
+Origin = Literal["weak", "assoc", "general"]
+PoolName = Literal["pool", "replay"]
+ORIGINS: tuple[Origin, ...] = ("weak", "assoc", "general")
+COPIES = 2  # times that one row may stand in the mixture
+SPARE = 1.4  # asked for every row wanted: the reward rejects some, and more are repeated
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One sample that the teacher is asked about, and why. `weak_id`: whose neighbour it is."""
+
+    entry: Entry
+    origin: Origin
+    pool: PoolName
+    weak_id: str = ""
+    similarity: float = 0.0
+
+
+class TeacherRow(Frozen):
+    """What the teacher made of one sample. A row that was not accepted is kept for the ledger."""
+
+    sample_id: str
+    origin: Origin
+    pool: PoolName
+    family: Family
+    dimension: Dimension
+    source: str
+    answer_text: str
+    accepted: bool
+    reason: str
+    score: float
+    tries: int = Field(gt=0)
+    accepted_tries: int = Field(ge=0)
+    tokens: int = Field(ge=0, description="of all tries")
+    weak_id: str
+    similarity: float
+
+
+class MixtureRow(Frozen):
+    """One row to learn, with where it came from."""
+
+    row: int = Field(ge=0)
+    sample_id: str
+    origin: Origin
+    pool: PoolName = Field(description="where the sample's picture is")
+    completion: str
+    score: float = Field(description="task part of our reward")
+    tries: int = Field(gt=0, description="answers that the teacher gave")
+    accepted_tries: int = Field(gt=0)
+    repeat: int = Field(ge=0, lt=COPIES, description="0, and 1 where the row stands again")
+    family: Family
+    dimension: Dimension
+    source: str = Field(description="data set of the sample")
+    teacher: str
+    weak_id: str = Field(description="the weak sample that this one is related to")
+    similarity: float
+
+
+_TEXT = pa.string()
+TEACHER = pa.schema(
+    [
+        *[(n, _TEXT) for n in ("sample_id", "origin", "pool", "family", "dimension", "source")],
+        ("answer_text", _TEXT),
+        ("accepted", pa.bool_()),
+        ("reason", _TEXT),
+        ("score", pa.float64()),
+        ("tries", pa.int32()),
+        ("accepted_tries", pa.int32()),
+        ("tokens", pa.int64()),
+        ("weak_id", _TEXT),
+        ("similarity", pa.float64()),
+    ]
+)
+MIXTURE = pa.schema(
+    [
+        ("row", pa.int32()),
+        *[(n, _TEXT) for n in ("sample_id", "origin", "pool", "completion")],
+        ("score", pa.float64()),
+        ("tries", pa.int32()),
+        ("accepted_tries", pa.int32()),
+        ("repeat", pa.int32()),
+        *[(n, _TEXT) for n in ("family", "dimension", "source", "teacher", "weak_id")],
+        ("similarity", pa.float64()),
+    ]
+)
+
+
+def shares(
+    weak: int, assoc: int, general: int, config: DistillConfig, copies: int = COPIES
+) -> dict[Origin, int]:
+    """Rows of each origin, given how many distinct ones there are.
+
+    `ratio` is an upper bound: each origin gets at most its share and at most `copies` times its
+    distinct rows; what one lacks no other fills. The shares are those of `max_rows`; without it,
+    the larger of weak and assoc (relative to the ratio) is taken once and sets the shares.
+    Without weak and assoc rows, or with `only_replay`, the mixture is general rows alone.
+    """
+    there: dict[Origin, int] = {"weak": weak, "assoc": assoc, "general": general}
+    if config.only_replay or not weak + assoc:
+        limit = config.max_rows if config.max_rows is not None else general
+        return {"weak": 0, "assoc": 0, "general": min(copies * general, limit)}
+    parts: dict[Origin, float] = dict(zip(ORIGINS, config.ratio, strict=True))
+    if config.max_rows is not None:
+        unit = config.max_rows / (sum(config.ratio) or 1.0)
+    else:
+        unit = max((there[o] / parts[o] for o in ("weak", "assoc") if parts[o] > 0), default=0.0)
+    return {o: min(copies * there[o], math.floor(parts[o] * unit + 1e-9)) for o in ORIGINS}
+
+
+def plan(
+    weak: Sequence[Entry],
+    related: Sequence[Related],
+    replay: Sequence[Entry],
+    config: DistillConfig,
+    salt: str,
+) -> list[Request]:
+    """What the teacher is asked: every weak sample, the nearest related ones, replay.
+
+    With `max_rows` at most SPARE times an origin's share is asked of assoc and general; the weak
+    ones are all asked, because the ledger says what the teacher could not solve.
+    """
+    pool = [entry for entry in shuffled(replay, salt) if entry.split is Split.TRAIN]
+    if config.only_replay:
+        weak, related = (), ()
+    wanted = shares(len(weak), len(related), len(pool), config, copies=1)
+    spare = SPARE if config.max_rows is not None else 1.0
+    requests = [Request(entry, "weak", "pool", entry.id, 1.0) for entry in weak]
+    requests += [
+        Request(r.entry, "assoc", "pool", r.weak_id, r.similarity)
+        for r in related[: math.ceil(spare * wanted["assoc"])]
+    ]
+    requests += [
+        Request(entry, "general", "replay")
+        for entry in pool[: math.ceil(spare * wanted["general"])]
+    ]
+    return requests
+
+
+def mix(
+    answered: Sequence[TeacherRow], config: DistillConfig, teacher: str, salt: str
+) -> list[MixtureRow]:
+    """The mixture of the accepted rows, in an order that depends on `salt`.
+
+    An origin with more rows than its share gives its first (for assoc: its nearest); one with
+    fewer repeats its rows, none more than COPIES times.
+    """
+    accepted: Mapping[Origin, list[TeacherRow]] = {
+        origin: [row for row in answered if row.accepted and row.origin == origin]
+        for origin in ORIGINS
+    }
+    there = {origin: len(rows) for origin, rows in accepted.items()}
+    counts = shares(there["weak"], there["assoc"], there["general"], config)
+    chosen = [
+        (accepted[origin][i % len(accepted[origin])], i // len(accepted[origin]))
+        for origin in ORIGINS
+        for i in range(counts[origin])
+    ]
+    chosen.sort(key=lambda pair: _order(salt, *pair))
+    return [
+        MixtureRow(
+            row=number,
+            sample_id=row.sample_id,
+            origin=row.origin,
+            pool=row.pool,
+            completion=row.answer_text,
+            score=row.score,
+            tries=row.tries,
+            accepted_tries=row.accepted_tries,
+            repeat=repeat,
+            family=row.family,
+            dimension=row.dimension,
+            source=row.source,
+            teacher=teacher,
+            weak_id=row.weak_id,
+            similarity=row.similarity,
+        )
+        for number, (row, repeat) in enumerate(chosen)
+    ]
+
+
+def _order(salt: str, row: TeacherRow, repeat: int) -> bytes:
+    text = f"{salt}:{row.pool}:{row.sample_id}:{row.origin}:{repeat}"
+    return hashlib.blake2b(text.encode(), digest_size=16).digest()
+
+
+# Who answers what the policy could not: an engine in this process, or an endpoint.
+
+KEY_VARIABLE = "PELICAN_TEACHER_API_KEY"
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """One try of the teacher. `error` says why there is no text."""
+
+    text: str
+    tokens: int
+    error: str = ""
+
+
+class Teacher(ABC):
+    """A stronger model. It can be wrong: what it says is verified."""
+
+    @abstractmethod
+    def answer(
+        self, samples: Sequence[Sample], sampling: Sampling, tries: int, seed: int
+    ) -> Iterator[list[Reply]]:
+        """`tries` replies per sample, in the order of `samples`."""
+
+    def close(self) -> None:
+        """End what the teacher started; nothing, unless it has an engine or connections."""
+        return None
+
+
+class EngineTeacher(Teacher):
+    """The teacher's checkpoint in an engine of this process."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def answer(
+        self, samples: Sequence[Sample], sampling: Sampling, tries: int, seed: int
+    ) -> Iterator[list[Reply]]:
+        for rollouts in self._engine.generate(samples, sampling, tries, seed):
+            yield [Reply(rollout.completion, rollout.tokens) for rollout in rollouts]
+
+    def close(self) -> None:
+        self._engine.close()
+
+
+class EndpointTeacher(Teacher):
+    """An OpenAI-compatible endpoint; `url` ends in /v1. Images travel as data URLs.
+
+    The key comes from PELICAN_TEACHER_API_KEY alone. A busy or failing server is asked again; a
+    request that it refuses (too long, say) is that try's error and does not end the stage.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        model: str,
+        *,
+        system_prompt: str | None = None,
+        concurrency: int = 8,
+        attempts: int = 6,
+        backoff_s: float = 1.0,
+        timeout_s: float = 600.0,
+    ) -> None:
+        self._system = system_prompt or THINK_THEN_ANSWER
+        self._client = ChatClient(
+            url,
+            model,
+            who="teacher",
+            setting="distill.endpoint",
+            key_variable=KEY_VARIABLE,
+            concurrency=concurrency,
+            attempts=attempts,
+            backoff_s=backoff_s,
+            timeout_s=timeout_s,
+        )
+
+    def answer(
+        self, samples: Sequence[Sample], sampling: Sampling, tries: int, seed: int
+    ) -> Iterator[list[Reply]]:
+        for replies in ask_all(self._client, samples, self._system, sampling, tries, seed):
+            yield [Reply(reply.text, reply.tokens, reply.error) for reply in replies]
+
+    def close(self) -> None:
+        self._client.close()
+
+
+# The teacher's tries against our own reward: only what it accepts may be learned.
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """The best try for one sample, and whether it may be learned."""
+
+    text: str
+    accepted: bool
+    reason: str
+    score: float
+    tries: int
+    accepted_tries: int
+    tokens: int
+
+
+def verify(
+    sample: Sample, replies: Sequence[Reply], config: RewardConfig, judge: Judge | None = None
+) -> Verified:
+    """The accepted try with the highest task score, of equals the shortest, of equals the first.
+
+    Accepted: the task succeeded and the format is whole. If none is, the best failed try with its
+    reason.
+    """
+    scored = [
+        (reply, score(sample, reply.text, config, index=i, judge=judge))
+        for i, reply in enumerate(replies)
+    ]
+    accepted = [(reply, given) for reply, given in scored if is_accepted(reply, given)]
+    reply, best = min(
+        accepted or scored,
+        key=lambda pair: (bool(pair[0].error), -pair[1].task, len(pair[0].text)),
+    )
+    return Verified(
+        text=reply.text,
+        accepted=bool(accepted),
+        reason="" if accepted else reply.error or best.reason or _unaccepted(best),
+        score=best.task,
+        tries=len(replies),
+        accepted_tries=len(accepted),
+        tokens=sum(reply.tokens for reply in replies),
+    )
+
+
+def is_accepted(reply: Reply, given: Score) -> bool:
+    return not reply.error and given.success and given.format == 1.0
+
+
+def _unaccepted(given: Score) -> str:
+    """Why a try whose task part is above 0 is not accepted."""
+    return "format" if given.success else f"task score {given.task:.2f} is no success"

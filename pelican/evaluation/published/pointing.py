@@ -1,0 +1,123 @@
+"""Where2Place and RefSpatial-Bench: the share of the named points that lie inside a mask."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from pelican.errors import UserInputError
+from pelican.evaluation.published.base import (
+    Benchmark,
+    Context,
+    Grade,
+    Picture,
+    Question,
+    Reply,
+    Row,
+    TooManyPoints,
+    over_groups,
+    over_questions,
+    pixels_of,
+    share_inside,
+)
+from pelican.evaluation.published.load import files_below, grey_values, read_file, read_files, text
+from pelican.records import Dimension, Family
+
+_SHOWN = 20  # points of the answer as the results keep it
+
+
+def _grade(*, robopoint: bool) -> Callable[[Question, Reply, Context], Grade]:
+    def grade(question: Question, reply: Reply, context: Context) -> Grade:
+        assert question.mask is not None
+        mask = grey_values(question.mask, context.folder)
+        if not robopoint:  # RoboPoint's masks are JPEG: grey values count as they are
+            mask = (mask > 0).astype(np.float64)
+        height, width = mask.shape
+        try:
+            points = pixels_of(reply.text, width, height, robopoint=robopoint)
+        except TooManyPoints as error:
+            return Grade(0.0, reply.text[:200], f"refused: {error}")
+        shown = "; ".join(f"({x}, {y})" for x, y in points[:_SHOWN].tolist())
+        if not len(points):
+            return Grade(0.0, "", "no answer: no point is named")
+        value = share_inside(points, mask)
+        return Grade(value, shown, "" if value else "wrong: no point is inside the mask")
+
+    return grade
+
+
+def _where2place_rows(folder: Path) -> Iterator[tuple[str, Row]]:
+    path = folder / "point_questions.jsonl"
+    if not path.is_file():
+        raise UserInputError(
+            f"{folder} holds no point_questions.jsonl; docs/benchmarks-vlm.md gives the layouts"
+        )
+    for number, row in enumerate(read_file(path)):
+        yield path.name, {**row, "_number": number}
+
+
+def _where2place(row: Row, folder: Path) -> Question:
+    image = text(row, "image")
+    return Question(
+        id=f"where2place-{row['_number']:02d}",
+        prompt=text(row, "text"),
+        media=(Picture(path=f"images/{image}"),),
+        truth="mask",
+        group="where2place",
+        scene=image,
+        # Masks are numbered by the line, not by question_id.
+        mask=Picture(path=f"masks/{row['_number']:02d}.jpg"),
+    )
+
+
+WHERE2PLACE = Benchmark(
+    name="where2place",
+    title="Where2Place",
+    suite="embodied",
+    family=Family.AFFORDANCE,
+    dimension=Dimension.AFFORDANCE_FUNCTION,
+    source="arXiv 2406.10721; wentaoyuan/RoboPoint 9d54aac, robopoint/eval/summarize_vqa.py",
+    layout="point_questions.jsonl; images/; masks/NN.jpg by line",
+    metric="share of the points inside the mask",
+    rows=_where2place_rows,
+    question=_where2place,
+    grade=_grade(robopoint=True),
+    scores=over_questions,
+)
+
+
+def _refspatial_rows(folder: Path) -> Iterator[tuple[str, Row]]:
+    files = files_below(folder, ("*/question.json",), "Location/question.json and its like")
+    for name, row in read_files(files, folder):
+        yield name, {**row, "_task": name.split("/")[0]}
+
+
+def _refspatial(row: Row, folder: Path) -> Question:
+    task, image = row["_task"], text(row, "rgb_path")
+    return Question(
+        id=f"refspatial-{task.lower()}-{text(row, 'id')}",
+        prompt=f"{text(row, 'prompt')} {text(row, 'suffix')}",
+        media=(Picture(path=f"{task}/{image}"),),
+        truth="mask",
+        group=task,
+        scene=image,
+        mask=Picture(path=f"{task}/{text(row, 'mask_path')}"),
+    )
+
+
+REFSPATIAL = Benchmark(
+    name="refspatial",
+    title="RefSpatial-Bench",
+    suite="embodied",
+    family=Family.AFFORDANCE,
+    dimension=Dimension.PERCEPTION_GROUNDING,
+    source="arXiv 2506.04308; Zhoues/RoboRefer d97a995, Evaluation/summarize_acc.py",
+    layout="<task>/question.json with rgb_path, mask_path; tasks Location, Placement, Unseen",
+    metric="share of the points inside the mask, by task; overall: mean of the tasks",
+    rows=_refspatial_rows,
+    question=_refspatial,
+    grade=_grade(robopoint=False),
+    scores=over_groups,
+)

@@ -1,0 +1,362 @@
+"""A set of ablations: which runs belong to it, what they show, and its section of a document."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import statistics
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from pelican.base.files import replacing
+from pelican.config.overrides import parse_overrides
+from pelican.errors import UserInputError
+from pelican.evaluation.metrics import Difference
+from pelican.records import Phase
+from pelican.report.compare import RunRow, pair_of, row_of
+from pelican.report.run import Evaluation, Run, open_run
+from pelican.runs.layout import Submission, list_runs, require_recipe, state
+from pelican.storage.manifests import Manifest
+from pelican.storage.store import ObjectStore
+
+# A section of a Markdown file that a command writes; the rest of the file is a person's.
+
+
+def around(path: Path, name: str) -> tuple[str, str]:
+    """The text up to the first mark of section `name` and from the second; marks are made if none.
+
+    Raises UserInputError if only one mark is there, or in the wrong order, or no folder for `path`.
+    """
+    if not path.parent.is_dir():
+        raise UserInputError(f"there is no folder {path.parent} for {path.name}; make it")
+    begin, end = (f"<!-- {name}: {what} -->" for what in ("begin", "end"))
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    counts = (text.count(begin), text.count(end))
+    if counts == (0, 0):
+        text = f"{text.rstrip()}\n\n{begin}\n{end}\n".lstrip()
+    elif counts != (1, 1) or text.index(end) < text.index(begin):
+        raise UserInputError(
+            f"{path} has not one {begin!r} followed by one {end!r}; mend them, or delete them all"
+        )
+    before, _, rest = text.partition(begin)
+    return before + begin, end + rest.partition(end)[2]
+
+
+def rewrite(path: Path, name: str, lines: Sequence[str]) -> None:
+    """Put `lines` between the marks of section `name`. Raises what `around` raises."""
+    before, after = around(path, name)
+    body = "\n".join(lines)
+    with replacing(path) as file:
+        file.write_text(f"{before}\n{body}\n{after}", encoding="utf-8")
+
+
+# The complete runs of a set, as a store has them: which variant each is, and what came of it.
+
+FIRST = "dppo"  # what the others are compared with
+
+
+@dataclass(frozen=True)
+class Found:
+    """One run. `settings` is its recipe's digest but for the seed: what may be averaged over seeds.
+
+    `row.against_first` is paired with the run of `dppo` of the same seed. `thinking` is mean characters of an
+    embodied answer's reasoning, of the base and at the end. `after_rl` is the embodied score after
+    the last RL phase.
+    """
+
+    label: str
+    seed: int
+    name: str
+    settings: str
+    overrides: str
+    command: str
+    row: RunRow
+    thinking: tuple[float | None, float | None]
+    after_rl: float | None
+    stopped: bool
+    rl_steps: int
+    code: str
+    finished: datetime
+
+    @property
+    def compute(self) -> int:
+        """In generated tokens. A trained one is three: forward, and backward at twice that.
+
+        Source: Kaplan et al., "Scaling Laws for Neural Language Models", section 2.1. Prompts are
+        not counted, nor RL's reference pass: that is less than was computed, and most so in SFT, which
+        computes a prompt for every row where RL does for every group.
+        """
+        return self.row.cost.generated_tokens + 3 * self.row.cost.trained_tokens
+
+
+def find(store: ObjectStore, tag: str) -> tuple[list[Found], list[str]]:
+    """The complete runs `TAG-VARIANT-sSEED`, by variant and seed; and the names of the others."""
+    submissions = {submission.run: submission for submission in list_runs(store)}
+    of_set = {
+        run_name(label, seed, tag): (label, seed) for label, seed in _of_set(submissions, tag)
+    }
+    runs = {name: open_run(store, name) for name in of_set if state(store, name) == "complete"}
+    found = [
+        _found(submissions[name], *of_set[name], runs, run_name(FIRST, of_set[name][1], tag))
+        for name in runs
+    ]
+    return found, [name for name in of_set if name not in runs]
+
+
+def _of_set(names: Collection[str], tag: str) -> Iterator[tuple[str, int]]:
+    seeds: dict[str, list[int]] = {}
+    for name in names:
+        if match := re.fullmatch(rf"{re.escape(tag)}-(.+)-s(\d+)", name):
+            seeds.setdefault(match[1], []).append(int(match[2]))
+    for label in ABLATIONS:
+        yield from ((label, seed) for seed in sorted(seeds.get(label.replace("_", "-"), [])))
+
+
+def _found(asked: Submission, label: str, seed: int, runs: Mapping[str, Run], first: str) -> Found:
+    run = runs[asked.run]
+    done = [stage.manifest for stage in run.stages if stage.manifest is not None]
+    against = None
+    if first in runs and first != run.name:
+        against = pair_of(first, run.name, {first: runs[first], run.name: run})
+    words = [word for text in asked.overrides for word in shlex.split(text)]
+    recipe = require_recipe(run.store, run.name)
+    last = [m for m in done if m.stage == "eval"][-1]
+    return Found(
+        label=label,
+        seed=seed,
+        name=run.name,
+        settings=recipe.model_copy(update={"seed": 0}).digest(),
+        overrides=" ".join(word for word in words if not word.startswith("seed=")),
+        command=submit_command(asked.address, " ".join(words), run.name),
+        row=row_of(run.name, run, against),
+        thinking=(_thinking(run.base), _thinking(run.final)),
+        after_rl=_after_rl(run),
+        stopped=(
+            last.metrics.get("go_on", 1.0) < 0.5
+            and recipe.can_stop_after(last.loop, Phase(last.phase))
+        ),
+        rl_steps=sum(m.counts.get("steps", 0) for m in done if m.stage == "train-rl"),
+        code=_code(done),
+        finished=max(m.finished for m in done),
+    )
+
+
+def _after_rl(run: Run) -> float | None:
+    found = [e.summary.embodied for e in run.evaluations if e.phase == "rl"]
+    return found[-1].score if found and found[-1] else None
+
+
+def _thinking(evaluation: Evaluation | None) -> float | None:
+    return evaluation.summary.mean_think_chars if evaluation else None
+
+
+def _code(done: list[Manifest]) -> str:
+    """The digests of Pelican's sources that the stages were done by, shortened."""
+    return ", ".join(sorted({m.versions.get("code", "?")[:6] for m in done}))
+
+
+# The tables of a set of runs, in Markdown: a row per variant, then a row per run.
+
+NOTHING = "No run of the set is complete."
+_VARIANTS = [
+    "variant",
+    "runs",
+    "after RL",
+    "final",
+    "gain",
+    f"against {FIRST}",
+    "general",
+    "thinking, base",
+]
+_VARIANTS += ["end", "RL steps", "k tokens generated", "trained", "compute"]
+_RUNS = ["run", "base", "final", "gain (95 %)", f"against {FIRST} (95 %)", "general (95 %)"]
+_RUNS += ["loops", "min", "finished, code", "command"]
+
+
+def table(store: ObjectStore, tag: str) -> list[str]:
+    """Lines of both tables: of every complete run of the set, whoever asked for it and when.
+
+    Runs of one variant with different settings have a row each. Scores are points of 100, thinking
+    is characters an embodied answer, ± is the standard deviation over seeds.
+    """
+    found, others = find(store, tag)
+    if not found:
+        return [NOTHING]
+    groups: dict[tuple[str, str], list[Found]] = {}
+    for run in found:
+        groups.setdefault((run.label, run.settings), []).append(run)
+    several = {label for label, _ in groups if sum(label == other for other, _ in groups) > 1}
+    dppo = {run.seed: run.compute for run in found if run.label == FIRST}
+    lines = _head(_VARIANTS)
+    lines += [_summary(runs, dppo, runs[0].label in several) for runs in groups.values()]
+    lines += ["", *_notes(found, others), "", *_head(_RUNS)]
+    return lines + [_detail(run) for run in found]
+
+
+def _notes(found: Sequence[Found], others: Sequence[str]) -> list[str]:
+    notes = [
+        f"Compute is against {FIRST} of the same seeds; a trained token counts as three generated"
+        " ones. ± is over seeds, which all answer the same questions: what their choice adds is in"
+        " the intervals, which are paired."
+    ]
+    codes = sorted({run.code for run in found})
+    if len(codes) > 1:
+        notes.append(f"The runs are of different sources (digests {'; '.join(codes)}).")
+    if others:
+        notes.append(f"Not complete, so not here: {', '.join(others)}.")
+    return notes
+
+
+def _summary(runs: Sequence[Found], dppo: dict[int, int], ambiguous: bool) -> str:
+    name = f"{runs[0].label}: {ABLATIONS[runs[0].label].meaning}"
+    if ambiguous:
+        name += f" (`{runs[0].overrides or 'as it is'}`)"
+    stopped = sum(run.stopped for run in runs)
+    compute = [run.compute / dppo[run.seed] for run in runs if run.seed in dppo]
+    return _line(
+        [
+            name + (f"; {stopped} stopped by the gate" if stopped else ""),
+            str(len(runs)),
+            _mean([run.after_rl for run in runs]),
+            _mean([run.row.final for run in runs]),
+            _mean([_delta(run.row.gain) for run in runs], "+"),
+            _mean([_delta(run.row.against_first) for run in runs], "+"),
+            _mean([_delta(run.row.general_gain) for run in runs], "+"),
+            _mean([run.thinking[0] for run in runs], digits=0),
+            _mean([run.thinking[1] for run in runs], digits=0),
+            _mean([run.rl_steps for run in runs], digits=0),
+            _mean([run.row.cost.generated_tokens / 1000 for run in runs], digits=0),
+            _mean([run.row.cost.trained_tokens / 1000 for run in runs], digits=0),
+            _mean(compute, digits=2),
+        ]
+    )
+
+
+def _detail(run: Found) -> str:
+    return _line(
+        [
+            run.name,
+            _mean([run.row.base]),
+            _mean([run.row.final]),
+            _interval(run.row.gain),
+            _interval(run.row.against_first),
+            _interval(run.row.general_gain),
+            f"{run.row.loops}{', then stopped by the gate' if run.stopped else ''}",
+            f"{run.row.cost.seconds / 60:.0f}",
+            f"{run.finished:%Y-%m-%d}, {run.code}",
+            f"`{run.command}`",
+        ]
+    )
+
+
+def _head(names: Sequence[str]) -> list[str]:
+    return [_line(names), _line(["---"] * len(names))]
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _delta(difference: Difference | None) -> float | None:
+    return difference.delta if difference else None
+
+
+def _mean(values: Sequence[float | None], sign: str = "", digits: int = 1) -> str:
+    known = [value for value in values if value is not None]
+    if not known:
+        return "-"
+    text = f"{statistics.fmean(known):{sign}.{digits}f}"
+    return f"{text} ± {statistics.stdev(known):.{digits}f}" if len(known) > 1 else text
+
+
+def _interval(difference: Difference | None) -> str:
+    if difference is None:
+        return "-"
+    return f"{difference.delta:+.1f} ({difference.low:+.1f} to {difference.high:+.1f})"
+
+
+# What is compared: variants of `tiny`, with the budgets at which they are compared.
+#
+# Sources of the ideas, and what each is measured by: `docs/experiments.md`.
+
+BASE = "tiny"  # the budgets are chosen for it
+TAG = "results"  # what the runs' names begin with
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A recipe, what is changed in it, and how a table names it."""
+
+    recipe: str
+    overrides: str
+    meaning: str
+
+    def settings(self, seed: int, more: str = "") -> str:
+        """The overrides of one run; `more` has the last word."""
+        given = parse_overrides([more])
+        mine = parse_overrides([self.overrides])
+        kept = [f"{name}={value}" for name, value in mine.items() if name not in given]
+        return " ".join([*kept, f"seed={seed}", *filter(None, [more])])
+
+
+# DPPO against its controls: about as much compute in each as the table counts it: without prompts.
+CONTROLS: dict[str, Variant] = {
+    "dppo": Variant("tiny", "", "RL and SFT in turn, three loops"),
+    "rl_only": Variant("tiny+rl_only", "rl.max_steps=72", "RL phases alone, longer"),
+    "sft_only": Variant("tiny+sft_only", "sft.epochs=4", "SFT phases alone, longer"),
+    "one_loop": Variant("tiny+one_loop", "", "one RL and one SFT phase of three times the length"),
+    "random_sampling": Variant("tiny+random_sampling", "", "RL on random samples"),
+    "replay_only": Variant("tiny+replay_only", "sft.epochs=15", "SFT on general replay alone"),
+}
+
+# In the 24 steps of `tiny` stagnation hardly comes to 0.5, in 72 to 0.65: `docs/experiments.md`.
+_LONG = "rl.max_steps=72"
+
+ABLATIONS: dict[str, Variant] = {
+    **CONTROLS,
+    "weak_teacher": Variant("tiny+weak_teacher", "", "the base as its own teacher"),
+    **{
+        f"threshold_{value}".replace(".", "_"): Variant(
+            f"tiny+threshold({value})",
+            _LONG,
+            f"RL of up to 72 steps ends at a stagnation of {value}",
+        )
+        for value in ("0.4", "0.5", "0.6", "0.9")
+    },
+    **{
+        f"noisy_reward_{value}".replace(".", "_"): Variant(
+            f"tiny+noisy_reward({value})", "", f"{float(value):.0%} of RL's rewards flipped"
+        )
+        for value in ("0.1", "0.25", "0.5")
+    },
+    "asymmetric_clipping": Variant(
+        "tiny+asymmetric_clipping", "", "two updates a batch, clipped at 0.8 and 1.28"
+    ),
+    "symmetric_clipping": Variant(
+        "tiny+symmetric_clipping", "", "two updates a batch, clipped at 0.8 and 1.2"
+    ),
+    "down_sampling": Variant(
+        "tiny+down_sampling", "", "of each group the four of eight with most variance trained on"
+    ),
+    "perception_loss": Variant(
+        "tiny+perception_loss", "", "PAPO's perception loss and double entropy"
+    ),
+    "hints": Variant("tiny+hints", "", "groups that all fail drawn again with a hint"),
+}
+
+
+def run_name(variant: str, seed: int, tag: str) -> str:
+    """Such as `results-dppo-s0`."""
+    return f"{tag}-{variant.replace('_', '-')}-s{seed}"
+
+
+def make_command(variant: Variant, name: str, seed: int, more: str) -> str:
+    """What a person types for one run."""
+    return submit_command(variant.recipe, variant.settings(seed, more), name)
+
+
+def submit_command(address: str, overrides: str, name: str) -> str:
+    """The same of any recipe's address and overrides."""
+    return f"make submit RECIPE={shlex.quote(address)} SET={shlex.quote(overrides)} RUN={name}"

@@ -1,0 +1,193 @@
+"""What a pipeline component calls: parameters become a job, a launcher runs it, results come back."""
+
+from __future__ import annotations
+
+import signal
+import time
+from dataclasses import dataclass, replace
+from types import FrameType
+
+from pelican.config import env
+from pelican.errors import ResourceError, UserInputError
+from pelican.launch.job import Job, JobResult, Launcher, StageError
+from pelican.launch.local import ProcessLauncher
+from pelican.monitoring.progress import Event, emit
+from pelican.monitoring.record import JobWatch, watched
+from pelican.records import Phase
+from pelican.runs.failure import told
+from pelican.runs.layout import pool_of, require_recipe, stage_prefix
+from pelican.stages.fingerprint import finished_manifest
+from pelican.stages.stage import CORRECTIONS, StageName, StageSpec, corrections_place
+from pelican.storage import open_store
+from pelican.storage.manifests import Manifest
+from pelican.storage.store import ObjectStore
+
+# What a stage reads from the recipe's pools and models, beside what other stages hand to it.
+DATA: dict[StageName, dict[str, str]] = {
+    "rollout": {"pool": "data.train"},
+    "reward": {"pool": "data.train"},
+    "filter": {"pool": "data.train"},
+    "train-rl": {"pool": "data.train"},
+    "distill": {"pool": "data.train", "replay": "data.replay", "teacher": "models.teacher"},
+    "train-sft": {"pool": "data.train", "replay": "data.replay"},
+    "eval": {"evaluation": "data.evaluation", "general": "data.general"},
+}
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What a component hands on: the stage's prefix and a few of its numbers."""
+
+    output: str
+    manifest: Manifest
+
+    @property
+    def checkpoint(self) -> str:
+        return f"{self.output}/checkpoint"
+
+    def count(self, name: str) -> int:
+        return self.manifest.counts.get(name, 0)
+
+    def metric(self, name: str, default: float | None = None) -> float:
+        """A finite number. Raises StageError if the stage did not record it and none is given."""
+        value = self.manifest.metrics.get(name, default)
+        if value is None:
+            raise StageError(f"{self.output} records no {name!r}")
+        return float(value)
+
+
+def step(
+    stage: StageName, store: str, run: str, loop: int, phase: str, **inputs: str
+) -> StepResult:
+    """Run one stage of a run, or find it done. Ends the process with one sentence on failure.
+
+    `inputs`: name -> prefix of the stage that wrote it, or a checkpoint; an empty one is left out.
+    """
+    objects = open_store(store)
+    with told(objects, run, stage, loop, phase):
+        spec = make_spec(objects, stage, run, loop, phase, inputs)
+        return StepResult(spec.output, _run(objects, spec))
+
+
+def make_spec(
+    store: ObjectStore, stage: StageName, run: str, loop: int, phase: str, inputs: dict[str, str]
+) -> StageSpec:
+    """The stage's specification from the run's recipe."""
+    recipe = require_recipe(store, run)
+    named = {name: where for name, where in inputs.items() if where}
+    for name, field in DATA[stage].items():
+        section, leaf = field.split(".")
+        of_recipe = env.resolve(getattr(getattr(recipe, section), leaf))
+        named[name] = pool_of(recipe, run, stage, loop, field) or of_recipe
+    if "pool" in named and (fixes := corrections_place(store, recipe)):
+        named[CORRECTIONS] = fixes
+    if stage == "distill" and recipe.distill.endpoint:
+        del named["teacher"]
+    return StageSpec(
+        stage=stage,
+        store=store.uri,
+        run=run,
+        loop=loop,
+        phase=Phase(phase),
+        output=stage_prefix(run, loop, stage, phase),
+        inputs=named,
+        recipe=recipe,
+    )
+
+
+def make_job(spec: StageSpec) -> Job:
+    """How many processes, and threads each, the recipe gives to a stage.
+
+    Reward and filter are one process, with as many threads as rollouts have workers: both are the
+    cores that a run may take.
+    """
+    recipe = spec.recipe
+    processes, threads = {
+        "train-rl": (recipe.rl.processes, recipe.rl.threads),
+        "train-sft": (recipe.sft.processes, recipe.sft.threads),
+        "rollout": (recipe.rollout.workers, 1),
+        "distill": (recipe.rollout.workers, 1),
+        "eval": (recipe.rollout.workers, 1),
+    }.get(spec.stage, (1, recipe.rollout.workers))
+    return Job(spec, processes, threads)
+
+
+def smaller_job(job: Job) -> Job | None:
+    """The same with half of what is decoded together; None for a stage that this helps nothing.
+
+    No completion depends on its batch. What training learns does, so it is never made smaller here.
+    """
+    config = job.spec.recipe.rollout
+    size = env.batch_size(config.batch_size)
+    decodes = job.spec.stage in ("rollout", "distill", "eval") and config.engine == "transformers"
+    if not decodes or size < 2:
+        return None
+    return replace(job, env={**job.env, env.BATCH_SIZE: str(size // 2)})
+
+
+def make_launcher() -> Launcher:
+    """The launcher that PELICAN_LAUNCHER names."""
+    name = env.launcher_name()
+    if name == "process":
+        return ProcessLauncher()
+    if name == "pytorchjob":
+        from pelican.launch.pytorchjob import PyTorchJobLauncher
+
+        return PyTorchJobLauncher()
+    raise UserInputError(
+        f"PELICAN_LAUNCHER={name!r} is not known; there are 'process' and 'pytorchjob'"
+    )
+
+
+def _run(store: ObjectStore, spec: StageSpec) -> Manifest:
+    what: Event = {"stage": spec.stage, "loop": spec.loop, "phase": spec.phase.value}
+    done = finished_manifest(store, spec)
+    if done is not None:
+        emit("event", {"event": "reused", **what, **_numbers(done)})
+        return done
+    launcher = make_launcher()
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        launcher.cancel()
+        raise SystemExit(128 + number)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop)
+    emit("event", {"event": "start", **what})
+    started = time.monotonic()
+    with watched(spec.stage, spec.phase.value) as watch:
+        result = _launch(launcher, make_job(spec), what, watch)
+        watch.succeeded(result.attempts)
+    seconds = round(time.monotonic() - started, 1)
+    numbers = _numbers(result.manifest) | {"seconds": seconds, "attempts": result.attempts}
+    if env.launcher_name() != "process":
+        numbers["beyond"] = round(seconds - result.manifest.seconds, 1)
+    emit("event", {"event": "done", **what, **numbers})
+    return result.manifest
+
+
+def _launch(launcher: Launcher, job: Job, what: Event, watch: JobWatch) -> JobResult:
+    """Run the job; once more with a smaller batch if memory ran out and that may help."""
+
+    def follow(event: Event) -> None:
+        watch.working()
+        emit("progress", event)
+
+    try:
+        return launcher.run(job, follow)
+    except ResourceError:
+        smaller = smaller_job(job)
+        if smaller is None:
+            raise
+    size = smaller.env[env.BATCH_SIZE]
+    emit("event", {"event": "smaller", **what, "batch_size": int(size)})
+    result = launcher.run(smaller, follow)
+    return replace(result, attempts=result.attempts + 1)
+
+
+def _numbers(manifest: Manifest) -> Event:
+    return {
+        "seconds": round(manifest.seconds, 1),
+        "counts": manifest.counts,
+        "metrics": manifest.metrics,
+    }

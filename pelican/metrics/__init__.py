@@ -1,1 +1,0 @@
-"""The series that Pelican gives to Prometheus; without an exporter nothing is kept."""

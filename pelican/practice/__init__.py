@@ -1,1 +1,0 @@
-"""Deliberate practice: success rates, the buffer, the weak set, stagnation and the ledger."""

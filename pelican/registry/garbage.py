@@ -1,0 +1,101 @@
+"""`pelican gc`: what of a store nobody refers to. What a manifest names is never touched."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator
+
+from pelican.registry.models import ROOT, VERSION, ModelVersion
+from pelican.runs.layout import RECIPE, RUN, run_prefix
+from pelican.storage.manifests import MANIFEST, read_manifest
+from pelican.storage.store import WORK, ObjectStore
+
+_STAGE = re.compile(r"(runs/[^/]+/loop-\d+/[a-z-]+)/(.+)")
+_REFERENCE = re.compile(r"\bruns/[\w./-]+")
+_NO_REFERENCES = ("cache/", "data/", "judge/", "trigger/")  # many, and they name no run's files
+Found = tuple[str, int, str]
+
+
+def collect(store: ObjectStore, older_s: float, *, dry_run: bool = False) -> Iterator[Found]:
+    """Delete, and yield (key, bytes, why). Nothing that is younger than `older_s` is touched.
+
+    Of a finished stage: its `work/`, and files that its manifest does not name. Of a run without
+    recipe: all, unless a registered model comes from it. Of `cache/`: all. Half a file that a
+    killed writer left under a temporary name. Nothing else: data, registry, triggers and a judge's
+    replies stay, and what a model's lineage or a recipe names.
+    """
+    sizes, ages = store.sizes(""), store.ages("")
+    now = time.time()
+    old = {key for key in sizes if now - ages[key] > older_s}
+    for key, why in _unneeded(store, sorted(sizes)):
+        if key in old:
+            if not dry_run:
+                store.delete(key)
+            yield key, sizes[key], why
+    for key, (size, written) in sorted(store.abandoned().items()):
+        if now - written > older_s:
+            if not dry_run:
+                store.delete(key)
+            yield key, size, "its writer was killed"
+
+
+def _unneeded(store: ObjectStore, keys: list[str]) -> Iterator[tuple[str, str]]:
+    known = set(keys)
+    named: dict[str, set[str] | None] = {}
+    references = _references(store, keys)
+    registered = _registered_runs(store, keys)
+    for key in keys:
+        top = key.partition("/")[0]
+        if top == "cache":
+            yield key, "can be computed again"
+        if top != "runs" or _is_below(key, references):
+            continue
+        run = "/".join(key.split("/")[:2])
+        if not {f"{run}/{RECIPE}", f"{run}/{RUN}"} & known and run not in registered:
+            yield key, "its run has no recipe"
+            continue
+        match = _STAGE.fullmatch(key)
+        if match is None:
+            continue
+        stage, name = match.groups()
+        if stage not in named:
+            named[stage] = _outputs(store, stage) if f"{stage}/{MANIFEST}" in known else None
+        outputs = named[stage]
+        if outputs is None or name == MANIFEST or name in outputs:
+            continue
+        yield key, "of a stage that is done" if name.startswith(WORK) else "no manifest names it"
+
+
+def _outputs(store: ObjectStore, stage: str) -> set[str] | None:
+    manifest = read_manifest(store, stage)
+    return None if manifest is None else {output.path for output in manifest.outputs}
+
+
+def _references(store: ObjectStore, keys: list[str]) -> set[str]:
+    """Keys and prefixes of runs/ that a recipe, the registry or another record names."""
+    texts = (store.read(key).decode("utf-8", "replace") for key in keys if _may_refer(key))
+    return {found.rstrip("/") for text in texts for found in _REFERENCE.findall(text)}
+
+
+def _is_below(key: str, prefixes: set[str]) -> bool:
+    parts = key.split("/")
+    return any("/".join(parts[:n]) in prefixes for n in range(2, len(parts) + 1))
+
+
+def _registered_runs(store: ObjectStore, keys: list[str]) -> set[str]:
+    """Prefixes of the runs that registered models come from."""
+    found = set()
+    for key in keys:
+        if key.startswith(f"{ROOT}/") and key.endswith(f"/{VERSION}"):
+            run = ModelVersion.model_validate_json(store.read(key)).lineage.run
+            if run is not None:
+                found.add(run_prefix(run))
+    return found
+
+
+def _may_refer(key: str) -> bool:
+    """Recipes of runs; and records that lie beside runs, such as registered models'."""
+    if key.startswith("runs/"):
+        return key.endswith((f"/{RECIPE}", "/submitted.json"))
+    return key.endswith(".json") and not key.startswith(_NO_REFERENCES)

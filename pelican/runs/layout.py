@@ -1,0 +1,214 @@
+"""Runs as they lie in the store: names, recipe, stages, state. Reads manifests, needs no torch."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import ValidationError
+
+from pelican.base.files import held
+from pelican.base.model import Frozen
+from pelican.config.recipe import Recipe
+from pelican.errors import UserInputError
+from pelican.records import Phase
+from pelican.storage.manifests import Manifest, read_manifest
+from pelican.storage.store import ObjectStore
+
+# Where the stages of a run find their pools: a retraining has them in the run, not in the recipe.
+
+
+def intake_prefix(run: str) -> str:
+    return f"{run_prefix(run)}/retrain/intake"
+
+
+def practice_prefix(run: str) -> str:
+    return f"{run_prefix(run)}/retrain/practice"
+
+
+def pool_of(recipe: Recipe, run: str, stage: str, loop: int, field: str) -> str | None:
+    """The prefix that stands for a field of the recipe's data section, or None: as the recipe says.
+
+    The diagnosis (loop 0) sees the new data; the loops see the practice set; every evaluation is on
+    the old and the new held-out sets.
+    """
+    if recipe.retrain.data is None:
+        return None
+    if field == "data.train":
+        return f"{practice_prefix(run)}/train" if loop else f"{intake_prefix(run)}/train"
+    if field == "data.evaluation" and stage == "eval":
+        return f"{practice_prefix(run)}/evaluation"
+    return None
+
+
+# Runs as they lie in the store: names, recipe, stages, state. Reads manifests, needs no torch.
+#
+# runs/<run>/run.json       pipeline, recipe's address and digest, when it was submitted
+# runs/<run>/recipe.json    the resolved recipe, written by preflight
+# runs/<run>/loop-<k>/…     the stages
+# runs/<run>/logs/          one log per stage, and the pipeline's own
+# runs/<run>/failure.json   why the last attempt ended, if it did
+# runs/<run>/summary.json   state and scores, written last
+
+RUN, RECIPE, FAILURE, SUMMARY = "run.json", "recipe.json", "failure.json", "summary.json"
+CANCELLED = "cancelled.json"  # whoever launches a stage of the run stops
+PHASES = (Phase.BASE.value, Phase.RL.value, Phase.SFT.value)
+_STAGE = re.compile(r"loop-(\d+)/([a-z-]+)-(base|rl|sft)/manifest\.json")
+_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+
+State = Literal["running", "unfinished", "failed", "complete"]
+
+
+class Submission(Frozen):
+    """`run.json`: what was asked for."""
+
+    run: str
+    pipeline: str
+    address: str
+    overrides: list[str]
+    recipe: str
+    submitted: datetime
+
+
+def check_run_name(run: str) -> str:
+    """`run`, if it can be a Kubernetes label. Raises UserInputError."""
+    if not _NAME.fullmatch(run):
+        raise UserInputError(
+            f"run name {run!r} is not 1 to 63 lower-case letters, digits and inner dashes"
+        )
+    return run
+
+
+def run_prefix(run: str) -> str:
+    return f"runs/{check_run_name(run)}"
+
+
+def stage_prefix(run: str, loop: int, stage: str, phase: str) -> str:
+    """The prefix that a stage owns."""
+    return f"{run_prefix(run)}/loop-{loop}/{stage}-{phase}"
+
+
+def read_json(store: ObjectStore, key: str) -> Any | None:
+    """The JSON object at `key`, or None. Raises UserInputError if it is no JSON."""
+    try:
+        return json.loads(store.read(key))
+    except KeyError:
+        return None
+    except ValueError:
+        raise UserInputError(_damaged(store, key)) from None
+
+
+def _damaged(store: ObjectStore, key: str) -> str:
+    return f"{store.uri}/{key} is damaged; mend it, or delete it and the run it belongs to"
+
+
+def read_recipe(store: ObjectStore, run: str) -> Recipe | None:
+    """The run's resolved recipe, or None before its preflight."""
+    key = f"{run_prefix(run)}/{RECIPE}"
+    tree = read_json(store, key)
+    try:
+        return None if tree is None else Recipe.model_validate(tree)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"])
+        raise UserInputError(
+            f"{store.uri}/{key} is of another version of Pelican: {field}: {first['msg']};"
+            " use that version for this run, or delete the run"
+        ) from None
+
+
+def require_recipe(store: ObjectStore, run: str) -> Recipe:
+    """The run's resolved recipe. Raises UserInputError before its preflight."""
+    recipe = read_recipe(store, run)
+    if recipe is None:
+        raise UserInputError(f"run {run!r} has no recipe in {store.uri}; its preflight did not run")
+    return recipe
+
+
+def read_submission(store: ObjectStore, run: str) -> Submission | None:
+    key = f"{run_prefix(run)}/{RUN}"
+    tree = read_json(store, key)
+    try:
+        return None if tree is None else Submission.model_validate(tree)
+    except ValidationError:
+        raise UserInputError(_damaged(store, key)) from None
+
+
+def list_runs(store: ObjectStore) -> list[Submission]:
+    """Every run of the store, the newest first; one whose `run.json` is damaged is named and skipped."""
+    names = {key.split("/")[1] for key in store.keys("runs") if key.endswith(f"/{RUN}")}
+    found = []
+    for name in names:
+        try:
+            found.append(read_submission(store, name))
+        except UserInputError as error:
+            print(f"skipped: {error}", file=sys.stderr, flush=True)
+    return sorted((s for s in found if s), key=lambda s: s.submitted, reverse=True)
+
+
+def manifests(store: ObjectStore, run: str) -> list[Manifest]:
+    """The manifests of a run's finished stages, in the order in which they finished."""
+    prefix = run_prefix(run)
+    found = []
+    for key in store.keys(prefix):
+        if _STAGE.fullmatch(key.removeprefix(f"{prefix}/")):
+            manifest = read_manifest(store, key.removesuffix("/manifest.json"))
+            if manifest is not None:
+                found.append(manifest)
+    return sorted(found, key=lambda m: m.finished)
+
+
+def require_run(store: ObjectStore, run: str) -> None:
+    """Raises UserInputError, with the nearest name, if there is no such run."""
+    if store.exists(f"{run_prefix(run)}/{RUN}") or store.exists(f"{run_prefix(run)}/{RECIPE}"):
+        return
+    import difflib
+
+    known = [submission.run for submission in list_runs(store)]
+    close = difflib.get_close_matches(run, known, n=1, cutoff=0.3)
+    hint = f"; did you mean {close[0]!r}?" if close else "; `pelican runs` lists them"
+    raise UserInputError(f"there is no run {run!r} in {store.uri}{hint}")
+
+
+def run_lock(store: ObjectStore, run: str) -> Path:
+    """The file that whoever drives the run from this machine holds locked."""
+    return store.local_root(f"{run_prefix(run)}/logs") / "run.lock"
+
+
+def state(store: ObjectStore, run: str) -> State:
+    """Whether a run is complete, failed, running now, or was cut off."""
+    prefix = run_prefix(run)
+    if held(run_lock(store, run)):
+        return "running"
+    summary = read_json(store, f"{prefix}/{SUMMARY}")
+    if summary is not None and summary["state"] == "complete":
+        return "complete"
+    return "failed" if store.exists(f"{prefix}/{FAILURE}") else "unfinished"
+
+
+def expected_stages(recipe: Recipe, pipeline: str) -> int:
+    """How many stages a run of a pipeline has if no gate stops it."""
+    if pipeline == "evaluate":
+        return 1
+    diagnosis = 3 if pipeline == "retrain" else 0
+    rl = 5 if recipe.rl.enabled and pipeline != "sft_only" else 0
+    sft = 6 if recipe.sft.enabled and pipeline != "rl_only" else 0
+    return 1 + diagnosis + recipe.loops * (rl + sft)
+
+
+def last_policy(found: list[Manifest]) -> str | None:
+    """Prefix of the newest checkpoint that its evaluation's gate did not stop."""
+    stopped = {
+        (m.loop, m.phase) for m in found if m.stage == "eval" and m.metrics.get("go_on", 1.0) < 0.5
+    }
+    trained = [
+        m for m in found if m.stage.startswith("train-") and (m.loop, m.phase) not in stopped
+    ]
+    if not trained:
+        return None
+    last = max(trained, key=lambda m: (m.loop, PHASES.index(m.phase)))
+    return stage_prefix(last.run, last.loop, last.stage, last.phase) + "/checkpoint"

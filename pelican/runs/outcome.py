@@ -1,0 +1,166 @@
+"""What came of a run: scores, counts, durations, and the few numbers that runs are compared by."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Literal
+
+from pelican.config.recipe import Recipe
+from pelican.records import Phase
+from pelican.runs.layout import (
+    FAILURE,
+    PHASES,
+    last_policy,
+    manifests,
+    read_json,
+    read_recipe,
+    read_submission,
+    require_run,
+    run_prefix,
+    stage_prefix,
+    state,
+)
+from pelican.storage.manifests import Manifest
+from pelican.storage.store import ObjectStore
+
+# By stage, the count of its manifest that is meant; what an evaluation costs is no part of either.
+_TOKENS: dict[str, dict[str, str]] = {
+    "generated": {
+        "rollout": "tokens",
+        "train-rl": "tokens_generated",
+        "distill": "teacher_tokens",
+    },
+    "trained": {"train-rl": "tokens_trained", "train-sft": "tokens_trained"},
+}
+
+
+def tokens(found: Iterable[Manifest], kind: Literal["generated", "trained"]) -> int:
+    """Tokens that rollouts, RL and the teacher generated, or that were trained on, in each epoch."""
+    counted = _TOKENS[kind]
+    return sum(m.counts.get(counted[m.stage], 0) for m in found if m.stage in counted)
+
+
+def show(store: ObjectStore, run: str) -> dict[str, Any]:
+    """All that `pelican show RUN --json` prints."""
+    require_run(store, run)
+    found = manifests(store, run)
+    submission, recipe = read_submission(store, run), read_recipe(store, run)
+    prefix = run_prefix(run)
+    return {
+        "run": run,
+        "state": state(store, run),
+        "pipeline": submission.pipeline if submission else None,
+        "address": submission.address if submission else None,
+        "recipe": recipe.name if recipe else None,
+        "recipe_digest": recipe.digest() if recipe else None,
+        "overrides": submission.overrides if submission else [],
+        "submitted": submission.submitted.isoformat() if submission else None,
+        "scores": [entry | {"stopped": _stopped(entry, recipe)} for entry in scores(store, run)],
+        "counts": counts(found),
+        "durations": durations(found),
+        "seconds": round(sum(m.seconds for m in found), 1),
+        "policy": last_policy(found),
+        "report": report_path(store, run),
+        "failure": read_json(store, f"{prefix}/{FAILURE}"),
+    }
+
+
+def _stopped(entry: Mapping[str, Any], recipe: Recipe | None) -> bool:
+    """Whether this evaluation's gate kept the run from another loop."""
+    if entry.get("go_on", True) or recipe is None:
+        return False
+    return recipe.can_stop_after(entry["loop"], Phase(entry["phase"]))
+
+
+def scores(store: ObjectStore, run: str) -> list[dict[str, Any]]:
+    """One entry for every evaluation: loop, phase, embodied, general, per family and dimension."""
+    evaluations = [m for m in manifests(store, run) if m.stage == "eval"]
+    evaluations.sort(key=lambda m: (m.loop, PHASES.index(m.phase)))
+    return [_scores_of(store, manifest) for manifest in evaluations]
+
+
+def _scores_of(store: ObjectStore, manifest: Manifest) -> dict[str, Any]:
+    entry: dict[str, Any] = {"loop": manifest.loop, "phase": manifest.phase}
+    where = stage_prefix(manifest.run, manifest.loop, "eval", manifest.phase)
+    summary = read_json(store, f"{where}/summary.json") or {}
+    for name in ("embodied", "general"):
+        estimate = summary.get(name) or {}
+        entry[name] = manifest.metrics.get(name, estimate.get("score"))
+        if estimate:
+            entry[f"{name}_interval"] = [estimate["low"], estimate["high"]]
+            entry[f"{name}_chance"] = estimate["chance"]
+    for name in ("families", "dimensions", "benchmarks", "horizons"):
+        entry[name] = {
+            key: {field: value[field] for field in ("score", "low", "high", "n", "chance")}
+            for key, value in sorted((summary.get(name) or {}).items())
+        }
+    entry["against"] = {
+        name: {suite: comparison[suite] for suite in ("embodied", "general")}
+        for name, comparison in (summary.get("comparisons") or {}).items()
+    }
+    if "go_on" in manifest.metrics:
+        entry["go_on"] = manifest.metrics["go_on"] >= 0.5
+        entry["reasons"] = manifest.notes.get("gate", [])
+    return entry
+
+
+def counts(found: list[Manifest]) -> list[dict[str, Any]]:
+    """The ledger's counts of every filter stage."""
+    return [{"loop": m.loop, "phase": m.phase, **m.counts} for m in found if m.stage == "filter"]
+
+
+def durations(found: list[Manifest]) -> list[dict[str, Any]]:
+    """Seconds of every finished stage."""
+    return [
+        {"loop": m.loop, "phase": m.phase, "stage": m.stage, "seconds": round(m.seconds, 1)}
+        for m in found
+    ]
+
+
+def report_path(store: ObjectStore, run: str) -> str | None:
+    """Where the run's report lies, if it was written."""
+    key = f"{run_prefix(run)}/report.html"
+    return str(store.local(key)) if store.exists(key) else None
+
+
+def summary_metrics(tree: dict[str, Any]) -> dict[str, float]:
+    """The few numbers that Kubeflow compares runs by."""
+    metrics: dict[str, float] = {"complete": float(tree["state"] == "complete")}
+    entries = tree["scores"]
+    if not entries:
+        return metrics
+    base = entries[0] if entries[0]["phase"] == Phase.BASE.value else None
+    last = entries[-1]
+    for name in ("embodied", "general"):
+        if last[name] is None:
+            continue
+        metrics[name] = last[name]
+        if f"{name}_chance" in last:
+            metrics[f"{name} chance"] = last[f"{name}_chance"]
+        if base is not None and base[name] is not None:
+            metrics[f"{name} gain"] = last[name] - base[name]
+    metrics["loops"] = float(last["loop"])
+    metrics["stage minutes"] = round(tree["seconds"] / 60, 2)
+    return metrics
+
+
+def score_rows(tree: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """(policy, embodied, general) as text, for the table at the end of a run."""
+
+    def text(entry: dict[str, Any], name: str) -> str:
+        if entry[name] is None:
+            return "-"
+        low, high = entry.get(f"{name}_interval", (None, None))
+        return f"{entry[name]:.1f}" + (f" ({low:.1f} to {high:.1f})" if low is not None else "")
+
+    for entry in tree["scores"]:
+        phase = {"base": "base", "rl": "RL", "sft": "SFT"}[entry["phase"]]
+        name = phase if entry["loop"] == 0 else f"loop {entry['loop']}, after {phase}"
+        yield name, text(entry, "embodied"), text(entry, "general")
+    first = tree["scores"][0] if tree["scores"] else {}
+    if "embodied_chance" in first:
+        yield (
+            "chance",
+            f"{first['embodied_chance']:.1f}",
+            f"{first.get('general_chance', 0.0):.1f}",
+        )

