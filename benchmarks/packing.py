@@ -78,7 +78,7 @@ def run(samples: int, limit: int = 4096) -> None:
         "padding in the pool's order", padding(lengths, list(range(len(rows))), None), "of tokens"
     )
     mixed = grouped[: BATCH // 2] + grouped[-BATCH // 2 :]
-    whole = collate(encoder, [rows[i] for i in mixed])
+    whole: dict[str, Any] = collate(encoder, [rows[i] for i in mixed])
     whole["num_images"] = [len(rows[i].sample.images) for i in mixed]
     parts = [take(whole, part) for part in partition([lengths[i] for i in mixed], limit)]
     for part in parts:

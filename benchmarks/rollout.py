@@ -40,8 +40,9 @@ class Setting:
         self.policy = Path(resolve(self.recipe.models.policy))
         self.engine: Any = open_engine(self.recipe.rollout, self.recipe.model, self.policy)
         self.close = self.engine.close
-        rollout.open_engine = lambda *_: self.engine  # type: ignore[assignment]
-        self.engine.close = lambda: None
+        # The stage opens and closes its engine; here it gets the warm one, and leaves it open.
+        setattr(rollout, "open_engine", lambda *_: self.engine)  # noqa: B010
+        setattr(self.engine, "close", lambda: None)  # noqa: B010
         self.index: PoolIndex = read_index(self.pool)
         self.entries: Sequence[Entry] = loop_samples(self.index, self.recipe, 1, Phase.RL)
         self.tries = self.recipe.rollout.samples

@@ -62,9 +62,9 @@ from pelican.rewards.judge import PROMPT_VERSION
 from pelican.rewards.score import is_flipped
 from pelican.runs.layout import Submission, expected_stages, stage_prefix
 from pelican.runs.preflight import needed_models, needed_pools
+from pelican.stages.fingerprint import stage_fingerprint
 from pelican.stages.reward import flip_seed
 from pelican.stages.rollout import SELECTION, phase_seed
-from pelican.stages.runner import stage_fingerprint
 from pelican.stages.stage import STAGES, StageName, StageSpec, input_digest
 from pelican.stages.train_rl import seed_of
 from pelican.storage.manifests import Manifest, OutputFile, commit_manifest
@@ -321,8 +321,8 @@ def series(store: FolderStore) -> Table:
         labels = ",".join((*COMMON, *one.labels))
         found[name] = f"{one.kind} {one.unit} {one.moment} {one.across} {labels}{buckets}"
     for family in Metrics().registry.collect():
-        labels = {label for sample in family.samples for label in sample.labels}
-        found[family.name] = " ".join([family.type, *sorted(labels)])
+        used = {label for sample in family.samples for label in sample.labels}
+        found[family.name] = " ".join([family.type, *sorted(used)])
     return found
 
 

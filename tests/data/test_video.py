@@ -9,7 +9,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from time import sleep
-from typing import Any
+from typing import Any, cast
 
 import av
 import numpy as np
@@ -114,7 +114,9 @@ def test_a_turned_video_is_turned_upright(
     with Image.open(io.BytesIO(clip.frames[0])) as image:
         assert image.size == size
         corner = {90: (4, size[1] - 4), 180: (size[0] - 4, size[1] - 4), -90: (size[0] - 4, 4)}
-        red, green, _ = image.convert("RGB").getpixel(corner[rotation])
+        red, green, _ = cast(
+            "tuple[int, int, int]", image.convert("RGB").getpixel(corner[rotation])
+        )
     assert red > 180 and green < 80
 
 

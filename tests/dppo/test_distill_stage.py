@@ -247,7 +247,7 @@ def test_an_endpoint_needs_no_teacher_checkpoint(
 ) -> None:
     opened: list[Any] = []
 
-    class Endpoint(distill.EngineTeacher):
+    class Endpoint(distill.EngineTeacher):  # type: ignore[name-defined]
         def __init__(self, url: str, model: str, **options: Any) -> None:
             opened.append((url, model, options))
             super().__init__(Knows())

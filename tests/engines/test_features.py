@@ -66,7 +66,7 @@ def test_many_processes_fill_the_folder_to_its_limit_together(
 ) -> None:
     own = torch.ones(16, 4)
     monkeypatch.setattr(vision, "LIMIT_BYTES", 4 * own.nbytes)
-    writers = [FeatureFiles(*load(twin), tmp_path) for _ in range(6)]
+    writers = [FeatureFiles(*load(twin), tmp_path) for _ in range(6)]  # type: ignore[call-arg]
     for number, files in enumerate(writers):
         files.add(bytes([number]) * 16, (1, 8, 8), own)
         files.flush()
@@ -78,7 +78,7 @@ def test_another_tower_has_files_of_its_own(twin: Path, tmp_path: Path) -> None:
     first.prepare([picture(0)])
     first.flush()
     other = write_twin(tmp_path / "other", seed=1)
-    assert not list(FeatureFiles(*load(other), tmp_path / "files").read())
+    assert not list(FeatureFiles(*load(other), tmp_path / "files").read())  # type: ignore[call-arg]
 
 
 def test_two_processes_may_write_the_same_image(twin: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import json
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
@@ -37,7 +38,8 @@ class Answers(Engine):
     """Answers each sample right unless its id is in `wrong`; may die after some answers."""
 
     def __init__(self, wrong: Sequence[str] = (), dies_at: int | None = None) -> None:
-        self.wrong, self.dies_at, self.asked = set(wrong), dies_at, []
+        self.wrong, self.dies_at = set(wrong), dies_at
+        self.asked: list[Any] = []
         self.opened = 0
 
     def generate(
@@ -136,7 +138,7 @@ def evaluate(
 )
 def test_the_gate_is_told_of_where_it_is_obeyed(tmp_path, pools, monkeypatch, phase, sft, obeyed):
     told = []
-    monkeypatch.setattr(stage.record, "evaluated", lambda *given: told.append(given[2]))
+    monkeypatch.setattr(stage.record, "evaluated", lambda *given: told.append(given[2]))  # type: ignore[attr-defined]
     asked = spec(tmp_path, pools, phase)
     recipe = asked.recipe.model_copy(update={"sft": SftConfig(enabled=sft)})
     evaluate(monkeypatch, asked.model_copy(update={"recipe": recipe}), Answers())

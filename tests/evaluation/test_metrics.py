@@ -128,7 +128,7 @@ def test_pairing_narrows_the_interval_where_questions_differ_in_difficulty():
 
 
 def test_resampling_by_scene_widens_the_interval_of_questions_that_go_together():
-    values = np.repeat(np.random.default_rng(0).integers(0, 2, 50), 8) * 100.0
+    values = np.repeat(np.random.default_rng(0).integers(0, 2, 50), 8).astype(np.float64) * 100
     group = np.full(400, "all")
     scenes = np.repeat(np.arange(50), 8).astype(str)
     each = np.arange(400).astype(str)

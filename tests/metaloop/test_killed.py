@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import psutil
@@ -87,7 +88,7 @@ def test_a_run_killed_in_five_stages_ends_as_one_that_was_not(tmp_path: Path) ->
 def outputs(root: Path) -> dict[str, str]:
     """Digest of every committed file of every stage."""
     store = FolderStore(root)
-    found = {}
+    found: dict[str, Any] = {}
     for path in sorted(root.rglob("manifest.json")):
         prefix = path.parent.relative_to(root).as_posix()
         manifest = read_manifest(store, prefix)

@@ -67,6 +67,6 @@ def test_a_process_that_waits_never_hides_one_of_its_pod_that_is_stuck(
 ) -> None:
     told: list[float] = []
     monkeypatch.setenv("LOCAL_WORLD_SIZE", processes)
-    monkeypatch.setattr(record.m, "LAST_STEP", SimpleNamespace(set=told.append))
+    monkeypatch.setattr(record.m, "LAST_STEP", SimpleNamespace(set=told.append))  # type: ignore[attr-defined]
     record.waited()
     assert bool(told) == shows

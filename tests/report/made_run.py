@@ -18,6 +18,7 @@ from pelican.evaluation.gate import decide
 from pelican.evaluation.metrics import ResultRow, read_results, result_row, summarise, write_results
 from pelican.records import (
     EMBODIED_FAMILIES,
+    Answer,
     ChoiceAnswer,
     CountAnswer,
     Dimension,
@@ -113,7 +114,7 @@ class MadeRun:
             clip = family in (Family.TEMPORAL, Family.PREDICTION)
             picture, mask = self._picture()
             if family is Family.AFFORDANCE:
-                answer = PointsAnswer(mask=encode_mask(mask))
+                answer: Answer = PointsAnswer(mask=encode_mask(mask))
                 question = "Point at the orange cup's handle. Answer with one point (x, y)."
             elif family is Family.COUNTING:
                 answer = CountAnswer(value=3)
@@ -146,7 +147,7 @@ class MadeRun:
         draw = ImageDraw.Draw(image)
         draw.rectangle((0, 0, 112, 34), fill=(120, 128, 138))
         for colour in ((70, 110, 170), (90, 150, 110), (216, 130, 50)):
-            x, y = self.rng.integers(8, 84), self.rng.integers(36, 84)
+            x, y = int(self.rng.integers(8, 84)), int(self.rng.integers(36, 84))
             draw.ellipse((x, y, x + 20, y + 20), fill=colour)
         mask = np.zeros((112, 112), np.uint8)
         mask[y : y + 20, x : x + 20] = 1

@@ -123,7 +123,7 @@ def test_a_replica_that_waits_for_others_does_not_look_stuck(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     told: list[None] = []
-    monkeypatch.setattr(module.record, "waited", lambda: told.append(None))
+    monkeypatch.setattr(module.record, "waited", lambda: told.append(None))  # type: ignore[attr-defined]
     monkeypatch.setattr(module, "_POLL_S", 0.0)
     done: set[str] = set()
     items = module.Items(SimpleNamespace(rank=0, world_size=2), None, ["a"], lambda: done)  # type: ignore[arg-type]

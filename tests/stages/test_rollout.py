@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -60,7 +61,8 @@ class Continuous(Fake):
     def generate(
         self, samples: Iterable[Sample], sampling: Sampling, n: int, seed: int
     ) -> Iterator[list[Rollout]]:
-        todo, waiting = iter(samples), []
+        todo = iter(samples)
+        waiting: list[Any] = []
         self.calls = getattr(self, "calls", 0) + 1
         while True:
             while len(waiting) < self.room and (one := next(todo, None)) is not None:
@@ -189,7 +191,7 @@ def test_shards_follow_each_other_in_an_engine_that_takes_samples_as_it_has_room
         assert len(shards(job)) == max(0, (after + 1) // 8)  # all that was answered is there
     engine = use(monkeypatch, Continuous())
     manifest = run_stage(job)
-    assert engine.calls == 1  # it was never left without samples before the end
+    assert engine.calls == 1  # type: ignore[attr-defined]  # it was never left without samples before the end
     assert manifest.outputs == expected.outputs
     assert manifest.counts == expected.counts
     assert manifest.notes["quarantine"] == expected.notes["quarantine"]
@@ -255,7 +257,8 @@ def test_a_commit_that_was_taken_over_and_won_back_counts_once(
 ) -> None:
     use(monkeypatch, Fake())
     expected = run_stage(spec(tmp_path, pool, run="whole"))
-    held, turns = Claims.hold, []
+    held = Claims.hold
+    turns: list[Any] = []
 
     @contextmanager
     def lost_at_first(claims: Claims, name: str) -> Iterator[Claim | None]:

@@ -14,7 +14,7 @@ OPEN = sample(1, family=Family.PLANNING, answer=OpenAnswer(reference="lift it"))
 
 def test_free_text_is_practised_only_with_a_judge() -> None:
     assert practicable([CLOSED, OPEN], None) == [CLOSED]
-    assert practicable([CLOSED, OPEN], lambda *_: True) == [CLOSED, OPEN]
+    assert practicable([CLOSED, OPEN], lambda *_: Judgement(yes=1, no=0)) == [CLOSED, OPEN]
 
 
 def test_the_judge_decides_in_training_too() -> None:

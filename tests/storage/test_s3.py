@@ -134,7 +134,7 @@ def test_damage_is_found_on_read(bucket: Bucket) -> None:
     store.write("k", b"right")
     name = f"{store.prefix}/k"
     metadata = {"x-amz-meta-sha256": "0" * 64}
-    store.client._put_object(store.bucket, name, b"wrong", metadata)
+    store.client._put_object(store.bucket, name, b"wrong", metadata)  # type: ignore[arg-type]
     for read in (store.read, store.local):
         with pytest.raises(InfrastructureError, match="damaged"):
             read("k")

@@ -88,7 +88,8 @@ def test_a_sample_goes_over_the_wire_whole() -> None:
 def test_a_server_trains_as_a_copy_in_the_process_does(
     twin: Path, tmp_path: Path, serve: Serve
 ) -> None:
-    alone, there = [], []
+    alone: list[Any] = []
+    there: list[Any] = []
     copy = trainer_of(recipe_of({"steps": 3, "strategy": "ddp"}), twin, tmp_path / "a", None, alone)
     copy.train()
     server = serve()
@@ -138,7 +139,7 @@ def test_weights_are_at_most_so_many_steps_old(
         seen.append(importance(*args))
         return seen[-1]
 
-    trainer._importance = kept  # type: ignore[method-assign]
+    trainer._importance = kept  # type: ignore[method-assign, assignment]
     trainer.train()
     ages = [step - int(names[step].removeprefix("step-")) for step in range(5)]
     expected = {1: [0, 1, 1, 1, 1], 2: [0, 1, 2, 1, 2]}[staleness]

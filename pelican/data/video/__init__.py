@@ -102,7 +102,7 @@ def decoder_name() -> str:
 def torchcodec_fault() -> str:
     """Why torchcodec can't be used; "" if it can. It loads FFmpeg at the first video, not before."""
     try:
-        from torchcodec.decoders import VideoDecoder  # type: ignore[attr-defined]
+        from torchcodec.decoders import VideoDecoder
 
         VideoDecoder(b"no video")
     except (ImportError, RuntimeError, ValueError, OSError) as error:

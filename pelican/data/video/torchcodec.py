@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from PIL import Image
-from torchcodec.decoders import VideoDecoder  # type: ignore[attr-defined]
+from torchcodec.decoders import VideoDecoder
 
 from pelican.data.tables import RowError
 from pelican.data.video import VideoInfo

@@ -160,4 +160,4 @@ def brief(sample: Sample) -> tuple[str, str, str]:
         "text": lambda: answer.value,
         "open": lambda: answer.reference,
     }[answer.kind]()
-    return answer.kind, value, sample.family.value
+    return str(answer.kind), str(value), sample.family.value

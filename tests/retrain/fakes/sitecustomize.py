@@ -84,7 +84,7 @@ def _results(context, kind):
                     "reason": "",
                 }
             )
-    write_results(context.output("results.parquet"), rows)
+    write_results(context.output("results.parquet"), rows)  # type: ignore[arg-type]
 
 
 def _teacher(context, kind):
@@ -105,4 +105,4 @@ def _teacher(context, kind):
 
 
 _TABLES = {"filter": _ledger, "eval": _results, "distill": _teacher}
-_made.run = run
+_made.run = run  # type: ignore[attr-defined]

@@ -92,7 +92,13 @@ class Service:
 def service(store: ObjectStore, log: Path, **settings: object) -> Iterator[Service]:
     """`pelican trigger serve` with the made run behind it; `settings`: fields of its configuration."""
     port = free_port()
-    chosen = {"quiet_s": 0.3, "tick_s": 0.05, "lease_s": 2, "backoff_s": 0.2, "rate": 1e6}
+    chosen: dict[str, object] = {
+        "quiet_s": 0.3,
+        "tick_s": 0.05,
+        "lease_s": 2,
+        "backoff_s": 0.2,
+        "rate": 1e6,
+    }
     chosen |= {"burst": 1000000, "tokens": TOKEN, "secrets": SECRET, "command": MADE}
     chosen |= {"prefix": "incoming/", **settings}
     environment = {f"PELICAN_TRIGGER_{k.upper()}": str(v) for k, v in chosen.items()}
