@@ -279,7 +279,7 @@ def _interval(difference: Difference | None) -> str:
 
 # What is compared: variants of `tiny`, with the budgets at which they are compared.
 #
-# Sources of the ideas, and what each is measured by: `docs/experiments.md`.
+# Sources of the ideas, and what each is measured by: `docs/results.md`.
 
 BASE = "tiny"  # the budgets are chosen for it
 TAG = "results"  # what the runs' names begin with
@@ -311,7 +311,7 @@ CONTROLS: dict[str, Variant] = {
     "replay_only": Variant("tiny+replay_only", "sft.epochs=15", "SFT on general replay alone"),
 }
 
-# In the 24 steps of `tiny` stagnation hardly comes to 0.5, in 72 to 0.65: `docs/experiments.md`.
+# In the 24 steps of `tiny` stagnation hardly comes to 0.5, in 72 to 0.65: `docs/results.md`.
 _LONG = "rl.max_steps=72"
 
 ABLATIONS: dict[str, Variant] = {

@@ -13,7 +13,7 @@ from pelican.config.env import GENERATION_SERVERS
 from pelican.config.recipe import Recipe
 from pelican.errors import UserInputError
 
-# Memory per GPU, tokens per step, hours and storage of a recipe: the formulas of docs/planning.md.
+# Memory per GPU, tokens per step, hours and storage of a recipe: the formulas of docs/scaling.md.
 #
 # Bytes and seconds, from shapes and a few assumed shares of a GPU's peak. Communication is in those
 # shares; it is not modelled.

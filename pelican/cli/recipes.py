@@ -115,7 +115,7 @@ def _print(plan: Plan, gpu: str, nodes: int, per_node: int) -> None:
     print("storage  " + ", ".join(f"{name}: {_bytes(n)}" for name, n in plan.storage.items()))
     print(
         f"time     {_time(plan.hours)} for all stages on {gpu}, right within a factor of two;"
-        " docs/planning.md says how it is reckoned, --json gives every part"
+        " docs/scaling.md says how it is reckoned, --json gives every part"
     )
 
 
@@ -169,9 +169,7 @@ def print_recipes() -> None:
         for name, about in names.items():
             print(f"  {name:<{width}}  {about}")
         print()
-    print(
-        "next: `pelican recipe show tiny` prints every field; docs/experiments.md explains variants"
-    )
+    print("next: `pelican recipe show tiny` prints every field; docs/results.md explains variants")
 
 
 def _about(functions: Mapping[str, Callable[..., Any]], form: str = "{}") -> dict[str, str]:

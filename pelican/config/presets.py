@@ -167,7 +167,7 @@ def pelican_72b() -> Recipe:
     """Qwen2.5-VL-72B-Instruct on eight nodes of eight GPUs, and one for what train-rl draws with.
 
     No GPU holds a copy of this policy, so its completions come from servers, which
-    `resources.train_rl.env` names: `docs/training-at-scale.md`.
+    `resources.train_rl.env` names: `docs/scaling.md`.
     """
     return Recipe(
         name="pelican_72b",

@@ -11,7 +11,7 @@ from pelican.base.model import Section, digest_of
 from pelican.config.resources import Resources
 from pelican.records import Phase
 
-# Where RL's completions are made: a section of the recipe. `docs/training-at-scale.md`.
+# Where RL's completions are made: a section of the recipe. `docs/scaling.md`.
 
 
 class GenerationConfig(Section):
@@ -92,7 +92,7 @@ class ModelConfig(Section):
 
 
 class ParallelConfig(Section):
-    """How training is spread over processes: `docs/training-at-scale.md`."""
+    """How training is spread over processes: `docs/scaling.md`."""
 
     strategy: Literal["ddp", "fsdp2", "zero3"] = Field(
         "ddp", description="copies of the model; or sharded, by torch or by DeepSpeed"
@@ -165,7 +165,7 @@ class GateConfig(Section):
 
 # The recipe's section `rl.variant`: published changes of GRPO, each off by default.
 #
-# What each is, and its source: `docs/experiments.md`.
+# What each is, and its source: `docs/results.md`.
 
 
 class RlVariant(Section):

@@ -103,7 +103,7 @@ CODES: dict[str, str] = {
     "image_unreadable": "an image can't be decoded to its end",
     "image_huge": "an image is too large to be decoded safely",
     "markup": "text with a chat template's tokens, or, imported, control characters",
-    # Of an import (docs/data-import.md):
+    # Of an import (docs/data.md):
     "json": "not JSON, or a file that is cut off",
     "file": "a file that can't be read to its end",
     "text_long": "a question too long for any prompt",

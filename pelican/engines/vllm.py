@@ -1,6 +1,6 @@
 """Generation by vLLM: continuous batching in processes of its own, the prompt's prefix shared.
 
-Loaded only when the recipe names it; `docs/engines.md` says how it is installed.
+Loaded only when the recipe names it; `docs/scaling.md` says how it is installed.
 """
 
 from __future__ import annotations

@@ -137,7 +137,7 @@ OUTCOMES = {
     "weak": "still weak",
     "forgotten": "forgotten",
 }
-# What each means, for a reader of the pages; docs/reading-a-report.md says more.
+# What each means, for a reader of the pages; docs/report.md says more.
 MEANINGS = {
     "solved_rl": "never right before an RL phase, no longer so after it, and right in at least half"
     " of the rollouts when seen last",

@@ -40,7 +40,9 @@ def files_below(folder: Path, patterns: Iterable[str], wanted: str) -> list[Path
         found = sorted(path for path in folder.glob(pattern) if path.is_file())
         if found:
             return found
-    raise UserInputError(f"{folder} holds no {wanted}; docs/benchmarks-vlm.md gives the layouts")
+    raise UserInputError(
+        f"{folder} holds no {wanted}; docs/published-benchmarks.md gives the layouts"
+    )
 
 
 def read_file(path: Path) -> Iterator[Row]:

@@ -52,7 +52,7 @@ def _where2place_rows(folder: Path) -> Iterator[tuple[str, Row]]:
     path = folder / "point_questions.jsonl"
     if not path.is_file():
         raise UserInputError(
-            f"{folder} holds no point_questions.jsonl; docs/benchmarks-vlm.md gives the layouts"
+            f"{folder} holds no point_questions.jsonl; docs/published-benchmarks.md gives the layouts"
         )
     for number, row in enumerate(read_file(path)):
         yield path.name, {**row, "_number": number}

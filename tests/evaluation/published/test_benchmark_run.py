@@ -89,7 +89,7 @@ def test_a_folder_in_the_published_layout_is_scored(
 @pytest.mark.parametrize("name", BENCHMARKS)
 def test_a_folder_of_another_layout_is_refused(name: str, tmp_path: Path) -> None:
     (tmp_path / "readme.txt").write_text("no")
-    with pytest.raises(UserInputError, match=r"docs/benchmarks-vlm\.md gives the layouts"):
+    with pytest.raises(UserInputError, match=r"docs/published-benchmarks\.md gives the layouts"):
         list(load(BENCHMARKS[name], tmp_path, Loaded()))
 
 
