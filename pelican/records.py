@@ -1,6 +1,7 @@
 """What flows between the stages: samples, rollouts, scores and ledger rows.
 
-Imports neither torch nor pyarrow; the tables' columns are in `pelican.data.tables`.
+Imports neither torch nor pyarrow; the tables' columns are in `pelican.data.tables`. A run, which makes
+all of them, starts in `pelican/cli/submit.py`.
 """
 
 from __future__ import annotations

@@ -9,6 +9,8 @@ expand it. Pipelines have no recursion at run time, so the graph recurses when i
 holds loop k + 1, which runs if the evaluation of loop k says "go on".
 """
 
+# The docstring is the description in Kubeflow. What each stage is: `pelican/config/stages.py`.
+
 from typing import Any
 
 from kfp import dsl

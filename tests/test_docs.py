@@ -7,6 +7,7 @@ import shlex
 import subprocess
 from collections.abc import Iterator
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -151,6 +152,25 @@ def test_every_page_is_named_by_the_overview() -> None:
     for page in pages:
         assert page.name in overview or page.name == "README.md", page.name
     assert len(pages) <= MOST_PAGES, "merge two pages, or put the dated part into evidence.md"
+
+
+def main_path() -> list[str]:
+    """The files of the README's main path, in its order."""
+    part = (ROOT / "README.md").read_text().split("## The main path\n")[1].split("\n## ")[0]
+    return re.findall(r"^    (\S+\.py) ", part, re.MULTILINE)
+
+
+def test_each_file_of_the_main_path_names_the_next() -> None:
+    """By an import, or in its docstring, so that a newcomer can follow it without searching."""
+    path = main_path()
+    assert len(path) == 12
+    for here, following in pairwise(path):
+        if {here, following} & COMING:
+            continue
+        text = (ROOT / here).read_text(encoding="utf-8")
+        module = following.removesuffix(".py").replace("/", ".")
+        assert following in text or re.search(rf"\b{module}\b", text), f"{here}: {following}"
+    assert all((ROOT / name).exists() or name in COMING for name in path)
 
 
 def test_every_decision_is_named_by_their_overview() -> None:

@@ -1,4 +1,7 @@
-"""The work of `pelican submit` and `retrain`: start or continue a run, follow it, say how it ended."""
+"""The work of `pelican submit` and `retrain`: start or continue a run, follow it, say how it ended.
+
+The graph that it starts (`pipelines/`) calls one component per stage, such as `components/train_rl.py`.
+"""
 
 from __future__ import annotations
 

@@ -2,7 +2,8 @@
 
 Several processes get the variables that torchrun gives (RANK, WORLD_SIZE, LOCAL_RANK, MASTER_*)
 but are started directly: torchrun's agent imports torch first, seconds for each of a run's stages,
-and hides its workers' exit codes. In a pod the same command runs under torchrun.
+and hides its workers' exit codes. In a pod the same command runs under torchrun. What each process
+runs is `pelican stage`: `pelican/stages/runner.py`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""How a stage runs: what it works with, one process or many replicas, what it used."""
+"""How a stage runs: what it works with, one process or many replicas, what it used.
+
+The stages themselves are a file each, such as `pelican/stages/train_rl.py`.
+"""
 
 from __future__ import annotations
 
