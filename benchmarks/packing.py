@@ -17,7 +17,8 @@ from torch import Tensor
 from benchmarks.measure import at_most, figure, in_turns
 from pelican.config.env import resolve
 from pelican.config.presets import find_recipe
-from pelican.data.pool import load_pool
+from pelican.data.pool import read_index
+from pelican.data.tables import Quarantine
 from pelican.engines.transformers import load_model
 from pelican.training.distributed import partition, take
 from pelican.training.sft import Demonstration, collate, schedule
@@ -62,10 +63,12 @@ def run(samples: int, limit: int = 4096) -> None:
     sets = "model.cache_vision=false model.freeze_vision=false"
     recipe = find_recipe("tiny", [sets])
     model, encoder = load_model(recipe.model, Path(resolve(recipe.models.policy)))
-    pool = load_pool(Path(resolve(recipe.data.train)), max_pixels=recipe.data.max_pixels)
+    index = read_index(Path(resolve(recipe.data.train)))
+    entries = index.entries[:: max(1, len(index.entries) // samples)]
+    pixels = recipe.data.max_pixels
     rows = [
         Demonstration(s, f"<think>{s.question}</think><answer>{i}</answer>")
-        for i, s in enumerate(pool.samples[:: max(1, len(pool.samples) // samples)])
+        for i, s in enumerate(index.load(entries, max_pixels=pixels, quarantine=Quarantine()))
     ]
     lengths = [
         len(encoder.prompt(r.sample).ids) + len(encoder.completion(r.completion)) for r in rows
