@@ -106,7 +106,7 @@ class StageContext:
     def restored(self, name: str) -> Path:
         """`output(name)`, a folder of `work/`, with what an earlier attempt kept, on any machine."""
         if self.store.remote:
-            if local_rank() == 0:
+            if env.local_rank() == 0:
                 self.store.restore(f"{self.spec.output}/{name}")
             self.barrier()
         return self.output(name)
@@ -120,7 +120,7 @@ class StageContext:
             return
         prefix = f"{self.spec.output}/{name}"
         self.barrier()
-        if local_rank() == 0:
+        if env.local_rank() == 0:
             self.store.upload(prefix, skip=last)
         self.barrier()
         if self.rank == 0:
@@ -172,11 +172,6 @@ class StageContext:
         """Record a number of the manifest. Kubeflow refuses NaN, so only finite ones are kept."""
         if math.isfinite(value):
             self.metrics[name] = float(value)
-
-
-def local_rank() -> int:
-    """This process's number on its machine."""
-    return int(os.environ.get("LOCAL_RANK", "0"))
 
 
 def commit(context: StageContext, identity: str, started: datetime) -> Manifest:
@@ -292,8 +287,8 @@ def claimed(items: Items) -> Iterator[tuple[str, Claim]]:
 
 def run_replica(store: ObjectStore, spec: StageSpec, module: Any) -> Manifest:
     """`module.work(context)` in every replica; `module.finish(context, its result)` where it commits."""
-    rank = int(os.environ.get("RANK", "0"))
-    context = StageContext(spec, store, rank, int(os.environ.get("WORLD_SIZE", "1")))
+    rank = env.rank()
+    context = StageContext(spec, store, rank, env.world_size())
     begun = begin(store, spec) if rank == 0 else _wait_for_begin(store, spec)
     if isinstance(begun, Manifest):
         return begun
@@ -400,7 +395,7 @@ def run_stage(spec: StageSpec) -> Manifest:
         return begun
     context = StageContext(spec, store, ranks.rank, ranks.size, barrier=lambda: from_all(None))
     if store.remote:
-        if local_rank() == 0:  # of an attempt that was cut off here
+        if env.local_rank() == 0:  # of an attempt that was cut off here
             shutil.rmtree(store.local_root(spec.output))
         context.barrier()
     started = now()

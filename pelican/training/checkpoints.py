@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import time
@@ -18,6 +17,7 @@ from torch import Tensor
 from transformers import TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from pelican.config import env
 from pelican.config.recipe import Recipe
 from pelican.monitoring import record
 from pelican.training.distributed import save_whole
@@ -164,7 +164,7 @@ def fit_to_world_size(recipe: Recipe, checkpoint: Path | None, world_size: int) 
         return
     fitted = checkpoint / f"{written.name.partition('-of-')[0]}-of-{world_size}"
     fitted.mkdir(exist_ok=True)
-    local, processes = (int(os.environ[name]) for name in ("LOCAL_RANK", "LOCAL_WORLD_SIZE"))
+    local, processes = env.local_rank(), env.local_world_size()
     _write_shards(written, fitted, range(local, world_size, processes), world_size)
     torch.distributed.barrier()
     if local == 0:
@@ -345,6 +345,6 @@ def _save(state: dict[str, Any], written: Path, folder: Path, kind: str, rank: i
 @contextmanager
 def _replacing(path: Path) -> Iterator[Path]:
     """As `files.replacing`; on a shared disk two machines may write the same at once."""
-    temporary = path.with_name(f".{path.name}.{os.environ['RANK']}.tmp")
+    temporary = path.with_name(f".{path.name}.{env.rank()}.tmp")
     yield temporary
     temporary.replace(path)

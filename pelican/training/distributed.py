@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from pelican.base.process import from_all
+from pelican.config import env
 from pelican.config.recipe import Recipe
 from pelican.engines.transformers import PromptEncoder, prepare_model
 from pelican.errors import UserInputError
@@ -34,7 +34,7 @@ def backend_arguments(recipe: Recipe) -> dict[str, Any]:
     """What `TrainingArguments` get beside those of every training."""
     mixed = recipe.model.dtype == "bfloat16"
     arguments: dict[str, Any] = {"bf16": mixed}
-    if recipe.parallel.strategy != "ddp" and int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if recipe.parallel.strategy != "ddp" and env.world_size() == 1:
         raise UserInputError(
             f"parallel.strategy is {recipe.parallel.strategy!r} but training has one process; raise"
             " rl.processes and sft.processes, or set parallel.strategy=ddp"
@@ -87,7 +87,7 @@ def _deepspeed_on_cpus() -> None:
     accelerate does this on accelerators alone. Without, DeepSpeed counts one process while weights
     are read.
     """
-    os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    env.set_default("DS_ACCELERATOR", "cpu")
     import deepspeed
 
     # It would compile a collective through shared memory, where there is a compiler; gloo is enough.
@@ -180,15 +180,8 @@ def _one_reader(strategy: str) -> Iterator[None]:
     if strategy != "fsdp2":
         yield
         return
-    before = os.environ.get("ACCELERATE_USE_FSDP")
-    os.environ["ACCELERATE_USE_FSDP"] = "true"
-    try:
+    with env.changed({"ACCELERATE_USE_FSDP": "true"}):
         yield
-    finally:
-        if before is None:
-            del os.environ["ACCELERATE_USE_FSDP"]
-        else:
-            os.environ["ACCELERATE_USE_FSDP"] = before
 
 
 @contextmanager

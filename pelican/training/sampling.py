@@ -294,7 +294,7 @@ def served_generation(
     if config.where == "process":
         yield None
         return
-    rank = int(os.environ.get("RANK", "0"))
+    rank = env.rank()
     if servers := env.generation_servers():
         folder = env.generation_folder()
         if folder is None:
@@ -304,7 +304,7 @@ def served_generation(
             )
         yield Served(config, dtype_of(recipe), servers, Path(folder), encoder, probes)
         return
-    if os.environ.get("WORLD_SIZE", "1") != os.environ.get("LOCAL_WORLD_SIZE", "1"):
+    if env.world_size() != env.local_world_size():
         raise UserInputError(
             "rl.generation.where is 'server' and training has several machines; start `pelican"
             f" generation-server` and name it in {env.GENERATION_SERVERS}"
@@ -341,7 +341,7 @@ def _start(recipe: Recipe, checkpoint: Path, work: Path) -> tuple[subprocess.Pop
     )
     spec.write_text(asked.model_dump_json())
     gpus = recipe.rollout.vllm.tensor_parallel_size if torch.cuda.is_available() else 0
-    environment = server_environment(os.environ, gpus, torch.cuda.device_count())
+    environment = server_environment(env.read_all(), gpus, torch.cuda.device_count())
     environment[PARENT] = str(os.getpid())
     server = subprocess.Popen(
         [sys.executable, "-m", "pelican.engines.server", str(spec)],
