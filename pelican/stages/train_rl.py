@@ -112,7 +112,7 @@ def _train(context: StageContext, samples: Sequence[Sample], judge: Judge | None
         TRAINER_STATE,
         KeepCheckpoints,
         Losses,
-        fit_to_world_size,
+        check_world_size,
         last_checkpoint,
         save_trained,
     )
@@ -159,7 +159,7 @@ def _train(context: StageContext, samples: Sequence[Sample], judge: Judge | None
             on_step=curve.add,
         )
         checkpoint = last_checkpoint(work, STATE)
-        fit_to_world_size(recipe, checkpoint, context.world_size)
+        check_world_size(recipe, checkpoint, context.world_size)
         if checkpoint is not None:
             curve.load(checkpoint)
             losses.restore(checkpoint)
