@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 import torch
 
-from pelican.base.process import from_all
+from pelican.base.process import all_gather_object
 from pelican.config import env
 from pelican.config.recipe import Recipe, RewardConfig
 from pelican.data.lazy import CACHE_BYTES, LazySamples
@@ -131,7 +131,7 @@ def _train(context: StageContext, samples: Sequence[Sample], judge: Judge | None
     def keep(checkpoint: str) -> None:
         context.keep(f"work/trainer/{checkpoint}", last=(TRAINER_STATE, STATE))
 
-    curve, losses = RlCurve(config, from_all, report), Losses(lambda *_: None)
+    curve, losses = RlCurve(config, all_gather_object, report), Losses(lambda *_: None)
     work = context.restored("work/trainer")
     seed = seed_of(recipe, context.spec.loop)
     order = schedule(len(samples), config.max_steps * config.prompts_per_step, seed)

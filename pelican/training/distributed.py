@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from pelican.base.process import from_all
+from pelican.base.process import all_gather_object
 from pelican.config.recipe import Recipe
 from pelican.engines.transformers import PromptEncoder, prepare_model
 from pelican.errors import UserInputError
@@ -234,7 +234,7 @@ def same_number(lengths: Sequence[int], limit: int | None) -> list[list[int]]:
     All ranks have the same number of items.
     """
     parts = partition(lengths, limit)
-    return partition(lengths, limit, at_least=max(from_all(len(parts))))
+    return partition(lengths, limit, at_least=max(all_gather_object(len(parts))))
 
 
 def take(batch: Mapping[str, Any], rows: Sequence[int]) -> dict[str, Any]:

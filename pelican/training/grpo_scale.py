@@ -19,7 +19,7 @@ from torch import Tensor
 from trl import GRPOTrainer
 from trl.trainer.utils import add_fused_lm_head
 
-from pelican.base.process import from_all
+from pelican.base.process import all_gather_object
 from pelican.config.recipe import Recipe, RlConfig
 from pelican.engines.base import rollout_seed
 from pelican.engines.transformers import Encoded
@@ -145,7 +145,8 @@ class DrawnTogether(DeliberateGrpoTrainer):
         else:
             self._sync(step)
             record = self._draw(
-                [index for share in from_all(wanted, self._exchange) for index in share], step
+                [index for share in all_gather_object(wanted, self._exchange) for index in share],
+                step,
             )
         if ahead is not None and not ahead and step + 1 < self.args.max_steps:
             # All that was asked for is drawn, so weights may change.
@@ -179,7 +180,7 @@ class DrawnTogether(DeliberateGrpoTrainer):
             numbers = range(first + rank, first + len(indices), world)
             groups = self._roll_out([indices[n - first] for n in numbers], numbers)
             mine |= dict(zip(numbers, groups, strict=True))
-            shares = from_all(
+            shares = all_gather_object(
                 [
                     (n, indices[n - first], g.completions, g.scores, g.logps)
                     for n, g in zip(numbers, groups, strict=True)
