@@ -193,7 +193,7 @@ def _trainer(
             generation=generation,
             **arguments,
         )
-    policy.config._name_or_path = str(start)  # where TRL loads the reference
+    policy.config.name_or_path = str(start)  # where TRL loads the reference
     engine = TransformersEngine(policy, encoder, batch_size=1)
     return trainer_of(recipe.rl)(policy, engine=engine, config=recipe.rl, **arguments)
 

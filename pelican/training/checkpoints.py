@@ -74,25 +74,6 @@ def save_trained(trainer: Any, processor: Any, folder: Path, recipe: Recipe) -> 
         save_policy(trainer.model, processor, folder)
 
 
-class ExactResume:
-    """Trainer mix-in: a resumed training really has the checkpoint's weights.
-
-    transformers saves Qwen2.5-VL under older names than its modules have, and Trainer loads them
-    with strict=False: every weight of the language model would silently stay as it was. The
-    model's own reader knows the names.
-    """
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        trainer: Any = self
-        adapted = hasattr(trainer.model, "peft_config")
-        if trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled or adapted:
-            super()._load_from_checkpoint(resume_from_checkpoint, model)  # type: ignore[misc]
-            return
-        policy = trainer.model
-        saved = type(policy).from_pretrained(resume_from_checkpoint, dtype=policy.dtype)
-        policy.load_state_dict(saved.state_dict())
-
-
 class KeepCheckpoints(TrainerCallback):  # type: ignore[misc]
     """Hands on every checkpoint once it is whole; it comes after the callbacks that write into it."""
 
