@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 
 import torch
 
-from pelican.base.process import PARENT, from_all, from_first
+from pelican.base.process import PARENT, all_gather_object, broadcast_object
 from pelican.config import env
 from pelican.config.recipe import GenerationConfig, Recipe, Sampling
 from pelican.engines.server import Drawn, ServerSpec, to_json
@@ -227,7 +227,7 @@ class Served(Generation):
             for mine, other in zip(ours, theirs, strict=True)
             for a, b in zip(mine, other, strict=True)
         ]
-        worst = float(max(from_all(sum(pairs) / len(pairs))))
+        worst = float(max(all_gather_object(sum(pairs) / len(pairs))))
         if not worst <= self._tolerance:  # not a number, too
             raise UserInputError(
                 f"step {step}: after the transfer of weights, log-probabilities of the policy and of"
@@ -256,7 +256,7 @@ class Served(Generation):
 
     def _all_or_none(self, failed: Exception | None) -> None:
         """Go on only if no rank failed, so that none waits for another."""
-        errors = [error for error in from_all(str(failed) if failed else None) if error]
+        errors = [error for error in all_gather_object(str(failed) if failed else None) if error]
         if failed is not None:
             raise failed
         if errors:
@@ -317,7 +317,7 @@ def served_generation(
                 server, told = _start(recipe, checkpoint, work)
             except (UserInputError, InfrastructureError) as error:
                 told = error
-        told = from_first(told)
+        told = broadcast_object(told)
         if isinstance(told, Exception):
             raise told
         assert told is not None
