@@ -19,7 +19,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from pelican.base.files import exclusive
+from pelican.base.files import run_alone
 from pelican.base.process import OWNER, PARENT, identity
 from pelican.config import env
 from pelican.config.overrides import nearest
@@ -295,7 +295,7 @@ def submit(
         submitted=now(),
     )
     name = choose_run(objects, asked, recipe, run)
-    with exclusive(run_lock(objects, name), f"run {name!r}"):
+    with run_alone(run_lock(objects, name), f"run {name!r}"):
         record = asked.model_copy(update={"run": name}).model_dump_json(indent=1)
         objects.write(f"{run_prefix(name)}/{RUN}", record.encode(), if_absent=True)
         objects.delete(f"{run_prefix(name)}/{CANCELLED}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shutil
@@ -14,6 +13,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from pelican.base.files import lock_file
 from pelican.base.model import Frozen, digest_of
 from pelican.errors import UserInputError
 from pelican.storage.manifests import file_digest
@@ -212,12 +212,9 @@ def link_or_copy(source: Path, target: Path) -> None:
 def locked(pool: Path) -> Iterator[Path]:
     """The versions folder, held by this process alone. Raises UserInputError if it is held."""
     folder = versions_folder(pool)
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise UserInputError(f"another import writes to {pool}; wait for it") from None
+    with lock_file(folder / ".lock", wait_s=0) as lock:
+        if lock is None:
+            raise UserInputError(f"another import writes to {pool}; wait for it")
         yield folder
 
 
