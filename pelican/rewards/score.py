@@ -122,8 +122,8 @@ def scorer_of(sample: Sample) -> Scorer:
     except KeyError:
         raise UserInputError(
             f"sample {sample.id!r}: family {sample.family} has no reward for answers of kind"
-            f" {sample.answer.kind!r}, only {', '.join(sorted(scorers))};"
-            f" add one in pelican/rewards/families.py"
+            f" {sample.answer.kind!r}, only for {', '.join(sorted(scorers))}; ask for one of these,"
+            " or add a reward in pelican/rewards/families.py"
         ) from None
 
 
