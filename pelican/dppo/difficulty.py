@@ -18,199 +18,34 @@ from pelican.data.tables import LEDGER, write_frame
 from pelican.errors import UserInputError
 from pelican.records import Phase
 
-# The difficulty-aware buffer, and the weak set that RL could not solve.
+# The files of a filter stage: ledger, buffer and weak set.
 
-BUFFER = ("sample_id", "success_rate", "mean_reward", "family", "dimension")
-Rows = npt.NDArray[np.int64]  # numbers of rows
+FILES = ("ledger.parquet", "buffer.parquet", "weak.parquet")
 
 
-@dataclass(frozen=True)
-class Buffer:
-    """The samples to practise (columns of BUFFER, by id), and where all the others went.
+def write_tables(
+    folder: Path,
+    rates: pl.DataFrame,
+    config: FilterConfig,
+    seed: int,
+    *,
+    loop: int,
+    phase: Phase,
+    policy: str,
+) -> tuple[Buffer, int]:
+    """Write FILES of the success rates; gives the buffer and how many samples are weak.
 
-    `counts`: buffer + dropped_mastered + dropped_intractable + dropped_practice = samples.
+    The ledger, by far the largest, is written while the buffer is drawn: polars needs no lock of
+    Python's, and drawing needs one core.
     """
-
-    rows: pl.DataFrame
-    counts: dict[str, int]
-
-
-def build_buffer(rates: pl.DataFrame, config: FilterConfig, seed: int) -> Buffer:
-    """Choose among `rates` (of `pelican.dppo.difficulty`); the order of its rows does not matter.
-
-    difficulty: no SR = 1; all 0 < SR < 1, those nearest 0.5 first if `buffer_size` limits; SR = 0
-    for at most `intractable_share` of what the buffer then holds. random: as many samples, drawn
-    from all, whatever their SR.
-    """
-    rows = {name: _rows(rates, name) for name in ("mastered", "practice", "intractable")}
-    practice, intractable = rows["practice"], rows["intractable"]
-    size = config.buffer_size
-    if size is not None and len(practice) > size:
-        practice = _drawn(rates, practice, seed)
-        # Stable, so that among equals the draw decides; rounded, for 0.3 and 0.7 are equals.
-        distance = np.abs(rates["success_rate"].to_numpy()[practice] - 0.5).round(9)
-        practice = practice[np.argsort(distance, kind="stable")][:size]
-    room = math.inf if size is None else size - len(practice)
-    allowed = int(min(intractable_cap(len(practice), config.intractable_share), room))
-    if len(intractable) > allowed:
-        intractable = _drawn(rates, intractable, seed)[:allowed]
-    chosen = np.concatenate([practice, intractable])
-    if config.strategy == "random":
-        chosen = _drawn(rates, np.arange(len(rates)), seed)[: len(chosen)]
-    kept = np.zeros(len(rates), bool)
-    kept[chosen] = True
-    counts = {"samples": len(rates), "buffer": len(chosen)}
-    for outcome, there in rows.items():
-        counts[outcome] = len(there)
-        counts[f"dropped_{outcome}"] = int((~kept[there]).sum())
-    return Buffer(_by_id(rates.select(BUFFER).filter(pl.Series(kept))), counts)
-
-
-def intractable_cap(practice: int, share: float) -> int:
-    """The largest z with z / (practice + z) <= share: the cap is a share of the final buffer."""
-    return math.floor(share * practice / (1.0 - share) + 1e-9)
-
-
-def weak_set(rates: pl.DataFrame) -> pl.DataFrame:
-    """The samples with SR = 0 (columns of BUFFER, by id)."""
-    return _by_id(rates.select(BUFFER).filter(rates["outcome"] == "intractable"))
-
-
-def _by_id(rows: pl.DataFrame) -> pl.DataFrame:
-    return rows if rows["sample_id"].is_sorted() else rows.sort("sample_id")
-
-
-def _rows(rates: pl.DataFrame, outcome: str) -> Rows:
-    return np.flatnonzero((rates["outcome"] == outcome).to_numpy())
-
-
-def _drawn(rates: pl.DataFrame, rows: Rows, seed: int) -> Rows:
-    """Rows in an order drawn from the seed; the same on every machine and polars version."""
-    names = rates["sample_id"].gather(rows)
-    start = hashlib.blake2b(f"{seed}/".encode(), digest_size=8)
-    digests = []
-    for name in names.cast(pl.Binary).to_list():
-        digest = start.copy()
-        digest.update(name)
-        digests.append(digest.digest())
-    draws = np.frombuffer(b"".join(digests), dtype=">u8").astype(np.uint64)
-    order = pl.DataFrame({"row": rows, "draw": draws, "name": names}).sort("draw", "name")
-    drawn: Rows = order["row"].to_numpy()
-    return drawn
-
-
-# The ledger: per sample, loop and phase how hard it was, and for which policy.
-#
-# Within loop k the row of phase rl was measured before RL, that of phase sft after RL and before
-# SFT; so RL lies between (k, rl) and (k, sft), and SFT between (k, sft) and (k + 1, rl). What became
-# of a sample in between is told by `pelican.report.history`.
-
-
-def ledger_table(rates: pl.DataFrame, loop: int, phase: Phase, policy: str) -> pl.DataFrame:
-    """The rows of one loop and phase; `policy` is the digest of what was rolled out."""
-    return rates.with_columns(
-        pl.lit(loop, dtype=pl.Int32).alias("loop"),
-        pl.lit(phase.value).alias("phase"),
-        pl.lit(policy).alias("policy"),
-    ).select(LEDGER.names)
-
-
-# Sums over the rollouts of each sample where those stand together, as the reward stage writes them.
-#
-# Then no id need be hashed for each of its rollouts, and no rollout is there twice.
-
-_BATCH = 100_000  # rollouts: few enough that the memory of one batch serves the next
-
-
-@dataclass(frozen=True)
-class _Runs:
-    """The runs of one batch; the first may go on from the batch before."""
-
-    ids: pl.Series
-    successes: npt.NDArray[np.int64]
-    rewards: npt.NDArray[np.float64]  # sums
-    rollouts: npt.NDArray[np.int64]
-    first: int  # index of the batch's first rollout
-    last: int
-
-
-def sums_of_runs(scores: pl.LazyFrame) -> pl.DataFrame | None:
-    """One row per sample: sample_id, successes, mean_reward, rollouts, doubled (0).
-
-    `scores` has the columns sample_id, index, reward and success. None unless the rollouts of each
-    sample stand together, numbered upwards, and nothing is null.
-    """
-    parts: list[_Runs] = []
-    cut = False
-    for batch in scores.collect_batches(chunk_size=_BATCH, maintain_order=True):
-        if batch.is_empty():
-            continue
-        runs = _runs(batch)
-        if runs is None:
-            return None
-        if parts and parts[-1].ids[-1] == runs.ids[0]:
-            if runs.first <= parts[-1].last:
-                return None
-            cut = True
-        parts.append(runs)
-    if not parts:
-        return None
-    ids = pl.concat([part.ids for part in parts])
-    successes = np.concatenate([part.successes for part in parts])
-    rewards = np.concatenate([part.rewards for part in parts])
-    rollouts = np.concatenate([part.rollouts for part in parts])
-    if cut:
-        changes = _changes(ids)
-        ids, starts = _each_once(ids, changes), _starts(changes.to_numpy())
-        successes, rewards, rollouts = (
-            np.add.reduceat(column, starts) for column in (successes, rewards, rollouts)
-        )
-    rising = bool((ids.slice(1) > ids.head(-1)).all())
-    if not rising and ids.n_unique() < len(ids):
-        return None
-    return pl.DataFrame(
-        {
-            "sample_id": ids.set_sorted() if rising else ids,
-            "successes": successes,
-            "mean_reward": rewards / rollouts,
-            "rollouts": rollouts,
-            "doubled": np.zeros(len(ids), np.int64),
-        }
-    )
-
-
-def _runs(batch: pl.DataFrame) -> _Runs | None:
-    if any(batch.null_count().row(0)):
-        return None
-    ids, index = batch["sample_id"], batch["index"].to_numpy()
-    changes = _changes(ids)
-    changed = changes.to_numpy()
-    if not (changed | (index[1:] > index[:-1])).all():
-        return None
-    starts = _starts(changed)
-    successes = batch["success"].to_numpy().view(np.uint8)
-    return _Runs(
-        ids=_each_once(ids, changes),
-        successes=np.add.reduceat(successes, starts, dtype=np.int64),
-        rewards=np.add.reduceat(batch["reward"].to_numpy(), starts),
-        rollouts=np.diff(starts, append=len(batch)),
-        first=int(index[0]),
-        last=int(index[-1]),
-    )
-
-
-def _changes(ids: pl.Series) -> pl.Series:
-    """Whether each id but the first is not that of the row before."""
-    return ids.slice(1) != ids.head(-1)
-
-
-def _starts(changed: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
-    return np.append(0, np.flatnonzero(changed) + 1)
-
-
-def _each_once(ids: pl.Series, changes: pl.Series) -> pl.Series:
-    # A filter takes a fifth of the time that gathering rows takes.
-    return ids.head(1).append(ids.slice(1).filter(changes))
+    with ThreadPoolExecutor(1) as aside:
+        ledger = ledger_table(rates, loop, phase, policy)
+        written = aside.submit(write_frame, folder / "ledger.parquet", ledger)
+        buffer, weak = build_buffer(rates, config, seed), weak_set(rates)
+        write_frame(folder / "buffer.parquet", buffer.rows)
+        write_frame(folder / "weak.parquet", weak)
+        written.result()
+    return buffer, len(weak)
 
 
 # Success rates: SR(c) = (1/T) * sum of 1[success] over the T rollouts of a sample.
@@ -297,31 +132,203 @@ def _with_columns_of(about: pl.DataFrame, rates: pl.DataFrame) -> pl.DataFrame:
     return merged.collect(engine="streaming")
 
 
-# The three tables of a filter stage.
+# The difficulty-aware buffer: what RL practises; and the weak set, which RL could not solve.
 
-FILES = ("ledger.parquet", "buffer.parquet", "weak.parquet")
+BUFFER = ("sample_id", "success_rate", "mean_reward", "family", "dimension")
+Rows = npt.NDArray[np.int64]  # numbers of rows
 
 
-def write_tables(
-    folder: Path,
-    rates: pl.DataFrame,
-    config: FilterConfig,
-    seed: int,
-    *,
-    loop: int,
-    phase: Phase,
-    policy: str,
-) -> tuple[Buffer, int]:
-    """Write FILES of the success rates; gives the buffer and how many samples are weak.
+@dataclass(frozen=True)
+class Buffer:
+    """The samples to practise (columns of BUFFER, by id), and how many others were left out, and why.
 
-    The ledger, by far the largest, is written while the buffer is drawn: polars needs no lock of
-    Python's, and drawing needs one core.
+    `counts`: buffer + dropped_mastered + dropped_intractable + dropped_practice = samples.
     """
-    with ThreadPoolExecutor(1) as aside:
-        ledger = ledger_table(rates, loop, phase, policy)
-        written = aside.submit(write_frame, folder / "ledger.parquet", ledger)
-        buffer, weak = build_buffer(rates, config, seed), weak_set(rates)
-        write_frame(folder / "buffer.parquet", buffer.rows)
-        write_frame(folder / "weak.parquet", weak)
-        written.result()
-    return buffer, len(weak)
+
+    rows: pl.DataFrame
+    counts: dict[str, int]
+
+
+def build_buffer(rates: pl.DataFrame, config: FilterConfig, seed: int) -> Buffer:
+    """Choose the samples to practise by their success rate (SR).
+
+    Args:
+        rates: One row a sample, as `rates_of` gives them; the order of the rows does not matter.
+        config: With `strategy` difficulty, samples with SR = 1 are left out (mastered). Those with
+            0 < SR < 1 are taken, the nearest to 0.5 first if `buffer_size` limits. Those with SR = 0
+            (intractable) are at most the share `intractable_share` of the buffer. With random, as
+            many samples are drawn from all of them, whatever their SR.
+        seed: Decides among equals.
+    """
+    rows = {name: _rows(rates, name) for name in ("mastered", "practice", "intractable")}
+    practice, intractable = rows["practice"], rows["intractable"]
+    size = config.buffer_size
+    if size is not None and len(practice) > size:
+        practice = _shuffle(rates, practice, seed)
+        # Stable, so that among equals the draw decides; rounded, for 0.3 and 0.7 are equals.
+        distance = np.abs(rates["success_rate"].to_numpy()[practice] - 0.5).round(9)
+        practice = practice[np.argsort(distance, kind="stable")][:size]
+    room = math.inf if size is None else size - len(practice)
+    allowed = int(min(intractable_cap(len(practice), config.intractable_share), room))
+    if len(intractable) > allowed:
+        intractable = _shuffle(rates, intractable, seed)[:allowed]
+    chosen = np.concatenate([practice, intractable])
+    if config.strategy == "random":
+        chosen = _shuffle(rates, np.arange(len(rates)), seed)[: len(chosen)]
+    kept = np.zeros(len(rates), bool)
+    kept[chosen] = True
+    counts = {"samples": len(rates), "buffer": len(chosen)}
+    for outcome, there in rows.items():
+        counts[outcome] = len(there)
+        counts[f"dropped_{outcome}"] = int((~kept[there]).sum())
+    return Buffer(_by_id(rates.select(BUFFER).filter(pl.Series(kept))), counts)
+
+
+def intractable_cap(practice: int, share: float) -> int:
+    """The largest z with z / (practice + z) <= share: the cap is a share of the final buffer."""
+    return math.floor(share * practice / (1.0 - share) + 1e-9)
+
+
+def weak_set(rates: pl.DataFrame) -> pl.DataFrame:
+    """The samples with SR = 0 (columns of BUFFER, by id)."""
+    return _by_id(rates.select(BUFFER).filter(rates["outcome"] == "intractable"))
+
+
+def _by_id(rows: pl.DataFrame) -> pl.DataFrame:
+    return rows if rows["sample_id"].is_sorted() else rows.sort("sample_id")
+
+
+def _rows(rates: pl.DataFrame, outcome: str) -> Rows:
+    return np.flatnonzero((rates["outcome"] == outcome).to_numpy())
+
+
+def _shuffle(rates: pl.DataFrame, rows: Rows, seed: int) -> Rows:
+    """The rows in a random order that depends on the seed and the ids alone."""
+    names = rates["sample_id"].gather(rows)
+    start = hashlib.blake2b(f"{seed}/".encode(), digest_size=8)
+    digests = []
+    for name in names.cast(pl.Binary).to_list():
+        digest = start.copy()
+        digest.update(name)
+        digests.append(digest.digest())
+    draws = np.frombuffer(b"".join(digests), dtype=">u8").astype(np.uint64)
+    order = pl.DataFrame({"row": rows, "draw": draws, "name": names}).sort("draw", "name")
+    shuffled: Rows = order["row"].to_numpy()
+    return shuffled
+
+
+# The ledger: how hard each sample was, per loop and phase, and for which policy.
+#
+# In loop k the row of phase rl is measured before RL, that of phase sft after RL and before SFT. So
+# RL lies between (k, rl) and (k, sft), and SFT between (k, sft) and (k + 1, rl).
+
+
+def ledger_table(rates: pl.DataFrame, loop: int, phase: Phase, policy: str) -> pl.DataFrame:
+    """The rows of one loop and phase; `policy` is the digest of what was rolled out."""
+    return rates.with_columns(
+        pl.lit(loop, dtype=pl.Int32).alias("loop"),
+        pl.lit(phase.value).alias("phase"),
+        pl.lit(policy).alias("policy"),
+    ).select(LEDGER.names)
+
+
+# Sums of runs: a faster way to the success rates where the rollouts of a sample stand together.
+#
+# The reward stage writes them so. Then no id is hashed for each of its rollouts, and no rollout is
+# counted twice. `sums_of_runs` says None where they do not, and `success_rates` does the work.
+
+_BATCH = 100_000  # rollouts: few enough that the memory of one batch serves the next
+
+
+@dataclass(frozen=True)
+class _Runs:
+    """Sums over the runs of one batch: a run is the rollouts of one sample that stand together.
+
+    The first run may continue the last one of the batch before.
+    """
+
+    ids: pl.Series
+    successes: npt.NDArray[np.int64]
+    rewards: npt.NDArray[np.float64]  # sums
+    rollouts: npt.NDArray[np.int64]
+    first: int  # index of the batch's first rollout
+    last: int
+
+
+def sums_of_runs(scores: pl.LazyFrame) -> pl.DataFrame | None:
+    """One row per sample: sample_id, successes, mean_reward, rollouts, doubled (0).
+
+    `scores` has the columns sample_id, index, reward and success. None unless the rollouts of each
+    sample stand together, numbered upwards, and nothing is null.
+    """
+    parts: list[_Runs] = []
+    cut = False
+    for batch in scores.collect_batches(chunk_size=_BATCH, maintain_order=True):
+        if batch.is_empty():
+            continue
+        runs = _runs(batch)
+        if runs is None:
+            return None
+        if parts and parts[-1].ids[-1] == runs.ids[0]:
+            if runs.first <= parts[-1].last:
+                return None
+            cut = True
+        parts.append(runs)
+    if not parts:
+        return None
+    ids = pl.concat([part.ids for part in parts])
+    successes = np.concatenate([part.successes for part in parts])
+    rewards = np.concatenate([part.rewards for part in parts])
+    rollouts = np.concatenate([part.rollouts for part in parts])
+    if cut:
+        changes = _changes(ids)
+        ids, starts = _each_once(ids, changes), _starts(changes.to_numpy())
+        successes, rewards, rollouts = (
+            np.add.reduceat(column, starts) for column in (successes, rewards, rollouts)
+        )
+    rising = bool((ids.slice(1) > ids.head(-1)).all())
+    if not rising and ids.n_unique() < len(ids):
+        return None
+    return pl.DataFrame(
+        {
+            "sample_id": ids.set_sorted() if rising else ids,
+            "successes": successes,
+            "mean_reward": rewards / rollouts,
+            "rollouts": rollouts,
+            "doubled": np.zeros(len(ids), np.int64),
+        }
+    )
+
+
+def _runs(batch: pl.DataFrame) -> _Runs | None:
+    if any(batch.null_count().row(0)):
+        return None
+    ids, index = batch["sample_id"], batch["index"].to_numpy()
+    changes = _changes(ids)
+    changed = changes.to_numpy()
+    if not (changed | (index[1:] > index[:-1])).all():
+        return None
+    starts = _starts(changed)
+    successes = batch["success"].to_numpy().view(np.uint8)
+    return _Runs(
+        ids=_each_once(ids, changes),
+        successes=np.add.reduceat(successes, starts, dtype=np.int64),
+        rewards=np.add.reduceat(batch["reward"].to_numpy(), starts),
+        rollouts=np.diff(starts, append=len(batch)),
+        first=int(index[0]),
+        last=int(index[-1]),
+    )
+
+
+def _changes(ids: pl.Series) -> pl.Series:
+    """Whether each id, from the second on, differs from the one before."""
+    return ids.slice(1) != ids.head(-1)
+
+
+def _starts(changed: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
+    return np.append(0, np.flatnonzero(changed) + 1)
+
+
+def _each_once(ids: pl.Series, changes: pl.Series) -> pl.Series:
+    # A filter takes a fifth of the time that gathering rows takes.
+    return ids.head(1).append(ids.slice(1).filter(changes))

@@ -144,7 +144,7 @@ def without_tags(turns: Sequence[Turn], media: Sequence[Media]) -> tuple[Turn, .
     tags = sum(len(_TAG.findall(turn.text)) for turn in turns if turn.role == "user")
     if tags > len(media):
         raise RowError("media_tags", f"{tags} <image> or <video> tags but {len(media)} media")
-    seen = {"image": 0, "video": 0}
+    numbers = {"image": 0, "video": 0}
     found = []
     for turn in turns:
         if turn.role == "assistant":
@@ -153,15 +153,15 @@ def without_tags(turns: Sequence[Turn], media: Sequence[Media]) -> tuple[Turn, .
         leading = re.match(r"(?:\s*<(?:image|video)(?:_?\d+)?>)*", turn.text, re.IGNORECASE)
         start = leading.end() if leading else 0
         for tag in _TAG.findall(turn.text[:start]):
-            seen[tag.lower()] += 1
+            numbers[tag.lower()] += 1
 
-        def named(match: re.Match[str], text: str = turn.text[start:]) -> str:
+        def number_tag(match: re.Match[str], text: str = turn.text[start:]) -> str:
             kind = match[1].lower()
-            seen[kind] += 1
+            numbers[kind] += 1
             alone = tags == 1 or not text[match.end() :].strip()
-            return "" if alone else f"{kind} {seen[kind]}"
+            return "" if alone else f"{kind} {numbers[kind]}"
 
-        found.append(replace_text(turn, _TAG.sub(named, turn.text[start:]).strip()))
+        found.append(replace_text(turn, _TAG.sub(number_tag, turn.text[start:]).strip()))
     return tuple(found)
 
 

@@ -215,9 +215,9 @@ def _made(
 ) -> Iterator[_Made]:
     """(kind, question, reference, window, family, dimension) of every question that can be asked."""
     task = tasks[0] if tasks else ""
-    others = sorted(set(data.tasks.values()) - set(tasks))
-    if task and others:
-        options = _mixed(task, others, salt)
+    other_tasks = sorted(set(data.tasks.values()) - set(tasks))
+    if task and other_tasks:
+        options = _mixed(task, other_tasks, salt)
         yield (
             "task",
             "Which task does the robot carry out?",

@@ -26,9 +26,9 @@ from pelican.data.versions import (
     Shard,
     Version,
     commit,
-    current,
     link_or_copy,
-    locked,
+    lock_versions,
+    read_current,
     shard_of,
     versions_folder,
 )
@@ -68,8 +68,8 @@ def relabel(
     pool: Path, wanted: dict[str, Wanted], note: str, where: str = ""
 ) -> tuple[Version, int]:
     """Give the rows of `wanted`, by id, new labels; see `correct_labels`. `note`: for the version."""
-    with locked(pool) as folder:
-        before = current(pool)
+    with lock_versions(pool) as folder:
+        before = read_current(pool)
         if before is None:
             raise UserInputError(f"there is no imported pool at {pool}")
         staged = folder / ".new"
@@ -223,7 +223,7 @@ def judge_labels(
     is kept beside the pool's versions and not asked again. Raises UserInputError,
     InfrastructureError.
     """
-    before = current(pool)
+    before = read_current(pool)
     if before is None:
         raise UserInputError(f"there is no imported pool at {pool}")
     votes = Votes(config, FolderStore(versions_folder(pool)), setting=ENDPOINT)

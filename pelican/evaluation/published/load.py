@@ -274,7 +274,7 @@ class Loaded:
 
 def load(benchmark: Benchmark, folder: Path, loaded: Loaded) -> Iterator[Placed]:
     """The usable questions with their file and row; what can't be used is quarantined."""
-    seen: set[str] = set()
+    ids: set[str] = set()
     numbers: Counter[str] = Counter()
     for file, row in benchmark.rows(folder):
         number = numbers[file]
@@ -286,9 +286,9 @@ def load(benchmark: Benchmark, folder: Path, loaded: Loaded) -> Iterator[Placed]
                 loaded.not_public += 1
                 continue
             name = question.id
-            if name in seen:
+            if name in ids:
                 raise RowError("duplicate_id", f"id {name!r} occurred before")
-            seen.add(name)
+            ids.add(name)
         except RowError as error:
             loaded.quarantine.add(file, number, name, error)
         except (TypeError, ValueError, KeyError, AttributeError) as error:
