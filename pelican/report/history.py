@@ -206,7 +206,7 @@ class Case:
 def outcome_of(timeline: Sequence[Moment], taught: dict[int, bool]) -> str:
     """What became of a weak sample. `taught`: loop -> the teacher's answer was accepted.
 
-    Who solved it is told from the moment after its last SR = 0: RL if that stood before and after
+    Who solved it follows from the moment after its last SR = 0: RL if that stood before and after
     the same RL phase, the teacher if it gave an accepted answer in between.
     """
     last = timeline[-1]
