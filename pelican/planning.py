@@ -153,7 +153,7 @@ def drawn_per_group(recipe: Recipe) -> int:
 
 
 def generation_servers(recipe: Recipe) -> int:
-    """Servers that train-rl draws from: those that the recipe's pods are told, else one; or none."""
+    """Servers that train-rl draws from: those named in its pods' environment, else one; or none."""
     if not recipe.rl.enabled or recipe.rl.generation.where == "process":
         return 0
     named = (recipe.resources.of("train-rl").env or {}).get(GENERATION_SERVERS, "")

@@ -83,15 +83,15 @@ def run_spec(name: str, path: str) -> None:
     try:
         _run(name, path)
     except PelicanError as error:
-        _tell(error)
+        _report(error)
         raise
     except Exception as error:
-        told = _meaning(name, error)
-        if told is None:
+        meant = _meaning(name, error)
+        if meant is None:
             _note(f"{type(error).__name__}: {error}".splitlines()[0], 1)
             raise
-        _tell(told)
-        raise told from error
+        _report(meant)
+        raise meant from error
 
 
 def _meaning(name: str, error: Exception) -> PelicanError | None:
@@ -107,7 +107,7 @@ def _meaning(name: str, error: Exception) -> PelicanError | None:
     return None
 
 
-def _tell(error: PelicanError) -> None:
+def _report(error: PelicanError) -> None:
     """In the log, and where a pod's first process looks."""
     emit("error", {"message": str(error), "exit_code": error.exit_code})
     _note(str(error), error.exit_code)

@@ -63,116 +63,259 @@ from pelican.storage.manifests import now
 from pelican.storage.publish import publish
 from pelican.storage.store import ObjectStore
 
-# `pelican submit --pipeline ablations`: a set of runs, then their table in docs/results.md.
+# `pelican submit`: name the run or continue it, run the pipeline, show how it goes, print scores.
 
-RESULTS = "docs/results.md"
-SECTION = "ablations"
+END_S = 10.0  # for the pipeline to end its stages after Ctrl-C
 
 
-def ablations(
-    recipe: str,
+def submit(
+    pipeline: str,
+    address: str,
     overrides: Sequence[str],
-    tag: str | None,
-    variants: str | None,
-    seeds: str,
+    run: str | None,
     store: str | None,
-    launcher: str,
-    output: Path | None = None,
-) -> None:
-    """Run what is not complete, rewrite the section of `tag`, and say which runs failed.
-
-    Raises UserInputError before the first run if one of them could not start, or the file has no
-    place for the table.
-    """
-    if recipe != BASE:
-        raise UserInputError(
-            f"the ablations' budgets are chosen for the recipe {BASE!r}, not {recipe!r}; name what"
-            f" shall differ with SET, and the runs with RUN (their prefix, by default {TAG!r})"
-        )
-    more, tag, numbers = " ".join(filter(None, overrides)), tag or TAG, _seeds(seeds)
-    chosen = _chosen(variants)
-    for label, variant in chosen.items():
-        for seed in numbers:
-            check_run_name(run_name(label, seed, tag))
-            find_recipe(variant.recipe, [variant.settings(seed, more)])
-    where = output or env.home() / RESULTS
-    section = SECTION if tag == TAG else f"{SECTION} {tag}"
-    around(where, section)
-    try:
-        failed = run_all(chosen, numbers, tag, more, store=store, launcher=launcher)
-    finally:
-        lines = table(open_store(env.store_uri(store)), tag)
-        print("\n".join(lines), flush=True)
-        if lines != [NOTHING]:
-            rewrite(where, section, lines)
-            print(f"table   {where}, between the marks of {section!r}", flush=True)
-    if failed:
-        raise PelicanError(
-            f"{len(failed)} of {len(chosen) * len(numbers)} runs failed: {', '.join(failed)};"
-            " `pelican show RUN` says why, and the same command tries them again"
-        )
-
-
-def run_all(
-    variants: Mapping[str, Variant],
-    seeds: Sequence[int],
-    tag: str,
-    more: str,
-    *,
-    store: str | None = None,
     launcher: str = "auto",
-) -> list[str]:
-    """Submit what is not complete, one after the other. Gives the runs that failed, which are told.
+    wait: bool = False,
+) -> None:
+    """Run a pipeline to its end. Raises PelicanError with one sentence if it fails."""
+    recipe = for_pipeline(pipeline, find_recipe(address, overrides))
+    uri = env.store_uri(store)
+    chosen, _ = choose(launcher, uri)
+    objects = open_store(uri)
+    objects.probe()
+    recipe = as_kept(objects, recipe, chosen)
+    if chosen == "local":
+        check_places(objects, recipe)
+    asked = Submission(
+        run="-",
+        pipeline=pipeline,
+        address=address,
+        overrides=list(overrides),
+        recipe=recipe.digest(),
+        submitted=now(),
+    )
+    name = choose_run(objects, asked, recipe, run)
+    with exclusive(run_lock(objects, name), f"run {name!r}"):
+        record = asked.model_copy(update={"run": name}).model_dump_json(indent=1)
+        objects.write(f"{run_prefix(name)}/{RUN}", record.encode(), if_absent=True)
+        objects.delete(f"{run_prefix(name)}/{CANCELLED}")
+        if chosen == "kubeflow":
+            from pipelines.run import submit_run
 
-    Stages that an earlier run has done are taken over. Raises CancelledError if a run was stopped.
-    """
-    env.set_default(env.REUSE, "on")
-    objects, failed = open_store(env.store_uri(store)), []
-    for seed in seeds:
-        for label, variant in variants.items():
-            name, overrides = run_name(label, seed, tag), variant.settings(seed, more)
-            try:
-                if _complete(objects, name, variant, overrides, launcher):
-                    print(f"# {name} is complete", flush=True)
-                    continue
-                print(f"# {make_command(variant, name, seed, more)}", flush=True)
-                submit("metaloop", variant.recipe, [overrides], name, store, launcher, wait=True)
-            except CancelledError:
-                raise CancelledError("the set was stopped; the same command continues it") from None
-            except PelicanError as error:
-                print(f"# {name} failed: {error}", flush=True)
-                failed.append(name)
-    return failed
-
-
-def _complete(
-    store: ObjectStore, name: str, variant: Variant, overrides: str, launcher: str
-) -> bool:
-    """Raises UserInputError if there is a run of that name with another recipe."""
-    stored = read_recipe(store, name)
-    if stored is None:
-        return False
-    asked = find_recipe(variant.recipe, [overrides])
-    chosen, _ = choose(launcher, store.uri)
-    check_same_recipe(name, stored, as_kept(store, asked, chosen))
-    return state(store, name) == "complete"
+            kfp_run = submit_run(objects, name, pipeline, recipe)
+            if wait:
+                wait_in_kubeflow(objects, name, kfp_run, expected_stages(recipe, pipeline))
+        else:
+            run_here(objects, name, pipeline, recipe, chosen)
 
 
-def _chosen(names: str | None) -> dict[str, Variant]:
-    if not names:
-        return ABLATIONS
-    chosen = [name for name in names.replace(" ", "").split(",") if name]
-    for name in chosen:
-        if name not in ABLATIONS:
-            raise UserInputError(f"there is no ablation {name!r}{nearest(name, ABLATIONS)}")
-    return {name: ABLATIONS[name] for name in ABLATIONS if name in chosen}
+def as_kept(store: ObjectStore, recipe: Recipe, chosen: str) -> Recipe:
+    """The recipe as a run of this launcher keeps it: for pods, with what it names in the store."""
+    return recipe if chosen == "local" else publish(store, recipe)
 
 
-def _seeds(text: str) -> list[int]:
+def choose_run(store: ObjectStore, asked: Submission, recipe: Recipe, given: str | None) -> str:
+    """The run's name, which is also printed: `given`, the newest unfinished of this recipe, or a new one."""
+    if given:
+        check_run_name(given)
+        before, stored = read_submission(store, given), read_recipe(store, given)
+        if before is not None and before.pipeline != asked.pipeline:
+            raise UserInputError(
+                f"run {given!r} is of pipeline {before.pipeline!r}, not {asked.pipeline!r}; "
+                "choose another run name"
+            )
+        if stored is not None:
+            check_same_recipe(given, stored, recipe)
+        print(f"run {given} {'continues' if before else 'starts'}", flush=True)
+        return given
+    for before in list_runs(store):
+        same = before.recipe == asked.recipe and before.pipeline == asked.pipeline
+        if not same or state(store, before.run) == "complete":
+            continue
+        print(
+            f"run {before.run} was not finished and continues; RUN=name starts another",
+            flush=True,
+        )
+        return before.run
+    name = new_run_name(store, recipe)
+    print(f"run {name} starts", flush=True)
+    return name
+
+
+def new_run_name(store: ObjectStore, recipe: Recipe) -> str:
+    """Recipe, date, digest: `tiny-20261121-c879da`; short enough for the names of jobs."""
+    short = recipe.name.replace("_", "-")[:22].strip("-")
+    base = f"{short}-{time.strftime('%Y%m%d')}-{recipe.digest()[:6]}"
+    name, number = base, 1
+    while store.exists(run_prefix(name)):
+        number += 1
+        name = f"{base}-{number}"
+    return name
+
+
+def run_here(
+    store: ObjectStore, run: str, pipeline: str, recipe: Recipe, launcher: str = "local"
+) -> None:
+    """Start the pipeline as a process of its own, follow it, and print what came out."""
+    logs = store.local_root(f"{run_prefix(run)}/logs")
+    recipe_file = logs / "submitted.json"
+    recipe_file.write_text(recipe.model_dump_json(indent=1))
+    command = [sys.executable, "-m", "pipelines.run", pipeline, "--store", store.uri]
+    command += ["--run", run, "--recipe", str(recipe_file), "--scratch", str(logs / "kfp")]
+    store.delete(f"{run_prefix(run)}/{FAILURE}")
+    started = time.monotonic()
+    with open_view(expected_stages(recipe, pipeline)) as view:
+        code = _follow(command, logs / "pipeline.log", view, launcher)
+    failure = read_json(store, f"{run_prefix(run)}/{FAILURE}")
+    if failure is None and code != 0 and view.progress.failure is not None:
+        failure = view.progress.failure
+    print_result(store, run, time.monotonic() - started)
+    if failure is not None:
+        raise error_from(failure)
+    if code != 0:
+        raise error_of(code, f"the pipeline ended with status {code}; see {logs / 'pipeline.log'}")
+    if state_after(store, run) != "complete":
+        raise PelicanError(f"run {run} is not complete; see {logs / 'pipeline.log'}")
+
+
+def _follow(command: list[str], log_file: Path, view: View, launcher: str) -> int:
+    """Run `command`, show its events, keep the rest of its log. Ctrl-C and SIGTERM end it whole."""
+    me = os.getpid()
+    environment = {**env.read_all(), OWNER: identity(me), PARENT: str(me), "PYTHONUNBUFFERED": "1"}
+    environment["PELICAN_LAUNCHER"] = "process" if launcher == "local" else launcher
+    if launcher != "local":
+        environment[env.WARM] = "off"  # the stages run elsewhere
+    # The components import pelican, wherever the command was typed.
+    environment["PYTHONPATH"] = env.python_path()
+    stopped: list[int] = []
+
+    def stop(number: int, frame: object) -> None:
+        stopped.append(number)
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    process = subprocess.Popen(
+        command,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+    assert process.stdout is not None
     try:
-        return list(dict.fromkeys(int(part) for part in text.split(",")))
-    except ValueError:
-        raise UserInputError(f"--seeds is {text!r}; give whole numbers, such as 0,1,2") from None
+        with log_file.open("a", encoding="utf-8") as log, selectors.DefaultSelector() as selector:
+            os.set_blocking(process.stdout.fileno(), False)
+            selector.register(process.stdout, selectors.EVENT_READ)
+            pending = b""
+            while True:
+                selector.select(1.0)
+                chunk = process.stdout.read()
+                *lines, pending = (pending + (chunk or b"")).split(b"\n")
+                for line in lines:
+                    text = line.decode("utf-8", "replace")
+                    if not view.line(text):
+                        log.write(text + "\n")
+                log.flush()
+                view.tick()
+                if stopped:
+                    view.say("stopping; the same command continues the run")
+                    _end(process)
+                    raise CancelledError("the run was stopped; the same command continues it")
+                if chunk == b"" or process.poll() is not None:
+                    break
+        return process.wait()
+    finally:
+        _end(process)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """The components end their stages at SIGTERM; what is left after a while is killed."""
+    if process.poll() is None:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGTERM)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(END_S)
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+# `pelican submit --wait`: follow a run that Kubeflow drives, a line for each stage that ends.
+
+LOOK_S = 15.0  # between two looks at the store
+
+
+def wait_in_kubeflow(store: ObjectStore, run: str, kfp_run: str, stages: int) -> None:
+    """Until Kubeflow's run has ended, and its scores. Raises what the failed step said.
+
+    An error of Kubeflow's API ends the wait, not the run.
+    """
+    from pelican.launch.kfp import Kfp, RunEndedError, wait_for
+
+    kfp, started, failed = Kfp(), time.monotonic(), None
+    with open_view(stages) as view:
+        ended = EndedStages(store, run, view)
+        try:
+            wait_for(kfp, kfp_run, ended.look_now_and_then)
+        except (RunEndedError, CancelledError) as error:
+            failed = error
+        ended.look()
+    if isinstance(failed, CancelledError):  # in Kubeflow's UI, perhaps: then nobody has marked it
+        mark = {"cancelled": now().isoformat()}
+        store.write(f"{run_prefix(run)}/{CANCELLED}", json.dumps(mark).encode(), if_absent=True)
+        raise failed
+    print_result(store, run, time.monotonic() - started)
+    if failed is not None:
+        failure = read_json(store, f"{run_prefix(run)}/{FAILURE}")
+        raise failed if failure is None else error_from(failure)
+    if state_after(store, run) != "complete":
+        raise PelicanError(f"run {run} is not complete: {kfp.link(kfp_run)}")
+
+
+class EndedStages:
+    """Tells each stage once for each time that it was made, when the store has its manifest."""
+
+    def __init__(self, store: ObjectStore, run: str, view: View) -> None:
+        self._store, self._run, self._view = store, run, view
+        self._looked_at = -LOOK_S
+        self._ended: dict[str, datetime] | None = None  # when each ended; None before a first look
+        self._trouble = ""
+
+    def look_now_and_then(self) -> None:
+        """At most every LOOK_S: a look reads all manifests."""
+        if time.monotonic() - self._looked_at >= LOOK_S:
+            self.look()
+            self._looked_at = time.monotonic()
+
+    def look(self) -> None:
+        """What can't be read now is said once: the run goes on without us."""
+        try:
+            found = manifests(self._store, self._run)
+        except (PelicanError, ValidationError) as error:
+            if str(error) != self._trouble:
+                self._trouble = str(error)
+                self._view.say(self._trouble.splitlines()[0])
+            return
+        first = self._ended is None
+        ended = self._ended = self._ended or {}
+        for manifest in found:
+            name = f"{manifest.loop} {manifest.phase} {manifest.stage}"
+            if ended.get(name) == manifest.finished:
+                continue
+            ended[name] = manifest.finished
+            self._view.progress.finished = len(ended) - 1  # one that was made again counts once
+            self._view.event(
+                {
+                    "event": "reused" if first else "done",
+                    "stage": manifest.stage,
+                    "loop": manifest.loop,
+                    "phase": manifest.phase,
+                    "seconds": manifest.seconds,
+                    "metrics": manifest.metrics,
+                }
+            )
 
 
 # How a run ended, for who submitted it: its scores, or its failure.
@@ -184,7 +327,7 @@ def state_after(store: ObjectStore, run: str) -> str:
     return str(summary.get("state", "unfinished"))
 
 
-def error_told(failure: Mapping[str, object]) -> PelicanError:
+def error_from(failure: Mapping[str, object]) -> PelicanError:
     """A step's failure, as the step wrote it down, to who submitted the run: the same exit status."""
     where = f"{failure['stage']}, loop {failure['loop']} {failure['phase']}"
     if failure["stage"] not in STAGES:  # preflight, or a step of a retraining
@@ -260,256 +403,113 @@ def print_verdict(verdict: Verdict) -> None:
         print(f"        and {len(verdict.reasons) - REASONS} more; `pelican models show` has them")
 
 
-# `pelican submit`: name the run or continue it, run the pipeline, show how it goes, print scores.
+# `pelican submit --pipeline ablations`: a set of runs, then their table in docs/results.md.
 
-END_S = 10.0  # for the pipeline to end its stages after Ctrl-C
+RESULTS = "docs/results.md"
+SECTION = "ablations"
 
 
-def submit(
-    pipeline: str,
-    address: str,
+def ablations(
+    recipe: str,
     overrides: Sequence[str],
-    run: str | None,
+    tag: str | None,
+    variants: str | None,
+    seeds: str,
     store: str | None,
-    launcher: str = "auto",
-    wait: bool = False,
+    launcher: str,
+    output: Path | None = None,
 ) -> None:
-    """Run a pipeline to its end. Raises PelicanError with one sentence if it fails."""
-    recipe = for_pipeline(pipeline, find_recipe(address, overrides))
-    uri = env.store_uri(store)
-    chosen, _ = choose(launcher, uri)
-    objects = open_store(uri)
-    objects.probe()
-    recipe = as_kept(objects, recipe, chosen)
-    if chosen == "local":
-        check_places(objects, recipe)
-    asked = Submission(
-        run="-",
-        pipeline=pipeline,
-        address=address,
-        overrides=list(overrides),
-        recipe=recipe.digest(),
-        submitted=now(),
-    )
-    name = choose_run(objects, asked, recipe, run)
-    with exclusive(run_lock(objects, name), f"run {name!r}"):
-        record = asked.model_copy(update={"run": name}).model_dump_json(indent=1)
-        objects.write(f"{run_prefix(name)}/{RUN}", record.encode(), if_absent=True)
-        objects.delete(f"{run_prefix(name)}/{CANCELLED}")
-        if chosen == "kubeflow":
-            from pipelines.run import submit_run
+    """Run what is not complete, rewrite the section of `tag`, and say which runs failed.
 
-            kfp_run = submit_run(objects, name, pipeline, recipe)
-            if wait:
-                wait_in_kubeflow(objects, name, kfp_run, expected_stages(recipe, pipeline))
-        else:
-            run_here(objects, name, pipeline, recipe, chosen)
-
-
-def as_kept(store: ObjectStore, recipe: Recipe, chosen: str) -> Recipe:
-    """The recipe as a run of this launcher keeps it: for pods, with what it names in the store."""
-    return recipe if chosen == "local" else publish(store, recipe)
-
-
-def choose_run(store: ObjectStore, asked: Submission, recipe: Recipe, given: str | None) -> str:
-    """The run's name, told in a line: `given`, the newest unfinished of this recipe, or a new one."""
-    if given:
-        check_run_name(given)
-        before, stored = read_submission(store, given), read_recipe(store, given)
-        if before is not None and before.pipeline != asked.pipeline:
-            raise UserInputError(
-                f"run {given!r} is of pipeline {before.pipeline!r}, not {asked.pipeline!r}; "
-                "choose another run name"
-            )
-        if stored is not None:
-            check_same_recipe(given, stored, recipe)
-        print(f"run {given} {'continues' if before else 'starts'}", flush=True)
-        return given
-    for before in list_runs(store):
-        same = before.recipe == asked.recipe and before.pipeline == asked.pipeline
-        if not same or state(store, before.run) == "complete":
-            continue
-        print(
-            f"run {before.run} was not finished and continues; RUN=name starts another",
-            flush=True,
-        )
-        return before.run
-    name = new_run_name(store, recipe)
-    print(f"run {name} starts", flush=True)
-    return name
-
-
-def new_run_name(store: ObjectStore, recipe: Recipe) -> str:
-    """Recipe, date, digest: `tiny-20261121-c879da`; short enough for the names of jobs."""
-    short = recipe.name.replace("_", "-")[:22].strip("-")
-    base = f"{short}-{time.strftime('%Y%m%d')}-{recipe.digest()[:6]}"
-    name, number = base, 1
-    while store.exists(run_prefix(name)):
-        number += 1
-        name = f"{base}-{number}"
-    return name
-
-
-def run_here(
-    store: ObjectStore, run: str, pipeline: str, recipe: Recipe, launcher: str = "local"
-) -> None:
-    """Start the pipeline as a process of its own, follow it, and print what came out."""
-    logs = store.local_root(f"{run_prefix(run)}/logs")
-    recipe_file = logs / "submitted.json"
-    recipe_file.write_text(recipe.model_dump_json(indent=1))
-    command = [sys.executable, "-m", "pipelines.run", pipeline, "--store", store.uri]
-    command += ["--run", run, "--recipe", str(recipe_file), "--scratch", str(logs / "kfp")]
-    store.delete(f"{run_prefix(run)}/{FAILURE}")
-    started = time.monotonic()
-    with open_view(expected_stages(recipe, pipeline)) as view:
-        code = _follow(command, logs / "pipeline.log", view, launcher)
-    failure = read_json(store, f"{run_prefix(run)}/{FAILURE}")
-    if failure is None and code != 0 and view.progress.failure is not None:
-        failure = view.progress.failure
-    print_result(store, run, time.monotonic() - started)
-    if failure is not None:
-        raise error_told(failure)
-    if code != 0:
-        raise error_of(code, f"the pipeline ended with status {code}; see {logs / 'pipeline.log'}")
-    if state_after(store, run) != "complete":
-        raise PelicanError(f"run {run} is not complete; see {logs / 'pipeline.log'}")
-
-
-def _follow(command: list[str], log_file: Path, view: View, launcher: str) -> int:
-    """Run `command`, show its events, keep the rest of its log. Ctrl-C and SIGTERM end it whole."""
-    me = os.getpid()
-    environment = {**env.read_all(), OWNER: identity(me), PARENT: str(me), "PYTHONUNBUFFERED": "1"}
-    environment["PELICAN_LAUNCHER"] = "process" if launcher == "local" else launcher
-    if launcher != "local":
-        environment[env.WARM] = "off"  # the stages run elsewhere
-    # The components import pelican, wherever the command was typed.
-    environment["PYTHONPATH"] = env.python_path()
-    stopped: list[int] = []
-
-    def stop(number: int, frame: object) -> None:
-        stopped.append(number)
-
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    process = subprocess.Popen(
-        command,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-    )
-    assert process.stdout is not None
-    try:
-        with log_file.open("a", encoding="utf-8") as log, selectors.DefaultSelector() as selector:
-            os.set_blocking(process.stdout.fileno(), False)
-            selector.register(process.stdout, selectors.EVENT_READ)
-            pending = b""
-            while True:
-                selector.select(1.0)
-                chunk = process.stdout.read()
-                *lines, pending = (pending + (chunk or b"")).split(b"\n")
-                for line in lines:
-                    text = line.decode("utf-8", "replace")
-                    if not view.line(text):
-                        log.write(text + "\n")
-                log.flush()
-                view.tick()
-                if stopped:
-                    view.say("stopping; the same command continues the run")
-                    _end(process)
-                    raise CancelledError("the run was stopped; the same command continues it")
-                if chunk == b"" or process.poll() is not None:
-                    break
-        return process.wait()
-    finally:
-        _end(process)
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """The components end their stages at SIGTERM; what is left after a while is killed."""
-    if process.poll() is None:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGTERM)
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(END_S)
-    with suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-
-
-# `pelican submit --wait`: a run that Kubeflow drives, told as its stages end.
-
-LOOK_S = 15.0  # between two looks at the store
-
-
-def wait_in_kubeflow(store: ObjectStore, run: str, kfp_run: str, stages: int) -> None:
-    """Until Kubeflow's run has ended, and its scores. Raises what the failed step said.
-
-    An error of Kubeflow's API ends the wait, not the run.
+    Raises UserInputError before the first run if one of them could not start, or the file has no
+    place for the table.
     """
-    from pelican.launch.kfp import Kfp, RunEndedError, wait_for
+    if recipe != BASE:
+        raise UserInputError(
+            f"the ablations' budgets are chosen for the recipe {BASE!r}, not {recipe!r}; name what"
+            f" shall differ with SET, and the runs with RUN (their prefix, by default {TAG!r})"
+        )
+    more, tag, numbers = " ".join(filter(None, overrides)), tag or TAG, _seeds(seeds)
+    chosen = _chosen(variants)
+    for label, variant in chosen.items():
+        for seed in numbers:
+            check_run_name(run_name(label, seed, tag))
+            find_recipe(variant.recipe, [variant.settings(seed, more)])
+    where = output or env.home() / RESULTS
+    section = SECTION if tag == TAG else f"{SECTION} {tag}"
+    around(where, section)
+    try:
+        failed = run_all(chosen, numbers, tag, more, store=store, launcher=launcher)
+    finally:
+        lines = table(open_store(env.store_uri(store)), tag)
+        print("\n".join(lines), flush=True)
+        if lines != [NOTHING]:
+            rewrite(where, section, lines)
+            print(f"table   {where}, between the marks of {section!r}", flush=True)
+    if failed:
+        raise PelicanError(
+            f"{len(failed)} of {len(chosen) * len(numbers)} runs failed: {', '.join(failed)};"
+            " `pelican show RUN` says why, and the same command tries them again"
+        )
 
-    kfp, started, failed = Kfp(), time.monotonic(), None
-    with open_view(stages) as view:
-        ended = EndedStages(store, run, view)
-        try:
-            wait_for(kfp, kfp_run, ended.look_now_and_then)
-        except (RunEndedError, CancelledError) as error:
-            failed = error
-        ended.look()
-    if isinstance(failed, CancelledError):  # in Kubeflow's UI, perhaps: then nobody has marked it
-        mark = {"cancelled": now().isoformat()}
-        store.write(f"{run_prefix(run)}/{CANCELLED}", json.dumps(mark).encode(), if_absent=True)
-        raise failed
-    print_result(store, run, time.monotonic() - started)
-    if failed is not None:
-        failure = read_json(store, f"{run_prefix(run)}/{FAILURE}")
-        raise failed if failure is None else error_told(failure)
-    if state_after(store, run) != "complete":
-        raise PelicanError(f"run {run} is not complete: {kfp.link(kfp_run)}")
+
+def run_all(
+    variants: Mapping[str, Variant],
+    seeds: Sequence[int],
+    tag: str,
+    more: str,
+    *,
+    store: str | None = None,
+    launcher: str = "auto",
+) -> list[str]:
+    """Submit what is not complete, one after the other. Gives the runs that failed, after printing them.
+
+    Stages that an earlier run has done are taken over. Raises CancelledError if a run was stopped.
+    """
+    env.set_default(env.REUSE, "on")
+    objects, failed = open_store(env.store_uri(store)), []
+    for seed in seeds:
+        for label, variant in variants.items():
+            name, overrides = run_name(label, seed, tag), variant.settings(seed, more)
+            try:
+                if _complete(objects, name, variant, overrides, launcher):
+                    print(f"# {name} is complete", flush=True)
+                    continue
+                print(f"# {make_command(variant, name, seed, more)}", flush=True)
+                submit("metaloop", variant.recipe, [overrides], name, store, launcher, wait=True)
+            except CancelledError:
+                raise CancelledError("the set was stopped; the same command continues it") from None
+            except PelicanError as error:
+                print(f"# {name} failed: {error}", flush=True)
+                failed.append(name)
+    return failed
 
 
-class EndedStages:
-    """Tells each stage once for each time that it was made, when the store has its manifest."""
+def _complete(
+    store: ObjectStore, name: str, variant: Variant, overrides: str, launcher: str
+) -> bool:
+    """Raises UserInputError if there is a run of that name with another recipe."""
+    stored = read_recipe(store, name)
+    if stored is None:
+        return False
+    asked = find_recipe(variant.recipe, [overrides])
+    chosen, _ = choose(launcher, store.uri)
+    check_same_recipe(name, stored, as_kept(store, asked, chosen))
+    return state(store, name) == "complete"
 
-    def __init__(self, store: ObjectStore, run: str, view: View) -> None:
-        self._store, self._run, self._view = store, run, view
-        self._looked_at = -LOOK_S
-        self._told: dict[str, datetime] | None = None  # when each ended; None before a first look
-        self._trouble = ""
 
-    def look_now_and_then(self) -> None:
-        """At most every LOOK_S: a look reads all manifests."""
-        if time.monotonic() - self._looked_at >= LOOK_S:
-            self.look()
-            self._looked_at = time.monotonic()
+def _chosen(names: str | None) -> dict[str, Variant]:
+    if not names:
+        return ABLATIONS
+    chosen = [name for name in names.replace(" ", "").split(",") if name]
+    for name in chosen:
+        if name not in ABLATIONS:
+            raise UserInputError(f"there is no ablation {name!r}{nearest(name, ABLATIONS)}")
+    return {name: ABLATIONS[name] for name in ABLATIONS if name in chosen}
 
-    def look(self) -> None:
-        """What can't be read now is said once: the run goes on without us."""
-        try:
-            found = manifests(self._store, self._run)
-        except (PelicanError, ValidationError) as error:
-            if str(error) != self._trouble:
-                self._trouble = str(error)
-                self._view.say(self._trouble.splitlines()[0])
-            return
-        first = self._told is None
-        told = self._told = self._told or {}
-        for manifest in found:
-            name = f"{manifest.loop} {manifest.phase} {manifest.stage}"
-            if told.get(name) == manifest.finished:
-                continue
-            told[name] = manifest.finished
-            self._view.progress.finished = len(told) - 1  # one that was made again counts once
-            self._view.event(
-                {
-                    "event": "reused" if first else "done",
-                    "stage": manifest.stage,
-                    "loop": manifest.loop,
-                    "phase": manifest.phase,
-                    "seconds": manifest.seconds,
-                    "metrics": manifest.metrics,
-                }
-            )
+
+def _seeds(text: str) -> list[int]:
+    try:
+        return list(dict.fromkeys(int(part) for part in text.split(",")))
+    except ValueError:
+        raise UserInputError(f"--seeds is {text!r}; give whole numbers, such as 0,1,2") from None

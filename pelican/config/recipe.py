@@ -1,4 +1,9 @@
-"""Every setting of a run, with its unit and, where the paper gives it, its source."""
+"""Every setting of a run, with its unit and, where the paper gives it, its source.
+
+`Recipe`, at the end, is the tree; its sections come before it in the order of a loop. A description ends
+in [P] where the paper gives the value, in [D] where it is a decision of ours. Imports neither torch nor
+kfp.
+"""
 
 from __future__ import annotations
 
@@ -10,33 +15,6 @@ from pydantic import Field, model_validator
 from pelican.base.model import Section, digest_of
 from pelican.config.resources import Resources
 from pelican.records import Phase
-
-# Where RL's completions are made: a section of the recipe. `docs/training-at-scale.md`.
-
-
-class GenerationConfig(Section):
-    """A copy of the policy in each process, or servers that get its weights after each step.
-
-    Which servers: PELICAN_GENERATION_SERVERS and _FOLDER, else one is started beside the training.
-    """
-
-    where: Literal["process", "server"] = "process"
-    tolerance: float = Field(
-        0.05, gt=0, description="mean difference of log-probabilities after a transfer [D]"
-    )
-    max_staleness: int = Field(
-        0, ge=0, description="steps that weights may be old; above 0 drawing overlaps training"
-    )
-    importance_cap: float | None = Field(
-        2.0, gt=0, description="of policy : sampler, by token; none: no correction [D]"
-    )
-
-    @model_validator(mode="after")
-    def _fits(self) -> GenerationConfig:
-        if self.where == "process" and self.max_staleness:
-            raise ValueError("rl.generation.max_staleness needs rl.generation.where=server")
-        return self
-
 
 # The sections `models` and `data`: what a metaloop starts from.
 
@@ -113,116 +91,6 @@ class ParallelConfig(Section):
         return self.strategy != "ddp" or self.micro_tokens is not None or self.lora_rank is not None
 
 
-# The sections `retrain` and `gate`: new data for a model that is registered.
-
-
-class RetrainConfig(Section):
-    """New data for a registered model; `pelican retrain` sets the first two fields."""
-
-    data: str | None = Field(None, description="data version to learn from; none: no retraining")
-    parent: str | None = Field(None, description="model version to go on from, such as tiny:3")
-    held_share: float = Field(
-        0.2, gt=0, lt=1, description="scenes held out of new data that has no test split itself [D]"
-    )
-    weak_below: float = Field(
-        0.5, gt=0, le=1, description="a sample with a lower success rate is weak [D]"
-    )
-    min_weak: int = Field(20, ge=1, description="fewer weak samples are no reason to train [D]")
-    min_weak_share: float = Field(
-        0.05, ge=0, le=1, description="the same as a share of the diagnosed samples [D]"
-    )
-    replay: float = Field(1.0, ge=0, description="earlier samples per new one in practice [D]")
-
-
-class GateConfig(Section):
-    """When a retrained model takes the place of the current one; points are of 100."""
-
-    min_gain: float = Field(0.0, ge=0, description="points to gain on the new held-out set [D]")
-    confidence: float = Field(
-        0.95, ge=0.5, lt=1, description="share of bootstrap resamples with more than that gain [D]"
-    )
-    max_drop: float = Field(
-        3.0, ge=0, description="points a family, dimension or benchmark may lose on old sets [D]"
-    )
-    min_questions: int = Field(
-        20, ge=1, description="parts of the old held-out sets with fewer are judged together [D]"
-    )
-    min_scenes: int = Field(
-        5, ge=2, description="scenes that a gain or a loss must be seen on to be believed [D]"
-    )
-    tolerances: dict[str, float] = Field(
-        {}, description='limits of their own, by name, such as {"counting": 5}'
-    )
-    max_quarantined: float = Field(
-        0.1, ge=0, le=1, description="share of the new rows that may be unusable [D]"
-    )
-    min_teacher_agreement: float = Field(
-        0.5,
-        ge=0,
-        description="new labels that the teacher's answers confirm, relative to old ones [D]",
-    )
-
-
-# The recipe's section `rl.variant`: published changes of GRPO, each off by default.
-#
-# What each is, and its source: `docs/experiments.md`.
-
-
-class RlVariant(Section):
-    """Without a change it is no part of a recipe's digest: what was trained before stays valid."""
-
-    updates: int = Field(
-        1,
-        ge=1,
-        le=8,
-        description="optimiser steps per batch of rollouts; clipping acts from the 2nd",
-    )
-    rollouts: int | None = Field(
-        None, gt=1, description="drawn per group; the group_size of most variance are trained on"
-    )
-    perception: float = Field(
-        0.0, ge=0, description="weight of the KL between seeing the image and seeing it masked"
-    )
-    entropy: float = Field(
-        0.0, ge=0, description="weight of both entropies, with the image and with it masked"
-    )
-    masked_share: float = Field(0.6, gt=0, le=1, description="of an image's patches")
-    masked_gradients: bool = Field(False, description="also through the pass with masked images")
-    hints: bool = Field(False, description="groups that all fail are drawn again with a hint")
-
-    @property
-    def off(self) -> bool:
-        """Whether this is GRPO as it is."""
-        return self == RlVariant()
-
-    def drawn(self, group_size: int) -> int:
-        """Completions of a group before it is down-sampled."""
-        return self.rollouts or group_size
-
-    def mistake(self, group_size: int, save_steps: int, at_scale: bool) -> str | None:
-        """Why the section doesn't fit the rest of the recipe, as a sentence; None if it does."""
-        if self.drawn(group_size) < group_size:
-            return (
-                f"rl.variant.rollouts = {self.rollouts} is less than rl.group_size = {group_size}:"
-                " more are drawn than trained on"
-            )
-        if save_steps % self.updates:
-            return (
-                f"rl.save_steps = {save_steps} does not divide by rl.variant.updates ="
-                f" {self.updates}: a training would resume without its rollouts; choose a multiple"
-            )
-        if self.entropy and not self.perception:
-            return (
-                "rl.variant.entropy regularises rl.variant.perception, which is 0; set it as well"
-            )
-        if at_scale and self.model_copy(update={"rollouts": None}) != RlVariant():
-            return (
-                "of rl.variant only rollouts works with parallel.strategy, micro_tokens or"
-                " lora_rank; set those aside, or train without the variant"
-            )
-        return None
-
-
 # The section `rollout`, and how completions are drawn anywhere.
 
 
@@ -261,57 +129,6 @@ class RolloutConfig(Section):
     batch_size: int = Field(64, gt=0, description="completions decoded together (transformers)")
     vllm: VllmConfig = VllmConfig()
     workers: int = Field(1, gt=0, description="processes")
-
-
-# The sections `filter` and `rl`: which samples are practised, and GRPO on them.
-
-
-class FilterConfig(Section):
-    """The difficulty-aware buffer."""
-
-    strategy: Literal["difficulty", "random"] = "difficulty"
-    intractable_share: float = Field(0.1, ge=0, lt=1, description="cap of SR = 0 in the buffer [D]")
-    buffer_size: int | None = Field(None, gt=0, description="samples kept; none: all that qualify")
-
-
-class StopConfig(Section):
-    """When the RL phase ends: mean over tasks of TS_i >= threshold [P]."""
-
-    threshold: float = Field(0.7, ge=0, le=1, description="[P]")
-    delta: float = Field(1.0, gt=0, description="scale of the rate of change [D]")
-    ema: float = Field(0.5, gt=0, le=1, description="weight of the newest window [D]")
-    window: int = Field(10, gt=0, description="optimiser steps per window [D]")
-
-
-class RlConfig(Section):
-    """GRPO."""
-
-    enabled: bool = True
-    group_size: int = Field(8, gt=1, description="G [D]")
-    prompts_per_step: int = Field(32, gt=0, description="groups of one optimiser step")
-    learning_rate: float = Field(1e-6, gt=0, description="[D]")
-    warmup_steps: int = Field(0, ge=0)
-    lr_scheduler: Literal["constant_with_warmup", "linear", "cosine"] = Field(
-        "constant_with_warmup", description="the others end at 0 with max_steps [D]"
-    )
-    kl: float = Field(1e-2, ge=0, description="coefficient against the phase's start [D]")
-    clip_low: float = Field(0.2, gt=0, description="[D]")
-    clip_high: float = Field(0.28, gt=0, description="[D]")
-    max_grad_norm: float = Field(1.0, gt=0)
-    refill: int = Field(3, ge=0, description="times a step refills groups without variance [D]")
-    oversample: float = Field(
-        1.0, ge=1, description="groups drawn per group wanted: some turn out without variance [D]"
-    )
-    min_steps: int = Field(20, ge=0)
-    max_steps: int = Field(400, gt=0)
-    save_steps: int = Field(50, gt=0)
-    sampling: Sampling = Sampling()
-    stop: StopConfig = StopConfig()
-    generation: GenerationConfig = GenerationConfig()
-    processes: int = Field(1, gt=0)
-    threads: int = Field(1, gt=0, description="CPU threads per process")
-    seed: int = 0
-    variant: RlVariant = Field(RlVariant(), exclude_if=lambda variant: variant.off)
 
 
 # The sections `reward` and `eval`: what an answer is worth, and when a loop went wrong.
@@ -375,6 +192,146 @@ class EvalConfig(Section):
     max_embodied_drop: float = Field(3.0, ge=0, description="points a loop may lose before we stop")
 
 
+# The section `filter`: which samples the RL phase practises.
+
+
+class FilterConfig(Section):
+    """The difficulty-aware buffer."""
+
+    strategy: Literal["difficulty", "random"] = "difficulty"
+    intractable_share: float = Field(0.1, ge=0, lt=1, description="cap of SR = 0 in the buffer [D]")
+    buffer_size: int | None = Field(None, gt=0, description="samples kept; none: all that qualify")
+
+
+# The section `rl.generation`: where the completions of RL are made. See `docs/training-at-scale.md`.
+
+
+class GenerationConfig(Section):
+    """A copy of the policy in each process, or servers that get its weights after each step.
+
+    Which servers: PELICAN_GENERATION_SERVERS and _FOLDER, else one is started beside the training.
+    """
+
+    where: Literal["process", "server"] = "process"
+    tolerance: float = Field(
+        0.05, gt=0, description="mean difference of log-probabilities after a transfer [D]"
+    )
+    max_staleness: int = Field(
+        0, ge=0, description="steps that weights may be old; above 0 drawing overlaps training"
+    )
+    importance_cap: float | None = Field(
+        2.0, gt=0, description="of policy : sampler, by token; none: no correction [D]"
+    )
+
+    @model_validator(mode="after")
+    def _fits(self) -> GenerationConfig:
+        if self.where == "process" and self.max_staleness:
+            raise ValueError("rl.generation.max_staleness needs rl.generation.where=server")
+        return self
+
+
+# The section `rl.variant`: published changes of GRPO, each off by default. `docs/experiments.md` has
+# the source of each.
+
+
+class RlVariant(Section):
+    """Without a change it is no part of a recipe's digest: what was trained before stays valid."""
+
+    updates: int = Field(
+        1,
+        ge=1,
+        le=8,
+        description="optimiser steps per batch of rollouts; clipping acts from the 2nd",
+    )
+    rollouts: int | None = Field(
+        None, gt=1, description="drawn per group; the group_size of most variance are trained on"
+    )
+    perception: float = Field(
+        0.0, ge=0, description="weight of the KL between seeing the image and seeing it masked"
+    )
+    entropy: float = Field(
+        0.0, ge=0, description="weight of both entropies, with the image and with it masked"
+    )
+    masked_share: float = Field(0.6, gt=0, le=1, description="of an image's patches")
+    masked_gradients: bool = Field(False, description="also through the pass with masked images")
+    hints: bool = Field(False, description="groups that all fail are drawn again with a hint")
+
+    @property
+    def off(self) -> bool:
+        """Whether this is GRPO as it is."""
+        return self == RlVariant()
+
+    def drawn(self, group_size: int) -> int:
+        """Completions of a group before it is down-sampled."""
+        return self.rollouts or group_size
+
+    def mistake(self, group_size: int, save_steps: int, at_scale: bool) -> str | None:
+        """Why the section doesn't fit the rest of the recipe, as a sentence; None if it does."""
+        if self.drawn(group_size) < group_size:
+            return (
+                f"rl.variant.rollouts = {self.rollouts} is less than rl.group_size = {group_size}:"
+                " more are drawn than trained on"
+            )
+        if save_steps % self.updates:
+            return (
+                f"rl.save_steps = {save_steps} does not divide by rl.variant.updates ="
+                f" {self.updates}: a training would resume without its rollouts; choose a multiple"
+            )
+        if self.entropy and not self.perception:
+            return (
+                "rl.variant.entropy regularises rl.variant.perception, which is 0; set it as well"
+            )
+        if at_scale and self.model_copy(update={"rollouts": None}) != RlVariant():
+            return (
+                "of rl.variant only rollouts works with parallel.strategy, micro_tokens or"
+                " lora_rank; set those aside, or train without the variant"
+            )
+        return None
+
+
+# The section `rl`: GRPO, and when its phase ends.
+
+
+class StopConfig(Section):
+    """When the RL phase ends: mean over tasks of TS_i >= threshold [P]."""
+
+    threshold: float = Field(0.7, ge=0, le=1, description="[P]")
+    delta: float = Field(1.0, gt=0, description="scale of the rate of change [D]")
+    ema: float = Field(0.5, gt=0, le=1, description="weight of the newest window [D]")
+    window: int = Field(10, gt=0, description="optimiser steps per window [D]")
+
+
+class RlConfig(Section):
+    """GRPO."""
+
+    enabled: bool = True
+    group_size: int = Field(8, gt=1, description="G [D]")
+    prompts_per_step: int = Field(32, gt=0, description="groups of one optimiser step")
+    learning_rate: float = Field(1e-6, gt=0, description="[D]")
+    warmup_steps: int = Field(0, ge=0)
+    lr_scheduler: Literal["constant_with_warmup", "linear", "cosine"] = Field(
+        "constant_with_warmup", description="the others end at 0 with max_steps [D]"
+    )
+    kl: float = Field(1e-2, ge=0, description="coefficient against the phase's start [D]")
+    clip_low: float = Field(0.2, gt=0, description="[D]")
+    clip_high: float = Field(0.28, gt=0, description="[D]")
+    max_grad_norm: float = Field(1.0, gt=0)
+    refill: int = Field(3, ge=0, description="times a step refills groups without variance [D]")
+    oversample: float = Field(
+        1.0, ge=1, description="groups drawn per group wanted: some turn out without variance [D]"
+    )
+    min_steps: int = Field(20, ge=0)
+    max_steps: int = Field(400, gt=0)
+    save_steps: int = Field(50, gt=0)
+    sampling: Sampling = Sampling()
+    stop: StopConfig = StopConfig()
+    generation: GenerationConfig = GenerationConfig()
+    processes: int = Field(1, gt=0)
+    threads: int = Field(1, gt=0, description="CPU threads per process")
+    seed: int = 0
+    variant: RlVariant = Field(RlVariant(), exclude_if=lambda variant: variant.off)
+
+
 # The sections `distill` and `sft`: what a teacher answers, and learning it.
 
 
@@ -414,9 +371,57 @@ class SftConfig(Section):
     seed: int = 0
 
 
-# The typed configuration of a metaloop: one tree, whose sections are in `pelican.sections`.
-#
-# Imports neither torch nor kfp.
+# The sections `retrain` and `gate`: new data for a model that is registered.
+
+
+class RetrainConfig(Section):
+    """New data for a registered model; `pelican retrain` sets the first two fields."""
+
+    data: str | None = Field(None, description="data version to learn from; none: no retraining")
+    parent: str | None = Field(None, description="model version to go on from, such as tiny:3")
+    held_share: float = Field(
+        0.2, gt=0, lt=1, description="scenes held out of new data that has no test split itself [D]"
+    )
+    weak_below: float = Field(
+        0.5, gt=0, le=1, description="a sample with a lower success rate is weak [D]"
+    )
+    min_weak: int = Field(20, ge=1, description="fewer weak samples are no reason to train [D]")
+    min_weak_share: float = Field(
+        0.05, ge=0, le=1, description="the same as a share of the diagnosed samples [D]"
+    )
+    replay: float = Field(1.0, ge=0, description="earlier samples per new one in practice [D]")
+
+
+class GateConfig(Section):
+    """When a retrained model takes the place of the current one; points are of 100."""
+
+    min_gain: float = Field(0.0, ge=0, description="points to gain on the new held-out set [D]")
+    confidence: float = Field(
+        0.95, ge=0.5, lt=1, description="share of bootstrap resamples with more than that gain [D]"
+    )
+    max_drop: float = Field(
+        3.0, ge=0, description="points a family, dimension or benchmark may lose on old sets [D]"
+    )
+    min_questions: int = Field(
+        20, ge=1, description="parts of the old held-out sets with fewer are judged together [D]"
+    )
+    min_scenes: int = Field(
+        5, ge=2, description="scenes that a gain or a loss must be seen on to be believed [D]"
+    )
+    tolerances: dict[str, float] = Field(
+        {}, description='limits of their own, by name, such as {"counting": 5}'
+    )
+    max_quarantined: float = Field(
+        0.1, ge=0, le=1, description="share of the new rows that may be unusable [D]"
+    )
+    min_teacher_agreement: float = Field(
+        0.5,
+        ge=0,
+        description="new labels that the teacher's answers confirm, relative to old ones [D]",
+    )
+
+
+# The whole recipe: the tree of these sections, and what depends on several of them.
 
 
 class Recipe(Section):

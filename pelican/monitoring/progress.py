@@ -248,15 +248,15 @@ class PlainView(View):
     def __init__(self, stages: int, out: TextIO | None = None) -> None:
         super().__init__(stages)
         self._out = out or sys.stdout
-        self._told = time.monotonic()
+        self._last_line = time.monotonic()
 
     def say(self, text: str) -> None:
-        self._told = time.monotonic()
+        self._last_line = time.monotonic()
         print(f"{time.strftime('%H:%M:%S')}  {text}", file=self._out, flush=True)
 
     def tick(self) -> None:
         current = self.progress.current
-        if current is None or time.monotonic() - self._told < PLAIN_EVERY_S:
+        if current is None or time.monotonic() - self._last_line < PLAIN_EVERY_S:
             return
         self.say(f"{where(current.event):<10} {current.event['stage']:<10} {current.line()}")
 

@@ -26,7 +26,7 @@ Outcome = Literal["promoted", "refused", "no weakness", "overtaken"]
 
 
 class DataObject(Frozen):
-    """One file of a data version. `tag`: what told the store's versions of the object apart."""
+    """One file of a data version. `tag`: names the version of the object, as its store does."""
 
     key: str
     tag: str = ""

@@ -277,7 +277,7 @@ class Inbox:
         return make_version(self.store, f"{self.config.model}-batch", source, objects).name
 
     def _superseded(self, event: ObjectEvent) -> bool:
-        """Whether a newer version of the key was told of before; else this is the newest."""
+        """Whether an event before this one was about a newer version of the key."""
         key = f"{ROOT}/keys/{event.key_id}.json"
         while True:
             try:

@@ -30,10 +30,10 @@ def poll(source: ObjectStore, inbox: Inbox, *, rescan: bool = False) -> int:
     """Hand every object above the watermark to the inbox; returns how many were new.
 
     The watermark holds the tag of every key that is there and was handed on. S3 lists tags and
-    times, so what was overwritten is found, and what was written `retention_s` before the newest
-    object is told by its time alone. A folder lists neither: there a known key is not read again
+    times, so what was overwritten is found; what was written `retention_s` before the newest
+    object is recognised by its time alone. A folder lists neither: there a known key is not read again
     unless `rescan`, so deliver new data under a new key. The watermark moves after the events are
-    safe, so a poll that is cut off is repeated; an event that is told twice counts once.
+    safe, so a poll that is cut off is repeated; an event that comes twice counts once.
     """
     config = inbox.config
     mark, tag = _read_watermark(inbox.store)

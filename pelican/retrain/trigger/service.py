@@ -209,9 +209,9 @@ def create_app(
 
 async def _read(request: Request, limit: int) -> bytes:
     """The body, of at most `limit` bytes whatever its header says."""
-    told = request.headers.get("content-length", "")
+    declared = request.headers.get("content-length", "")
     too_large = RefusedError(413, "too_large", f"the body is above {limit} bytes")
-    if told.isdecimal() and (len(told) > 15 or int(told) > limit):
+    if declared.isdecimal() and (len(declared) > 15 or int(declared) > limit):
         raise too_large
     body = bytearray()
     async for chunk in request.stream():
