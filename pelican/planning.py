@@ -373,7 +373,7 @@ def weight_bytes(where: str) -> int:
     return 2 * shape_of(where).total
 
 
-def _published(**text: int) -> dict[str, Any]:
+def _qwen_config(**text: int) -> dict[str, Any]:
     vision = {
         "depth": 32,
         "hidden_size": 1280,
@@ -386,7 +386,7 @@ def _published(**text: int) -> dict[str, Any]:
 
 # As their model cards' config.json say.
 _PUBLISHED = {
-    "Qwen2.5-VL-3B-Instruct": _published(
+    "Qwen2.5-VL-3B-Instruct": _qwen_config(
         hidden_size=2048,
         intermediate_size=11008,
         num_hidden_layers=36,
@@ -396,7 +396,7 @@ _PUBLISHED = {
         vision_intermediate=3420,
         tied=1,
     ),
-    "Qwen2.5-VL-7B-Instruct": _published(
+    "Qwen2.5-VL-7B-Instruct": _qwen_config(
         hidden_size=3584,
         intermediate_size=18944,
         num_hidden_layers=28,
@@ -405,7 +405,7 @@ _PUBLISHED = {
         vocab_size=152_064,
         vision_intermediate=3420,
     ),
-    "Qwen2.5-VL-72B-Instruct": _published(
+    "Qwen2.5-VL-72B-Instruct": _qwen_config(
         hidden_size=8192,
         intermediate_size=29568,
         num_hidden_layers=80,

@@ -58,7 +58,7 @@ def run(
     started = datetime.now().astimezone()
     recorded = Path(model).is_file()
     if recorded:
-        model_name, identity, engine = _recorded(benchmark, data, Path(model))
+        model_name, identity, engine = _open_recorded(benchmark, data, Path(model))
     else:
         model_name, identity, engine = _engine(recipe, model, served_model, concurrency)
     where = output or env.home() / ".pelican" / "benchmarks" / name / _slug(model_name)
@@ -96,7 +96,7 @@ def run(
     print(f"lmms-eval  {lmms}")
 
 
-def _recorded(
+def _open_recorded(
     benchmark: Benchmark, data: Path, path: Path
 ) -> tuple[str, str, Callable[[], Engine]]:
     """As `_engine`, for a file of replies."""

@@ -430,7 +430,7 @@ def ablations(
             f" shall differ with SET, and the runs with RUN (their prefix, by default {TAG!r})"
         )
     more, tag, numbers = " ".join(filter(None, overrides)), tag or TAG, _seeds(seeds)
-    chosen = _chosen(variants)
+    chosen = _choose_variants(variants)
     for label, variant in chosen.items():
         for seed in numbers:
             check_run_name(run_name(label, seed, tag))
@@ -498,7 +498,7 @@ def _complete(
     return state(store, name) == "complete"
 
 
-def _chosen(names: str | None) -> dict[str, Variant]:
+def _choose_variants(names: str | None) -> dict[str, Variant]:
     if not names:
         return ABLATIONS
     chosen = [name for name in names.replace(" ", "").split(",") if name]

@@ -66,20 +66,20 @@ def stage_scores(points: Sequence[Point], width: float = WIDE) -> Markup | None:
         ("general", apart, colour("general")),
         ("embodied", -apart, colour("ink")),
     ):
-        drawn = [
+        shown = [
             (left + step * (i + 0.5) + shift, p, e)
             for i, p in enumerate(points)
             if (e := p.general if kind == "general" else p.embodied) is not None
         ]
         css = "line thin" if kind == "general" else "line"
-        figure.path([(x, y(e.score)) for x, _, e in drawn], css, style)
-        for x, point, e in drawn:
+        figure.path([(x, y(e.score)) for x, _, e in shown], css, style)
+        for x, point, e in shown:
             look = style if kind == "general" else colour(point.phase)
             figure.line(x, y(e.low), x, y(e.high), "whisker", look)
             tip = f"{point.label}: {kind} {e.score:.1f} ({e.low:.1f} to {e.high:.1f}), n = {e.n}"
             figure.circle(x, y(e.score), 3.5 if kind == "general" else 5, "dot", look, tip)
-        if drawn:
-            last = drawn[-1][2].score
+        if shown:
+            last = shown[-1][2].score
             ends.append((y(last), f"{kind} {last:.1f}", style))
     for place, words, style in _apart(ends, 15):
         figure.text(right + 8, place + 4, words, "end", style=style)

@@ -22,7 +22,7 @@ from pelican.report.run import (
     Run,
     cost_of,
     kind_of,
-    labelled,
+    label_runs,
     open_address,
 )
 from pelican.report.sections import contrast_figures, run_colour
@@ -155,7 +155,7 @@ class RunTable(Frozen):
 
 def open_runs(store: ObjectStore, addresses: Sequence[str]) -> dict[str, Run]:
     """The runs by their labels, each once. Raises UserInputError for one that is not there."""
-    return labelled([open_address(address, store) for address in addresses])
+    return label_runs([open_address(address, store) for address in addresses])
 
 
 def compare_runs(runs: Mapping[str, Run]) -> RunTable:
@@ -197,7 +197,7 @@ def row_of(label: str, run: Run, against: Pair | None) -> RunRow:
     shown: Evaluation | None = final or base
     embodied = final.summary.embodied if final else None
     general = final.summary.general if final else None
-    change = run.compared(base, final) if base and final else None
+    change = run.compare_evaluations(base, final) if base and final else None
     flips = (change.embodied_flips, change.general_flips) if change else ()
     return RunRow(
         run=label,

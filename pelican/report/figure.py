@@ -171,10 +171,10 @@ def _own(style: str) -> str:
 def _resolve(value: str, own: str) -> str:
     value = value.replace("var(--c)", own or _colours()["ink"])
     value = re.sub(r"var\(--([\w-]+)\)", lambda m: _colours()[m.group(1)], value)
-    return _MIX.sub(_mixed, value)
+    return _MIX.sub(_mix_colours, value)
 
 
-def _mixed(match: re.Match[str]) -> str:
+def _mix_colours(match: re.Match[str]) -> str:
     first, share, second = match.groups()
     part = int(share) / 100
     pairs = zip(bytes.fromhex(first[1:]), bytes.fromhex(second[1:]), strict=True)

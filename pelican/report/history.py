@@ -29,7 +29,7 @@ def add_attempts(run: Run, cases: Sequence[Case]) -> None:
         case.attempts = list(case.verdicts.values())
     for stage in run.finished("rollout"):
         words, order = moment_of(stage)
-        for row in _scored(run, stage, known).iter_rows(named=True):
+        for row in _read_scores(run, stage, known).iter_rows(named=True):
             known[row["sample_id"]].attempts.append(
                 Attempt(words, row["completion"], row["success"], row["reason"], order)
             )
@@ -43,7 +43,7 @@ def moment_of(stage: StageRun) -> tuple[str, tuple[int, int]]:
     return moment.words, moment.order
 
 
-def _scored(run: Run, stage: StageRun, ids: Collection[str]) -> pl.DataFrame:
+def _read_scores(run: Run, stage: StageRun, ids: Collection[str]) -> pl.DataFrame:
     """The first rollouts of these samples with success and reason; empty if a table is missing."""
     rollouts = rows_of(run, stage.prefix, "rollouts", ids, most=SHOWN_ROLLOUTS)
     scores = rows_of(run, scores_of(stage), "scores", ids, most=SHOWN_ROLLOUTS)

@@ -89,7 +89,7 @@ def open_address(address: str, default: ObjectStore) -> Run:
     return open_run(open_store(store), name)
 
 
-def labelled(runs: Sequence[Run]) -> dict[str, Run]:
+def label_runs(runs: Sequence[Run]) -> dict[str, Run]:
     """Each run by its name; by name and store where two stores have a run of that name."""
     count = Counter(run.name for run in runs)
     found: dict[str, Run] = {}
@@ -206,7 +206,7 @@ class Run:
         """Each evaluation with the one before it."""
         return list(zip(self.evaluations, self.evaluations[1:], strict=False))
 
-    def compared(self, before: Evaluation, after: Evaluation) -> Comparison:
+    def compare_evaluations(self, before: Evaluation, after: Evaluation) -> Comparison:
         """Paired differences of two evaluations of this run."""
         return compare(
             before.results,

@@ -20,7 +20,7 @@ from pelican.report.charts import Panel, Point, Series, Trail, trails, tsne
 from pelican.report.figure import Figure, Legend, Row, Table, Value, drop_empty, make_figure
 from pelican.report.run import Evaluation, Run, StageRun, kind_of
 from pelican.report.svg import colour, shade
-from pelican.report.tables import ordered
+from pelican.report.tables import sort_groups
 from pelican.report.words import dimension, family, first_upper, place
 
 # Scores of every stage (figure 2 of the paper), and capabilities before and after.
@@ -71,10 +71,10 @@ def capability_figures(base: Evaluation | None, final: Evaluation | None) -> lis
     legend += [Legend(final.label, colour("final"), "dot")] if final else []
     with_chance = [*legend, Legend("chance", colour("muted"), "tick")]
 
-    def rows(field: str, named: Callable[[str], str]) -> list[ScoreRow]:
+    def rows(field: str, words_of: Callable[[str], str]) -> list[ScoreRow]:
         old: dict[str, Estimate] = getattr(base.summary, field) if base else {}
         new: dict[str, Estimate] = getattr(final.summary, field) if final else {}
-        return [(named(n), old.get(n), new.get(n)) for n, _ in ordered(old | new)]
+        return [(words_of(n), old.get(n), new.get(n)) for n, _ in sort_groups(old | new)]
 
     def score(found: Evaluation | None, name: Dimension) -> float | None:
         number = found.summary.dimensions.get(name.value) if found else None
@@ -512,7 +512,7 @@ def run_colour(index: int) -> str:
 def contrast_figures(runs: Mapping[str, Run]) -> list[Figure]:
     """Each run's final policy against its own base. `runs`: label -> run."""
     changes = {
-        label: run.compared(run.base, run.final)
+        label: run.compare_evaluations(run.base, run.final)
         for label, run in runs.items()
         if run.base is not None and run.final is not None
     }

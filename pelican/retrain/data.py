@@ -113,7 +113,7 @@ def take_in(
                 f"{prefix}/{side}/file-{number:04d}",
                 max_pixels=max_pixels,
                 quarantine=quarantine,
-                change=partial(_renamed, version=version.name, split=split),
+                change=partial(_rename, version=version.name, split=split),
             )
     for side in written:
         if not written[side]:
@@ -205,7 +205,7 @@ def _draw(salt: str, scene: str) -> bytes:
     return hashlib.blake2b(key, digest_size=8).digest()
 
 
-def _renamed(sample: Sample, version: str, split: Split) -> Sample:
+def _rename(sample: Sample, version: str, split: Split) -> Sample:
     """Ids that no earlier sample has; held-out rows are a benchmark of their own."""
     update: dict[str, object] = {"id": f"{version}/{sample.id}", "split": split}
     if split is Split.TEST:

@@ -82,10 +82,10 @@ def intake_step(store: str, run: str) -> str:
         facts = read_intake(objects, run)
         said = f"{facts.samples} samples to learn from, {facts.held_samples} held out"
         said += f", {facts.unusable} quarantined" if facts.unusable else ""
-        _tell("intake", f"{version.name}: {said}")
+        _report("intake", f"{version.name}: {said}")
         return parent.checkpoint
 
-    return _guarded("intake", store, run, work)
+    return _run_step("intake", store, run, work)
 
 
 def practice_step(store: str, run: str) -> bool:
@@ -125,13 +125,13 @@ def practice_step(store: str, run: str) -> bool:
             if found.left_out:
                 reasons = ", ".join(f"{n} {code}" for code, n in sorted(found.left_out.items()))
                 rows += f"; rows that can't be read: {reasons}"
-            _tell("diagnosis", f"{found.reason}; {rows}")
+            _report("diagnosis", f"{found.reason}; {rows}")
         else:
             end_without_weakness(objects, run, recipe, found.reason)
-            _tell("diagnosis", f"no weakness, nothing is trained: {found.reason}")
+            _report("diagnosis", f"no weakness, nothing is trained: {found.reason}")
         return found.go_on
 
-    return _guarded("practice", store, run, work)
+    return _run_step("practice", store, run, work)
 
 
 def gate_step(store: str, run: str) -> tuple[str, bool]:
@@ -139,10 +139,10 @@ def gate_step(store: str, run: str) -> tuple[str, bool]:
 
     def work(objects: ObjectStore, recipe: Recipe) -> tuple[str, bool]:
         name, passed = gate(objects, run, recipe)
-        _tell("gate", f"{name or 'no candidate'}: {'passed' if passed else 'refused'}")
+        _report("gate", f"{name or 'no candidate'}: {'passed' if passed else 'refused'}")
         return name, passed
 
-    return _guarded("gate", store, run, work)
+    return _run_step("gate", store, run, work)
 
 
 def promote_step(store: str, run: str, version: str) -> str:
@@ -150,10 +150,10 @@ def promote_step(store: str, run: str, version: str) -> str:
 
     def work(objects: ObjectStore, recipe: Recipe) -> str:
         verdict = promote_version(objects, run, recipe, version)
-        _tell("promote", f"{version}: {verdict.outcome}")
+        _report("promote", f"{version}: {verdict.outcome}")
         return verdict.outcome
 
-    return _guarded("promote", store, run, work)
+    return _run_step("promote", store, run, work)
 
 
 def _pool(where: str) -> Path:
@@ -225,7 +225,7 @@ def _once(
     commit_manifest(store, prefix, manifest)
 
 
-def _guarded(
+def _run_step(
     name: str, store: str, run: str, work: Callable[[ObjectStore, Recipe], Result]
 ) -> Result:
     """Run a step with the run's recipe. Ends the process with one sentence on failure."""
@@ -234,7 +234,7 @@ def _guarded(
         return work(objects, require_recipe(objects, run))
 
 
-def _tell(step: str, message: str) -> None:
+def _report(step: str, message: str) -> None:
     emit("event", {"event": "told", "stage": step, "message": message})
 
 

@@ -37,7 +37,7 @@ def poll(source: ObjectStore, inbox: Inbox, *, rescan: bool = False) -> int:
     """
     config = inbox.config
     mark, tag = _read_watermark(inbox.store)
-    there = _listed(source, config.prefix, mark, rescan)
+    there = _list(source, config.prefix, mark, rescan)
     found: dict[str, str] = {}
     new, newest = 0, mark.until
     for key, (now, written) in sorted(there.items()):
@@ -65,7 +65,7 @@ def poll(source: ObjectStore, inbox: Inbox, *, rescan: bool = False) -> int:
         mark, tag = _read_watermark(inbox.store)  # another replica polls too
 
 
-def _listed(
+def _list(
     source: ObjectStore, prefix: str, mark: Watermark, rescan: bool
 ) -> dict[str, tuple[str, float]]:
     """Tag and time of the objects in the folder that `prefix` is in, by key."""

@@ -58,7 +58,7 @@ def authenticate(
 ) -> Sender:
     """Raises RefusedError (401). Every token and key is compared, in constant time."""
     if SIGNATURE in headers:
-        return _signed(headers, body, secrets, tolerance_s, now)
+        return _check_signature(headers, body, secrets, tolerance_s, now)
     scheme, _, given = headers.get("authorization", "").partition(" ")
     if scheme.lower() != "bearer" or not given:
         raise RefusedError(401, "unsigned", "a bearer token or a signature is needed")
@@ -68,7 +68,7 @@ def authenticate(
     return Sender("bearer")
 
 
-def _signed(
+def _check_signature(
     headers: Mapping[str, str],
     body: bytes,
     secrets: Sequence[SecretStr],
