@@ -22,24 +22,32 @@ from pelican.records import Phase
 class Models(Section):
     """Checkpoints: Hugging Face folders, by path or URI."""
 
-    policy: str = Field(description="base policy")
-    teacher: str = Field(description="stronger model that answers the weak set")
+    policy: str = Field(description="checkpoint of the base policy")
+    teacher: str = Field(
+        description="checkpoint of a stronger model, which answers the weak samples"
+    )
 
 
 class Data(Section):
     """The pools, as prefixes that hold Parquet shards of samples."""
 
-    train: str = Field(description="embodied training pool")
-    replay: str = Field(description="general samples against forgetting")
-    evaluation: str = Field(description="embodied held-out set")
-    general: str = Field(description="general held-out suite")
+    train: str = Field(description="pool of embodied samples to train on")
+    replay: str = Field(description="pool of general samples, trained on against forgetting")
+    evaluation: str = Field(description="pool of embodied samples held out to evaluate on")
+    general: str = Field(description="pool of general samples held out to evaluate on")
     horizon_s: tuple[float, ...] = Field(
-        (32.0, 64.0), min_length=1, description="longest clip per loop, the last repeats [P]"
+        (32.0, 64.0),
+        min_length=1,
+        description="longest clip of each loop in seconds; the last value holds for all later loops [P]",
     )
-    samples_per_loop: int | None = Field(None, gt=0, description="fresh samples a loop; none: all")
-    max_pixels: int = Field(1_003_520, gt=0, description="an image above is scaled down")
+    samples_per_loop: int | None = Field(
+        None, gt=0, description="fresh samples of one loop; none: all"
+    )
+    max_pixels: int = Field(
+        1_003_520, gt=0, description="most pixels of an image; a larger one is scaled down"
+    )
     corrections: str | None = Field(
-        None, description="a person's corrections of the training pool, JSON lines"
+        None, description="file (JSON lines) with a person's corrections of the training pool"
     )
 
     def horizon(self, loop: int) -> float:
@@ -61,29 +69,36 @@ class ModelConfig(Section):
 
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     system_prompt: str | None = Field(
-        None, description="put before every conversation, the teacher's too"
+        None, description="text put before every conversation, the teacher's too"
     )
-    max_images: int = Field(64, gt=0, description="of one conversation, for vLLM")
+    max_images: int = Field(64, gt=0, description="most images of one conversation, for vLLM")
     gradient_checkpointing: bool = True
     freeze_vision: bool = False
-    cache_vision: bool = Field(False, description="keep the frozen tower's features in memory")
+    cache_vision: bool = Field(
+        False, description="keep the features of the frozen vision tower in memory"
+    )
 
 
 class ParallelConfig(Section):
     """How training is spread over processes: `docs/training-at-scale.md`."""
 
     strategy: Literal["ddp", "fsdp2", "zero3"] = Field(
-        "ddp", description="copies of the model; or sharded, by torch or by DeepSpeed"
+        "ddp",
+        description="ddp: every process has the whole model; fsdp2 (torch), zero3 (DeepSpeed): it is sharded",
     )
     micro_tokens: int | None = Field(
         None,
         gt=0,
-        description="tokens of a pass, padding too; none: a process's whole batch (with ddp only)",
+        description="most tokens of one pass, padding too; none: a process's whole batch (with ddp only)",
     )
     lora_rank: int | None = Field(
-        None, gt=0, description="adapters on the language model's linear layers; none: all weights"
+        None,
+        gt=0,
+        description="rank of the adapters on the language model's linear layers; none: all weights are trained",
     )
-    lora_alpha: int = Field(128, gt=0, description="adapters are scaled by alpha / rank")
+    lora_alpha: int = Field(
+        128, gt=0, description="alpha of the adapters, which are scaled by alpha / rank"
+    )
 
     @property
     def at_scale(self) -> bool:
@@ -97,7 +112,9 @@ class ParallelConfig(Section):
 class Sampling(Section):
     """How completions are drawn."""
 
-    temperature: float = Field(1.0, ge=0, description="0 is greedy")
+    temperature: float = Field(
+        1.0, ge=0, description="temperature of the distribution; 0 takes the likeliest token"
+    )
     top_p: float = Field(1.0, gt=0, le=1)
     max_tokens: int = Field(1024, gt=0)
 
@@ -105,8 +122,10 @@ class Sampling(Section):
 class VllmConfig(Section):
     """vLLM's settings, by its own names."""
 
-    tensor_parallel_size: int = Field(1, gt=0, description="GPUs of one process")
-    gpu_memory_utilization: float = Field(0.9, gt=0, le=1, description="share of a GPU's memory")
+    tensor_parallel_size: int = Field(1, gt=0, description="GPUs that share one copy of the model")
+    gpu_memory_utilization: float = Field(
+        0.9, gt=0, le=1, description="share of a GPU's memory that vLLM takes"
+    )
     kv_cache_gib: float | None = Field(
         None, gt=0, description="cache of keys and values; none: what is left of a GPU, 1 on a CPU"
     )
@@ -114,21 +133,33 @@ class VllmConfig(Section):
         None, gt=0, description="tokens of prompt and completion; none: what the checkpoint says"
     )
     max_num_seqs: int = Field(256, gt=0, description="completions decoded together")
-    enable_prefix_caching: bool = Field(True, description="a prompt is computed once")
-    enforce_eager: bool = Field(False, description="no compilation, no CUDA graphs; so on any CPU")
+    enable_prefix_caching: bool = Field(
+        True, description="compute a prompt once for all its completions"
+    )
+    enforce_eager: bool = Field(
+        False, description="neither compile nor use CUDA graphs; on a CPU always so"
+    )
 
 
 class RolloutConfig(Section):
     """The rollout stage."""
 
     engine: Literal["transformers", "vllm", "replay"] = "vllm"
-    samples: int = Field(8, gt=0, description="T of the buffer's rollouts [D]")
-    weak_samples: int = Field(4, gt=0, description="T of weak mining [P, model report]")
+    samples: int = Field(
+        8,
+        gt=0,
+        description="rollouts of one sample from which the buffer is made (T of the paper) [D]",
+    )
+    weak_samples: int = Field(
+        4,
+        gt=0,
+        description="rollouts of one sample from which weak ones are found (T of the paper) [P, model report]",
+    )
     sampling: Sampling = Sampling()
     shard_size: int = Field(512, gt=0, description="samples per shard, the unit of resuming")
     batch_size: int = Field(64, gt=0, description="completions decoded together (transformers)")
     vllm: VllmConfig = VllmConfig()
-    workers: int = Field(1, gt=0, description="processes")
+    workers: int = Field(1, gt=0, description="processes of the rollout stage")
 
 
 # The sections `reward` and `eval`: what an answer is worth, and when a loop went wrong.
@@ -143,11 +174,15 @@ class JudgeConfig(Section):
         3, gt=0, description="replies whose majority decides; odd, so that none ties"
     )
     temperature: float = Field(0.7, ge=0)
-    timeout_s: float = Field(60.0, gt=0, description="of one reply")
+    timeout_s: float = Field(60.0, gt=0, description="seconds to wait for one reply")
     workers: int = Field(8, gt=0, description="answers judged at a time")
     attempts: int = Field(6, gt=0, description="requests for one reply before the stage gives up")
-    backoff_s: float = Field(1.0, ge=0, description="of the first pause between two attempts")
-    in_training: bool = Field(False, description="also in the inner loop of RL, where it is slow")
+    backoff_s: float = Field(
+        1.0, ge=0, description="seconds of the first pause between two attempts; later ones grow"
+    )
+    in_training: bool = Field(
+        False, description="judge free text in the inner loop of RL as well, where it is slow"
+    )
 
     @model_validator(mode="after")
     def _odd(self) -> JudgeConfig:
@@ -159,18 +194,30 @@ class JudgeConfig(Section):
 class RewardConfig(Section):
     """R = format_weight * R_fmt + (1 - format_weight) * R_task."""
 
-    format_weight: float = Field(0.1, ge=0, le=1, description="lambda_f [D]")
+    format_weight: float = Field(
+        0.1,
+        ge=0,
+        le=1,
+        description="weight of the format in the reward (lambda_f of the paper) [D]",
+    )
     success_threshold: float = Field(
         0.5, ge=0, le=1, description="R_task that counts as success [D]"
     )
     order_success_threshold: float = Field(
-        0.75, ge=0, le=1, description="of orders and plans: right items in random order earn half"
+        0.75,
+        ge=0,
+        le=1,
+        description="the same for orders and plans, because right items in random order earn half",
     )
-    max_think_chars: int = Field(8192, gt=0, description="longer thinking loses the format reward")
+    max_think_chars: int = Field(
+        8192, gt=0, description="longest thinking in characters that keeps the format reward"
+    )
     flip: float = Field(
         0.0, ge=0, le=1, description="share of the RL phase's rewards flipped (ablation)"
     )
-    judge: JudgeConfig | None = Field(None, description="of free text; none: such answers score 0")
+    judge: JudgeConfig | None = Field(
+        None, description="model that judges free text; none: such answers score 0"
+    )
 
     def threshold(self, kind: str) -> float:
         """R_task that counts as success for answers of this kind."""
@@ -199,8 +246,15 @@ class FilterConfig(Section):
     """The difficulty-aware buffer."""
 
     strategy: Literal["difficulty", "random"] = "difficulty"
-    intractable_share: float = Field(0.1, ge=0, lt=1, description="cap of SR = 0 in the buffer [D]")
-    buffer_size: int | None = Field(None, gt=0, description="samples kept; none: all that qualify")
+    intractable_share: float = Field(
+        0.1,
+        ge=0,
+        lt=1,
+        description="largest share of the buffer that samples of success rate 0 may have [D]",
+    )
+    buffer_size: int | None = Field(
+        None, gt=0, description="most samples of the buffer; none: all that qualify"
+    )
 
 
 # The section `rl.generation`: where the completions of RL are made. See `docs/training-at-scale.md`.
@@ -214,13 +268,19 @@ class GenerationConfig(Section):
 
     where: Literal["process", "server"] = "process"
     tolerance: float = Field(
-        0.05, gt=0, description="mean difference of log-probabilities after a transfer [D]"
+        0.05,
+        gt=0,
+        description="largest mean difference of log-probabilities after weights were sent [D]",
     )
     max_staleness: int = Field(
-        0, ge=0, description="steps that weights may be old; above 0 drawing overlaps training"
+        0,
+        ge=0,
+        description="most steps that the weights of a sampler may lag; above 0 sampling overlaps training",
     )
     importance_cap: float | None = Field(
-        2.0, gt=0, description="of policy : sampler, by token; none: no correction [D]"
+        2.0,
+        gt=0,
+        description="cap of the importance ratio policy : sampler of a token; none: no correction [D]",
     )
 
     @model_validator(mode="after")
@@ -244,7 +304,9 @@ class RlVariant(Section):
         description="optimiser steps per batch of rollouts; clipping acts from the 2nd",
     )
     rollouts: int | None = Field(
-        None, gt=1, description="drawn per group; the group_size of most variance are trained on"
+        None,
+        gt=1,
+        description="completions drawn for a group; the group_size of most variance are trained on",
     )
     perception: float = Field(
         0.0, ge=0, description="weight of the KL between seeing the image and seeing it masked"
@@ -252,9 +314,13 @@ class RlVariant(Section):
     entropy: float = Field(
         0.0, ge=0, description="weight of both entropies, with the image and with it masked"
     )
-    masked_share: float = Field(0.6, gt=0, le=1, description="of an image's patches")
-    masked_gradients: bool = Field(False, description="also through the pass with masked images")
-    hints: bool = Field(False, description="groups that all fail are drawn again with a hint")
+    masked_share: float = Field(
+        0.6, gt=0, le=1, description="share of an image's patches that are masked"
+    )
+    masked_gradients: bool = Field(
+        False, description="let gradients flow through the pass with masked images, too"
+    )
+    hints: bool = Field(False, description="draw a group again with a hint if all of it failed")
 
     @property
     def off(self) -> bool:
@@ -295,9 +361,13 @@ class RlVariant(Section):
 class StopConfig(Section):
     """When the RL phase ends: mean over tasks of TS_i >= threshold [P]."""
 
-    threshold: float = Field(0.7, ge=0, le=1, description="[P]")
+    threshold: float = Field(
+        0.7, ge=0, le=1, description="mean stagnation at which the phase ends [P]"
+    )
     delta: float = Field(1.0, gt=0, description="scale of the rate of change [D]")
-    ema: float = Field(0.5, gt=0, le=1, description="weight of the newest window [D]")
+    ema: float = Field(
+        0.5, gt=0, le=1, description="weight of the newest window in the moving mean [D]"
+    )
     window: int = Field(10, gt=0, description="optimiser steps per window [D]")
 
 
@@ -305,18 +375,35 @@ class RlConfig(Section):
     """GRPO."""
 
     enabled: bool = True
-    group_size: int = Field(8, gt=1, description="G [D]")
+    group_size: int = Field(
+        8,
+        gt=1,
+        description="completions of one prompt, compared with each other (G of the paper) [D]",
+    )
     prompts_per_step: int = Field(32, gt=0, description="groups of one optimiser step")
     learning_rate: float = Field(1e-6, gt=0, description="[D]")
     warmup_steps: int = Field(0, ge=0)
     lr_scheduler: Literal["constant_with_warmup", "linear", "cosine"] = Field(
-        "constant_with_warmup", description="the others end at 0 with max_steps [D]"
+        "constant_with_warmup",
+        description="course of the learning rate; linear and cosine reach 0 at max_steps [D]",
     )
-    kl: float = Field(1e-2, ge=0, description="coefficient against the phase's start [D]")
-    clip_low: float = Field(0.2, gt=0, description="[D]")
-    clip_high: float = Field(0.28, gt=0, description="[D]")
+    kl: float = Field(
+        1e-2,
+        ge=0,
+        description="weight of the KL divergence from the policy that the phase started with [D]",
+    )
+    clip_low: float = Field(
+        0.2, gt=0, description="probability ratios below 1 minus this are clipped [D]"
+    )
+    clip_high: float = Field(
+        0.28, gt=0, description="probability ratios above 1 plus this are clipped [D]"
+    )
     max_grad_norm: float = Field(1.0, gt=0)
-    refill: int = Field(3, ge=0, description="times a step refills groups without variance [D]")
+    refill: int = Field(
+        3,
+        ge=0,
+        description="times that a step may draw further prompts for groups without variance [D]",
+    )
     oversample: float = Field(
         1.0, ge=1, description="groups drawn per group wanted: some turn out without variance [D]"
     )
@@ -338,20 +425,22 @@ class RlConfig(Section):
 class DistillConfig(Section):
     """D_SFT = D_weak + D_assoc + D_gen [P]."""
 
-    tries: int = Field(4, gt=0, description="answers the teacher may give")
+    tries: int = Field(4, gt=0, description="answers that the teacher may give to one sample")
     sampling: Sampling = Sampling(temperature=0.7)
     ratio: tuple[float, float, float] = Field(
-        (1.0, 1.0, 1.0), description="weak : assoc : general [D]"
+        (1.0, 1.0, 1.0), description="parts of the mixture: weak : related : general [D]"
     )
     neighbours: int = Field(8, gt=0, description="related samples sought per weak sample")
     embedding: Literal["text", "vision"] = Field(
         "text", description="nearness: words of the question, or with the policy's image features"
     )
     max_rows: int | None = Field(
-        None, gt=0, description="rows of D_SFT; none: what the ratio gives"
+        None, gt=0, description="most rows of the mixture; none: what the ratio gives"
     )
-    endpoint: str | None = Field(None, description="OpenAI-compatible base URL; none: in process")
-    only_replay: bool = Field(False, description="SFT on replay alone (control)")
+    endpoint: str | None = Field(
+        None, description="OpenAI-compatible base URL of the teacher; none: it is loaded here"
+    )
+    only_replay: bool = Field(False, description="train on general replay alone (a control)")
 
 
 class SftConfig(Section):
@@ -387,7 +476,10 @@ class RetrainConfig(Section):
     )
     min_weak: int = Field(20, ge=1, description="fewer weak samples are no reason to train [D]")
     min_weak_share: float = Field(
-        0.05, ge=0, le=1, description="the same as a share of the diagnosed samples [D]"
+        0.05,
+        ge=0,
+        le=1,
+        description="fewer weak samples than this share of the diagnosed ones are no reason to train [D]",
     )
     replay: float = Field(1.0, ge=0, description="earlier samples per new one in practice [D]")
 
@@ -409,7 +501,8 @@ class GateConfig(Section):
         5, ge=2, description="scenes that a gain or a loss must be seen on to be believed [D]"
     )
     tolerances: dict[str, float] = Field(
-        {}, description='limits of their own, by name, such as {"counting": 5}'
+        {},
+        description='points that a part may lose instead of max_drop, by name, such as {"counting": 5}',
     )
     max_quarantined: float = Field(
         0.1, ge=0, le=1, description="share of the new rows that may be unusable [D]"
@@ -428,7 +521,7 @@ class Recipe(Section):
     """A complete metaloop."""
 
     name: str = Field(pattern="^[a-z0-9][a-z0-9_]*$")
-    loops: int = Field(3, ge=1, le=10, description="K [P]")
+    loops: int = Field(3, ge=1, le=10, description="loops of RL and SFT (K of the paper) [P]")
     seed: int = 0
     models: Models
     data: Data
@@ -441,7 +534,10 @@ class Recipe(Section):
     sft: SftConfig = SftConfig()
     eval: EvalConfig = EvalConfig()
     parallel: ParallelConfig = ParallelConfig()
-    resources: Resources = Field(Resources(), description="of the pods; no part of the digest")
+    resources: Resources = Field(
+        Resources(),
+        description="what the pods of each stage ask of a cluster; no part of the digest",
+    )
     retrain: RetrainConfig = RetrainConfig()
     gate: GateConfig = GateConfig()
 
