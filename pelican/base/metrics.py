@@ -112,7 +112,7 @@ def record_into(registry: CollectorRegistry | None, stage: str = "", phase: str 
 
 # Every Prometheus series that Pelican has: the one place where they are named.
 #
-# All carry the labels `stage` and `phase`; none carries the run, because runs are without end.
+# All carry the labels `stage` and `phase`; none carries the run, because there is no end to the number of runs.
 # `docs/monitoring.md` is this list for a reader, and a test compares the two.
 
 LENGTHS = (0.0, 16.0, 64.0, 256.0, 1024.0, 4096.0, 16384.0)
@@ -163,7 +163,7 @@ COMPLETIONS = Series(
     "Completions by how they ended: stop, length (cut off), unknown (a teacher's)",
     ("finish",),
 )
-# What rewards say: in the reward stage, and of RL's own rollouts
+# Rewards, in the reward stage and of RL's own rollouts
 ROLLOUTS = Series(
     "pelican_rollouts_total",
     "counter",
@@ -349,7 +349,7 @@ def _job(name: str, unit: Unit, help: str, labels: tuple[str, ...] = ()) -> Seri
     return Series(name, "gauge", unit, help, labels, "mostrecent", "job")
 
 
-# By whoever launches a stage
+# Pushed by the launcher of a stage
 JOB_STATE = _job(
     "pelican_job_state",
     "none",

@@ -19,7 +19,7 @@ ERRORS = "PELICAN_ERRORS"  # folder in which every rank notes why it failed
 MESSAGE = Path("/dev/termination-log")
 BUG, AWAY, MEMORY = 1, 75, 77
 _OOM_COUNTERS = ("/sys/fs/cgroup/memory.events", "/sys/fs/cgroup/memory/memory.oom_control")
-# Of torchrun's operator: a single process is no group.
+# Variables of the training operator that a single process must not see, because it is no group.
 _GROUP = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 

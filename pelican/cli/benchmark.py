@@ -99,7 +99,7 @@ def run(
 def _open_recorded(
     benchmark: Benchmark, data: Path, path: Path
 ) -> tuple[str, str, Callable[[], Engine]]:
-    """As `_engine`, for a file of replies."""
+    """The name, identity and engine of a file of recorded replies; see `_engine`."""
     from pelican.evaluation.published.run import RecordedEngine, check_replies, read_replies
     from pelican.storage.manifests import file_digest
 

@@ -15,7 +15,7 @@ from pelican.errors import PelicanError, UserInputError
 if TYPE_CHECKING:
     from rich.console import Console
 
-# What `pelican doctor` tells: a line for each thing that it looked at.
+# The findings of `pelican doctor`: a line for each thing that it looked at.
 
 Level = Literal["ok", "missing", "optional"]
 
@@ -31,7 +31,7 @@ class Finding:
 
 
 def look_at(name: str, look: Callable[[], str], mend: str) -> Finding:
-    """What `look` says of a thing that is there, or the PelicanError that it raises."""
+    """A finding from `look`: the sentence that it returns, or the PelicanError that it raises."""
     try:
         return Finding("ok", name, look())
     except PelicanError as error:
@@ -78,7 +78,7 @@ From = Annotated[
     typer.Option("--from", help="Model that a retraining goes on from, such as tiny or tiny:3."),
 ]
 
-# Where a command shall write: looked at before the work, so that a wrong path costs nothing.
+# Output paths are checked before the work, so that a wrong one costs nothing.
 
 
 def check_output(path: Path, option: str, *, folder: bool = False) -> Path:
@@ -106,7 +106,7 @@ def counted(number: int, one: str, more: str) -> str:
 
 
 def console() -> Console:
-    """As wide as the terminal; in a pipe wide enough that no row wraps."""
+    """A console as wide as the terminal; in a pipe so wide that no row wraps."""
     from rich.console import Console
 
     found = Console(highlight=False)

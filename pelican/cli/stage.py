@@ -17,7 +17,7 @@ from pelican.config.presets import find_recipe
 from pelican.errors import InfrastructureError, PelicanError, ResourceError, UserInputError
 from pelican.monitoring.progress import emit
 
-# `pelican generation-server`: what a training of another pod draws its completions from.
+# `pelican generation-server`: samples the completions of a training that runs in another pod.
 
 
 def serve_completions(
@@ -95,7 +95,7 @@ def run_spec(name: str, path: str) -> None:
 
 
 def _meaning(name: str, error: Exception) -> PelicanError | None:
-    """What is no bug: memory ran out, or another process of the job is gone."""
+    """The error that a person can act on: memory ran out, or another process is gone; None for a bug."""
     if _out_of_memory(error):
         return ResourceError(
             f"{name}: out of memory ({error}); a run with a smaller {_SIZES[name]} may fit"

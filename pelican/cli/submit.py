@@ -290,7 +290,10 @@ class EndedStages:
             self._looked_at = time.monotonic()
 
     def look(self) -> None:
-        """What can't be read now is said once: the run goes on without us."""
+        """Show the stages that ended since the last look.
+
+        A store that can't be read now is mentioned once, because the run goes on without this process.
+        """
         try:
             found = manifests(self._store, self._run)
         except (PelicanError, ValidationError) as error:
@@ -318,11 +321,11 @@ class EndedStages:
             )
 
 
-# How a run ended, for who submitted it: its scores, or its failure.
+# How a run ended, for the person who submitted it: its scores, or its failure.
 
 
 def state_after(store: ObjectStore, run: str) -> str:
-    """What the summary says; while we hold the run's lock, `state` says running."""
+    """The run's state by its summary, because `state` says running while we hold the run's lock."""
     summary = read_json(store, f"{run_prefix(run)}/summary.json") or {}
     return str(summary.get("state", "unfinished"))
 
@@ -389,7 +392,7 @@ def retrain(
 
 
 def print_verdict(verdict: Verdict) -> None:
-    """What became of the model, and why."""
+    """Print whether the model was promoted, and why."""
     said = {
         "promoted": f"{verdict.version} is current",
         "refused": f"refused; {verdict.parent} stays current",

@@ -104,12 +104,12 @@ def asymmetric_clipping(recipe: Recipe) -> Recipe:
 
 
 def symmetric_clipping(recipe: Recipe) -> Recipe:
-    """The same with PPO's one bound; to be compared with `asymmetric_clipping`, which is DAPO's."""
+    """Two updates a batch with PPO's one clipping bound, to compare with `asymmetric_clipping` (DAPO)."""
     return _vary(recipe, "symmetric_clipping", {"clip_high": recipe.rl.clip_low}, updates=2)
 
 
 def down_sampling(recipe: Recipe) -> Recipe:
-    """As many rollouts; of each group the half with the most reward variance is trained on (PODS)."""
+    """Groups of the same size, of which the half with the most reward variance is trained on (PODS)."""
     rollouts = recipe.rl.group_size
     return _vary(recipe, "down_sampling", {"group_size": max(2, rollouts // 2)}, rollouts=rollouts)
 
@@ -139,7 +139,7 @@ def _tag(value: float) -> str:
 # The papers' sizes (arXiv 2511.16602, 2511.00108): Qwen2.5-VL, teacher InternVL3.5-38B.
 #
 # What the papers publish (base, teacher, K = 3, horizons of 32 and 64 s, T, stagnation at 0.7) is the
-# default of `pelican.recipe` or set here; batch sizes, processes and the system prompt are ours:
+# default in `pelican/config/recipe.py` or set here; batch sizes, processes and the system prompt are ours:
 # Qwen2.5-VL and InternVL do not write <think> and <answer> unasked, and an answer without them is
 # neither rewarded for its format nor accepted from the teacher.
 
@@ -221,7 +221,7 @@ PIPELINES: dict[str, Callable[[Recipe], Recipe]] = {
     "rl_only": without_sft,
     "sft_only": without_rl,
 }
-# Of many runs: no graph, so that only `pelican submit` takes the name.
+# Sets of runs: they are no graph, so that only `pelican submit` takes their names.
 SETS = {
     "ablations": "Every variant below, seeds 0, 1, 2, and their table in docs/results.md: days."
 }

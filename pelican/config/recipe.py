@@ -57,7 +57,7 @@ class Data(Section):
 
 # The sections `model` and `parallel`: how the policy is loaded, and spread over processes to train.
 
-# Asks for the format that the reward wants, of a model that was not trained on it.
+# A system prompt for models that were not trained on the format which the reward wants.
 THINK_THEN_ANSWER = (
     "Think step by step inside <think> and </think>, then give only the final answer inside"
     " <answer> and </answer>."
@@ -106,11 +106,11 @@ class ParallelConfig(Section):
         return self.strategy != "ddp" or self.micro_tokens is not None or self.lora_rank is not None
 
 
-# The section `rollout`, and how completions are drawn anywhere.
+# The section `rollout`, and how completions are sampled in any stage.
 
 
 class Sampling(Section):
-    """How completions are drawn."""
+    """How completions are sampled."""
 
     temperature: float = Field(
         1.0, ge=0, description="temperature of the distribution; 0 takes the likeliest token"
@@ -166,7 +166,7 @@ class RolloutConfig(Section):
 
 
 class JudgeConfig(Section):
-    """Who judges free text."""
+    """The model that judges free text."""
 
     endpoint: str = Field(description="OpenAI-compatible base URL, with /v1")
     model: str
@@ -226,7 +226,7 @@ class RewardConfig(Section):
 
     @property
     def honest(self) -> RewardConfig:
-        """Without flips: they ablate what RL learns from, not what is taught or measured."""
+        """The reward without flips, for teaching and measuring: flips ablate what RL learns from alone."""
         return self.model_copy(update={"flip": 0.0})
 
 
@@ -295,7 +295,10 @@ class GenerationConfig(Section):
 
 
 class RlVariant(Section):
-    """Without a change it is no part of a recipe's digest: what was trained before stays valid."""
+    """Changes of GRPO. The section is part of a recipe's digest only if it changes something.
+
+    So what was trained before the section existed stays valid.
+    """
 
     updates: int = Field(
         1,
@@ -566,7 +569,7 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _fields_fit(self) -> Recipe:
-        """What would end a stage hours later, or silently mean something else."""
+        """Refuse combinations that would end a stage hours later, or silently mean something else."""
         if self.rl.sampling.temperature == 0:
             raise ValueError(
                 "rl.sampling.temperature is 0: a group's greedy completions are all equal; raise it"

@@ -15,7 +15,7 @@ from pelican.base.model import Section
 
 _QUANTITY = r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?$"
 _SECRET = re.compile(r"SECRET|PASSWORD|PASSWD|TOKEN|CREDENTIAL|ACCESS_KEY|API_KEY", re.IGNORECASE)
-# They keep checkpoints that any number of processes resumes.
+# Stages that may lose pods, because any number of processes resumes their checkpoints.
 ELASTIC = ("train_rl", "train_sft")
 Quantity = Annotated[str, Field(pattern=_QUANTITY)]
 
@@ -30,7 +30,7 @@ class Toleration(Section):
 
 
 class StageResources(Section):
-    """The pods of one stage's job; what is none is as `resources.every` says."""
+    """The pods of one stage's job; a field that is none is as in `resources.every`."""
 
     replicas: int | None = Field(None, gt=0, description="pods of the job")
     elastic_min: int | None = Field(
@@ -88,7 +88,7 @@ class StageResources(Section):
 
 
 class Resources(Section):
-    """Of every stage, and of those that differ."""
+    """The resources of every stage, and those of the stages that differ from it."""
 
     every: StageResources = StageResources(
         replicas=1,
@@ -125,7 +125,7 @@ class Resources(Section):
         return self
 
     def of(self, stage: str) -> StageResources:
-        """What holds for a stage such as `train-rl`: its own fields over those of every stage."""
+        """The resources of a stage such as `train-rl`: its own fields, else those of every stage."""
         own: StageResources = getattr(self, stage.replace("-", "_"))
         given = {k: getattr(own, k) for k in type(own).model_fields if getattr(own, k) is not None}
         base = {

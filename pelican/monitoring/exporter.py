@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
 
 PORT, GATEWAY, FOLDER = env.METRICS_PORT, env.PUSHGATEWAY, env.METRICS_FOLDER
-# These take long enough to be scraped; the others only push.
+# Stages that take long enough to be scraped; the others only push.
 LONG = frozenset({"rollout", "train-rl", "distill", "train-sft", "eval"})
 PUSH_TIMEOUT_S = 5.0
 FOLDER_WAIT_S = 10.0  # of a replica for the first of its pod
@@ -44,7 +44,7 @@ def _make_registry() -> CollectorRegistry:
 
 
 def _restrict(registry: CollectorRegistry, keep: Keep) -> Any:
-    """What of `registry` is shown: a collector of the series that `keep` wants."""
+    """A collector of those series of `registry` that `keep` accepts."""
     return registry.restricted_registry(
         [name for series in SERIES.values() if keep(series) for name in series.samples]
     )
@@ -138,7 +138,7 @@ class StageExporter:
 
 
 class NoExporter:
-    """Nothing is configured."""
+    """The exporter where none is configured: it does nothing."""
 
     def finish(self) -> None:
         return None

@@ -396,7 +396,7 @@ def rollback(store: ObjectStore, model: str, by: str, reason: str = "") -> Alias
 
 
 def user_name() -> str:
-    """Who is named in a move made by hand."""
+    """The user's name, for a move made by hand."""
     try:
         return getpass.getuser()
     except (OSError, KeyError):  # a pod's user id without a name

@@ -475,7 +475,7 @@ def trails(found: Sequence[Trail], width: float = WIDE) -> Markup | None:
 
 # t-SNE of a few hundred points, exact (van der Maaten and Hinton, JMLR 9, 2008), in numpy.
 #
-# A report draws some fifty points; a library for that would be larger than Pelican's thin install.
+# A report draws some fifty points; why no library does: docs/decisions/2026-11-30-tsne-stays-by-hand.md
 
 Floats = NDArray[np.float64]
 MOST = 1000  # points; time and memory grow with their square

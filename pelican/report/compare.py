@@ -250,7 +250,7 @@ _RADAR = 4  # more webs above each other could not be read
 
 
 def beside_figures(runs: Mapping[str, Run], table: RunTable) -> list[Figure]:
-    """What can be drawn of several runs together."""
+    """The figures of several runs together."""
     styles = {label: run_colour(i) for i, label in enumerate(runs)}
     return [
         *drop_empty([_progress(runs, styles)]),

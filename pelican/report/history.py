@@ -280,7 +280,7 @@ _LEAST = 4  # wrong answers before that means anything
 
 @dataclass(frozen=True, slots=True)
 class Habit:
-    """What the policy says when it is wrong: the commonest answer, its share, and of how many."""
+    """A sample's commonest wrong answer, its share of the wrong answers, and their number."""
 
     answer: str
     share: float
@@ -312,7 +312,7 @@ def habits(run: Run, ids: Collection[str]) -> dict[str, Habit]:
 
 
 def interest(case: Case, habit: Habit | None) -> tuple[float, str]:
-    """How much a sample deserves a look, 0 … 5, and why in words.
+    """The interest of a sample to a person, 0 … 5, and why in words.
 
     A teacher and a policy that were trained apart and agree against the label are the best sign of
     a wrong label; one answer given every time is a weaker one.

@@ -39,7 +39,7 @@ class Cost(Frozen):
 
 
 def cost_of(run: Run) -> Cost:
-    """Of all finished stages. What a stage lost to a restart is not in it."""
+    """The cost of all finished stages, without the work that restarts lost."""
     return Cost(
         seconds=seconds(run),
         gpu_hours=_hours(run, "gpu_seconds"),
@@ -73,7 +73,7 @@ def _counts(stage: StageRun) -> dict[str, int]:
     return stage.manifest.counts if stage.manifest else {}
 
 
-# Runs by the names that tell them apart, also those of several stores.
+# Short labels for runs, unique even if they lie in several stores.
 
 _PART = "/runs/"
 

@@ -41,7 +41,7 @@ class ObjectEvent(Frozen):
 
     @property
     def id(self) -> str:
-        """The same for every event about the same object version."""
+        """An id that all events about one version of an object share."""
         return _digest(self.bucket, self.key, self.tag)
 
     @property
@@ -186,7 +186,7 @@ class Inbox:
         return "duplicate"
 
     def pending(self) -> list[Pending]:
-        """What waits, the oldest first. One that another replica is taking away may be left out."""
+        """Events that wait, the oldest first; one that another replica just takes may be missing."""
         found = []
         for key in list(self.store.keys(f"{ROOT}/pending")):
             try:
@@ -266,7 +266,7 @@ class Inbox:
         return Batch.model_validate_json(self.store.read(f"{ROOT}/batches/{number:06d}.json"))
 
     def _data_version(self, events: list[ObjectEvent]) -> str:
-        """Of every key its newest version; named by what it holds."""
+        """Make the data version that has the newest version of every key; its content gives its name."""
         newest: dict[str, ObjectEvent] = {}
         for event in events:
             before = newest.get(event.key)

@@ -20,7 +20,7 @@ WATERMARK = f"{ROOT}/watermark.json"
 
 @dataclass(frozen=True)
 class Watermark:
-    """What polling has seen: all that was written until `until` (seconds since 1970), and `tags`."""
+    """What polling has handed on: all that was written until `until` (seconds since 1970), and `tags`."""
 
     until: float = -1.0
     tags: Mapping[str, str] = field(default_factory=dict)

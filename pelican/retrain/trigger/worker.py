@@ -42,7 +42,7 @@ MAX_BACKOFF_S = 600.0
 
 
 class Submitter(Protocol):
-    """Who starts runs; see `pelican.retrain.trigger.worker`."""
+    """The part that starts, watches and stops runs; `CommandSubmitter` is the real one."""
 
     def plan(self, data: str, model: str) -> Plan: ...
     def start(self, data: str, model: str, run: str) -> None: ...
@@ -131,7 +131,7 @@ class Worker:
             self.metrics.decisions.labels("idle").inc()
 
     def idle(self) -> bool:
-        """Nothing waits and every batch is finished."""
+        """Whether nothing waits and every batch is finished."""
         return not self.inbox.pending() and self.all_finished()
 
     def all_finished(self) -> bool:
@@ -339,7 +339,7 @@ class CommandSubmitter:
         self._started[run] = _Started(process, output)
 
     def look(self, run: str) -> tuple[State, str]:
-        """How a run is, and a sentence: `refused` is not worth another start, `lost` is."""
+        """The state of a run and a sentence. `lost` is worth another start, `refused` is not."""
         started = self._started.get(run)
         if started is not None and started.process.poll() is None:
             return "running", ""
