@@ -130,7 +130,7 @@ def ours(
 ) -> Trained:
     records: list[StepRecord] = []
     model, encoder = load_model(recipe.model, policy)
-    model.config._name_or_path = str(policy)
+    model.config.name_or_path = str(policy)
     clock = Clock(lambda: score_of(recipe, questions, model, encoder))
     order = schedule(len(samples), recipe.rl.max_steps * PROMPTS, 0)
     DeliberateGrpoTrainer(
@@ -178,7 +178,7 @@ def plain(
         for i in order
     ]
     model, encoder = load_model(recipe.model.model_copy(update={"cache_vision": False}), policy)
-    model.config._name_or_path = str(policy)
+    model.config.name_or_path = str(policy)
     clock = Clock(lambda: score_of(recipe, questions, model, encoder))
     # As TRL's documentation asks: it pads its prompts on the left itself, and puts beside them the
     # token types that the processor pads. On the other side these mark other tokens as the image.

@@ -1,4 +1,4 @@
-"""What a process needs of its surroundings: an end with its parent, threads, the other ranks."""
+"""Processes: collectives over the ranks of a job, an end with the parent, threads with ordered results."""
 
 from __future__ import annotations
 
@@ -13,12 +13,17 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
-# What the processes of a job tell each other; alone, a process hears itself. Torch only if several.
+# Collectives over the processes of a job. A process that is alone gets its own value back, without torch.
 
 
-def from_all(value: Any, group: Any = None) -> list[Any]:
-    """The values of all ranks (of a process group, if not the default one); waits for the slowest."""
-    dist = _several()
+def all_gather_object(value: Any, group: Any = None) -> list[Any]:
+    """The values of all ranks, in their order; waits for the slowest.
+
+    Args:
+        value: this rank's, anything that pickle takes.
+        group: the process group, the default one if None.
+    """
+    dist = _distributed()
     if dist is None:
         return [value]
     values: list[Any] = [None] * dist.get_world_size(group)
@@ -26,9 +31,9 @@ def from_all(value: Any, group: Any = None) -> list[Any]:
     return values
 
 
-def from_first(value: Any) -> Any:
-    """The value that rank 0 gave."""
-    dist = _several()
+def broadcast_object(value: Any) -> Any:
+    """Rank 0's value, on every rank; the others' is ignored."""
+    dist = _distributed()
     if dist is None:
         return value
     values = [value]
@@ -36,8 +41,8 @@ def from_first(value: Any) -> Any:
     return values[0]
 
 
-def _several() -> Any:
-    """torch.distributed, if there is a group of more than this process."""
+def _distributed() -> Any:
+    """torch.distributed, or None where no process group of several ranks is open."""
     if "torch" not in sys.modules:
         return None
     import torch.distributed as dist
@@ -45,17 +50,17 @@ def _several() -> Any:
     return dist if dist.is_initialized() and dist.get_world_size() > 1 else None
 
 
-# No orphans: a process that ends when the one that started it, or the run's owner, is gone.
+# No orphans: a process ends when the one that started it, or the owner of the run, is gone.
 
-PARENT = "PELICAN_PARENT"  # pid of the launcher: its stage dies with it
-OWNER = "PELICAN_OWNER"  # pid:start of the process that owns the run: launchers stop without it
+PARENT = "PELICAN_PARENT"  # pid of the launcher, with which its stage dies
+OWNER = "PELICAN_OWNER"  # pid:start of the run's owner, without which launchers stop
 _PR_SET_PDEATHSIG = 1
 
 
 def die_with_parent() -> None:
-    """Ask the kernel for SIGKILL when the parent dies; Linux only, elsewhere nothing happens.
+    """Ask the kernel for SIGKILL when the parent dies, if it put its pid into PELICAN_PARENT.
 
-    Only if the parent named itself in PELICAN_PARENT; gone already means ending at once.
+    Linux only; elsewhere nothing happens. If the parent is gone already, this process ends at once.
     """
     parent = os.environ.get(PARENT)
     if not parent:
@@ -72,10 +77,11 @@ def hold(parent: int) -> None:
 
 
 def guard_group() -> subprocess.Popen[bytes] | None:
-    """A process that kills this one's group when this one is gone, however it went.
+    """Start a process that kills this one's process group once this one is gone, for any reason.
 
-    For what is started by a library, and so does not ask the kernel itself. None if the group is
-    not this process's own: a launcher gives every stage one.
+    It is for the children of a library (vLLM's engine, for example), because they do not call
+    `die_with_parent`. None if this process does not lead its group: a launcher makes every stage lead
+    one.
     """
     if os.getpgrp() != os.getpid():
         return None
@@ -89,7 +95,7 @@ def guard_group() -> subprocess.Popen[bytes] | None:
 
 
 def identity(pid: int) -> str:
-    """`pid:start`, which no other process ever has; `pid:` where /proc does not exist."""
+    """`pid:start` of a process, unlike a pid never given to another; `pid:` without /proc."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
@@ -113,22 +119,23 @@ def alive(process: str) -> bool:
 
 
 def owner_alive() -> bool:
-    """Whether the run's owner still runs; true if none is named."""
+    """Whether the process in PELICAN_OWNER still runs; true if the variable is not set."""
     owner = os.environ.get(OWNER)
     return not owner or alive(owner)
 
 
-# Work that waits for the network, several items at a time, with the results in order.
+# Threads for work that waits for the network: several items at a time, results in order.
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 
 def in_order(function: Callable[[T], R], items: Iterable[T], workers: int) -> Iterator[R]:
-    """`function` of every item, in their order; at most `2 * workers` items are held at once.
+    """`function(item)` of every item, in the order of the items, computed by `workers` threads.
 
-    `items` is read by the caller's thread, so it may be an engine that generates meanwhile. With
-    one worker nothing runs in another thread. The first error ends the iteration.
+    The caller's thread reads `items`, so they may come from an engine that generates meanwhile. At
+    most `2 * workers` items are held at once. With one worker no thread is started. The first error
+    ends the iteration.
     """
     if workers <= 1:
         yield from map(function, items)

@@ -162,7 +162,7 @@ def places(store_uri: str) -> Iterator[Finding]:
 
 
 def kubectl() -> Finding:
-    config = os.environ.get("KUBECONFIG") or str(Path.home() / ".kube" / "config")
+    config = env.read("KUBECONFIG") or str(Path.home() / ".kube" / "config")
     if shutil.which("kubectl") is None:
         return Finding("optional", "kubectl", "not found: only a cluster needs it")
     if not Path(config).exists():
@@ -172,7 +172,7 @@ def kubectl() -> Finding:
 
 def _bucket(uri: str) -> str:
     open_store(uri).probe()
-    return f"{uri} at {os.environ.get('S3_ENDPOINT_URL', 'AWS')}"
+    return f"{uri} at {env.read('S3_ENDPOINT_URL') or 'AWS'}"
 
 
 def _folder(uri: str) -> str:
@@ -214,14 +214,14 @@ def credentials(steps: bool) -> Iterator[Finding]:
     """
     from pelican.launch.podspec import Target
 
-    if not (os.environ.get("KUBECONFIG") or os.environ.get("KUBERNETES_SERVICE_HOST")):
+    if not (env.read("KUBECONFIG") or env.read("KUBERNETES_SERVICE_HOST")):
         return
     target = Target.from_environment()
     names = [name for name in (target.store_secret, target.ca_secret) if name]
     for name in names:
         yield _secret(name, target.namespace, "jobs", "missing")
     if steps:
-        told = os.environ.get("KFP_NAMESPACE")
+        told = env.read("KFP_NAMESPACE")
         for name in names:  # where Kubeflow's steps run is its own affair unless it was said
             level: Level = "missing" if told else "optional"
             yield _secret(name, told or KUBEFLOW, "Kubeflow's steps", level)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import sys
 from contextlib import suppress
@@ -101,7 +100,7 @@ def _meaning(name: str, error: Exception) -> PelicanError | None:
         return ResourceError(
             f"{name}: out of memory ({error}); a run with a smaller {_SIZES[name]} may fit"
         )
-    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    several = env.world_size() > 1
     if several and isinstance(error, RuntimeError) and any(w in str(error) for w in _LOST_PEER):
         first = str(error).strip().splitlines()[0]
         return InfrastructureError(f"{name}: another process of the job is gone ({first})")
@@ -115,9 +114,9 @@ def _tell(error: PelicanError) -> None:
 
 
 def _note(message: str, code: int) -> None:
-    folder = os.environ.get(ERRORS)
+    folder = env.read(ERRORS)
     if folder:
-        note = Path(folder, f"{os.environ.get('RANK', '0')}.json")
+        note = Path(folder, f"{env.rank()}.json")
         note.write_text(json.dumps({"message": message, "exit_code": code}))
 
 

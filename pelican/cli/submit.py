@@ -129,7 +129,7 @@ def run_all(
 
     Stages that an earlier run has done are taken over. Raises CancelledError if a run was stopped.
     """
-    os.environ.setdefault(env.REUSE, "on")
+    env.set_default(env.REUSE, "on")
     objects, failed = open_store(env.store_uri(store)), []
     for seed in seeds:
         for label, variant in variants.items():
@@ -381,14 +381,12 @@ def run_here(
 def _follow(command: list[str], log_file: Path, view: View, launcher: str) -> int:
     """Run `command`, show its events, keep the rest of its log. Ctrl-C and SIGTERM end it whole."""
     me = os.getpid()
-    environment = {**os.environ, OWNER: identity(me), PARENT: str(me), "PYTHONUNBUFFERED": "1"}
+    environment = {**env.read_all(), OWNER: identity(me), PARENT: str(me), "PYTHONUNBUFFERED": "1"}
     environment["PELICAN_LAUNCHER"] = "process" if launcher == "local" else launcher
     if launcher != "local":
-        environment["PELICAN_WARM"] = "off"  # the stages run elsewhere
+        environment[env.WARM] = "off"  # the stages run elsewhere
     # The components import pelican, wherever the command was typed.
-    environment["PYTHONPATH"] = os.pathsep.join(
-        [str(env.home()), *filter(None, [os.environ.get("PYTHONPATH")])]
-    )
+    environment["PYTHONPATH"] = env.python_path()
     stopped: list[int] = []
 
     def stop(number: int, frame: object) -> None:

@@ -228,7 +228,11 @@ SETS = {
 
 
 def for_pipeline(pipeline: str, recipe: Recipe) -> Recipe:
-    """The recipe that `pipeline` runs: `rl_only` is the metaloop without SFT, and so on."""
+    """The recipe that `pipeline` runs: `rl_only` is the metaloop without SFT, and so on.
+
+    Raises:
+        UserInputError: there is no such pipeline, or it takes away what the recipe had left.
+    """
     if pipeline in SETS:
         raise UserInputError(
             f"{pipeline!r} is a set of runs, no pipeline of its own; `pelican submit --pipeline"
@@ -237,7 +241,10 @@ def for_pipeline(pipeline: str, recipe: Recipe) -> Recipe:
     if pipeline not in PIPELINES:
         known = [*PIPELINES, *SETS]
         raise UserInputError(f"there is no pipeline {pipeline!r}{nearest(pipeline, known)}")
-    return PIPELINES[pipeline](recipe)
+    try:
+        return PIPELINES[pipeline](recipe)
+    except ValidationError as error:
+        raise UserInputError(f"the pipeline {pipeline!r}: {sentence(error, {})}") from None
 
 
 # `tiny`: everything real but the size. A few million parameters, minutes on two cores.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import io
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 from transformers.cache_utils import DynamicLayer
 
+from pelican.config import env
 from pelican.config.recipe import ModelConfig, Sampling
 from pelican.engines.base import Engine, conversation, rollout_seed
 from pelican.engines.vision import FeatureBank, FeatureFiles, ImageSource, PixelSource, Prepared
@@ -285,7 +285,7 @@ def load_model(model: ModelConfig, checkpoint: Path) -> tuple[Any, PromptEncoder
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cuda":  # else every rank of a job would load onto the first GPU
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+        torch.cuda.set_device(env.local_rank() % torch.cuda.device_count())
     policy = AutoModelForImageTextToText.from_pretrained(
         checkpoint, dtype=getattr(torch, model.dtype), use_safetensors=True
     ).to(device)

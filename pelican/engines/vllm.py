@@ -7,16 +7,15 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
 from pelican.base.process import guard_group
+from pelican.config import env
 from pelican.config.recipe import ModelConfig, Sampling, VllmConfig
 from pelican.engines.base import Engine, rollout_seed
 from pelican.engines.transformers import messages
@@ -50,7 +49,7 @@ class VllmEngine(Engine):
         **more: Any,
     ) -> None:
         for name, value in {**_ENVIRONMENT, "OMP_NUM_THREADS": str(threads)}.items():
-            os.environ.setdefault(name, value)
+            env.set_default(name, value)
         try:
             from vllm import LLM
             from vllm.platforms import current_platform
@@ -69,7 +68,7 @@ class VllmEngine(Engine):
         self._ahead = 2 * config.max_num_seqs
         options = vllm_options(config, model, on_cpu=bool(current_platform.is_cpu())) | more
         self._guard = guard_group()
-        with _environment(visible_devices(config.tensor_parallel_size, os.environ)):
+        with env.changed(visible_devices(config.tensor_parallel_size, env.read_all())):
             self._llm: Any = LLM(model=str(checkpoint), **options)
 
     def generate(
@@ -180,21 +179,6 @@ class VllmEngine(Engine):
         if guard is not None:
             guard.kill()
             guard.communicate()
-
-
-@contextmanager
-def _environment(changes: Mapping[str, str]) -> Iterator[None]:
-    """These variables for the processes that are started meanwhile."""
-    before = {name: os.environ.get(name) for name in changes}
-    os.environ.update(changes)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
 
 
 def vllm_options(config: VllmConfig, model: ModelConfig, *, on_cpu: bool) -> dict[str, Any]:

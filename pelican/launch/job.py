@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
 
+from pelican.config import env as settings
 from pelican.config.overrides import nearest
 from pelican.errors import InfrastructureError, PelicanError, ResourceError, UserInputError
 from pelican.monitoring.progress import Event
@@ -102,7 +102,7 @@ def choose(
     given: str, store_uri: str, environ: Mapping[str, str] | None = None
 ) -> tuple[Name, str]:
     """The launcher and a sentence that says why. Raises UserInputError for one that can't be."""
-    env = os.environ if environ is None else environ
+    env = settings.read_all() if environ is None else environ
     remote = store_uri.startswith("s3://")
     cluster = _cluster(env)
     if given == AUTO:

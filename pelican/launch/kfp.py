@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pelican.base.net import refused, sentence, trusting
+from pelican.config import env as settings
 from pelican.errors import InfrastructureError, PelicanError, UserInputError
 from pelican.launch.job import CancelledError
 from pelican.runs.layout import read_json, run_prefix
@@ -39,7 +39,7 @@ class KfpSettings:
     @classmethod
     def from_environment(cls) -> KfpSettings:
         """Raises UserInputError without KFP_HOST."""
-        env = os.environ
+        env = settings.read_all()
         host = (env.get("KFP_HOST") or "").rstrip("/")
         if not host.startswith(("http://", "https://")):
             raise UserInputError(f"KFP_HOST={host!r} is not of the form http(s)://host:port")
@@ -175,7 +175,7 @@ class Kfp:
 
     def _renew(self, configuration: Any) -> None:
         """A mounted token is renewed on disk."""
-        token = os.environ.get("KFP_TOKEN")
+        token = settings.read("KFP_TOKEN") or None
         if self.settings.token_file:
             try:
                 token = Path(self.settings.token_file).read_text().strip()

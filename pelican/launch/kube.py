@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -12,6 +11,7 @@ from urllib.parse import urlencode
 import urllib3
 from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random_exponential
 
+from pelican.config import env
 from pelican.errors import InfrastructureError, PelicanError, UserInputError
 from pelican.launch.podspec import GROUP, PLURAL, VERSION, Tree
 
@@ -40,12 +40,12 @@ class Kube:
         self._patience_s = patience_s
         configuration = client.Configuration()
         try:
-            if os.environ.get("KUBERNETES_SERVICE_HOST") and not os.environ.get("KUBECONFIG"):
+            if env.read("KUBERNETES_SERVICE_HOST") and not env.read("KUBECONFIG"):
                 config.load_incluster_config(client_configuration=configuration)
             else:
                 # The library's own default is what the variable said when it was imported.
                 config.load_kube_config(
-                    os.environ.get("KUBECONFIG") or "~/.kube/config",
+                    env.read("KUBECONFIG") or "~/.kube/config",
                     client_configuration=configuration,
                 )
         except (config.ConfigException, OSError) as error:

@@ -204,7 +204,7 @@ class _Gang:
 def _environments(job: Job) -> list[Mapping[str, str]]:
     """The environment of every rank."""
     threads = str(job.threads)
-    common = {k: v for k, v in os.environ.items() if k not in _RANK_VARIABLES}
+    common = {k: v for k, v in env.read_all().items() if k not in _RANK_VARIABLES}
     common |= {name: threads for name in _THREAD_VARIABLES}
     common |= {PARENT: str(os.getpid()), "PYTHONUNBUFFERED": "1"}
     common |= {"TOKENIZERS_PARALLELISM": "false"}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -308,7 +307,7 @@ _LIGHT = ("reward", "filter")
 
 @dataclass(frozen=True)
 class Target:
-    """`docs/cluster.md` has the variables. Secrets are named, never held."""
+    """`docs/settings.md` has the variables. Secrets are named, never held."""
 
     namespace: str = "pelican"
     service_account: str = "pelican-stage"
@@ -323,7 +322,7 @@ class Target:
 
     @classmethod
     def from_environment(cls) -> Target:
-        env = os.environ
+        env = settings.read_all()
         own = cls()
 
         def value(name: str, default: str) -> str:

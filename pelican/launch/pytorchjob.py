@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 import uuid
@@ -13,6 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from pelican.config import env
 from pelican.errors import InfrastructureError, PelicanError, UserInputError
 from pelican.launch.explain import PreemptedError, failure, waiting
 from pelican.launch.job import CancelledError, Job, JobResult, Launcher, OnProgress, StageError
@@ -439,7 +439,7 @@ def _orphaned(job: Tree, store: ObjectStore | None, grace_s: float) -> str | Non
             return f"run {run} was cancelled"
         if not store.exists(f"{run_prefix(run)}/{RECIPE}"):
             return f"run {run} is not in the store any more"
-    if kfp_run and os.environ.get("KFP_HOST"):
+    if kfp_run and env.read("KFP_HOST"):
         from pelican.launch.kfp import ENDED, Kfp
 
         state = Kfp().state(kfp_run)

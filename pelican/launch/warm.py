@@ -30,8 +30,8 @@ from pathlib import Path
 from typing import IO
 
 from pelican.base.process import PARENT, die_with_parent, hold
+from pelican.config import env
 
-WARM = "PELICAN_WARM"  # path of the socket; "off" for none
 PRELOADED = (
     "torch",
     "pelican.engines.transformers",
@@ -108,7 +108,7 @@ class Forked:
 
 def start(arguments: Sequence[str], environment: Mapping[str, str], lock: int) -> Forked | None:
     """A warm start of `python -m pelican ARGUMENTS`; None if there is nobody to give one."""
-    path = os.environ.get(WARM, "")
+    path = env.read(env.WARM)
     if path in ("", "off"):
         return None
     try:
@@ -120,21 +120,20 @@ def start(arguments: Sequence[str], environment: Mapping[str, str], lock: int) -
 @contextmanager
 def warm_process(preloaded: Sequence[str] = PRELOADED) -> Iterator[None]:
     """Start the warm process beside this one and name its socket, unless PELICAN_WARM is set."""
-    if WARM in os.environ:
+    if env.is_set(env.WARM):
         yield
         return
     with tempfile.TemporaryDirectory(prefix="pelican-") as folder:  # readable by this user alone
         path = f"{folder}/warm"
         process = subprocess.Popen(
             [sys.executable, "-m", "pelican.launch.warm", path, *preloaded],
-            env={**os.environ, PARENT: str(os.getpid()), "OMP_NUM_THREADS": "1"},
+            env={**env.read_all(), PARENT: str(os.getpid()), "OMP_NUM_THREADS": "1"},
             stdin=subprocess.DEVNULL,
         )
-        os.environ[WARM] = path
         try:
-            yield
+            with env.changed({env.WARM: path}):
+                yield
         finally:
-            del os.environ[WARM]
             process.terminate()
             process.wait()
 

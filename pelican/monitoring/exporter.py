@@ -7,7 +7,6 @@ Without either nothing is imported, opened or kept. Trouble with metrics never e
 
 from __future__ import annotations
 
-import os
 import shutil
 import sys
 import tempfile
@@ -18,11 +17,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pelican.base.metrics import COMMON, SERIES, Series, send_to
+from pelican.config import env
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
 
-PORT, GATEWAY, FOLDER = "PELICAN_METRICS_PORT", "PELICAN_PUSHGATEWAY", "PROMETHEUS_MULTIPROC_DIR"
+PORT, GATEWAY, FOLDER = env.METRICS_PORT, env.PUSHGATEWAY, env.METRICS_FOLDER
 # These take long enough to be scraped; the others only push.
 LONG = frozenset({"rollout", "train-rl", "distill", "train-sft", "eval"})
 PUSH_TIMEOUT_S = 5.0
@@ -33,7 +33,7 @@ Keep = Callable[[Series], bool]
 
 def configured() -> bool:
     """Whether metrics go anywhere."""
-    return bool(os.environ.get(PORT) or os.environ.get(GATEWAY))
+    return bool(env.read(PORT) or env.read(GATEWAY))
 
 
 class Registry:
@@ -99,21 +99,21 @@ class StageExporter:
         self, stage: str, phase: str, key: str, barrier: Callable[[], object] | None
     ) -> None:
         self._grouping = {"stage": stage, "phase": phase}
-        self._gateway = os.environ.get(GATEWAY, "")
+        self._gateway = env.read(GATEWAY)
         self._folder: Path | None = None
         self._server: Any = None
-        self._first = os.environ.get("LOCAL_RANK", "0") == "0"
-        if int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("WORLD_SIZE", "1"))) > 1:
+        self._first = env.local_rank() == 0
+        if env.local_world_size() > 1:
             self._folder = self._share(key, barrier)
         self._registry = Registry(stage, phase)
         send_to(self._registry)
-        where = os.environ.get(PORT, "")
+        where = env.read(PORT)
         if where and self._first and (stage in LONG or not self._gateway):
             self._server = _serve(where, _View(self._source(), self._served))
 
     def finish(self) -> None:
         """Push what is not scraped, once for the whole job; then end."""
-        if self._gateway and os.environ.get("RANK", "0") == "0":
+        if self._gateway and env.rank() == 0:
             served = self._served if self._server is not None else lambda series: False
             view = _View(self._source(), lambda series: not served(series))
             push(self._gateway, STAGE, self._grouping, view)
@@ -144,8 +144,8 @@ class StageExporter:
         """An empty folder for the values of this pod's processes, and files instead of numbers."""
         from prometheus_client import values
 
-        name = [key, *(os.environ.get(n, "") for n in ("MASTER_PORT", "TORCHELASTIC_RUN_ID"))]
-        base = os.environ.get(FOLDER) or str(Path(tempfile.gettempdir()) / "pelican-metrics")
+        name = [key, *(env.read(n) for n in ("MASTER_PORT", "TORCHELASTIC_RUN_ID"))]
+        base = env.read(FOLDER) or str(Path(tempfile.gettempdir()) / "pelican-metrics")
         folder = Path(base) / "-".join(filter(None, name))
         if self._first:
             shutil.rmtree(folder, ignore_errors=True)
@@ -160,7 +160,7 @@ class StageExporter:
             time.sleep(0.05)
         if not folder.is_dir():
             return None
-        os.environ[FOLDER] = str(folder)
+        env.write(FOLDER, str(folder))
         values.ValueClass = values.MultiProcessValue()  # type: ignore[no-untyped-call]
         return folder
 
@@ -195,7 +195,7 @@ def open_stage(
 @contextmanager
 def pushed(stage: str, phase: str, job: str = STAGE) -> Iterator[Callable[[], None]]:
     """Values set inside are pushed by calling what is given, and at the end if all went well."""
-    gateway = os.environ.get(GATEWAY, "")
+    gateway = env.read(GATEWAY)
     if not gateway:
         yield lambda: None
         return

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast, get_args
 
 from pelican.base import metrics as m
 from pelican.base.metrics import active
+from pelican.config import env
 from pelican.errors import InfrastructureError, ResourceError, UserInputError
 from pelican.monitoring.exporter import JOB, pushed
 
@@ -156,7 +157,7 @@ def waited() -> None:
 
     The processes of one pod are one target: there the one that waits would hide the one that is stuck.
     """
-    if int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("WORLD_SIZE", "1"))) == 1:
+    if env.local_world_size() == 1:
         m.LAST_STEP.set(time.time())
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import getpass
 import json
-import os
 import re
 import subprocess
 from collections.abc import Callable, Iterator
@@ -418,7 +417,7 @@ def _numbers(store: ObjectStore, model: str) -> Iterator[int]:
 def code_version() -> dict[str, str]:
     """Packages, and the commit: PELICAN_COMMIT, else what git says of the checkout."""
     found = versions()
-    commit = os.environ.get("PELICAN_COMMIT", "")
+    commit = env.read("PELICAN_COMMIT")
     if not commit:
         asked = [
             "git",

@@ -7,7 +7,6 @@ request is signed after the Standard Webhooks specification, as the trigger chec
 from __future__ import annotations
 
 import json
-import os
 import time
 import urllib.error
 import urllib.request
@@ -15,6 +14,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from pelican.base.net import ID, SIGNATURE, TIMESTAMP, sign
+from pelican.config import env
 from pelican.retrain.records import Verdict, read_verdict
 from pelican.runs.layout import FAILURE, read_json, run_prefix
 from pelican.storage.store import ObjectStore
@@ -29,7 +29,7 @@ def notify(store: ObjectStore, run: str) -> str | None:
     Never raises: a run does not fail because nobody could be told. What happened is kept in
     `runs/<run>/notification.json`; a run is told of once per outcome.
     """
-    url = os.environ.get(URL)
+    url = env.read(URL)
     if not url:
         return None
     key = f"{run_prefix(run)}/notification.json"
@@ -37,7 +37,7 @@ def notify(store: ObjectStore, run: str) -> str | None:
     told = read_json(store, key)
     if told is not None and told["sent"] and told["outcome"] == message["outcome"]:
         return "told before"
-    result = send(url, message, os.environ.get(SECRET), f"{run}-{message['outcome']}")
+    result = send(url, message, env.read(SECRET) or None, f"{run}-{message['outcome']}")
     record = {"outcome": message["outcome"], "sent": result == "sent", "result": result}
     store.write(key, json.dumps(record, indent=1).encode())
     return result
@@ -46,7 +46,7 @@ def notify(store: ObjectStore, run: str) -> str | None:
 def message_of(store: ObjectStore, run: str) -> dict[str, Any]:
     """The verdict in a sentence, with its reasons and links."""
     verdict = read_verdict(store, run)
-    link = os.environ.get(LINK, "").replace("{run}", run)
+    link = env.read(LINK).replace("{run}", run)
     where = link or f"{store.uri}/{run_prefix(run)}/report.html"
     if verdict is None:
         failure = read_json(store, f"{run_prefix(run)}/{FAILURE}") or {}

@@ -22,7 +22,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pelican.base.process import from_all, from_first
+from pelican.base.process import all_gather_object, broadcast_object
 from pelican.config import env
 from pelican.config.recipe import Recipe
 from pelican.data.corrections import NONE, Corrections, read_corrections
@@ -106,7 +106,7 @@ class StageContext:
     def restored(self, name: str) -> Path:
         """`output(name)`, a folder of `work/`, with what an earlier attempt kept, on any machine."""
         if self.store.remote:
-            if local_rank() == 0:
+            if env.local_rank() == 0:
                 self.store.restore(f"{self.spec.output}/{name}")
             self.barrier()
         return self.output(name)
@@ -120,7 +120,7 @@ class StageContext:
             return
         prefix = f"{self.spec.output}/{name}"
         self.barrier()
-        if local_rank() == 0:
+        if env.local_rank() == 0:
             self.store.upload(prefix, skip=last)
         self.barrier()
         if self.rank == 0:
@@ -172,11 +172,6 @@ class StageContext:
         """Record a number of the manifest. Kubeflow refuses NaN, so only finite ones are kept."""
         if math.isfinite(value):
             self.metrics[name] = float(value)
-
-
-def local_rank() -> int:
-    """This process's number on its machine."""
-    return int(os.environ.get("LOCAL_RANK", "0"))
 
 
 def commit(context: StageContext, identity: str, started: datetime) -> Manifest:
@@ -292,8 +287,8 @@ def claimed(items: Items) -> Iterator[tuple[str, Claim]]:
 
 def run_replica(store: ObjectStore, spec: StageSpec, module: Any) -> Manifest:
     """`module.work(context)` in every replica; `module.finish(context, its result)` where it commits."""
-    rank = int(os.environ.get("RANK", "0"))
-    context = StageContext(spec, store, rank, int(os.environ.get("WORLD_SIZE", "1")))
+    rank = env.rank()
+    context = StageContext(spec, store, rank, env.world_size())
     begun = begin(store, spec) if rank == 0 else _wait_for_begin(store, spec)
     if isinstance(begun, Manifest):
         return begun
@@ -394,33 +389,37 @@ def run_stage(spec: StageSpec) -> Manifest:
     if hasattr(module, "finish"):
         return run_replica(store, spec, module)
     ranks = Ranks()
-    begun: str | Manifest = from_first(begin(store, spec) if ranks.rank == 0 else None)
+    begun: str | Manifest = broadcast_object(begin(store, spec) if ranks.rank == 0 else None)
     if isinstance(begun, Manifest):
         ranks.leave()
         return begun
-    context = StageContext(spec, store, ranks.rank, ranks.size, barrier=lambda: from_all(None))
+    context = StageContext(
+        spec, store, ranks.rank, ranks.size, barrier=lambda: all_gather_object(None)
+    )
     if store.remote:
-        if local_rank() == 0:  # of an attempt that was cut off here
+        if env.local_rank() == 0:  # of an attempt that was cut off here
             shutil.rmtree(store.local_root(spec.output))
         context.barrier()
     started = now()
     key = spec.output.replace("/", "-")
-    telemetry = exporter.open_stage(spec.stage, spec.phase.value, key, lambda: from_all(None))
+    telemetry = exporter.open_stage(
+        spec.stage, spec.phase.value, key, lambda: all_gather_object(None)
+    )
     with telemetry:
         record.began(spec.stage)
         module.run(context)
     counts: Counter[str] = Counter()
-    for share in from_all(dict(context.counts)):
+    for share in all_gather_object(dict(context.counts)):
         counts.update(share)
     context.counts = counts
-    cpu_seconds = sum(from_all(cpu_seconds_used()))
+    cpu_seconds = sum(all_gather_object(cpu_seconds_used()))
     context.notes["resources"] = resources(spec, ranks.size, started, cpu_seconds)
     manifest = None
     if ranks.rank == 0:
         store.upload(spec.output)
         manifest = commit(context, begun, started)
         record.finished(manifest, ranks.size)
-    committed: Manifest = from_first(manifest)
+    committed: Manifest = broadcast_object(manifest)
     telemetry.finish()
     ranks.leave()
     return committed

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from datetime import timedelta
 from pathlib import Path, PurePosixPath
 from typing import Literal, get_args
@@ -94,8 +93,8 @@ class Ranks:
     """The processes of one job; alone unless torchrun started several. Torch only if several."""
 
     def __init__(self) -> None:
-        self.rank = int(os.environ.get("RANK", "0"))
-        self.size = int(os.environ.get("WORLD_SIZE", "1"))
+        self.rank = env.rank()
+        self.size = env.world_size()
         if self.size > 1:
             import torch
             import torch.distributed as dist

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 import torch
 
-from pelican.base.process import from_all
+from pelican.base.process import all_gather_object
 from pelican.config import env
 from pelican.config.recipe import Recipe, RewardConfig
 from pelican.data.lazy import CACHE_BYTES, LazySamples
@@ -112,7 +112,7 @@ def _train(context: StageContext, samples: Sequence[Sample], judge: Judge | None
         TRAINER_STATE,
         KeepCheckpoints,
         Losses,
-        fit_to_world_size,
+        check_world_size,
         last_checkpoint,
         save_trained,
     )
@@ -131,7 +131,7 @@ def _train(context: StageContext, samples: Sequence[Sample], judge: Judge | None
     def keep(checkpoint: str) -> None:
         context.keep(f"work/trainer/{checkpoint}", last=(TRAINER_STATE, STATE))
 
-    curve, losses = RlCurve(config, from_all, report), Losses(lambda *_: None)
+    curve, losses = RlCurve(config, all_gather_object, report), Losses(lambda *_: None)
     work = context.restored("work/trainer")
     seed = seed_of(recipe, context.spec.loop)
     order = schedule(len(samples), config.max_steps * config.prompts_per_step, seed)
@@ -159,7 +159,7 @@ def _train(context: StageContext, samples: Sequence[Sample], judge: Judge | None
             on_step=curve.add,
         )
         checkpoint = last_checkpoint(work, STATE)
-        fit_to_world_size(recipe, checkpoint, context.world_size)
+        check_world_size(recipe, checkpoint, context.world_size)
         if checkpoint is not None:
             curve.load(checkpoint)
             losses.restore(checkpoint)
@@ -193,7 +193,7 @@ def _trainer(
             generation=generation,
             **arguments,
         )
-    policy.config._name_or_path = str(start)  # where TRL loads the reference
+    policy.config.name_or_path = str(start)  # where TRL loads the reference
     engine = TransformersEngine(policy, encoder, batch_size=1)
     return trainer_of(recipe.rl)(policy, engine=engine, config=recipe.rl, **arguments)
 

@@ -34,7 +34,7 @@ def _train(context: StageContext, mixture: pl.DataFrame) -> None:
         TRAINER_STATE,
         KeepCheckpoints,
         Losses,
-        fit_to_world_size,
+        check_world_size,
         last_checkpoint,
         save_trained,
     )
@@ -86,7 +86,7 @@ def _train(context: StageContext, mixture: pl.DataFrame) -> None:
         policy, processing_class=encoder.processor, encoder=encoder, **arguments
     )
     checkpoint = last_checkpoint(work)
-    fit_to_world_size(recipe, checkpoint, context.world_size)
+    check_world_size(recipe, checkpoint, context.world_size)
     if checkpoint is not None:
         losses.restore(checkpoint)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)

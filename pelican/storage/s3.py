@@ -287,7 +287,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class S3Settings:
-    """Where S3 is and how it is spoken to; `docs/cluster.md` has the variables. No credentials."""
+    """Where S3 is and how it is spoken to; `docs/settings.md` has the variables. No credentials."""
 
     endpoint: str
     region: str | None = None
@@ -299,7 +299,7 @@ class S3Settings:
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] | None = None) -> S3Settings:
         """Raises UserInputError for a value that is none."""
-        env = os.environ if environ is None else environ
+        env = places.read_all() if environ is None else environ
 
         def first(*names: str) -> str | None:
             return next((env[name] for name in names if env.get(name)), None)
@@ -393,11 +393,11 @@ class _Retry(urllib3.Retry):
 def _credentials() -> Provider:
     """From a mounted Secret, the environment, a file, or a pod's identity token; asked lazily."""
     found: list[Provider] = []
-    folder = os.environ.get("S3_CREDENTIALS_DIR")
+    folder = places.read("S3_CREDENTIALS_DIR")
     if folder:
         found.append(_SecretFolder(Path(folder)))
     found += [EnvAWSProvider(), AWSConfigProvider()]
-    if os.environ.get("AWS_WEB_IDENTITY_TOKEN_FILE"):
+    if places.read("AWS_WEB_IDENTITY_TOKEN_FILE"):
         found.append(IamAwsProvider())
     return ChainedProvider(found)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,11 +14,15 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from pelican.base.process import from_all
+from pelican.base.process import all_gather_object
+from pelican.config import env
 from pelican.config.recipe import Recipe
 from pelican.engines.transformers import PromptEncoder, prepare_model
 from pelican.errors import UserInputError
+from pelican.training import deepspeed_private
+from pelican.training.accelerate_private import shard_on_cpus, sync_gradients
 from pelican.training.logprobs import join_rows, split_rows
+from pelican.training.transformers_private import name_in_file, to_device, unsharded
 
 # Training at scale: what DeepSpeed and FSDP2 are told, and how a policy is loaded for them.
 #
@@ -34,7 +37,7 @@ def backend_arguments(recipe: Recipe) -> dict[str, Any]:
     """What `TrainingArguments` get beside those of every training."""
     mixed = recipe.model.dtype == "bfloat16"
     arguments: dict[str, Any] = {"bf16": mixed}
-    if recipe.parallel.strategy != "ddp" and int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if recipe.parallel.strategy != "ddp" and env.world_size() == 1:
         raise UserInputError(
             f"parallel.strategy is {recipe.parallel.strategy!r} but training has one process; raise"
             " rl.processes and sft.processes, or set parallel.strategy=ddp"
@@ -71,7 +74,7 @@ def backend_arguments(recipe: Recipe) -> dict[str, Any]:
 def finish_arguments(arguments: Any, recipe: Recipe) -> Any:
     """What `TrainingArguments` have no word for: gradients are summed and logits kept in float32."""
     if recipe.parallel.strategy == "zero3" and not torch.cuda.is_available():
-        _deepspeed_on_cpus()
+        deepspeed_private.run_on_cpus()
     if arguments.fsdp_plugin_args is not None and recipe.model.dtype == "bfloat16":
         from torch.distributed.fsdp import MixedPrecisionPolicy
 
@@ -81,40 +84,12 @@ def finish_arguments(arguments: Any, recipe: Recipe) -> Any:
     return arguments
 
 
-def _deepspeed_on_cpus() -> None:
-    """DeepSpeed over the gloo group that the arguments opened.
-
-    accelerate does this on accelerators alone. Without, DeepSpeed counts one process while weights
-    are read.
-    """
-    os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    import deepspeed
-
-    # It would compile a collective through shared memory, where there is a compiler; gloo is enough.
-    deepspeed.ops.__compatible_ops__ = {}
-    deepspeed.comm.init_distributed(dist_backend="gloo")
-
-
 class ShardedOnCpus:
-    """Trainer mix-in: FSDP2 also without a GPU.
-
-    On CPUs accelerate takes FSDP's plugin and trains whole copies without a word.
-    """
+    """Trainer mix-in: FSDP2 also without a GPU."""
 
     def create_accelerator_and_postprocess(self) -> None:
         super().create_accelerator_and_postprocess()  # type: ignore[misc]
-        trainer: Any = self
-        asked = trainer.args.fsdp_plugin_args
-        if asked is None or trainer.is_fsdp_enabled:
-            return
-        from accelerate.state import PartialState
-        from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
-
-        state = trainer.accelerator.state
-        state.distributed_type = DistributedType.FSDP
-        PartialState._shared_state["distributed_type"] = DistributedType.FSDP  # else it comes back
-        state.fsdp_plugin = FullyShardedDataParallelPlugin(**asked)
-        trainer.is_fsdp_enabled = True
+        shard_on_cpus(self)
 
 
 def load_for_training(recipe: Recipe, checkpoint: Path) -> tuple[Any, PromptEncoder]:
@@ -126,7 +101,7 @@ def load_for_training(recipe: Recipe, checkpoint: Path) -> tuple[Any, PromptEnco
     from transformers import AutoProcessor
 
     policy = load_weights(recipe, checkpoint, torch.float32)
-    policy.config._name_or_path = str(checkpoint)
+    policy.config.name_or_path = str(checkpoint)
     encoder = prepare_model(recipe.model, policy, AutoProcessor.from_pretrained(checkpoint))
     if recipe.parallel.lora_rank is not None:
         from peft import LoraConfig, get_peft_model
@@ -180,28 +155,8 @@ def _one_reader(strategy: str) -> Iterator[None]:
     if strategy != "fsdp2":
         yield
         return
-    before = os.environ.get("ACCELERATE_USE_FSDP")
-    os.environ["ACCELERATE_USE_FSDP"] = "true"
-    try:
+    with env.changed({"ACCELERATE_USE_FSDP": "true"}):
         yield
-    finally:
-        if before is None:
-            del os.environ["ACCELERATE_USE_FSDP"]
-        else:
-            os.environ["ACCELERATE_USE_FSDP"] = before
-
-
-@contextmanager
-def unsharded() -> Iterator[None]:
-    """A model made meanwhile is whole also while DeepSpeed would shard it."""
-    from transformers.integrations import deepspeed
-
-    kept = deepspeed._hf_deepspeed_config_weak_ref
-    deepspeed._hf_deepspeed_config_weak_ref = None
-    try:
-        yield
-    finally:
-        deepspeed._hf_deepspeed_config_weak_ref = kept
 
 
 # Micro-batches by token count: one optimiser step in several passes of bounded size.
@@ -234,7 +189,7 @@ def same_number(lengths: Sequence[int], limit: int | None) -> list[list[int]]:
     All ranks have the same number of items.
     """
     parts = partition(lengths, limit)
-    return partition(lengths, limit, at_least=max(from_all(len(parts))))
+    return partition(lengths, limit, at_least=max(all_gather_object(len(parts))))
 
 
 def take(batch: Mapping[str, Any], rows: Sequence[int]) -> dict[str, Any]:
@@ -285,7 +240,7 @@ def last_of_step(trainer: Any, model: Any, last: bool) -> Iterator[None]:
     told when the step is due.
     """
     accelerator = trainer.accelerator
-    accelerator.gradient_state._set_sync_gradients(last)
+    sync_gradients(accelerator, last)
     try:
         if last or trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled:
             yield
@@ -295,7 +250,7 @@ def last_of_step(trainer: Any, model: Any, last: bool) -> Iterator[None]:
         else:
             yield
     finally:
-        accelerator.gradient_state._set_sync_gradients(True)
+        sync_gradients(accelerator, True)
 
 
 class TokenBatches:
@@ -313,7 +268,7 @@ class TokenBatches:
         """Trainer's, over all passes; the loss is their weighted sum."""
         trainer: Any = self
         model.train()
-        passes = self.passes(trainer._prepare_inputs(inputs))
+        passes = self.passes(to_device(trainer, inputs))
         more = {"scale_wrt_gas": False} if trainer.is_deepspeed_enabled else {}
         total: Tensor | None = None
         for number, (part, weight) in enumerate(passes):
@@ -369,12 +324,8 @@ def _whole(parameter: Tensor) -> Tensor:
     if hasattr(parameter, "full_tensor"):
         gathered: Tensor = parameter.full_tensor()
         return gathered
-    if hasattr(parameter, "ds_id"):
-        from deepspeed.runtime.zero import GatheredParameters
-
-        with GatheredParameters([parameter]):
-            return parameter.detach().clone()
-    return parameter.detach()
+    sharded = deepspeed_private.gather(parameter)
+    return parameter.detach() if sharded is None else sharded
 
 
 @torch.no_grad()
@@ -408,8 +359,8 @@ def save_whole(
     _barrier(world_size)
     model = base_model(policy)
     sizes = {
-        name: shape.numel() * dtype.itemsize
-        for name, shape in _shapes(model)
+        name: deepspeed_private.whole_shape(parameter).numel() * dtype.itemsize
+        for name, parameter in model.named_parameters()
         if ".lora_" not in name
     }
     files = plan_files(
@@ -422,14 +373,14 @@ def save_whole(
         if number % world_size == rank:
             mine[name] = whole.to(dtype).cpu().contiguous().clone()
             if len(mine) == len(files[number]):
-                renamed = {_file_name(model, key): tensor for key, tensor in mine.items()}
+                renamed = {name_in_file(model, key): tensor for key, tensor in mine.items()}
                 save_file(renamed, temporary / _part(number, len(files)), {"format": "pt"})
                 mine.clear()
     _barrier(world_size)
     if rank == 0:
         if len(files) > 1:
             places = {
-                _file_name(model, name): _part(number, len(files)) for name, number in of.items()
+                name_in_file(model, name): _part(number, len(files)) for name, number in of.items()
             }
             index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": places}
             (temporary / _INDEX).write_text(json.dumps(index, indent=1))
@@ -451,21 +402,6 @@ def plan_files(sizes: dict[str, int], file_bytes: int) -> list[list[str]]:
         files[-1].append(name)
         filled += size
     return files
-
-
-def _shapes(model: Any) -> Iterator[tuple[str, torch.Size]]:
-    for name, parameter in model.named_parameters():
-        yield name, getattr(parameter, "ds_shape", parameter.shape)
-
-
-def _file_name(model: Any, name: str) -> str:
-    """Files keep the names of the checkpoint that was loaded; modules may have newer ones."""
-    from transformers.core_model_loading import revert_weight_conversion
-
-    names = list(revert_weight_conversion(model, {name: torch.empty(1, device="meta")}))
-    if len(names) != 1:
-        raise RuntimeError(f"the weight {name!r} is not one tensor of a file but {names}")
-    return str(names[0])
 
 
 def _save_configuration(model: Any, dtype: torch.dtype, folder: Path) -> None:

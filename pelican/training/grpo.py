@@ -9,17 +9,15 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import PrinterCallback
-from trl import GRPOTrainer
 
 from pelican.config.recipe import RlConfig
 from pelican.engines.base import rollout_seed
 from pelican.engines.transformers import Encoded, TransformersEngine
 from pelican.monitoring.record import timed
 from pelican.records import Sample, Score
-from pelican.training.checkpoints import ExactResume
 from pelican.training.logprobs import add_shared_prefix, shared_logps, split_rows
 from pelican.training.sampling import Generation
+from pelican.training.trl_private import GrpoTrainer
 
 # Down-sampling of rollouts by variance: many are drawn, those that tell most are trained on.
 #
@@ -123,7 +121,7 @@ class StepRecord:
 # (arXiv 2511.16602, difficulty-aware sampling).
 
 
-class DeliberateGrpoTrainer(ExactResume, GRPOTrainer):  # type: ignore[misc]
+class DeliberateGrpoTrainer(GrpoTrainer):
     """GRPOTrainer whose batches are full of groups with variance.
 
     `samples` is the buffer; the train data set holds indices into it. `on_step` is called with
@@ -142,8 +140,7 @@ class DeliberateGrpoTrainer(ExactResume, GRPOTrainer):  # type: ignore[misc]
         on_step: Callable[[StepRecord], None],
         **kwargs: Any,
     ) -> None:
-        super().__init__(*args, reward_funcs=_unused_reward, **kwargs)
-        self.remove_callback(PrinterCallback)  # what it logs is in the curve
+        super().__init__(*args, **kwargs)
         self._engine = engine
         self._samples = samples
         self._config = config
@@ -162,8 +159,9 @@ class DeliberateGrpoTrainer(ExactResume, GRPOTrainer):  # type: ignore[misc]
             )
             self.ref_model.eval()
 
-    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
-        wanted = [row["sample"] for row in inputs[:: self._config.group_size]]
+    def next_batch(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
+        """One batch of completions is one optimiser step; the rows of a group stay together."""
+        wanted = [row["sample"] for row in rows[:: self._config.group_size]]
         record = self._collect(wanted)
         size = self._config.group_size
         record.trained = [group.down_sampled(size) for group in record.trained]
@@ -294,11 +292,7 @@ class DeliberateGrpoTrainer(ExactResume, GRPOTrainer):  # type: ignore[misc]
         inputs = self._engine.encoder.image_inputs(prompts)
         return {name: value.to(self.accelerator.device) for name, value in inputs.items()}
 
-    def _prepare_inputs(self, generation_batch: Any) -> dict[str, Any]:
-        """One generation batch is one optimiser step; the rows of a group stay together."""
-        return self._generate_and_score_completions(generation_batch)
-
-    def _get_per_token_logps_and_entropies(
+    def token_logps(
         self,
         model: Any,
         input_ids: Tensor,
@@ -311,12 +305,7 @@ class DeliberateGrpoTrainer(ExactResume, GRPOTrainer):  # type: ignore[misc]
         Gradient checkpointing keeps none, so then it is TRL's own.
         """
         if self.args.gradient_checkpointing:
-            found: tuple[Tensor, Tensor | None, Tensor | None] = (
-                super()._get_per_token_logps_and_entropies(
-                    model, input_ids, attention_mask, logits_to_keep, **kwargs
-                )
-            )
-            return found
+            return super().token_logps(model, input_ids, attention_mask, logits_to_keep, **kwargs)
         logps, entropies = shared_logps(
             model,
             input_ids,
@@ -337,7 +326,7 @@ class DeliberateGrpoTrainer(ExactResume, GRPOTrainer):  # type: ignore[misc]
 
     def _logps_of(self, model: Any, batch: dict[str, Any]) -> Tensor:
         """Log-probabilities of the completions' tokens, shape [rows, width of completions]."""
-        logps, _, _ = self._get_per_token_logps_and_entropies(
+        logps, _, _ = self.token_logps(
             model,
             torch.cat([batch["prompt_ids"], batch["completion_ids"]], 1),
             torch.cat([batch["prompt_mask"], batch["completion_mask"]], 1),
@@ -348,8 +337,3 @@ class DeliberateGrpoTrainer(ExactResume, GRPOTrainer):  # type: ignore[misc]
             mm_token_type_ids=batch["mm_token_type_ids"],
         )
         return logps
-
-
-def _unused_reward(**_: Any) -> list[float]:
-    """TRL wants a reward function; ours scores whole groups in `_roll_out`."""
-    raise AssertionError("Pelican scores completions itself")

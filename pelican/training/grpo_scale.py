@@ -16,10 +16,9 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 import torch
 from torch import Tensor
-from trl import GRPOTrainer
 from trl.trainer.utils import add_fused_lm_head
 
-from pelican.base.process import from_all
+from pelican.base.process import all_gather_object
 from pelican.config.recipe import Recipe, RlConfig
 from pelican.engines.base import rollout_seed
 from pelican.engines.transformers import Encoded
@@ -35,6 +34,7 @@ from pelican.training.distributed import (
 from pelican.training.grpo import EPSILON, DeliberateGrpoTrainer, Group, StepRecord
 from pelican.training.logprobs import add_shared_prefix
 from pelican.training.sampling import Generation, InProcess
+from pelican.training.trl_private import GrpoTrainer
 
 # Work for later steps in a thread of its own, while this step trains.
 
@@ -121,7 +121,7 @@ class DrawnTogether(DeliberateGrpoTrainer):
     def _sync(self, step: int) -> None:
         difference = self._generation.sync(self.model_wrapped, step)
         if difference is not None:
-            self._metrics["train"]["sync_difference"].append(difference)
+            self.record_metric("sync_difference", difference)
 
     def _complete(
         self,
@@ -145,7 +145,8 @@ class DrawnTogether(DeliberateGrpoTrainer):
         else:
             self._sync(step)
             record = self._draw(
-                [index for share in from_all(wanted, self._exchange) for index in share], step
+                [index for share in all_gather_object(wanted, self._exchange) for index in share],
+                step,
             )
         if ahead is not None and not ahead and step + 1 < self.args.max_steps:
             # All that was asked for is drawn, so weights may change.
@@ -179,7 +180,7 @@ class DrawnTogether(DeliberateGrpoTrainer):
             numbers = range(first + rank, first + len(indices), world)
             groups = self._roll_out([indices[n - first] for n in numbers], numbers)
             mine |= dict(zip(numbers, groups, strict=True))
-            shares = from_all(
+            shares = all_gather_object(
                 [
                     (n, indices[n - first], g.completions, g.scores, g.logps)
                     for n, g in zip(numbers, groups, strict=True)
@@ -315,7 +316,7 @@ class ScaledGrpoTrainer(ShardedOnCpus, TokenBatches, DrawnTogether):
             then[row, : len(logps)] = torch.tensor(logps, device=now.device)
         mask = batch["completion_mask"].bool()
         ratio = (now - then).masked_fill(~mask, 0).exp()
-        self._metrics["train"]["importance_ratio"].append(float(ratio[mask].mean()))
+        self.record_metric("importance_ratio", float(ratio[mask].mean()))
         return ratio.clamp(max=cap)
 
     def _images(self, prompts: Sequence[Encoded]) -> dict[str, Tensor]:
@@ -346,14 +347,14 @@ class ScaledGrpoTrainer(ShardedOnCpus, TokenBatches, DrawnTogether):
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
         loss: Tensor = super().training_step(model, inputs, num_items_in_batch)
-        self._step += 1  # TRL counts its own
+        self.count_step()
         return loss
 
-    def _get_per_token_logps_and_entropies(self, model: Any, *args: Any, **kwargs: Any) -> Any:
+    def token_logps(self, model: Any, *args: Any, **kwargs: Any) -> Any:
         """TRL's where prompts are not shared: keys are not kept through adapters' wrappers."""
         if self._by_row:
-            return GRPOTrainer._get_per_token_logps_and_entropies(self, model, *args, **kwargs)
-        return super()._get_per_token_logps_and_entropies(model, *args, **kwargs)
+            return GrpoTrainer.token_logps(self, model, *args, **kwargs)
+        return super().token_logps(model, *args, **kwargs)
 
     def _reference_logps(self, batch: dict[str, Any]) -> Tensor:
         model = self.model_wrapped if self._adapted else self.ref_model

@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 
 import torch
 
-from pelican.base.process import PARENT, from_all, from_first
+from pelican.base.process import PARENT, all_gather_object, broadcast_object
 from pelican.config import env
 from pelican.config.recipe import GenerationConfig, Recipe, Sampling
 from pelican.engines.server import Drawn, ServerSpec, to_json
@@ -227,7 +227,7 @@ class Served(Generation):
             for mine, other in zip(ours, theirs, strict=True)
             for a, b in zip(mine, other, strict=True)
         ]
-        worst = float(max(from_all(sum(pairs) / len(pairs))))
+        worst = float(max(all_gather_object(sum(pairs) / len(pairs))))
         if not worst <= self._tolerance:  # not a number, too
             raise UserInputError(
                 f"step {step}: after the transfer of weights, log-probabilities of the policy and of"
@@ -256,7 +256,7 @@ class Served(Generation):
 
     def _all_or_none(self, failed: Exception | None) -> None:
         """Go on only if no rank failed, so that none waits for another."""
-        errors = [error for error in from_all(str(failed) if failed else None) if error]
+        errors = [error for error in all_gather_object(str(failed) if failed else None) if error]
         if failed is not None:
             raise failed
         if errors:
@@ -294,7 +294,7 @@ def served_generation(
     if config.where == "process":
         yield None
         return
-    rank = int(os.environ.get("RANK", "0"))
+    rank = env.rank()
     if servers := env.generation_servers():
         folder = env.generation_folder()
         if folder is None:
@@ -304,7 +304,7 @@ def served_generation(
             )
         yield Served(config, dtype_of(recipe), servers, Path(folder), encoder, probes)
         return
-    if os.environ.get("WORLD_SIZE", "1") != os.environ.get("LOCAL_WORLD_SIZE", "1"):
+    if env.world_size() != env.local_world_size():
         raise UserInputError(
             "rl.generation.where is 'server' and training has several machines; start `pelican"
             f" generation-server` and name it in {env.GENERATION_SERVERS}"
@@ -317,7 +317,7 @@ def served_generation(
                 server, told = _start(recipe, checkpoint, work)
             except (UserInputError, InfrastructureError) as error:
                 told = error
-        told = from_first(told)
+        told = broadcast_object(told)
         if isinstance(told, Exception):
             raise told
         assert told is not None
@@ -341,7 +341,7 @@ def _start(recipe: Recipe, checkpoint: Path, work: Path) -> tuple[subprocess.Pop
     )
     spec.write_text(asked.model_dump_json())
     gpus = recipe.rollout.vllm.tensor_parallel_size if torch.cuda.is_available() else 0
-    environment = server_environment(os.environ, gpus, torch.cuda.device_count())
+    environment = server_environment(env.read_all(), gpus, torch.cuda.device_count())
     environment[PARENT] = str(os.getpid())
     server = subprocess.Popen(
         [sys.executable, "-m", "pelican.engines.server", str(spec)],

@@ -17,8 +17,8 @@ from pelican.config.recipe import Recipe
 from pelican.engines.transformers import PromptEncoder
 from pelican.monitoring import record
 from pelican.records import Sample
-from pelican.training.checkpoints import ExactResume
 from pelican.training.distributed import ShardedOnCpus, TokenBatches, same_number, take
+from pelican.training.transformers_private import ExactResume
 
 # Supervised fine-tuning on verified completions: TRL's SFTTrainer with Pelican's prompts.
 #

@@ -211,21 +211,21 @@ class PerceptionLoss(DeliberateGrpoTrainer):
         images = [hide(image, share, generator) for image in group.prompt.images]
         return Encoded(group.prompt.ids, images)
 
-    def _get_per_token_logps_and_entropies(self, *args: Any, **kwargs: Any) -> Any:
+    def token_logps(self, *args: Any, **kwargs: Any) -> Any:
         """The parent's; the log-probabilities that the loss was made of are remembered."""
-        found = super()._get_per_token_logps_and_entropies(*args, **kwargs)
+        found = super().token_logps(*args, **kwargs)
         if torch.is_grad_enabled():
             self._logps = found[0]
         return found
 
-    def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
-        loss: Tensor = super()._compute_loss(model, inputs)
+    def grpo_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
+        loss: Tensor = super().grpo_loss(model, inputs)
         variant, hidden = self._config.variant, inputs.get("masked_pixel_values")
         if hidden is None:
             return loss
         plain = self._logps
         with torch.set_grad_enabled(variant.masked_gradients):
-            masked, _, _ = self._get_per_token_logps_and_entropies(
+            masked, _, _ = self.token_logps(
                 model,
                 torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], 1),
                 torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], 1),
@@ -242,8 +242,7 @@ class PerceptionLoss(DeliberateGrpoTrainer):
         return loss + terms.loss(variant)
 
     def _log_mean(self, name: str, value: Tensor) -> None:
-        mean = self.accelerator.gather(value.detach()).mean().item()
-        self._metrics["train"][name].append(mean)
+        self.record_metric(name, self.accelerator.gather(value.detach()).mean().item())
 
 
 # The trainer of recipes with `rl.variant`: several updates per batch, perception loss, hints.
@@ -258,13 +257,13 @@ class VariantGrpoTrainer(PerceptionLoss, HintedRollouts):
 
     _batch_in_use: dict[str, Any] | None = None
 
-    def _prepare_inputs(self, generation_batch: Any) -> dict[str, Any]:
+    def next_batch(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         if self._batch_in_use is None or self.state.global_step % self._config.variant.updates == 0:
-            self._batch_in_use = super()._prepare_inputs(generation_batch)
+            self._batch_in_use = super().next_batch(rows)
         return self._batch_in_use
 
-    def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
-        loss: Tensor = super()._compute_loss(model, inputs)
+    def grpo_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
+        loss: Tensor = super().grpo_loss(model, inputs)
         # Of the policy that drew the rollouts: that of the batch's first update.
         inputs.setdefault("old_per_token_logps", self._logps.detach())
         return loss

@@ -13,14 +13,15 @@ from pathlib import Path
 import pytest
 
 from pelican.base.process import alive, identity
+from pelican.config import env
 from pelican.launch import warm
 
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    monkeypatch.delenv(warm.WARM, raising=False)
+    monkeypatch.delenv(env.WARM, raising=False)
     with warm.warm_process(("pelican.cli.main",)):
-        path = Path(os.environ[warm.WARM])
+        path = Path(os.environ[env.WARM])
         deadline = time.monotonic() + 30
         while not path.exists() and time.monotonic() < deadline:
             time.sleep(0.02)
@@ -100,7 +101,7 @@ def test_nobody_answers_and_the_stage_starts_cold(
     lock: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for path in ("", "off", str(tmp_path / "nobody")):
-        monkeypatch.setenv(warm.WARM, path)
+        monkeypatch.setenv(env.WARM, path)
         assert warm.start(["runs"], os.environ, lock) is None
 
 

@@ -95,14 +95,14 @@ class StopAt(TrainerCallback):  # type: ignore[misc]
 
 def train(case: dict[str, Any], twin: Path, folder: Path, world: int) -> dict[str, Any]:
     from pelican.training.arguments import sft_arguments
-    from pelican.training.checkpoints import fit_to_world_size, last_checkpoint, save_trained
+    from pelican.training.checkpoints import check_world_size, last_checkpoint, save_trained
     from pelican.training.distributed import full_weights, load_for_training
     from pelican.training.sft import Demonstration, ScaledSftTrainer
 
     recipe = recipe_of(case)
     work = Path(case.get("work", folder))
     checkpoint = last_checkpoint(work)
-    fit_to_world_size(recipe, checkpoint, world)
+    check_world_size(recipe, checkpoint, world)
     torch.manual_seed(0)
     drawn: list[list[str]] = []
     if case["kind"] == "sft":
@@ -157,7 +157,7 @@ def load_copy_of(twin: Path) -> Any:
     """The start, whole and in float32, in every process."""
     from transformers import AutoModelForImageTextToText
 
-    from pelican.training.distributed import unsharded
+    from pelican.training.transformers_private import unsharded
 
     asked = os.environ.pop("ACCELERATE_USE_FSDP", None)
     with unsharded():

@@ -10,8 +10,10 @@ import pytest
 import torch
 
 from pelican.config.recipe import RlConfig, StopConfig
-from pelican.training.checkpoints import Losses, last_checkpoint
+from pelican.errors import UserInputError
+from pelican.training.checkpoints import Losses, check_world_size, last_checkpoint
 from pelican.training.curve import STATE, RlCurve
+from tests.training.scaled import recipe_of
 
 
 @pytest.mark.parametrize("device", ["cpu", "cpu:0", "cpu:1"])
@@ -80,3 +82,17 @@ def test_a_resumed_curve_goes_on_where_it_was_saved(tmp_path: Path) -> None:
         control = SimpleNamespace(should_training_stop=False)
         curve.on_step_end(arguments, SimpleNamespace(global_step=4), control)
         assert control.should_training_stop and curve.stop_reason == "stagnation"
+
+
+def test_a_zero3_checkpoint_of_another_number_of_processes_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoint-20" / "global_step20"
+    folder.mkdir(parents=True)
+    (tmp_path / "checkpoint-20" / "latest").write_text("global_step20\n")
+    for rank in range(4):
+        for kind in ("model", "optim"):
+            (folder / f"bf16_zero_pp_rank_{rank}_mp_rank_00_{kind}_states.pt").touch()
+    made = recipe_of({"steps": 1, "strategy": "zero3"})
+    check_world_size(made, tmp_path / "checkpoint-20", 4)
+    check_world_size(made, None, 2)
+    with pytest.raises(UserInputError, match=r"^4 processes wrote .* go on with 4 processes, or"):
+        check_world_size(made, tmp_path / "checkpoint-20", 2)

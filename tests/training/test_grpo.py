@@ -80,9 +80,9 @@ def test_log_probabilities_by_length_are_those_of_one_padded_batch(
     images = {k: batch.get(k) for k in ("pixel_values", "image_grid_thw", "num_images")}
     types = batch["mm_token_type_ids"]
     kept = batch["completion_ids"].size(1)
-    parent = super(DeliberateGrpoTrainer, trainer)._get_per_token_logps_and_entropies
+    parent = super(DeliberateGrpoTrainer, trainer).token_logps
     with torch.no_grad():
-        ours, _, _ = trainer._get_per_token_logps_and_entropies(
+        ours, _, _ = trainer.token_logps(
             trainer.model, ids, mask, kept, mm_token_type_ids=types, **images
         )
         theirs, _, _ = parent(trainer.model, ids, mask, kept, mm_token_type_ids=types, **images)

@@ -88,7 +88,7 @@ def grpo(twin: Path, work: Path, scorer: Any, steps: list[StepRecord], **rl: Any
     torch.manual_seed(0)
     config = recipe(**rl)
     policy, encoder = load_model(config.model, twin)
-    policy.config._name_or_path = str(twin)
+    policy.config.name_or_path = str(twin)
     return trainer_of(config.rl)(
         model=policy,
         args=grpo_arguments(config, work, 1, 0),

@@ -19,13 +19,14 @@ from typing import Protocol
 
 from PIL import Image
 
+from pelican.config import env
 from pelican.data.images import SAFE_PIXELS, refused_above, scaled
 from pelican.data.tables import RowError
 from pelican.errors import UserInputError
 
 # What a decoder offers, and which one is used.
 
-DECODER = "PELICAN_VIDEO_DECODER"  # pyav (the default) or torchcodec
+DECODER = env.VIDEO_DECODER
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +85,7 @@ def decoder_name() -> str:
 
     PyAV comes first: it brings its FFmpeg, needs no torch, and can be held back from hostile files.
     """
-    wish = os.environ.get(DECODER) or "pyav"
+    wish = env.read(DECODER)
     if wish not in ("torchcodec", "pyav"):
         raise UserInputError(f"{DECODER} is {wish!r}; it takes torchcodec or pyav")
     if wish == "torchcodec":

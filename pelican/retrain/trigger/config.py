@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, get_args
@@ -11,6 +10,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 from pydantic import Field, SecretStr, ValidationError
 
 from pelican.base.model import Frozen
+from pelican.config import env
 from pelican.errors import UserInputError
 
 # The trigger's settings: from the environment, so that a Secret and a ConfigMap can give them.
@@ -56,7 +56,7 @@ class TriggerConfig(Frozen):
 
 def read_config(environment: Mapping[str, str] | None = None) -> TriggerConfig:
     """Settings from the environment. Raises UserInputError naming the variable."""
-    given = os.environ if environment is None else environment
+    given = env.read_all() if environment is None else environment
     values: dict[str, object] = {}
     for name in TriggerConfig.model_fields:
         variable = f"{PREFIX}{name.upper()}"
@@ -70,6 +70,17 @@ def read_config(environment: Mapping[str, str] | None = None) -> TriggerConfig:
         first = error.errors(include_input=False)[0]
         variable = f"{PREFIX}{str(first['loc'][0]).upper()}"
         raise UserInputError(f"{variable} does not fit: {first['msg']}") from None
+
+
+def variables() -> list[env.Variable]:
+    """The trigger's rows of the page of settings, one a field."""
+    rows = []
+    for name, field in TriggerConfig.model_fields.items():
+        secret = name in ("tokens", "secrets")
+        default = "" if secret or field.default is None else str(field.default)
+        about = field.description or ""
+        rows.append(env.Variable(f"{PREFIX}{name.upper()}", about, default=default, secret=secret))
+    return rows
 
 
 def _secrets(given: Mapping[str, str], variable: str) -> list[str]:

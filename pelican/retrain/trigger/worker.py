@@ -113,13 +113,12 @@ class CommandSubmitter:
         command = [*self.command, "--data", data, "--from", model, "--recipe", config.recipe]
         command += ["--set", config.overrides, "--launcher", config.launcher]
         command += ["--store", self.store.uri]
-        path = os.pathsep.join([str(env.home()), *filter(None, [os.environ.get("PYTHONPATH")])])
         secret = ("PELICAN_TRIGGER_TOKENS", "PELICAN_TRIGGER_SECRETS")
-        environment = {k: v for k, v in os.environ.items() if not k.startswith(secret)}
+        environment = {k: v for k, v in env.read_all().items() if not k.startswith(secret)}
         output = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
         process = subprocess.Popen(
             command,
-            env={**environment, "PYTHONPATH": path},
+            env={**environment, "PYTHONPATH": env.python_path()},
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -152,7 +151,7 @@ class CommandSubmitter:
     def _goes_on_in_kubeflow(self, run: str) -> bool:
         """Whether Kubeflow has the run, though no process follows it. Its silence is no end."""
         kfp_run = kfp_run_of(self.store, run)
-        if kfp_run is None or not os.environ.get("KFP_HOST"):
+        if kfp_run is None or not env.read("KFP_HOST"):
             return False
         try:
             return Kfp().state(kfp_run) not in (None, *ENDED)
