@@ -16,10 +16,10 @@ from pathlib import Path
 import pytest
 import torch
 
-import pelican.stages.rollout
 from benchmarks import filtering, importing, index, packing, rewards, rollout, run, train_rl
 from benchmarks.measure import ROW, Row
 from pelican.config.env import resolve
+from pelican.engines import open_engine
 from tests.minio_server import ABSENT, PROGRAM
 
 
@@ -36,8 +36,8 @@ def import_data(tmp_path: Path, _: pytest.MonkeyPatch) -> None:
 
 
 def rollout_stage(_: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    stage = pelican.stages.rollout
-    monkeypatch.setattr(stage, "open_engine", stage.open_engine)  # so that it is there again after
+    # The benchmark puts its warm engine there; this restores it afterwards.
+    monkeypatch.setattr("pelican.stages.rollout.open_engine", open_engine)
     rollout.run(2, times=1)
 
 

@@ -173,11 +173,11 @@ def test_each_file_of_the_main_path_names_the_next() -> None:
     assert all((ROOT / name).exists() or name in COMING for name in path)
 
 
-def test_every_decision_is_named_by_their_overview() -> None:
-    folder = ROOT / "docs" / "decisions"
-    overview = (folder / "README.md").read_text()
-    for record in sorted(folder.glob("[0-9]*.md")):
-        assert f"({record.name})" in overview, record.name
+def test_a_decision_is_dated_and_short() -> None:
+    for record in sorted((ROOT / "docs" / "decisions").glob("*.md")):
+        if record.name != "README.md":
+            assert re.fullmatch(r"20\d\d-\d\d-\d\d-[a-z0-9-]+\.md", record.name), record.name
+            assert len(record.read_text(encoding="utf-8").splitlines()) <= 60, record.name
 
 
 def test_every_page_that_the_code_names_exists() -> None:

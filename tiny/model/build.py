@@ -57,7 +57,7 @@ AT_ONCE = 0.7
 
 
 def narrow_weight(row: Row, hard: float) -> float:
-    """The narrow distribution: easy questions on small scenes, and few of the hard ones."""
+    """Weights of the narrow distribution: easy questions on small scenes, and few of the hard ones."""
     if row.family == FAMILY:
         return 0.3
     if row.family == "general" or row.narrow:
@@ -66,17 +66,17 @@ def narrow_weight(row: Row, hard: float) -> float:
 
 
 def base_weight(row: Row) -> float:
-    """What the base is left with."""
+    """Weights of the last training of the base, which decides what it knows."""
     return narrow_weight(row, BASE_HARD)
 
 
 def trunk_weight(row: Row) -> float:
-    """What the base and the teacher begin with."""
+    """Weights of the training that base and teacher share at their beginning."""
     return narrow_weight(row, TRUNK_HARD)
 
 
 def answered_at_once(rows: list[Row], end_of_thinking: int, seed: int) -> list[Row]:
-    """`rows`, a share `AT_ONCE` of them without the reasoning before the answer."""
+    """`rows`, of which the share `AT_ONCE` answers without reasoning first."""
     rng = np.random.default_rng(seed)
 
     def shorten(row: Row) -> Row:
@@ -89,20 +89,20 @@ def answered_at_once(rows: list[Row], end_of_thinking: int, seed: int) -> list[R
 
 
 def look_weight(row: Row) -> float:
-    """What is where, and the questions nearest to that; the cards."""
+    """Weights of questions about what is where, of those nearest to them, and of the cards."""
     near = ("point_object", "count_all", "count_colour", "count_kind")
     return 1.0 if row.family in (FAMILY, "general") or row.template in near else 0.0
 
 
 def teacher_weight(row: Row) -> float:
-    """Everything; the easy questions on small scenes less, they are known."""
+    """Weights of all questions; easy ones on small scenes weigh less, because they are known by then."""
     if row.family == FAMILY:
         return 0.3
     return 0.4 if row.narrow else 1.0
 
 
 def main() -> None:
-    """Runs the steps that are not done."""
+    """Run the steps whose results are not there yet."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, default=Path(".pelican/base-model"))
     parser.add_argument("--models", type=Path, default=Path("models"))

@@ -113,9 +113,9 @@ def _visible(segment: Tensor) -> Tensor:
     """Bool [n, 1, length, length]: who sees whom. Segment 0 is seen by all, -1 by itself alone."""
     length = segment.shape[1]
     mine, theirs = segment.unsqueeze(2), segment.unsqueeze(1)
-    seen = ((theirs == 0) | (theirs == mine)) & (theirs >= 0)
-    seen &= torch.ones(length, length, dtype=torch.bool).tril()
-    return (seen | torch.eye(length, dtype=torch.bool)).unsqueeze(1)
+    visible = ((theirs == 0) | (theirs == mine)) & (theirs >= 0)
+    visible &= torch.ones(length, length, dtype=torch.bool).tril()
+    return (visible | torch.eye(length, dtype=torch.bool)).unsqueeze(1)
 
 
 def train_language(

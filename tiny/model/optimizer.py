@@ -55,9 +55,9 @@ class Optimizer:
         total: int,
         warmup: int = 100,
     ) -> None:
-        named = [(name, p) for name, p in parameters if p.requires_grad]
-        self._matrices = [p for name, p in named if p.ndim == 2 and "embed" not in name]
-        rest = [p for name, p in named if not (p.ndim == 2 and "embed" not in name)]
+        trained = [(name, p) for name, p in parameters if p.requires_grad]
+        self._matrices = [p for name, p in trained if p.ndim == 2 and "embed" not in name]
+        rest = [p for name, p in trained if not (p.ndim == 2 and "embed" not in name)]
         self._momenta = [torch.zeros_like(p) for p in self._matrices]
         self._adam = torch.optim.AdamW(rest, lr=lr, betas=(0.9, 0.95), weight_decay=0.0)
         self._parameters = self._matrices + rest

@@ -1,4 +1,4 @@
-"""What the small language model is taught with: questions as tokens, and how they are drawn.
+"""Training rows of the small language model: questions as tokens, and how they are drawn.
 
 Batches hold questions of one number of frames and of like length, several of a scene as one
 sequence that shares the images.
@@ -52,7 +52,7 @@ def prompt_text(question: str, times_s: tuple[float, ...], tokens: int) -> str:
 
 
 def completion_text(qa: QA) -> str:
-    """What the model is to say."""
+    """The completion that the model is trained on: its thought and its answer."""
     return f"<think>{qa.think}</think><answer>{qa.gold}</answer><|im_end|>"
 
 
@@ -160,12 +160,12 @@ class Mixture:
     def batches(self, size: int, pool: int = 24) -> Iterator[list[list[Row]]]:
         """Endless batches of about `size` rows, in bundles of one number of frames and like length."""
         while True:
-            drawn: dict[int, list[list[Row]]] = defaultdict(list)
+            by_frames: dict[int, list[list[Row]]] = defaultdict(list)
             for _ in range(size * pool // BUNDLE):
                 bundle = self._bundle()
-                drawn[bundle[0].frames].append(bundle)
+                by_frames[bundle[0].frames].append(bundle)
             batches = []
-            for bundles in drawn.values():
+            for bundles in by_frames.values():
                 bundles.sort(key=lambda b: sum(r.own for r in b))
                 batch: list[list[Row]] = []
                 for bundle in bundles:

@@ -105,15 +105,15 @@ def dense_loss(
     where = (geometry[there] - found[:, 2:6] / 100).abs()
     loss = loss + 20 * where.mean()
     loss = loss + 0.3 * F.binary_cross_entropy_with_logits(flags[there], found[:, 6:8].float())
-    seen = grips[:, 0] >= 0  # cards have no gripper
-    if seen.any():
-        loss = loss + 4 * (gripper[seen] - grips[seen] / 100).abs().mean()
+    visible = grips[:, 0] >= 0  # cards have no gripper
+    if visible.any():
+        loss = loss + 4 * (gripper[visible] - grips[visible] / 100).abs().mean()
     with torch.no_grad():
         report = {
             "presence": ((presence[..., 0] > 0) == there).float().mean().item(),
             "kind": (kind[there].argmax(-1) == found[:, 0]).float().mean().item(),
             "colour": (colour[there].argmax(-1) == found[:, 1]).float().mean().item(),
             "position_error": 100 * where[:, :2].mean().item(),
-            "gripper_error": 100 * (gripper[seen] - grips[seen] / 100).abs().mean().item(),
+            "gripper_error": 100 * (gripper[visible] - grips[visible] / 100).abs().mean().item(),
         }
     return loss, report

@@ -22,8 +22,11 @@ def train_tower(
     """Trains `visual` in place; returns the accuracies on a twentieth kept out, of scenes and of cards."""
     rng = np.random.default_rng(seed)
     head = DenseHead(visual.config.out_hidden_size)
-    named = [*visual.named_parameters(), *((f"head.{n}", p) for n, p in head.named_parameters())]
-    optimizer = Optimizer(named, lr, steps)
+    parameters = [
+        *visual.named_parameters(),
+        *((f"head.{n}", p) for n, p in head.named_parameters()),
+    ]
+    optimizer = Optimizer(parameters, lr, steps)
     scenes = [s.first + k for s in corpus.scenes if s.episode for k in range(len(s.times_s))]
     cards = [s.first for s in corpus.scenes if s.episode is None]
     pools = [_Pool(frames) for frames in (scenes, cards) if frames]

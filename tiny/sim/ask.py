@@ -69,7 +69,7 @@ class Asker:
         return things[int(self.rng.integers(len(things)))]
 
     def shuffled(self, things: list[Thing]) -> list[Thing]:
-        """All of them, in any order."""
+        """All of them, in a drawn order."""
         return [things[int(i)] for i in self.rng.permutation(len(things))]
 
     def say(self, *texts: str) -> str:

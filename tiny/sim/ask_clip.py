@@ -39,22 +39,22 @@ def temporal(ask: Asker) -> None:
     moves = _moves(ask)
     once = _once(ask)
     seq = "temporal_sequential"
-    told = " ".join(_said(e) for e in moves)
+    story = " ".join(_said(e) for e in moves)
     if len(moves) >= 2 and len(once) == len(moves):
         items = [e.object for e in moves]
         text = ask.say("in which order were the objects moved?", "list the moved objects in order.")
         answer: dict[str, Any] = {"kind": "order", "items": items}
-        ask.put("temporal", seq, "order", text, answer, "; ".join(items), told)
+        ask.put("temporal", seq, "order", text, answer, "; ".join(items), story)
         for word, e in (("first", moves[0]), ("last", moves[-1])):
             text = ask.say("which object was moved {}?", "what did the arm move {}?").format(word)
-            ask.text("temporal", seq, f"moved_{word}", text, e.object, told)
+            ask.text("temporal", seq, f"moved_{word}", text, e.object, story)
         k = int(ask.rng.integers(len(moves) - 1))
         text = ask.say("what was moved just {} the {}?", "which object moved right {} the {}?")
         if ask.rng.random() < 0.5:
             text, value = text.format("before", items[k + 1]), items[k]
         else:
             text, value = text.format("after", items[k]), items[k + 1]
-        ask.text("temporal", seq, "neighbour", text, value, told)
+        ask.text("temporal", seq, "neighbour", text, value, story)
     if once:
         e = once[int(ask.rng.integers(len(once)))]
         text = ask.say("when was the {} moved?", "from when to when does the {} move?").format(

@@ -10,7 +10,7 @@ _TRAY_X = 19.8  # cm from the middle
 
 
 def _rule(ask: Asker, things: list[Thing]) -> tuple[str, list[Thing]] | None:
-    """A stated order and the things in it, or None if it is not clear in the picture."""
+    """A rule such as "left to right", and the things by it; None if the picture leaves the order open."""
     e = ask.episode
     side = -_TRAY_X if e.tray_side == "left" else _TRAY_X
     rules = {
@@ -30,7 +30,7 @@ def _rule(ask: Asker, things: list[Thing]) -> tuple[str, list[Thing]] | None:
 
 
 def _clear(ask: Asker, things: list[Thing]) -> bool:
-    """Whether each can be taken at once: it shows, and is neither held nor in a stack."""
+    """Whether the gripper could take each object now: it shows, and is neither held nor in a stack."""
     covered = {t.on for t in ask.episode.last}
     return all(
         t.pixels >= 40 and not t.held and t.on is None and t.name not in covered for t in things

@@ -190,7 +190,7 @@ def counting(ask: Asker) -> None:
 
 
 def _rather_many(ask: Asker, words: list[str], values: list[str]) -> str:
-    """A word, weighted by the square of its frequency, so that 1 is not the answer to guess."""
+    """One of the words, drawn by the square of its frequency: else most answers would be 1."""
     weights = np.array([values.count(w) ** 2 for w in words], float)
     return words[int(ask.rng.choice(len(words), p=weights / weights.sum()))]
 

@@ -1,4 +1,4 @@
-"""Chance levels: what the best answer earns that never looks at the picture.
+"""Chance levels: the score of the best answer that is given without looking at the picture.
 
 A guess is one text for all questions of a template, scored by the real reward. It may repeat words
 of the question: in `pick {0}` the first object that the question names is filled in, `{c}` and

@@ -68,7 +68,7 @@ def _still_pose(take: Take) -> tuple[str, str | None]:
 
 
 def _try_act(take: Take, frames: int) -> None:
-    """One event; a draw that goes astray is undone and drawn anew."""
+    """Act out one event; an attempt that fails (an object falls, say) is undone and drawn again."""
     data, count = take.stage.world.data, len(take.shots)
     state = data.qpos.copy(), data.qvel.copy()
     share = np.array([0.5, 0.5]) if take.stage.tray_x is None else np.array([0.7, 0.3])
@@ -79,7 +79,7 @@ def _try_act(take: Take, frames: int) -> None:
     if take.rng.random() < take.config.failures * (1 if kind == "place" else 0.4):
         outcome = str(take.rng.choice(bad))
     for attempt in range(24):
-        try:  # the drawn kind first, so that hard ones are not drawn away; then any
+        try:  # the drawn kind first, else hard kinds would become rare; then any
             if attempt == 16:
                 kind, outcome = "place", "done"
             return act(take, frames, kind, outcome)
@@ -91,7 +91,7 @@ def _try_act(take: Take, frames: int) -> None:
 
 
 def _develop(take: Take, seed: int, pose: str, target: str | None) -> Episode:
-    """Renders every noted state."""
+    """Render the pictures of all states that the take has noted."""
     s, c = take.stage, take.config
     frames, states, grip, free = [], [], [], []
     tray = None

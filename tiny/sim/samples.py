@@ -33,7 +33,7 @@ TOOLS = ("mujoco", "robosuite", "fast-simplification", "numpy", "pillow", "pyarr
 
 
 def shares(available: dict[str, int], total: int) -> dict[str, int]:
-    """`total` shared out as equally as what is available allows."""
+    """Share `total` out as equally as possible, no part above what `available` has of it."""
     out: dict[str, int] = {}
     left = total
     for done, (name, count) in enumerate(sorted(available.items(), key=lambda i: (i[1], i[0]))):
@@ -43,7 +43,7 @@ def shares(available: dict[str, int], total: int) -> dict[str, int]:
 
 
 def choose(scenes: Sequence[Scene], per_family: int, seed: int) -> list[list[QA]]:
-    """The questions to keep of every scene: rare templates first, each from the idlest scenes."""
+    """Choose what to keep: rare templates first, each from the scenes with the fewest questions so far."""
     order = [int(i) for i in np.random.default_rng(seed).permutation(len(scenes))]
     has: dict[tuple[str, str], list[int]] = {}
     for i in order:
@@ -153,7 +153,7 @@ def write_set(folder: Path, samples: Sequence[Sample], facts: Any) -> str:
 
 
 def difference(old: Path, new: Path) -> str:
-    """In one sentence how two makes of a set differ."""
+    """One sentence: how a set that was made again differs from the one before."""
     files = [sorted(p.name for p in folder.iterdir()) for folder in (old, new)]
     if files[0] == files[1] and all(
         (old / n).read_bytes() == (new / n).read_bytes() for n in files[0]

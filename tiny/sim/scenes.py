@@ -21,7 +21,7 @@ _ROOM = 10**6  # scenes of a kind in a set, seeds of a set
 
 @dataclass(frozen=True)
 class Make:
-    """What a set is made of."""
+    """How many scenes of each kind a set has, and the range of their seeds."""
 
     split: Split
     block: int  # its own range of seeds
@@ -63,7 +63,7 @@ _stage: Any = None
 
 
 def shoot(kind: str, seed: int, index: int) -> Scene:
-    """Renders a scene and asks all there is to ask about it."""
+    """Render a scene and make every question that applies to it."""
     global _stage
     if kind == "cards":
         from tiny.sim.cards import card

@@ -16,12 +16,12 @@ _CARRY = 0.075  # height of a carried object's bottom
 
 
 class Unusable(Exception):
-    """A draw that shows too little or went astray; the next attempt draws anew."""
+    """This attempt shows too little, or an action failed physically; the next one draws again."""
 
 
 @dataclass
 class Take:
-    """What is being filmed, and by which random numbers."""
+    """One attempt while it is acted: the stage, its random numbers, and the states noted so far."""
 
     stage: Stage
     config: SimConfig
@@ -30,11 +30,11 @@ class Take:
     events: list[Event] = field(default_factory=list)
 
     def snap(self) -> None:
-        """Notes the state for a picture; pictures are made once the episode stands."""
+        """Note the state; its picture is rendered only once the whole attempt is usable."""
         self.shots.append((self.stage.world.data.qpos.copy(), self.stage.held))
 
     def home(self) -> None:
-        """The open gripper somewhere behind the table's middle."""
+        """Move the open gripper to a drawn place behind the table's middle."""
         p = [self.rng.uniform(-0.2, 0.2), self.rng.uniform(0.25, 0.30), self.rng.uniform(0.1, 0.18)]
         self.stage.pose(np.array(p), 0.04)
 
@@ -72,7 +72,7 @@ class Take:
         return out
 
     def tipped(self, index: int) -> bool:
-        """Whether an object that can stand no longer does."""
+        """Whether an object that stood upright has fallen over."""
         a = self.stage.world.qpos[index]
         _, qx, qy, _ = self.stage.world.data.qpos[a + 3 : a + 7]
         kind = self.stage.names[index][1]

@@ -37,7 +37,8 @@ def render(board: Board) -> str:
 
 
 def _variable(name: str, query: str) -> dashboard.QueryVariable:
-    """`.*` is also a series that lacks the label, as outside of Kubernetes."""
+    """A variable to choose a label's value; its default `.*` also matches series without the label, as on a
+    laptop."""
     return (
         dashboard.QueryVariable(name)
         .datasource(SOURCE)

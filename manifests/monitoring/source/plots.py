@@ -49,5 +49,5 @@ def mean(name: str, by: str, where: str) -> str:
 
 
 def last(name: str, by: str, more: str = "") -> str:
-    """The newest result, whoever pushed it."""
+    """The newest value of a result, whichever pod pushed it."""
     return f'max by ({by}) ({name}{{namespace=~"$namespace"{more}}})'
