@@ -84,14 +84,6 @@ def finish_arguments(arguments: Any, recipe: Recipe) -> Any:
     return arguments
 
 
-class ShardedOnCpus:
-    """Trainer mix-in: FSDP2 also without a GPU."""
-
-    def create_accelerator_and_postprocess(self) -> None:
-        super().create_accelerator_and_postprocess()  # type: ignore[misc]
-        shard_on_cpus(self)
-
-
 def load_for_training(recipe: Recipe, checkpoint: Path) -> tuple[Any, PromptEncoder]:
     """The policy in float32, frozen in part or with adapters as the recipe says.
 
@@ -260,10 +252,14 @@ def last_of_step(trainer: Any, model: Any, last: bool) -> Iterator[None]:
         sync_gradients(accelerator, True)
 
 
-class TokenBatches:
-    """Trainer mix-in: a step's batch goes through the model in passes of at most `micro_tokens`."""
+class ScaledTraining:
+    """Trainer mix-in: FSDP2 also on CPUs, and steps in passes of at most `micro_tokens` tokens."""
 
     micro_tokens: int | None = None
+
+    def create_accelerator_and_postprocess(self) -> None:
+        super().create_accelerator_and_postprocess()  # type: ignore[misc]
+        shard_on_cpus(self)
 
     def passes(self, inputs: dict[str, Any]) -> list[tuple[dict[str, Any], float]]:
         """Micro-batches of one step, each with the weight of its loss."""

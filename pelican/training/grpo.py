@@ -22,7 +22,7 @@ from pelican.engines.transformers import Encoded, TransformersEngine
 from pelican.monitoring.record import timed
 from pelican.records import Sample, Score
 from pelican.training.hints import add_hint
-from pelican.training.logprobs import add_shared_prefix, shared_logps, split_rows
+from pelican.training.logprobs import add_shared_prefix_logps, shared_prefix_logps, split_rows
 from pelican.training.sampling import Generation
 from pelican.training.trl_private import GrpoTrainer
 
@@ -142,9 +142,9 @@ class DeliberateGrpoTrainer(GrpoTrainer):
             if visual.forward.__name__ == "_look_up":
                 # The frozen tower is the same in both, so they share its cached features.
                 self.ref_model.model.visual = visual
-        add_shared_prefix(self.model, config.group_size, self.temperature)
+        add_shared_prefix_logps(self.model, config.group_size, self.temperature)
         if self.ref_model is not None:
-            add_shared_prefix(
+            add_shared_prefix_logps(
                 self.accelerator.unwrap_model(self.ref_model), config.group_size, self.temperature
             )
             self.ref_model.eval()
@@ -352,7 +352,7 @@ class DeliberateGrpoTrainer(GrpoTrainer):
         """
         if self.args.gradient_checkpointing:
             return super().token_logps(model, input_ids, attention_mask, logits_to_keep, **kwargs)
-        logps, entropies = shared_logps(
+        logps, entropies = shared_prefix_logps(
             model,
             input_ids,
             attention_mask,

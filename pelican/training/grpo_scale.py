@@ -21,22 +21,21 @@ from pelican.config.recipe import Recipe
 from pelican.engines.transformers import Encoded
 from pelican.records import Sample
 from pelican.training.distributed import (
-    ShardedOnCpus,
-    TokenBatches,
+    ScaledTraining,
     load_copy,
     load_weights,
     same_number,
     take,
 )
 from pelican.training.grpo import DeliberateGrpoTrainer, Group, StepRecord
-from pelican.training.logprobs import add_shared_prefix
+from pelican.training.logprobs import add_shared_prefix_logps
 from pelican.training.sampling import Generation, InProcess
 from pelican.training.trl_private import GrpoTrainer
 
 T = TypeVar("T")
 
 
-class ScaledGrpoTrainer(ShardedOnCpus, TokenBatches, DeliberateGrpoTrainer):
+class ScaledGrpoTrainer(ScaledTraining, DeliberateGrpoTrainer):
     """DeliberateGrpoTrainer with a sharded or adapted policy, and with passes of bounded size.
 
     Completions come from `generation`, by default from a whole copy of the policy in each process. It is
@@ -85,7 +84,7 @@ class ScaledGrpoTrainer(ShardedOnCpus, TokenBatches, DeliberateGrpoTrainer):
         reference.requires_grad_(False)
         if self._by_row:  # as TRL does with a reference of its own
             add_fused_lm_head(reference, temperature=self.temperature)
-        add_shared_prefix(reference, self._config.group_size, self.temperature)
+        add_shared_prefix_logps(reference, self._config.group_size, self.temperature)
         if self.is_deepspeed_enabled:
             from trl.models import prepare_deepspeed
 

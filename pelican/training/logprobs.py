@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def add_shared_prefix(model: Any, group: int, temperature: float) -> None:
+def add_shared_prefix_logps(model: Any, group: int, temperature: float) -> None:
     """Add to `model`: `model(shared_prefix=True, …)` returns (log-probabilities, entropies).
 
     Tensors: `prompt_ids`, `prompt_mask` and `prompt_types` [groups, length], left-padded;
@@ -30,7 +30,7 @@ def add_shared_prefix(model: Any, group: int, temperature: float) -> None:
     model.forward = MethodType(forward, model)
 
 
-def shared_logps(
+def shared_prefix_logps(
     model: Any,
     input_ids: Tensor,
     attention_mask: Tensor,
@@ -44,7 +44,7 @@ def shared_logps(
     """Log-probabilities and entropies of a padded batch, [rows, logits_to_keep] each.
 
     The rows of a group stand together, in all tensors and in `images`; about `at_a_time` rows go
-    through a model of `add_shared_prefix` together.
+    through a model of `add_shared_prefix_logps` together.
     """
     prompts = input_ids[::group, :-logits_to_keep]
     masks = attention_mask[::group, :-logits_to_keep]

@@ -17,7 +17,7 @@ from pelican.config.recipe import Recipe
 from pelican.engines.transformers import PromptEncoder
 from pelican.monitoring import record
 from pelican.records import Sample
-from pelican.training.distributed import ShardedOnCpus, TokenBatches, same_number, take
+from pelican.training.distributed import ScaledTraining, same_number, take
 from pelican.training.transformers_private import ExactResume
 
 # Supervised fine-tuning on verified completions: TRL's SFTTrainer with Pelican's prompts.
@@ -111,7 +111,7 @@ class _CountingCollator(Collator):
         return {**super().__call__(features), "num_images": counts}
 
 
-class ScaledSftTrainer(ShardedOnCpus, TokenBatches, DemonstrationTrainer):
+class ScaledSftTrainer(ScaledTraining, DemonstrationTrainer):
     """DemonstrationTrainer in passes of at most `parallel.micro_tokens` tokens."""
 
     def __init__(

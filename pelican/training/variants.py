@@ -1,4 +1,4 @@
-"""Variants of GRPO: hints, the perception loss."""
+"""Variants of GRPO: the perception loss, several updates per batch (hints: `hints.py`)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pelican.engines.base import rollout_seed
 from pelican.engines.transformers import Encoded
 from pelican.training.grpo import DeliberateGrpoTrainer, Group
 
-# PAPO's implicit perception loss: answers should change when the image is hidden.
+# PAPO's implicit perception loss: the answer should change when the image is hidden.
 #
 # "Perception-Aware Policy Optimization for Multimodal Reasoning" (arXiv 2507.06448) subtracts from
 # GRPO's loss the KL divergence between the policy with the image and with a masked one, and adds both
@@ -40,10 +40,15 @@ class Terms:
 
 
 def perception_terms(logps: Tensor, masked_logps: Tensor, mask: Tensor) -> Terms:
-    """From log-probabilities of the sampled tokens, [rows, tokens] each; `mask`: tokens that count.
+    """The terms of completions from their tokens' log-probabilities.
 
     The KL is Schulman's estimator r - log r - 1 with r = masked / plain, which is never negative;
     an entropy is the mean of -log p over the sampled tokens.
+
+    Args:
+        logps: of the sampled tokens, [rows, tokens].
+        masked_logps: of the same tokens with images masked, [rows, tokens].
+        mask: 1 where a token counts, 0 at padding, [rows, tokens].
     """
     ratio = (masked_logps - logps).clamp(-_FAR, _FAR)
     kl = (ratio.exp() - ratio - 1).clamp(max=_CAP)
@@ -54,20 +59,33 @@ def perception_terms(logps: Tensor, masked_logps: Tensor, mask: Tensor) -> Terms
     return Terms(mean(kl), mean(-logps), mean(-masked_logps))
 
 
-class PerceptionLoss(DeliberateGrpoTrainer):
-    """DeliberateGrpoTrainer with the perception loss; one mask per prompt and step."""
+class VariantGrpoTrainer(DeliberateGrpoTrainer):
+    """DeliberateGrpoTrainer with the perception loss, and with several updates per batch.
 
-    _logps: Tensor
+    With `rl.variant.updates` above 1 a batch of completions serves several optimiser steps, so that the
+    ratio of the policy to the one that drew them leaves 1. Only then does its clipping act: "clip-higher"
+    of DAPO (arXiv 2503.14476, section 3.1) bounds it by 1 - clip_low and 1 + clip_high.
+    """
+
+    _batch: dict[str, Any] | None = None  # in use
+    _logps: Tensor  # [rows, width], of the newest pass that gradients flow through
+
+    def next_batch(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
+        if self._batch is None or self.state.global_step % self._config.variant.updates == 0:
+            self._batch = super().next_batch(rows)
+        return self._batch
 
     def _tensors(self, groups: list[Group]) -> dict[str, Any]:
+        """The parent's; for the perception loss also images with patches hidden."""
         batch = super()._tensors(groups)
         if self._config.variant.perception:
-            masked = [self._masked(group, place) for place, group in enumerate(groups)]
-            rows = [m for m, g in zip(masked, groups, strict=True) for _ in g.completions]
-            batch["masked_pixel_values"] = self._images(rows).get("pixel_values")
+            masked = [self._mask(group, place) for place, group in enumerate(groups)]
+            prompts = [m for m, g in zip(masked, groups, strict=True) for _ in g.completions]
+            batch["masked_pixel_values"] = self._images(prompts).get("pixel_values")
         return batch
 
-    def _masked(self, group: Group, place: int) -> Encoded:
+    def _mask(self, group: Group, place: int) -> Encoded:
+        """The group's prompt with patches of its images hidden: one mask per prompt and step."""
         rank, step = self.accelerator.process_index, self.state.global_step
         seed = rollout_seed(self.args.seed, f"mask/{step}/{rank}/{group.sample.id}", place)
         generator = torch.Generator().manual_seed(seed)
@@ -76,63 +94,36 @@ class PerceptionLoss(DeliberateGrpoTrainer):
         return Encoded(group.prompt.ids, images)
 
     def token_logps(self, *args: Any, **kwargs: Any) -> Any:
-        """The parent's; the log-probabilities that the loss was made of are remembered."""
+        """The parent's; those that the loss is made of are kept for `grpo_loss`."""
         found = super().token_logps(*args, **kwargs)
         if torch.is_grad_enabled():
             self._logps = found[0]
         return found
 
     def grpo_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
-        loss: Tensor = super().grpo_loss(model, inputs)
-        variant, hidden = self._config.variant, inputs.get("masked_pixel_values")
-        if hidden is None:
-            return loss
-        plain = self._logps
-        with torch.set_grad_enabled(variant.masked_gradients):
-            masked, _, _ = self.token_logps(
-                model,
-                torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], 1),
-                torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], 1),
-                inputs["completion_ids"].size(1),
-                pixel_values=hidden,
-                image_grid_thw=inputs["image_grid_thw"],
-                num_images=inputs["num_images"],
-                mm_token_type_ids=inputs["mm_token_type_ids"],
-            )
-        self._logps = plain
-        terms = perception_terms(plain, masked, inputs["completion_mask"])
-        self._log_mean("perception_kl", terms.kl)
-        self._log_mean("masked_entropy", terms.masked_entropy)
-        return loss + terms.loss(variant)
-
-    def _log_mean(self, name: str, value: Tensor) -> None:
-        self.record_metric(name, self.accelerator.gather(value.detach()).mean().item())
-
-
-# The trainer of recipes with `rl.variant`: several updates per batch, perception loss, hints.
-
-
-class VariantGrpoTrainer(PerceptionLoss):
-    """All of `rl.variant`. A batch of rollouts serves `updates` steps, so that the ratio leaves 1.
-
-    Only then does the clipping of the ratio act: "clip-higher" of DAPO (arXiv 2503.14476, section
-    3.1) bounds it by 1 - clip_low and 1 + clip_high.
-    """
-
-    _batch_in_use: dict[str, Any] | None = None
-
-    def next_batch(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
-        if self._batch_in_use is None or self.state.global_step % self._config.variant.updates == 0:
-            self._batch_in_use = super().next_batch(rows)
-        return self._batch_in_use
-
-    def grpo_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
-        loss: Tensor = super().grpo_loss(model, inputs)
-        # Of the policy that drew the rollouts: that of the batch's first update.
-        inputs.setdefault("old_per_token_logps", self._logps.detach())
+        loss = super().grpo_loss(model, inputs)
+        logps = self._logps
+        if inputs.get("masked_pixel_values") is not None:
+            loss = loss + self._perception_loss(model, inputs, logps)
+        # Of the policy that drew the completions, which is that of the batch's first update.
+        inputs.setdefault("old_per_token_logps", logps.detach())
         return loss
+
+    def _perception_loss(self, model: Any, inputs: dict[str, Any], logps: Tensor) -> Tensor:
+        """A scalar; `logps` [rows, width] are those with the images."""
+        variant = self._config.variant
+        images = {"pixel_values": inputs["masked_pixel_values"]}
+        with torch.set_grad_enabled(variant.masked_gradients):
+            masked = self._completion_logps(model, {**inputs, **images})
+        terms = perception_terms(logps, masked, inputs["completion_mask"])
+        for name, value in (
+            ("perception_kl", terms.kl),
+            ("masked_entropy", terms.masked_entropy),
+        ):
+            self.record_metric(name, self.accelerator.gather(value.detach()).mean().item())
+        return terms.loss(variant)
 
 
 def trainer_of(config: RlConfig) -> type[DeliberateGrpoTrainer]:
-    """The trainer for a recipe that trains without sharding."""
+    """The trainer of a recipe that trains neither sharded nor by tokens."""
     return DeliberateGrpoTrainer if config.variant.off else VariantGrpoTrainer
