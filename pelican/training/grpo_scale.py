@@ -79,7 +79,7 @@ class ScaledGrpoTrainer(ScaledTraining, DeliberateGrpoTrainer):
             self.ref_model = self._reference(recipe, checkpoint)
 
     def _reference(self, recipe: Recipe, checkpoint: Path) -> Any:
-        """The phase's start, sharded as the policy is."""
+        """The policy at the start of the phase, sharded as the policy is."""
         reference = load_weights(recipe, checkpoint, getattr(torch, recipe.model.dtype))
         reference.requires_grad_(False)
         if self._by_row:  # as TRL does with a reference of its own
@@ -179,7 +179,7 @@ class ScaledGrpoTrainer(ScaledTraining, DeliberateGrpoTrainer):
         return take(batch, rows) | super()._images(prompts)
 
     def _split(self, batch: dict[str, Any]) -> list[list[int]]:
-        """Rows of every pass. Rows of a group stay together where its prompt is computed once."""
+        """Numbers of the rows of every pass; a group stays together if its prompt is computed once."""
         if not self._parts:
             group = 1 if self._by_row else self._config.group_size
             rows = batch["prompt_mask"].sum(1) + batch["completion_mask"].sum(1)
@@ -202,7 +202,7 @@ class ScaledGrpoTrainer(ScaledTraining, DeliberateGrpoTrainer):
         return loss
 
     def token_logps(self, model: Any, *args: Any, **kwargs: Any) -> Any:
-        """TRL's where prompts are not shared: keys are not kept through adapters' wrappers."""
+        """TRL's own where a prompt is not shared, because adapters' wrappers keep no keys."""
         if self._by_row:
             return GrpoTrainer.token_logps(self, model, *args, **kwargs)
         return super().token_logps(model, *args, **kwargs)
@@ -215,7 +215,7 @@ class ScaledGrpoTrainer(ScaledTraining, DeliberateGrpoTrainer):
 
     @torch.no_grad()
     def _logps_by_pass(self, batch: dict[str, Any], model: Any) -> Tensor:
-        """[rows, width of completions], pass by pass."""
+        """Log-probabilities of the batch's completions by `model`, pass by pass: [rows, width]."""
         ids: Tensor = batch["completion_ids"]
         found = torch.zeros(ids.shape, dtype=torch.float, device=ids.device)
         for rows in self._split(batch):

@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 def add_shared_prefix_logps(model: Any, group: int, temperature: float) -> None:
-    """Add to `model`: `model(shared_prefix=True, …)` returns (log-probabilities, entropies).
+    """Let `model(shared_prefix=True, …)` return (log-probabilities, entropies) of completions.
 
     Tensors: `prompt_ids`, `prompt_mask` and `prompt_types` [groups, length], left-padded;
     `completion_ids`, `completion_mask` [groups * group, width]; the images of the prompts. The
@@ -145,7 +145,7 @@ def split_rows(
 
 
 def join_rows(rows: Sequence[tuple[Tensor, Tensor] | None]) -> dict[str, Tensor]:
-    """Inverse of `split_rows`, for a model's call."""
+    """The inverse of `split_rows`: arguments of a model's call, none if no sample has an image."""
     there = [row for row in rows if row is not None]
     if not there:
         return {}
