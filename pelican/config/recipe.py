@@ -102,7 +102,7 @@ class ParallelConfig(Section):
 
     @property
     def at_scale(self) -> bool:
-        """Whether training refills groups over all processes and splits batches by tokens."""
+        """Whether training shards or adapts the policy, or splits batches by tokens."""
         return self.strategy != "ddp" or self.micro_tokens is not None or self.lora_rank is not None
 
 
