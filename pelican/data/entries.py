@@ -87,7 +87,11 @@ def entry_of(values: dict[str, Any], shard: int, row: int) -> Entry:
         raise RowError("schema" if error.title == "Sample" else "answer", _said(error)) from None
     finite(sample.answer, "answer")
     if sample.media_kind == "clip" and (len(sample.images) < 2 or sample.span_s < MIN_STEP_S):
-        raise RowError("clip_step", f"a clip of {sample.span_s:g} s is shorter than a frame step")
+        raise RowError(
+            "clip_step",
+            f"a clip of {len(sample.images)} images over {sample.span_s:g} s is shorter than a frame"
+            " step; it needs two images or more, 1/240 s apart",
+        )
     for turn in sample.turns:
         refuse(RESERVED, turn.text)
     answer_fits(sample)
@@ -120,7 +124,9 @@ def answer_fits(sample: Sample) -> None:
         scorer_of(sample)
     except UserInputError:
         raise RowError(
-            "answer", f"family {sample.family} has no reward for answers of kind {answer.kind}"
+            "answer",
+            f"family {sample.family} has no reward for answers of kind {answer.kind}; the table of both"
+            " is in pelican/rewards/families.py",
         ) from None
     if isinstance(answer, IntervalAnswer):
         step = sample.span_s / max(1, len(sample.times_s) - 1)

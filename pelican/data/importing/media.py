@@ -82,7 +82,7 @@ class Finder:
         if "://" in path:
             raise RowError("media_missing", f"{path!r} is an address; download it first")
         if "\x00" in path or any("\ud800" <= char <= "\udfff" for char in path):
-            raise RowError("media_path", "a path holds a zero byte or half a character")
+            raise RowError("media_path", "a path holds a zero byte or text that is not UTF-8")
         for prefix, here in self.mapping:
             if path == prefix or path.startswith(prefix.rstrip("/") + "/"):
                 rest = path[len(prefix.rstrip("/")) :].lstrip("/")
@@ -106,7 +106,7 @@ class Finder:
                 found = self._inside(root, str(Path(path).relative_to(base)), path, folder)
                 if found is not None:
                     return found
-                raise RowError("media_missing", f"{path!r} is not there")
+                raise RowError("media_missing", f"{path!r} does not exist")
         raise RowError("media_missing", f"{path!r} is outside the media folders{self._hint(path)}")
 
     def _inside(self, root: Path, rest: str, path: str, folder: bool) -> Path | None:
@@ -244,7 +244,9 @@ class Loader:
         paths = sorted(p for p in folder.iterdir() if p.suffix.lower() in _ENDINGS)
         paths = [p for p in paths if not p.stem.endswith(("-depth", "_depth"))]
         if len(paths) < 2:
-            raise RowError("clip_step", f"folder {medium.path!r} holds {len(paths)} frames")
+            raise RowError(
+                "clip_step", f"folder {medium.path!r} holds {len(paths)} frames; a clip needs two"
+            )
         fps = medium.fps or 1.0
         first = max(0, int((medium.start_s or 0.0) * fps))
         last = len(paths) if medium.end_s is None else min(len(paths), int(medium.end_s * fps) + 1)
@@ -264,7 +266,9 @@ class Loader:
             _named(file, self.image_bytes(file), self.rule.max_pixels)[0] for file in files
         )
         if len(frames) < 2:
-            raise RowError("clip_step", f"folder {medium.path!r} shows one frame in its window")
+            raise RowError(
+                "clip_step", f"folder {medium.path!r} has one frame in its window; a clip needs two"
+            )
         return Clip(frames, tuple(round((i - first) / fps, 6) for i in chosen))
 
 
@@ -308,7 +312,10 @@ def _prepared(data: bytes, max_pixels: int) -> tuple[bytes, tuple[int, int]]:
     with decoding(), Image.open(io.BytesIO(data), formats=FORMATS) as image:
         width, height = image.size
         if min(width, height) < MIN_SIDE or max(width, height) > MAX_ASPECT * min(width, height):
-            raise RowError("image_shape", f"an image of {width} x {height} pixels shows nothing")
+            raise RowError(
+                "image_shape",
+                f"an image of {width} x {height} pixels is too small or narrow to show anything",
+            )
         said = "exif" in image.info or "xmp" in image.info
         if image.format not in JPEGS or not said or image.getexif().get(_ORIENTATION, 1) == 1:
             return usable(image, data, max_pixels), (width, height)

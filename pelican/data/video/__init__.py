@@ -307,7 +307,7 @@ def _whole(
             f"video {name!r} ends at {reached_s:.1f} s of the {info.duration_s:.1f} s that it names",
         )
     if frames < 2:
-        raise RowError("clip_step", f"video {name!r} shows one frame alone")
+        raise RowError("clip_step", f"video {name!r} gives one frame; a clip needs two")
 
 
 def encoded(image: Image.Image, max_pixels: int) -> bytes:
