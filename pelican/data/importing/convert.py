@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 from pydantic import TypeAdapter, ValidationError
 
-from pelican.data.entries import RESERVED, answer_fits, refuse
+from pelican.data.entries import RESERVED, answer_fits, first_message, refuse
 from pelican.data.formats.base import Found, Record, Reference, Unread
 from pelican.data.images import FORMATS, decoding
 from pelican.data.importing.media import Loader
@@ -107,9 +107,7 @@ def convert(found: Found, loader: Loader, defaults: Defaults) -> Good | Bad:
     except RowError as error:
         return Bad(found.place, found.key, found.id, error.code, error.reason)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        reason = " ".join(str(first["msg"]).split()).removeprefix("Value error, ")
-        return Bad(found.place, found.key, found.id, "schema", reason)
+        return Bad(found.place, found.key, found.id, "schema", first_message(error))
     except UserInputError:
         raise  # no decoder installed: no row's fault
     except Exception as error:  # hostile rows must not end an import of 100,000
@@ -238,8 +236,7 @@ def read_answer(
             return _listed(value, reference, question, question_type, size, shift_s)
         return _text(str(value), reference, question, question_type, size, shift_s)
     except ValidationError as error:
-        said = error.errors(include_url=False, include_input=False)[0]["msg"]
-        raise RowError("answer", " ".join(said.split()).removeprefix("Value error, ")) from None
+        raise RowError("answer", first_message(error)) from None
 
 
 def _finite(value: object) -> None:
