@@ -26,12 +26,12 @@ FOLDERS = 16  # of one level that are looked into for a hint
 
 @lru_cache(maxsize=1024)
 def _resolved(folder: str) -> str:
-    """Without links. Kept: files of a data set share few folders, and each part costs a call."""
+    """The folder with its links followed; cached, because many files share few folders."""
     return str(Path(folder).resolve())
 
 
 def _followed(base: str, rest: str) -> tuple[str, int]:
-    """`rest` below `base` with every link followed, so that none leads out; its mode, 0 if none."""
+    """The real path of `rest` below `base`, every link followed, and its mode; 0 if nothing is there."""
     parent, name = os.path.split(os.path.join(base, rest))
     if name in ("", ".", ".."):
         target = str(Path(base, rest).resolve())
@@ -45,7 +45,7 @@ def _followed(base: str, rest: str) -> tuple[str, int]:
 
 
 def _mode(path: str) -> int:
-    """Type and rights of what stands at `path`, of a link itself; 0 if nothing does."""
+    """The mode (type and rights) of `path`, of a link itself; 0 if nothing is there."""
     try:
         return os.lstat(path).st_mode
     except (OSError, ValueError):
@@ -54,7 +54,7 @@ def _mode(path: str) -> int:
 
 @lru_cache(maxsize=64)
 def _folders(root: str) -> tuple[str, ...]:
-    """The folders one and two levels below `root`, for a hint: the first few."""
+    """The first few folders one and two levels below `root`, in which a hint looks for a file."""
     found: list[str] = []
     level = [root]
     for _ in range(2):
@@ -69,7 +69,7 @@ def _folders(root: str) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Finder:
-    """Where media lie. `mapping`: prefix in the data -> folder here; `roots` are tried in order.
+    """Finds the files that rows name. `mapping`: prefix in the data -> folder here; `roots` in order.
 
     Nothing outside `roots` and the mapped folders is opened, whatever a row names.
     """
@@ -123,7 +123,7 @@ class Finder:
             raise RowError("media_path", f"{path!r} is a loop of links") from None
 
     def _hint(self, path: str) -> str:
-        """The option that would find it: a --map if its last parts are below a root, or a --media."""
+        """The option that would find the file: --map where its last parts are below a root, else --media."""
         parts = Path(path).parts
         if ".." in parts:
             return ""
@@ -273,7 +273,7 @@ class Loader:
 
 
 def _named(medium: Media, data: bytes, max_pixels: int) -> tuple[bytes, tuple[int, int]]:
-    """See `_prepared`; what is wrong names the file."""
+    """As `_prepared`, but the error names the file."""
     try:
         return _prepared(data, max_pixels)
     except RowError as error:
