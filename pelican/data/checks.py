@@ -33,16 +33,16 @@ KEPT = 500  # findings of one check that keep their row; all are counted
 # What each check looks for; an error makes its rows unusable or a result untrue.
 CHECKS: dict[str, tuple[Literal["error", "warning"], str]] = {
     "rows": ("error", "schema, media that open, answers inside their choices, frame and clip"),
-    "mask_shape": ("error", "a mask of another shape than its image"),
+    "mask_shape": ("error", "a mask whose proportions are not those of its image"),
     "leak": ("error", "a scene or an image that is in two splits, or in an evaluation set"),
-    "near_leak": ("warning", "an image that nearly is one of another split or evaluation set"),
+    "near_leak": ("warning", "an image that is nearly the same in another split or evaluation set"),
     "duplicate": ("warning", "the same question about the same media"),
     "near_duplicate": ("warning", "nearly the same image in two scenes of one split"),
     "balance": ("warning", "an answer or a family that is far too common"),
     "language": ("warning", "a question in another language than most"),
     "license": ("warning", "no licence"),
     "markup": ("error", "control or direction characters"),
-    "instructions": ("warning", "text that is markup, an address, or speaks to the model"),
+    "instructions": ("warning", "text with markup, an address, or words addressed to the model"),
     "changed": ("error", "a file that is not what version.json says"),
 }
 
@@ -139,7 +139,7 @@ def _duplicates(found: Scan, findings: Findings) -> None:
     for row in found.rows:
         before = first.setdefault(row.question, row)
         if before is not row:
-            reason = f"asks what {before.id} asks, about the same media"
+            reason = f"the same question about the same media as {before.id}"
             findings.add(_at("duplicate", row, reason, before.id))
 
 
@@ -157,7 +157,7 @@ def _leaks_between_splits(found: Scan, findings: Findings) -> None:
             row = found.rows[number]
             if row.split != before.split and number not in reported:
                 reported.add(number)
-                reason = f"one of its images is in split {before.split} too, it is in {row.split}"
+                reason = f"one of its images is in split {row.split} and, in {before.id}, in split {before.split}"
                 findings.add(_at("leak", row, reason, before.id))
 
 
@@ -169,7 +169,9 @@ def _near(found: Scan, findings: Findings, limit: int) -> None:
         if (a.scene, b.scene) not in reported:
             reported.add((a.scene, b.scene))
             check = "near_duplicate" if a.split == b.split else "near_leak"
-            reason = f"an image is within {bits} of {BITS} bits of one of {a.id}"
+            reason = (
+                f"an image is nearly one of {a.id}: their hashes differ in {bits} of {BITS} bits"
+            )
             findings.add(_at(check, b, reason, a.id))
 
 
@@ -204,7 +206,7 @@ def _leaks_against(found: Scan, other: Scan, findings: Findings, limit: int) -> 
         row, held = found.rows[found.hash_rows[i]], other.rows[other.hash_rows[j - ours]]
         if (row.scene, held.scene) not in reported:
             reported.add((row.scene, held.scene))
-            reason = f"an image is within {bits} of {BITS} bits of one of the evaluation set {name}"
+            reason = f"an image is nearly one of evaluation set {name}: {bits} of {BITS} hash bits differ"
             findings.add(_at("near_leak", row, reason, held.id))
 
 
@@ -539,7 +541,7 @@ _SPOKEN: tuple[tuple[str, re.Pattern[str]], ...] = (
 def markup(text: str) -> str:
     """Says which control character of `text` would break a prompt; "" if none is there."""
     found = CONTROL.search(text)
-    return f"holds {found[0]!r}, which a prompt can't" if found else ""
+    return f"holds the control character {found[0]!r}" if found else ""
 
 
 def instructions(text: str) -> str:

@@ -84,10 +84,16 @@ def entry_of(values: dict[str, Any], shard: int, row: int) -> Entry:
     try:
         sample = sample_from_row({**values, "images": [{"bytes": b"-"} for _ in values["images"]]})
     except ValidationError as error:
-        raise RowError("schema" if error.title == "Sample" else "answer", _said(error)) from None
+        raise RowError(
+            "schema" if error.title == "Sample" else "answer", _place_and_message(error)
+        ) from None
     finite(sample.answer, "answer")
     if sample.media_kind == "clip" and (len(sample.images) < 2 or sample.span_s < MIN_STEP_S):
-        raise RowError("clip_step", f"a clip of {sample.span_s:g} s is shorter than a frame step")
+        raise RowError(
+            "clip_step",
+            f"a clip of {len(sample.images)} images over {sample.span_s:g} s is shorter than a frame"
+            " step; it needs two images or more, 1/240 s apart",
+        )
     for turn in sample.turns:
         refuse(RESERVED, turn.text)
     answer_fits(sample)
@@ -120,7 +126,9 @@ def answer_fits(sample: Sample) -> None:
         scorer_of(sample)
     except UserInputError:
         raise RowError(
-            "answer", f"family {sample.family} has no reward for answers of kind {answer.kind}"
+            "answer",
+            f"family {sample.family} has no reward for answers of kind {answer.kind}; the table of both"
+            " is in pelican/rewards/families.py",
         ) from None
     if isinstance(answer, IntervalAnswer):
         step = sample.span_s / max(1, len(sample.times_s) - 1)
@@ -172,12 +180,15 @@ def finite(value: object, name: str) -> None:
             finite(part, name)
 
 
-def _said(error: ValidationError) -> str:
-    """The first complaint of pydantic, on one line."""
-    first = error.errors(include_url=False, include_input=False)[0]
-    place = ".".join(str(part) for part in first["loc"])
-    message = " ".join(str(first["msg"]).split()).removeprefix("Value error, ")
-    return f"{place}: {message}" if place else message
+def first_message(error: ValidationError) -> str:
+    """The first message of pydantic, on one line and without its prefix."""
+    message = str(error.errors(include_url=False, include_input=False)[0]["msg"])
+    return " ".join(message.split()).removeprefix("Value error, ")
+
+
+def _place_and_message(error: ValidationError) -> str:
+    place = ".".join(str(part) for part in error.errors(include_input=False)[0]["loc"])
+    return f"{place}: {first_message(error)}" if place else first_message(error)
 
 
 # The usable rows of a pool as columns: 1.3 million take some 150 MB, as objects five times that.

@@ -53,8 +53,8 @@ def refuse_huge(image: Image.Image, max_pixels: int) -> None:
     if width * height > refused_above(max_pixels):
         raise RowError(
             "image_huge",
-            f"an image of {width} x {height} pixels is above the"
-            f" {refused_above(max_pixels)} that are decoded",
+            f"an image of {width} x {height} pixels is above the {refused_above(max_pixels)} pixels"
+            " that are decoded; scale it down",
         )
 
 

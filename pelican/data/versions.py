@@ -128,7 +128,9 @@ def find_pool(where: str) -> Path:
     found = [version for version in there if version.startswith(wanted)]
     if len(found) != 1:
         known = ", ".join(there) or "none"
-        raise UserInputError(f"pool {name} has {len(found)} versions {wanted!r}; there are {known}")
+        raise UserInputError(
+            f"pool {name} has {len(found)} versions that begin with {wanted!r}; there are {known}"
+        )
     return folder / found[0]
 
 

@@ -1,4 +1,4 @@
-"""The teacher's answers to what the policy never solved: asked, verified, mixed with replay."""
+"""Distillation: the teacher answers weak samples, the reward verifies it, replay is mixed in."""
 
 from __future__ import annotations
 

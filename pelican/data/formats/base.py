@@ -1,4 +1,4 @@
-"""What a reader of a format is, and the files that it reads."""
+"""The interface of a format's reader, the records that it yields, and the files that it reads."""
 
 from __future__ import annotations
 

@@ -92,7 +92,7 @@ def _time(value: object) -> float | None:
 
 
 def chat_turns(turns: Sequence[Any]) -> tuple[list[Turn], list[Media]]:
-    """Turns of any of the spellings, and the media inside their contents. Raises RowError."""
+    """Turns in any spelling of role and content, and the media inside them. Raises RowError."""
     found: list[Turn] = []
     media: list[Media] = []
     for turn in turns:
@@ -240,7 +240,7 @@ class ChatReader(Reader):
 def described(
     value: Mapping[str, Any], place: str, key: str, name: str, media: tuple[Media, ...]
 ) -> Record:
-    """What rows of all formats may say about themselves."""
+    """The fields that rows of any format may have, such as id, scene and split."""
     return Record(
         place=place,
         key=key,

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 from pydantic import TypeAdapter, ValidationError
 
-from pelican.data.entries import RESERVED, answer_fits, refuse
+from pelican.data.entries import RESERVED, answer_fits, first_message, refuse
 from pelican.data.formats.base import Found, Record, Reference, Unread
 from pelican.data.images import FORMATS, decoding
 from pelican.data.importing.media import Loader
@@ -107,9 +107,7 @@ def convert(found: Found, loader: Loader, defaults: Defaults) -> Good | Bad:
     except RowError as error:
         return Bad(found.place, found.key, found.id, error.code, error.reason)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        reason = " ".join(str(first["msg"]).split()).removeprefix("Value error, ")
-        return Bad(found.place, found.key, found.id, "schema", reason)
+        return Bad(found.place, found.key, found.id, "schema", first_message(error))
     except UserInputError:
         raise  # no decoder installed: no row's fault
     except Exception as error:  # hostile rows must not end an import of 100,000
@@ -238,8 +236,7 @@ def read_answer(
             return _listed(value, reference, question, question_type, size, shift_s)
         return _text(str(value), reference, question, question_type, size, shift_s)
     except ValidationError as error:
-        said = error.errors(include_url=False, include_input=False)[0]["msg"]
-        raise RowError("answer", " ".join(said.split()).removeprefix("Value error, ")) from None
+        raise RowError("answer", first_message(error)) from None
 
 
 def _finite(value: object) -> None:
@@ -276,7 +273,7 @@ def _listed(
     nested = [list(v) for v in value if isinstance(v, list | tuple)]
     if nested and len(nested) == len(value):
         if not all(isinstance(n, int | float) for group in nested for n in group):
-            raise RowError("answer", "a list of lists that are no coordinates")
+            raise RowError("answer", "the answer is a list of lists that hold no coordinates")
         return located(nested, reference, question, size)
     texts = [str(v).strip() for v in value]
     if not texts or not all(texts):
@@ -374,7 +371,9 @@ def choice_of(value: Any, reference: Reference) -> ChoiceAnswer:
     """The option that is named by its letter, its text or its index. Raises RowError."""
     options = bare_options(reference.options)
     if not 2 <= len(options) <= 26:
-        raise RowError("answer", f"{len(options)} choices; two to 26 can be asked")
+        raise RowError(
+            "answer", f"the answer has {len(options)} choices; a question needs two to 26"
+        )
     if len({normalise(option) for option in options}) < len(options):
         raise RowError("answer", f"two choices are the same: {' / '.join(options)}")
     if isinstance(value, list | tuple) and len(value) == 1:
@@ -422,13 +421,17 @@ def number_of(value: float, unit: str, question: str, question_type: str) -> Ans
     if unit and not (counted and float(value).is_integer() and not _IN_UNIT.search(question)):
         known = UNITS.get(unit.lower())
         if known is None:
-            raise RowError("answer", f"{unit!r} is no unit of length that is known")
+            raise RowError("answer", f"unit {unit!r} is not known; write mm, cm, m, km, in or ft")
         if value <= 0:
-            raise RowError("answer", f"a length of {value:g} {unit} can't be scored")
+            raise RowError(
+                "answer", f"a length of {value:g} {unit} can't be scored; it must be above 0"
+            )
         return DistanceAnswer(value=value * known[1], unit=known[0])
     if float(value).is_integer() and value >= 0:
         return CountAnswer(value=int(value))
-    raise RowError("answer", f"{value:g} is no count, and no unit is given; add a field unit")
+    raise RowError(
+        "answer", f"{value:g} is no count, and no unit is given; add a field unit for a length"
+    )
 
 
 # Points, boxes and masks, on the grid that the question names (such as 0 to 1000).

@@ -347,7 +347,9 @@ def read_replies(path: Path, benchmark: str) -> dict[str, str]:
             raise UserInputError(f"{where} has no {lacking}; it may be called {', '.join(names)}")
         name = name if name.startswith(prefix) else f"{prefix}{name}"
         if name in found:
-            raise UserInputError(f"{where}: question {name!r} has a reply before")
+            raise UserInputError(
+                f"{where}: question {name!r} has a reply in an earlier row; keep one"
+            )
         found[name] = reply
     return found
 
