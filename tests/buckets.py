@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from pelican.storage.s3 import S3Settings, S3Store, make_client
+from pelican.storage.s3 import S3Store
+from pelican.storage.s3_client import S3Settings, make_client
 from tests.endpoints import free_port
 from tests.minio_server import ABSENT, PROGRAM, Server
 

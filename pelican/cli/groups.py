@@ -440,11 +440,11 @@ def lifecycle(
 ) -> None:
     """Let the bucket delete by itself what no manifest refers to; again to change it."""
     from pelican.storage import open_store
-    from pelican.storage.s3 import is_of_work, meaning, set_rules
+    from pelican.storage.lifecycle import describe_rule, is_of_work, set_rules
 
     objects = open_store(env.store_uri(store))
     rules = set_rules(objects, days)
     for rule in rules:
-        print(meaning(rule))
+        print(describe_rule(rule))
     if not any(is_of_work(rule) for rule in rules):
         print("work/ stays until `pelican gc`: S3_TAG_WORK=on, here and for runs, marks it")

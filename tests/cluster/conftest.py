@@ -23,7 +23,8 @@ import pytest
 
 from pelican.launch.kube import Kube
 from pelican.launch.podspec import Target
-from pelican.storage.s3 import S3Settings, S3Store, make_client
+from pelican.storage.s3 import S3Store
+from pelican.storage.s3_client import S3Settings, make_client
 
 ROOT = Path(__file__).parent.parent.parent
 NAMESPACE = "pelican"

@@ -22,7 +22,7 @@ from minio.error import MinioAdminException, MinioException
 from minio.notificationconfig import NotificationConfig, QueueConfig, SuffixFilterRule
 
 from pelican.retrain.trigger.inbox import read_audit
-from pelican.storage.s3 import S3Settings, make_client
+from pelican.storage.s3_client import S3Settings, make_client
 from tests.cluster.conftest import LONG_S, NAMESPACE, ROOT, Cluster, kubectl
 
 APP = "app=pelican-trigger"

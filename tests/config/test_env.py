@@ -12,7 +12,7 @@ import pytest
 from pelican.cli.settings import make_page
 from pelican.config import env
 from pelican.launch.podspec import Target
-from pelican.storage.s3 import S3Settings
+from pelican.storage.s3_client import S3Settings
 
 ROOT = Path(__file__).parents[2]
 ROWS = {row.name: row for rows in env.VARIABLES.values() for row in rows}

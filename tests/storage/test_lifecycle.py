@@ -15,7 +15,8 @@ from typer.testing import CliRunner
 from pelican.cli.main import app
 from pelican.errors import UserInputError
 from pelican.storage.claims import CLAIMS, Claims
-from pelican.storage.s3 import S3Store, set_rules
+from pelican.storage.lifecycle import set_rules
+from pelican.storage.s3 import S3Store
 from pelican.storage.store import FolderStore
 from tests.buckets import Bucket
 

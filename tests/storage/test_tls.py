@@ -10,7 +10,8 @@ import pytest
 import trustme
 
 from pelican.errors import UserInputError
-from pelican.storage.s3 import S3Settings, S3Store, make_client
+from pelican.storage.s3 import S3Store
+from pelican.storage.s3_client import S3Settings, make_client
 from tests.endpoints import free_port
 from tests.minio_server import Server
 

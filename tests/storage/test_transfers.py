@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,6 @@ SIZE = 3 * PART + 12_345
 
 @pytest.fixture(autouse=True)
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(s3, "PART", PART)
     monkeypatch.setattr(s3, "PART", PART)
 
 
@@ -83,73 +83,98 @@ store = s3.S3Store({store.uri!r}, cache=Path({str(store.cache.parent.parent)!r})
 
 def kill_upload(store: S3Store, path: Path, parts: int = 2) -> None:
     patch = f"""
-real, sent = s3._Multipart._put, []
-def put(*args):
+from minio import Minio
+real, sent = Minio._upload_part, []
+def send(*args):
     tag = real(*args)
     sent.append(tag)
     return tag if len(sent) < {parts} else die()
-s3._Multipart._put = put
+Minio._upload_part = send
 s3.IN_FLIGHT = s3.PARALLEL  # one part at a time
 """
     killed(store, patch, f"store.put('weights', Path({str(path)!r}))")
 
 
-def test_a_killed_upload_goes_on_with_the_parts_there(
-    bucket: Bucket, large: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_killed_upload_starts_its_file_anew(
+    bucket: Bucket, large: Path, monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:
     store = bucket.store()
     kill_upload(store, large)
     assert not store.exists("weights")
-    (note,) = (store.cache / "uploads").iterdir()
-    with note.open("a") as file:
-        file.write('{"number": 3, "ta')  # it was killed in this line
-    sent = sends(monkeypatch, store)
-    put(store, large)
-    assert sorted(sent) == [3, 4]
-    assert bucket.store().describe("weights") == (SIZE, file_digest(large))
-    assert file_digest(bucket.store().local("weights")) == file_digest(large)
-    assert not unfinished(store) and not list((store.cache / "uploads").iterdir())
-
-
-def test_other_content_is_sent_whole(
-    bucket: Bucket, large: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    store = bucket.store()
-    kill_upload(store, large)
-    large.write_bytes(content(1))
+    left = unfinished(store)  # until the bucket's rules delete it
+    assert len(left) == 1
+    large.write_bytes(content(seed))  # the same, or other content
     sent = sends(monkeypatch, store)
     put(store, large)
     assert sorted(sent) == [1, 2, 3, 4]
-    assert bucket.store().local("weights").read_bytes() == content(1)
-    assert not unfinished(store)
+    assert bucket.store().describe("weights") == (SIZE, file_digest(large))
+    assert bucket.store().local("weights").read_bytes() == content(seed)
+    assert unfinished(store) == left
+
+
+def test_an_upload_of_many_files_goes_on_with_those_that_are_missing(
+    bucket: Bucket, large: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, large_too = bucket.store(), large.with_name("more")
+    large_too.write_bytes(content(1))
+    first.put("data/weights", large)
+    store = bucket.store()  # another process: it remembers nothing
+    sent = sends(monkeypatch, store)
+    for path in (large, large_too):
+        store.put(f"data/{path.name}", path)
+    assert sorted(sent) == [1, 2, 3, 4], "of the second file alone"
+    assert set(store.sizes("data").values()) == {SIZE} and len(store.sizes("data")) == 2
+    large.write_bytes(content(2))
+    store.put("data/weights", large)
+    assert bucket.store().local("data/weights").read_bytes() == content(2)
+
+
+def test_what_expires_by_age_is_always_sent(
+    bucket: Bucket, large: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bucket.settings = replace(bucket.settings, tag_work=True)
+    bucket.store().put("r/work/weights", large)
+    store = bucket.store()
+    sent = sends(monkeypatch, store)
+    store.put("r/work/weights", large)
+    assert sorted(sent) == [1, 2, 3, 4]
+    tags = store.client.get_object_tags(store.bucket, store._name("r/work/weights"))
+    assert tags == {"pelican": "work"}
 
 
 def test_an_upload_that_somebody_ended_is_sent_whole(
     bucket: Bucket, large: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store = bucket.store()
-    kill_upload(store, large)
-    for upload in unfinished(store):
-        store.client._abort_multipart_upload(store.bucket, store._name("weights"), upload)
-    sent = sends(monkeypatch, store)
+    store, ended = bucket.store(), list[str]()
+    real = store.client._upload_part
+
+    def send(*args: Any) -> str:
+        if args[-1] == 2 and not ended:
+            ended.append(args[-2])
+            store.client._abort_multipart_upload(store.bucket, store._name("weights"), args[-2])
+        return real(*args)
+
+    monkeypatch.setattr(store.client, "_upload_part", send)
     put(store, large)
-    assert sorted(sent) == [1, 2, 3, 4]
+    assert ended
     assert bucket.store().local("weights").read_bytes() == content(0)
+    assert not unfinished(store)
 
 
 def changing(monkeypatch: pytest.MonkeyPatch, large: Path, change: Callable[[], bool]) -> None:
     """While the second part is read something else writes, as long as `change` says so."""
-    real = s3._Multipart._read
+    real = s3._SteadyFile.read
 
-    def read(self: Any, descriptor: int, buffer: memoryview, number: int) -> bytes:
-        if number == 2 and change():
+    def read(self: Any, size: int) -> bytes:
+        if self.tell() == PART and change():
             with large.open("r+b") as file:
                 file.seek(SIZE - 1)
                 file.write(b"\0" if file.read(1) != b"\0" else b"\1")
                 os.utime(file.fileno(), ns=(1, Identity.of(file.fileno()).mtime_ns + 1))
-        return real(self, descriptor, buffer, number)
+        return real(self, size)
 
-    monkeypatch.setattr(s3._Multipart, "_read", read)
+    monkeypatch.setattr(s3._SteadyFile, "read", read)
 
 
 def test_a_file_that_changed_meanwhile_is_sent_again(
@@ -176,37 +201,35 @@ def test_a_file_that_never_rests_is_named_and_nothing_is_there(
 def test_a_file_that_gets_shorter_meanwhile_is_sent_as_it_is_then(
     bucket: Bucket, large: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store, real = bucket.store(), s3._Multipart._begin
+    store, real = bucket.store(), s3.part_size
 
-    def begin(self: Any) -> str:
+    def size(found: int) -> int:
         if large.stat().st_size == SIZE:
             os.truncate(large, SIZE - PART)
-        return real(self)
+        return real(found)
 
-    monkeypatch.setattr(s3._Multipart, "_begin", begin)
+    monkeypatch.setattr(s3, "part_size", size)
     put(store, large)
     assert bucket.store().local("weights").read_bytes() == content(0)[: SIZE - PART]
 
 
-def test_parts_grow_with_a_file_beyond_their_number(bucket: Bucket, tmp_path: Path) -> None:
-    sender = s3.Uploader(bucket.store().client, "b", tmp_path)
+def test_parts_grow_with_a_file_beyond_their_number() -> None:
     for size in (PART + 1, 10_000 * PART, 10_000 * PART + 1, 5 << 40):
-        made = s3._Multipart(sender, "n", {}, Identity(size, 0, 0))
-        assert made._count <= 10_000
-        assert (made._count - 1) * made._part < size <= made._count * made._part
+        part = s3.part_size(size)
+        count = -(-size // part)
+        assert count <= 10_000
+        assert (count - 1) * part < size <= count * part
 
 
 def test_a_killed_download_leaves_no_half_file(bucket: Bucket, large: Path) -> None:
     put(bucket.store(), large)
     store = bucket.store()
     patch = """
-real, blocks = s3._Growing.write, []
-def write(*args):
-    real(*args)
+real, blocks = os.pwrite, []
+def pwrite(*args):
     blocks.append(1)
-    if len(blocks) > 6:
-        die()
-s3._Growing.write = write
+    return real(*args) if len(blocks) < 7 else die()
+os.pwrite = pwrite
 """
     killed(store, patch, "store.local('weights')")
     target = store.cache / "mirror" / store._name("weights")
@@ -238,7 +261,7 @@ def test_a_byte_damaged_on_the_way_is_found(
     assert store.local("weights").read_bytes() == content(0)
 
 
-def test_a_part_damaged_on_the_way_is_sent_again(
+def test_a_file_with_a_part_damaged_on_the_way_is_sent_again(
     bucket: Bucket, large: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = bucket.store()
@@ -256,7 +279,8 @@ def test_a_part_damaged_on_the_way_is_sent_again(
     monkeypatch.setattr(store.client._http, "urlopen", urlopen)
     sent = sends(monkeypatch, store)
     put(store, large)
-    assert sorted(sent) == [1, 2, 2, 3, 4]
+    assert damaged and sent.count(2) == 2
+    assert not unfinished(store)
     assert bucket.store().local("weights").read_bytes() == content(0)
 
 
@@ -324,14 +348,14 @@ def test_after_another_start_of_the_machine_files_are_checked_once(
 
     monkeypatch.setattr(s3, "file_digest", digest)
     assert store.local("weights") == path and not asked
-    monkeypatch.setattr(s3, "boot", lambda: "another")
+    monkeypatch.setattr(s3, "boot_id", lambda: "another")
     for _ in range(2):
         assert store.local("weights").stat().st_ino == before.st_ino
     assert asked == [path]
     with path.open("r+b") as file:  # what a broken-off start may leave: all as it was but the bytes
         file.write(bytes(4096))
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
-    monkeypatch.setattr(s3, "boot", lambda: "a third")
+    monkeypatch.setattr(s3, "boot_id", lambda: "a third")
     assert store.local("weights").read_bytes() == content(0)
 
 

@@ -24,7 +24,8 @@ from pelican.retrain.records import Verdict, find_version, write_verdict
 from pelican.retrain.trigger.inbox import read_audit
 from pelican.runs.layout import run_prefix
 from pelican.storage.manifests import now
-from pelican.storage.s3 import S3Settings, S3Store, make_client
+from pelican.storage.s3 import S3Store
+from pelican.storage.s3_client import S3Settings, make_client
 from tests.conftest import World, write_checkpoint
 from tests.endpoints import free_port
 from tests.launch.test_kfp import Backend, serving_backend

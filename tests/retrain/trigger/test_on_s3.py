@@ -17,7 +17,8 @@ from pelican.retrain.records import find_version
 from pelican.retrain.trigger.config import TriggerConfig
 from pelican.retrain.trigger.inbox import Inbox
 from pelican.retrain.trigger.poll import poll
-from pelican.storage.s3 import S3Settings, S3Store, make_client
+from pelican.storage.s3 import S3Store
+from pelican.storage.s3_client import S3Settings, make_client
 from tests.buckets import Bucket
 from tests.conftest import ROOT, write_checkpoint
 from tests.endpoints import free_port
