@@ -18,13 +18,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pelican.base.metrics import COMMON, SERIES, Series, send_to
+from pelican.config.stages import STAGES
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
 
 PORT, GATEWAY, FOLDER = "PELICAN_METRICS_PORT", "PELICAN_PUSHGATEWAY", "PROMETHEUS_MULTIPROC_DIR"
-# These take long enough to be scraped; the others only push.
-LONG = frozenset({"rollout", "train-rl", "distill", "train-sft", "eval"})
 PUSH_TIMEOUT_S = 5.0
 FOLDER_WAIT_S = 10.0  # of a replica for the first of its pod
 STAGE, JOB = "pelican", "pelican-job"  # Prometheus' label `job` of what is pushed
@@ -108,7 +107,7 @@ class StageExporter:
         self._registry = Registry(stage, phase)
         send_to(self._registry)
         where = os.environ.get(PORT, "")
-        if where and self._first and (stage in LONG or not self._gateway):
+        if where and self._first and (STAGES[stage].long or not self._gateway):
             self._server = _serve(where, _View(self._source(), self._served))
 
     def finish(self) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from pelican.config.stages import STAGES
 from pelican.evaluation.metrics import Difference, Estimate
 from pelican.records import EMBODIED_FAMILIES, Dimension
 from pelican.report import charts
@@ -363,7 +364,6 @@ def _before_after(kind: str, rows: Sequence[ScoreRow]) -> Table:
 # What went on in the RL and SFT phases, and where the time went.
 
 _ORIGINS = {"weak": "weak", "assoc": "related", "general": "general replay"}
-_KINDS = ("rollout", "reward", "filter", "distill", "train-rl", "train-sft", "eval")
 _CURVES = (
     (
         "reward",
@@ -483,7 +483,7 @@ def cost_figures(run: Run) -> list[Figure]:
     rows = [
         (
             f"loop {loop}" if loop else "base",
-            [(name, colour(f"k-{name}"), spent[loop, name] / per) for name in _KINDS],
+            [(name, colour(f"k-{name}"), spent[loop, name] / per) for name in STAGES],
         )
         for loop in loops
     ]
@@ -494,7 +494,7 @@ def cost_figures(run: Run) -> list[Figure]:
         " sum at its end.",
         partial(charts.stacks, rows, "Duration of the stages by loop", unit),
         _parts("stage", unit, rows),
-        [Legend(name, colour(f"k-{name}")) for name in _KINDS],
+        [Legend(name, colour(f"k-{name}")) for name in STAGES],
     )
     return drawn([figure])
 
