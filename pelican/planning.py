@@ -11,6 +11,7 @@ from typing import Any
 from pelican.config import env
 from pelican.config.env import GENERATION_SERVERS
 from pelican.config.recipe import Recipe
+from pelican.config.stages import STAGES, is_training
 from pelican.errors import UserInputError
 
 # Memory per GPU, tokens per step, hours and storage of a recipe: the formulas of docs/scaling.md.
@@ -596,7 +597,7 @@ def _too_many(stages: list[StagePlan], nodes: int, per_node: int) -> list[str]:
     return [
         f"{', '.join(names)} {'asks' if names == names[:1] else 'ask'} for {gpus} GPUs, but {nodes}"
         f" x {per_node} are {there}; give --nodes {ceil(gpus / per_node)}, or lower"
-        f" {', '.join(dict.fromkeys(_PROCESSES[name] for name in names))}"
+        f" {', '.join(dict.fromkeys(_processes(name) for name in names))}"
         for gpus, names in asked.items()
     ]
 
@@ -618,7 +619,7 @@ def _too_large(stage: StagePlan, recipe: Recipe, gpu_name: str, gpu: Gpu) -> str
 
 
 def _way_out(stage: StagePlan, recipe: Recipe) -> str:
-    if not stage.stage.startswith("train"):
+    if not is_training(stage.stage):
         return "raise rollout.vllm.tensor_parallel_size"
     if recipe.parallel.strategy == "ddp":
         return "set parallel.strategy=fsdp2"
@@ -632,13 +633,11 @@ def _way_out(stage: StagePlan, recipe: Recipe) -> str:
             "each process keeps a whole copy to generate with: set rl.generation.where=server, or take"
             " a smaller policy or larger GPUs"
         )
-    return f"raise {_PROCESSES[stage.stage]}, or train adapters with parallel.lora_rank"
+    return f"raise {_processes(stage.stage)}, or train adapters with parallel.lora_rank"
 
 
-_PROCESSES = {
-    "rollout, eval": "rollout.workers",
-    "distill": "rollout.workers",
-    "train-rl": "rl.processes",
-    SERVERS: "rollout.vllm.tensor_parallel_size",
-    "train-sft": "sft.processes",
-}
+def _processes(name: str) -> str:
+    """The field that says how many GPUs are asked for: by a stage, by two (`rollout, eval`), or servers."""
+    if name == SERVERS:
+        return "rollout.vllm.tensor_parallel_size"
+    return STAGES[name.partition(", ")[0]].processes

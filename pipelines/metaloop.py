@@ -18,7 +18,7 @@ from kfp import dsl
 from pelican.config.presets import for_pipeline
 from pelican.config.recipe import Recipe
 from pelican.records import Phase
-from pipelines.parts import Prefix, Stages, checked, named, only_if, summarised
+from pipelines.parts import Prefix, Scores, Stages, checked, named, only_if, summarised
 
 METALOOP = __doc__
 EVALUATE = "Held-out scores of one policy: the recipe's `models.policy`."
@@ -52,8 +52,8 @@ def build_loop(k: int, config: Recipe) -> Any:
             # If SFT follows, this is measured and not obeyed: SFT may restore what RL lost.
             scores = stages.evaluate(policy, base, previous)
         if config.sft.enabled:
-            stages = Stages(store, run, k, Phase.SFT, after=scores)
-            policy = expand(stages, policy)
+            stages = Stages(store, run, k, Phase.SFT)
+            policy = expand(stages, policy, after=scores)
             scores = stages.evaluate(policy, base, previous)
         if next_loop is not None and scores is not None:
             with only_if(scores.go_on, f"go on to loop {k + 1}?"):
@@ -67,19 +67,19 @@ def build_loop(k: int, config: Recipe) -> Any:
 
 def reveal_and_refine(stages: Stages, policy: Prefix) -> Prefix:
     """The RL phase: practise what succeeds sometimes, until practice no longer helps."""
-    rollouts = stages.rollout(policy)
-    scores = stages.reward(rollouts)
-    buffer = stages.filter(scores, policy)
-    return stages.train_rl(policy, buffer)
+    rollouts = stages.add("rollout", policy=policy)
+    scores = stages.add("reward", rollouts=rollouts)
+    buffer = stages.add("filter", scores=scores, policy=policy)
+    return stages.add("train-rl", policy=policy, buffer=buffer)
 
 
-def expand(stages: Stages, policy: Prefix) -> Prefix:
+def expand(stages: Stages, policy: Prefix, after: Scores | None = None) -> Prefix:
     """The SFT phase: learn from a teacher what never succeeds."""
-    rollouts = stages.rollout(policy)
-    scores = stages.reward(rollouts)
-    weak = stages.filter(scores, policy)
-    mixture = stages.distill(policy, weak)
-    return stages.train_sft(policy, mixture)
+    rollouts = stages.add("rollout", policy=policy, after=after)
+    scores = stages.add("reward", rollouts=rollouts)
+    weak = stages.add("filter", scores=scores, policy=policy)
+    mixture = stages.add("distill", policy=policy, weak=weak)
+    return stages.add("train-sft", policy=policy, mixture=mixture)
 
 
 def build_rl_only(config: Recipe) -> Any:

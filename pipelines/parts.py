@@ -7,6 +7,7 @@ at a loop that is opened before its own has begun (seen with 2.17).
 
 from __future__ import annotations
 
+import pkgutil
 import re
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -18,13 +19,7 @@ from kfp.dsl.python_component import PythonComponent
 
 import components.preflight
 import components.summary
-from components.distill import distill
-from components.evaluate import evaluate
-from components.filter import difficulty_filter
-from components.reward import reward
-from components.rollout import rollout
-from components.train_rl import train_rl
-from components.train_sft import train_sft
+from pelican.config.stages import STAGES
 from pelican.records import Phase
 from pipelines.compile import set_up
 
@@ -76,42 +71,30 @@ class Scores(NamedTuple):
 
 @dataclass(frozen=True)
 class Stages:
-    """The stages of one phase of one loop of one run; they start after an evaluation, if given."""
+    """The stages of one phase of one loop of one run."""
 
     store: Prefix
     run: Prefix
     loop: int
     phase: Phase
-    after: Scores | None = None
 
-    def rollout(self, policy: Prefix) -> Prefix:
-        task = self._run(rollout, policy=policy)
-        return (task.after(self.after.task) if self.after else task).outputs["rollouts"]
-
-    def reward(self, rollouts: Prefix) -> Prefix:
-        return self._run(reward, rollouts=rollouts).outputs["scores"]
-
-    def filter(self, scores: Prefix, policy: Prefix) -> Prefix:
-        task = self._run(difficulty_filter, name="filter", scores=scores, policy=policy)
-        return task.outputs["practice"]
-
-    def train_rl(self, policy: Prefix, buffer: Prefix) -> Prefix:
-        return self._run(train_rl, policy=policy, buffer=buffer).outputs["policy"]
-
-    def distill(self, policy: Prefix, weak: Prefix) -> Prefix:
-        return self._run(distill, policy=policy, weak=weak).outputs["mixture"]
-
-    def train_sft(self, policy: Prefix, mixture: Prefix) -> Prefix:
-        return self._run(train_sft, policy=policy, mixture=mixture).outputs["policy"]
+    def add(self, stage: str, *, after: Scores | None = None, **inputs: Prefix) -> Prefix:
+        """A stage of the table with its inputs; gives what it hands on. `after`: it waits for them."""
+        task = self._task(stage, inputs)
+        if after is not None:
+            task.after(after.task)
+        return task.outputs[STAGES[stage].output]
 
     def evaluate(self, policy: Prefix, base: Prefix = "", previous: Prefix = "") -> Scores:
-        task = self._run(evaluate, name="eval", policy=policy, base=base, previous=previous)
-        return Scores(task, task.outputs["scores"], task.outputs["Output"] == 1)
+        """The evaluation of a policy, compared with earlier ones."""
+        task = self._task("eval", {"policy": policy, "base": base, "previous": previous})
+        return Scores(task, task.outputs[STAGES["eval"].output], task.outputs["Output"] == 1)
 
-    def _run(self, component: Any, *, name: str = "", **inputs: Prefix) -> Task:
+    def _task(self, stage: str, inputs: dict[str, Prefix]) -> Task:
+        component = pkgutil.resolve_name(STAGES[stage].component)
         where = f"loop {self.loop}, {PHASES[self.phase]}" if self.loop else "base"
-        full = f"{name or component.name}, {where}"
+        name = f"{stage}, {where}"
         # kfp makes the task's name of the component's: `rollout-loop-1-rl`.
-        own = PythonComponent(replace(component.component_spec, name=full), component.python_func)
+        own = PythonComponent(replace(component.component_spec, name=name), component.python_func)
         task = own(store=self.store, run=self.run, loop=self.loop, phase=self.phase.value, **inputs)
-        return prepared(task, full)
+        return prepared(task, name)

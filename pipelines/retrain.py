@@ -37,8 +37,9 @@ def build_retrain(config: Recipe) -> Any:
             taken = prepared(intake(store=store, run=run, checked=start), "intake of new data")
             current = taken.output
             diagnosis = Stages(store, run, 0, Phase.BASE)
-            scores = diagnosis.reward(diagnosis.rollout(current))
-            ledger = diagnosis.filter(scores, current)
+            rollouts = diagnosis.add("rollout", policy=current)
+            scores = diagnosis.add("reward", rollouts=rollouts)
+            ledger = diagnosis.add("filter", scores=scores, policy=current)
             weak = prepared(practice(store=store, run=run, ledger=ledger), "diagnosis")
             with only_if(weak.outputs["Output"] == 1, "any weakness?"):
                 base = diagnosis.evaluate(current).prefix

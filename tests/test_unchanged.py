@@ -26,6 +26,7 @@ from pelican.cli.main import app
 from pelican.config.env import home
 from pelican.config.presets import ABLATIONS, BASES, PIPELINES, find_recipe, for_pipeline
 from pelican.config.recipe import Recipe
+from pelican.config.stages import STAGES
 from pelican.data.entries import ENTRIES
 from pelican.data.tables import LEDGER, ROLLOUTS, SAMPLES, SCORES
 from pelican.data.versions import Imported, Shard, Version
@@ -65,7 +66,7 @@ from pelican.runs.preflight import needed_models, needed_pools
 from pelican.stages.fingerprint import stage_fingerprint
 from pelican.stages.reward import flip_seed
 from pelican.stages.rollout import SELECTION, phase_seed
-from pelican.stages.stage import STAGES, StageName, StageSpec, input_digest
+from pelican.stages.stage import StageName, StageSpec, input_digest
 from pelican.stages.train_rl import seed_of
 from pelican.storage.manifests import Manifest, OutputFile, commit_manifest
 from pelican.storage.store import FolderStore

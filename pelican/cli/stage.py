@@ -14,6 +14,7 @@ from pelican.base.pod import ERRORS
 from pelican.base.process import die_with_parent
 from pelican.config import env
 from pelican.config.presets import find_recipe
+from pelican.config.stages import STAGES
 from pelican.errors import InfrastructureError, PelicanError, ResourceError, UserInputError
 from pelican.monitoring.progress import emit
 
@@ -49,18 +50,6 @@ def serve_completions(
 
 
 # `pelican stage NAME --spec FILE`: what every launcher starts.
-
-# The recipe's field that a stage's memory grows with.
-_SIZES = {
-    "rollout": "rollout.batch_size",
-    "reward": "rollout.shard_size",
-    "filter": "data.samples_per_loop",
-    "train-rl": "rl.prompts_per_step",
-    "distill": "rollout.batch_size",
-    "train-sft": "sft.batch_size",
-    "eval": "rollout.batch_size",
-}
-
 
 # How gloo and NCCL say that another process of the job is gone.
 _LOST_PEER = (
@@ -98,7 +87,7 @@ def _meaning(name: str, error: Exception) -> PelicanError | None:
     """The error that a person can act on: memory ran out, or another process is gone; None for a bug."""
     if _out_of_memory(error):
         return ResourceError(
-            f"{name}: out of memory ({error}); a run with a smaller {_SIZES[name]} may fit"
+            f"{name}: out of memory ({error}); a run with a smaller {STAGES[name].memory} may fit"
         )
     several = env.world_size() > 1
     if several and isinstance(error, RuntimeError) and any(w in str(error) for w in _LOST_PEER):
@@ -123,7 +112,7 @@ def _note(message: str, code: int) -> None:
 def _run(name: str, path: str) -> None:
     from pelican.config.overrides import nearest
     from pelican.stages.runner import run_stage
-    from pelican.stages.stage import STAGES, StageSpec
+    from pelican.stages.stage import StageSpec
     from pelican.storage import local_path
 
     if name not in STAGES:

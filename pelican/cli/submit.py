@@ -25,6 +25,7 @@ from pelican.config import env
 from pelican.config.overrides import nearest
 from pelican.config.presets import find_recipe, for_pipeline
 from pelican.config.recipe import Recipe
+from pelican.config.stages import STAGES
 from pelican.errors import PelicanError, UserInputError
 from pelican.experiments import (
     ABLATIONS,
@@ -60,7 +61,6 @@ from pelican.runs.layout import (
 )
 from pelican.runs.outcome import show
 from pelican.runs.preflight import check_places, check_same_recipe
-from pelican.stages.stage import STAGES
 from pelican.storage import open_store
 from pelican.storage.manifests import now
 from pelican.storage.publish import publish

@@ -14,6 +14,7 @@ from pydantic import Field, model_validator
 
 from pelican.base.model import Section, digest_of
 from pelican.config.resources import Resources
+from pelican.config.stages import STAGES, value_of
 from pelican.records import Phase
 
 # The sections `models` and `data`: what a metaloop starts from.
@@ -574,13 +575,14 @@ class Recipe(Section):
             raise ValueError(
                 "rl.sampling.temperature is 0: a group's greedy completions are all equal; raise it"
             )
-        for rows, total, name, processes in (
-            ("rl.prompts_per_step", self.rl.prompts_per_step, "rl.processes", self.rl.processes),
-            ("sft.batch_size", self.sft.batch_size, "sft.processes", self.sft.processes),
-        ):
+        for row in STAGES.values():
+            if not row.rows:
+                continue
+            total, processes = value_of(self, row.rows), value_of(self, row.processes)
             if total % processes:
                 raise ValueError(
-                    f"{rows} = {total} does not divide by {name} = {processes}; choose a multiple"
+                    f"{row.rows} = {total} does not divide by {row.processes} = {processes};"
+                    " choose a multiple"
                 )
         rl = self.rl
         mistake = rl.variant.mistake(rl.group_size, rl.save_steps, self.parallel.at_scale)

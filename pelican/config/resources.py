@@ -12,11 +12,12 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from pelican.base.model import Section
+from pelican.config.stages import STAGES
 
 _QUANTITY = r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?$"
 _SECRET = re.compile(r"SECRET|PASSWORD|PASSWD|TOKEN|CREDENTIAL|ACCESS_KEY|API_KEY", re.IGNORECASE)
 # Stages that may lose pods, because any number of processes resumes their checkpoints.
-ELASTIC = ("train_rl", "train_sft")
+ELASTIC = tuple(row.field for row in STAGES.values() if row.elastic)
 Quantity = Annotated[str, Field(pattern=_QUANTITY)]
 
 

@@ -28,12 +28,12 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait
 from pelican.base.files import run_alone
 from pelican.base.process import PARENT, owner_alive
 from pelican.config import env
+from pelican.config.stages import STAGES
 from pelican.errors import InfrastructureError, PelicanError
 from pelican.launch import warm
 from pelican.launch.job import CancelledError, Job, JobResult, Launcher, OnProgress, error_of
 from pelican.monitoring.progress import parse
 from pelican.stages.fingerprint import finished_manifest
-from pelican.stages.stage import REPLICATED
 from pelican.storage import open_store
 
 GRACE_S = 3.0  # between SIGTERM and SIGKILL
@@ -90,7 +90,7 @@ class ProcessLauncher(Launcher):
         with log_file.open("a", encoding="utf-8") as log:
             log.write(f"# {time.strftime('%F %T')} pelican {' '.join(command)} x {job.processes}\n")
             log.flush()
-            replicas = job.spec.stage in REPLICATED
+            replicas = STAGES[job.spec.stage].replicas
             gang = _Gang(command, _environments(job), lock, log, on_progress, replicas)
             self._gang = gang
             try:

@@ -14,6 +14,7 @@ from pelican.config import env
 from pelican.config import env as settings
 from pelican.config.recipe import Recipe
 from pelican.config.resources import StageResources
+from pelican.config.stages import STAGES, Uses, value_of
 from pelican.errors import UserInputError
 from pelican.launch.job import Job
 
@@ -50,7 +51,8 @@ def job_name(job: Job) -> str:
 def processes_of(job: Job, resources: StageResources) -> tuple[int, int]:
     """Pods, and processes of each. Raises UserInputError if they do not fit the stage."""
     pods = resources.replicas or 1
-    if job.spec.stage in ("reward", "filter"):
+    row = STAGES[job.spec.stage]
+    if not row.processes:
         return 1, 1  # one process does their work; others would wait
     if resources.processes:
         each = resources.processes
@@ -59,13 +61,11 @@ def processes_of(job: Job, resources: StageResources) -> tuple[int, int]:
     elif job.processes % pods:
         raise UserInputError(
             f"{job.spec.stage} has {job.processes} processes, which {pods} pods cannot share"
-            f" evenly; change resources.{job.spec.stage.replace('-', '_')}.replicas"
+            f" evenly; change resources.{row.field}.replicas"
         )
     else:
         each = job.processes // pods
-    recipe = job.spec.recipe
-    rows = {"train-rl": recipe.rl.prompts_per_step, "train-sft": recipe.sft.batch_size}
-    total = rows.get(job.spec.stage, pods * each)
+    total = value_of(job.spec.recipe, row.rows) if row.rows else pods * each
     for number in range(least_pods(job, resources), pods + 1):
         if total % (number * each):
             raise UserInputError(
@@ -301,8 +301,6 @@ def _near(others: Mapping[str, str]) -> Tree:
 # Which cluster, as whom, with which images: settings of the launcher, from the environment.
 
 _POD_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
-# Stages without torch; the others need it, or vLLM.
-_LIGHT = ("reward", "filter")
 
 
 @dataclass(frozen=True)
@@ -361,10 +359,10 @@ class Target:
 
     def image_of(self, stage: str, recipe: Recipe) -> str:
         """The smallest image that has what the stage imports."""
-        if stage in _LIGHT:
+        uses = STAGES[stage].uses
+        if uses is Uses.CPU:
             return self.control_image
-        decodes = stage in ("rollout", "distill", "eval")
-        vllm = decodes and recipe.rollout.engine == "vllm"
+        vllm = uses is Uses.GENERATION and recipe.rollout.engine == "vllm"
         return self.rollout_image if vllm else self.train_image
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from types import FrameType
 
 from pelican.config import env
+from pelican.config.stages import STAGES, Uses, value_of
 from pelican.errors import ResourceError, UserInputError
 from pelican.launch.job import Job, JobResult, Launcher, StageError
 from pelican.launch.local import ProcessLauncher
@@ -21,17 +22,6 @@ from pelican.stages.stage import CORRECTIONS, StageName, StageSpec, corrections_
 from pelican.storage import open_store
 from pelican.storage.manifests import Manifest
 from pelican.storage.store import ObjectStore
-
-# What a stage reads from the recipe's pools and models, beside what other stages hand to it.
-DATA: dict[StageName, dict[str, str]] = {
-    "rollout": {"pool": "data.train"},
-    "reward": {"pool": "data.train"},
-    "filter": {"pool": "data.train"},
-    "train-rl": {"pool": "data.train"},
-    "distill": {"pool": "data.train", "replay": "data.replay", "teacher": "models.teacher"},
-    "train-sft": {"pool": "data.train", "replay": "data.replay"},
-    "eval": {"evaluation": "data.evaluation", "general": "data.general"},
-}
 
 
 @dataclass(frozen=True)
@@ -75,14 +65,11 @@ def make_spec(
     """The stage's specification from the run's recipe."""
     recipe = require_recipe(store, run)
     named = {name: where for name, where in inputs.items() if where}
-    for name, field in DATA[stage].items():
-        section, leaf = field.split(".")
-        of_recipe = env.resolve(getattr(getattr(recipe, section), leaf))
+    for name, field in STAGES[stage].needs(recipe).items():
+        of_recipe = env.resolve(value_of(recipe, field))
         named[name] = pool_of(recipe, run, stage, loop, field) or of_recipe
     if "pool" in named and (fixes := corrections_place(store, recipe)):
         named[CORRECTIONS] = fixes
-    if stage == "distill" and recipe.distill.endpoint:
-        del named["teacher"]
     return StageSpec(
         stage=stage,
         store=store.uri,
@@ -96,19 +83,10 @@ def make_spec(
 
 
 def make_job(spec: StageSpec) -> Job:
-    """How many processes, and threads each, the recipe gives to a stage.
-
-    Reward and filter are one process, with as many threads as rollouts have workers: both are the
-    cores that a run may take.
-    """
-    recipe = spec.recipe
-    processes, threads = {
-        "train-rl": (recipe.rl.processes, recipe.rl.threads),
-        "train-sft": (recipe.sft.processes, recipe.sft.threads),
-        "rollout": (recipe.rollout.workers, 1),
-        "distill": (recipe.rollout.workers, 1),
-        "eval": (recipe.rollout.workers, 1),
-    }.get(spec.stage, (1, recipe.rollout.workers))
+    """How many processes, and threads each, the recipe gives to a stage."""
+    row, recipe = STAGES[spec.stage], spec.recipe
+    processes = value_of(recipe, row.processes) if row.processes else 1
+    threads = value_of(recipe, row.threads) if row.threads else 1
     return Job(spec, processes, threads)
 
 
@@ -119,8 +97,8 @@ def smaller_job(job: Job) -> Job | None:
     """
     config = job.spec.recipe.rollout
     size = env.batch_size(config.batch_size)
-    decodes = job.spec.stage in ("rollout", "distill", "eval") and config.engine == "transformers"
-    if not decodes or size < 2:
+    generates = STAGES[job.spec.stage].uses is Uses.GENERATION
+    if not generates or config.engine != "transformers" or size < 2:
         return None
     return replace(job, env={**job.env, env.BATCH_SIZE: str(size // 2)})
 

@@ -31,17 +31,14 @@ from typing import IO
 
 from pelican.base.process import PARENT, die_with_parent, hold
 from pelican.config import env
+from pelican.config.stages import STAGES, Uses
 
 PRELOADED = (
     "torch",
     "pelican.engines.transformers",
-    "pelican.stages.rollout",
-    "pelican.stages.eval",
-    "pelican.stages.distill",
     "pelican.training.grpo",
     "pelican.training.sft",
-    "pelican.stages.train_rl",
-    "pelican.stages.train_sft",
+    *(row.module for row in STAGES.values() if row.uses is not Uses.CPU),
 )
 _LENGTH = struct.Struct("!I")
 

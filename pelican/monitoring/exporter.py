@@ -18,13 +18,12 @@ from typing import TYPE_CHECKING, Any
 
 from pelican.base.metrics import SERIES, Series, record_into
 from pelican.config import env
+from pelican.config.stages import STAGES
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
 
 PORT, GATEWAY, FOLDER = env.METRICS_PORT, env.PUSHGATEWAY, env.METRICS_FOLDER
-# Stages that take long enough to be scraped; the others only push.
-LONG = frozenset({"rollout", "train-rl", "distill", "train-sft", "eval"})
 PUSH_TIMEOUT_S = 5.0
 FOLDER_WAIT_S = 10.0  # of a replica for the first of its pod
 STAGE, JOB = "pelican", "pelican-job"  # Prometheus' label `job` of what is pushed
@@ -70,7 +69,7 @@ class StageExporter:
         self._registry = _make_registry()
         record_into(self._registry, stage, phase)
         where = env.read(PORT)
-        if where and self._first and (stage in LONG or not self._gateway):
+        if where and self._first and (STAGES[stage].long or not self._gateway):
             self._server = _serve(where, _restrict(self._source(), self._served))
 
     def finish(self) -> None:

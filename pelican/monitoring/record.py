@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast, get_args
 from pelican.base import metrics as m
 from pelican.base.metrics import active
 from pelican.config import env
+from pelican.config.stages import STAGES
 from pelican.errors import InfrastructureError, ResourceError, UserInputError
 from pelican.monitoring.exporter import JOB, pushed
 
@@ -122,14 +123,6 @@ def timed_each(part: str, items: Iterable[T]) -> Iterator[T]:
         yield cast(T, item)
 
 
-# How the completions of a stage can end; a teacher's replies do not say it.
-_FINISHES = {
-    "rollout": ("stop", "length"),
-    "eval": ("stop", "length"),
-    "distill": ("unknown",),
-}
-
-
 def began(stage: str) -> None:
     """A stage begins, which is its first sign of life: its counters at 0 before it does anything.
 
@@ -140,14 +133,15 @@ def began(stage: str) -> None:
     if not active():
         return
     m.LAST_STEP.set(time.time())
-    if stage in _FINISHES or stage == "train-rl":
+    row = STAGES[stage]
+    if row.generated or row.endings:
         m.TOKENS_GENERATED.inc(0)
-    for finish in _FINISHES.get(stage, ()):
+    for finish in row.endings:
         m.COMPLETIONS.inc(0, finish=finish)
     if stage == "train-rl":
         for variance in ("yes", "no"):
             m.GROUPS.inc(0, variance=variance)
-    if stage.startswith("train-"):
+    if row.trained:
         m.STEPS.inc(0)
         m.TOKENS_TRAINED.inc(0)
 

@@ -14,6 +14,7 @@ import polars as pl
 from pydantic import ValidationError
 
 from pelican.base.model import Frozen
+from pelican.config.stages import STAGES
 from pelican.errors import UserInputError
 from pelican.evaluation.metrics import Comparison, Summary, compare, read_results
 from pelican.runs.layout import PHASES, RUN, read_json, require_run, run_prefix
@@ -101,7 +102,6 @@ def label_runs(runs: Sequence[Run]) -> dict[str, Run]:
 
 # What a run has written so far, read for people: whole, unfinished or failed alike.
 
-_ORDER = ("rollout", "reward", "filter", "distill", "train", "eval")
 RESAMPLES = 2000
 
 
@@ -118,8 +118,8 @@ class StageRun:
     @property
     def order(self) -> tuple[int, int, int]:
         """Where the stage stands in the metaloop."""
-        kind = self.name.split("-")[0]
-        place = _ORDER.index(kind) if kind in _ORDER else len(_ORDER)
+        names = list(STAGES)
+        place = names.index(self.name) if self.name in names else len(names)
         return (self.loop, PHASES.index(self.phase), place)
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from pelican.config.stages import STAGES
 from pelican.evaluation.metrics import Difference, Estimate
 from pelican.records import EMBODIED_FAMILIES, Dimension
 from pelican.report import charts
@@ -269,7 +270,6 @@ def _counts(ledgers: Mapping[StageRun, pl.DataFrame]) -> Figure | None:
 # What went on in the RL and SFT phases, and where the time went.
 
 _ORIGINS = {"weak": "weak", "assoc": "related", "general": "general replay"}
-_KINDS = ("rollout", "reward", "filter", "distill", "train-rl", "train-sft", "eval")
 _CURVES = (
     (
         "reward",
@@ -389,7 +389,7 @@ def cost_figures(run: Run) -> list[Figure]:
     rows = [
         (
             f"loop {loop}" if loop else "base",
-            [(name, colour(f"k-{name}"), spent[loop, name] / per) for name in _KINDS],
+            [(name, colour(f"k-{name}"), spent[loop, name] / per) for name in STAGES],
         )
         for loop in loops
     ]
@@ -400,7 +400,7 @@ def cost_figures(run: Run) -> list[Figure]:
         " sum at its end.",
         partial(charts.stacks, rows, "Duration of the stages by loop", unit),
         _parts("stage", unit, rows),
-        [Legend(name, colour(f"k-{name}")) for name in _KINDS],
+        [Legend(name, colour(f"k-{name}")) for name in STAGES],
     )
     return drop_empty([figure])
 

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from pelican.base.files import is_locked
 from pelican.base.model import Frozen
 from pelican.config.recipe import Recipe
+from pelican.config.stages import STAGES, Part, is_training
 from pelican.errors import UserInputError
 from pelican.records import Phase
 from pelican.storage.manifests import Manifest, read_manifest
@@ -192,12 +193,13 @@ def state(store: ObjectStore, run: str) -> State:
 
 def expected_stages(recipe: Recipe, pipeline: str) -> int:
     """How many stages a run of a pipeline has if no gate stops it."""
-    if pipeline == "evaluate":
-        return 1
-    diagnosis = 3 if pipeline == "retrain" else 0
-    rl = 5 if recipe.rl.enabled and pipeline != "sft_only" else 0
-    sft = 6 if recipe.sft.enabled and pipeline != "rl_only" else 0
-    return 1 + diagnosis + recipe.loops * (rl + sft)
+    times: dict[Part, int] = {"base": 1}
+    if pipeline == "retrain":
+        times["diagnosis"] = 1
+    if pipeline != "evaluate":
+        times["rl"] = recipe.loops * (recipe.rl.enabled and pipeline != "sft_only")
+        times["sft"] = recipe.loops * (recipe.sft.enabled and pipeline != "rl_only")
+    return sum(times.get(part, 0) for row in STAGES.values() for part in row.parts)
 
 
 def last_policy(found: list[Manifest]) -> str | None:
@@ -205,9 +207,7 @@ def last_policy(found: list[Manifest]) -> str | None:
     stopped = {
         (m.loop, m.phase) for m in found if m.stage == "eval" and m.metrics.get("go_on", 1.0) < 0.5
     }
-    trained = [
-        m for m in found if m.stage.startswith("train-") and (m.loop, m.phase) not in stopped
-    ]
+    trained = [m for m in found if is_training(m.stage) and (m.loop, m.phase) not in stopped]
     if not trained:
         return None
     last = max(trained, key=lambda m: (m.loop, PHASES.index(m.phase)))

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal
 
 from pelican.config.recipe import Recipe
+from pelican.config.stages import STAGES
 from pelican.records import Phase
 from pelican.runs.layout import (
     FAILURE,
@@ -23,20 +24,10 @@ from pelican.runs.layout import (
 from pelican.storage.manifests import Manifest
 from pelican.storage.store import ObjectStore
 
-# By stage, the count of its manifest that is meant; what an evaluation costs is no part of either.
-_TOKENS: dict[str, dict[str, str]] = {
-    "generated": {
-        "rollout": "tokens",
-        "train-rl": "tokens_generated",
-        "distill": "teacher_tokens",
-    },
-    "trained": {"train-rl": "tokens_trained", "train-sft": "tokens_trained"},
-}
-
 
 def tokens(found: Iterable[Manifest], kind: Literal["generated", "trained"]) -> int:
     """Tokens that rollouts, RL and the teacher generated, or that were trained on, in each epoch."""
-    counted = _TOKENS[kind]
+    counted = {row.name: getattr(row, kind) for row in STAGES.values() if getattr(row, kind)}
     return sum(m.counts.get(counted[m.stage], 0) for m in found if m.stage in counted)
 
 

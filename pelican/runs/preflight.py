@@ -15,6 +15,7 @@ from pelican.base.model import digest_of
 from pelican.config import env
 from pelican.config.overrides import fields, sentence
 from pelican.config.recipe import Recipe
+from pelican.config.stages import STAGES, value_of
 from pelican.data.versions import hash_files, version_name
 from pelican.errors import UserInputError
 from pelican.monitoring import record
@@ -30,7 +31,6 @@ from pelican.storage.store import ObjectStore
 
 DECODED_BYTES = 1 << 31  # above, images are not read here but where they are used: rollout, eval
 CHECKED = "cache/preflight"  # in the store: what was found of a pool, by its content
-POOLS = ("train", "replay", "evaluation", "general")
 
 
 def preflight(store: str, run: str, recipe: str) -> Recipe:
@@ -92,13 +92,21 @@ def check_same_recipe(run: str, before: Recipe, now: Recipe) -> None:
 def needed_models(recipe: Recipe) -> dict[str, str]:
     """The checkpoints that this recipe reads."""
     models = {} if recipe.retrain.parent else {"models.policy": recipe.models.policy}
-    if recipe.sft.enabled and not recipe.distill.endpoint:
-        models["models.teacher"] = recipe.models.teacher
-    return models
+    needed = [field for field in _needed(recipe) if field.startswith("models.")]
+    return models | {field: value_of(recipe, field) for field in needed}
 
 
 def needed_pools(recipe: Recipe) -> tuple[str, ...]:
-    return POOLS if recipe.sft.enabled else tuple(p for p in POOLS if p != "replay")
+    """The fields of the data section whose pools this recipe reads."""
+    fields = [field.split(".") for field in _needed(recipe)]
+    return tuple(name for section, name in fields if section == "data")
+
+
+def _needed(recipe: Recipe) -> list[str]:
+    """The fields that name an input of a stage which the recipe has."""
+    has = {"base": True, "rl": recipe.rl.enabled, "sft": recipe.sft.enabled}
+    rows = [row for row in STAGES.values() if any(has.get(part) for part in row.parts)]
+    return list(dict.fromkeys(field for row in rows for field in row.needs(recipe).values()))
 
 
 def check_places(store: ObjectStore, recipe: Recipe) -> None:

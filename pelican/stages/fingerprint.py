@@ -11,12 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from pelican.config import env
+from pelican.config.stages import STAGES
 from pelican.data.versions import Reader, stat_files, trust_versions
-from pelican.stages.stage import (
-    StageName,
-    StageSpec,
-    input_digest,
-)
+from pelican.stages.stage import StageSpec, input_digest
 from pelican.storage.manifests import (
     MANIFEST,
     Manifest,
@@ -27,28 +24,15 @@ from pelican.storage.manifests import (
 )
 from pelican.storage.store import ObjectStore
 
-# What determines a stage's result: a stage that finds its fingerprint is done.
-
-# What of the recipe counts for a stage, sections or fields: all that determines its result, and, where
-# a section is listed whole, more. Pools and checkpoints count by their content, as inputs; distill's
-# rows name the teacher. Which engine a training draws with is `rollout`, and does not count: either
-# draws from the same policy.
-SECTIONS: dict[StageName, tuple[str, ...]] = {
-    "rollout": ("seed", "model", "rollout", "data"),
-    "reward": ("seed", "reward"),
-    "filter": ("seed", "filter"),
-    "train-rl": ("seed", "model", "rl", "reward", "data.max_pixels", "parallel"),
-    "distill": ("seed", "model", "models.teacher", "distill", "reward", "rollout", "data"),
-    "train-sft": ("seed", "model", "sft", "data.max_pixels", "parallel"),
-    "eval": ("seed", "model", "eval", "rollout", "reward", "data"),
-}
+# What determines a stage's result: a stage that finds its fingerprint is done. Of the recipe it is what
+# the table of stages says; pools and checkpoints count by their content, as inputs.
 
 
 def stage_fingerprint(store: ObjectStore, spec: StageSpec, read: Reader = trust_versions) -> str:
     """What determines the result of `spec`: its part of the recipe, loop, phase and inputs."""
     recipe = spec.recipe.model_dump(mode="json")
     recipe["reward"] = spec.rewards.model_dump(mode="json")
-    settings = {name: _part(recipe, name) for name in SECTIONS[spec.stage]}
+    settings = {name: _part(recipe, name) for name in STAGES[spec.stage].result}
     settings |= {"loop": spec.loop, "phase": spec.phase.value}
     if "reward" in settings and spec.recipe.reward.judge is not None:
         from pelican.rewards.judge import PROMPT_VERSION

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 from pelican.base.process import all_gather_object, broadcast_object
 from pelican.config import env
 from pelican.config.recipe import Recipe
+from pelican.config.stages import STAGES, Uses, is_training
 from pelican.data.corrections import NONE, Corrections, read_corrections
 from pelican.data.tables import Quarantine
 from pelican.errors import InfrastructureError
@@ -137,7 +138,8 @@ class StageContext:
 
         Each rank reports its share, which the launcher sums; training is reported by rank 0.
         """
-        shared = self.rank == 0 or not self.spec.stage.startswith("train")
+        training = is_training(self.spec.stage)
+        shared = self.rank == 0 or not training
         record.progressed(done, total, counted=shared)
         if not shared:
             return
@@ -150,7 +152,7 @@ class StageContext:
             "phase": self.spec.phase,
         }
         event |= {"done": done, "total": total, "unit": unit, **info}
-        if self.world_size > 1 and not self.spec.stage.startswith("train"):
+        if self.world_size > 1 and not training:
             event["rank"] = self.rank
         print(PROGRESS + json.dumps(event), file=sys.stdout, flush=True)
 
@@ -344,9 +346,6 @@ def _wait_for_begin(store: ObjectStore, spec: StageSpec) -> str | Manifest:
 
 # What a stage used, noted in its manifest: GPUs held, GPU and CPU time.
 
-ON_CPU = ("reward", "filter")  # stages that ask for no GPU
-GENERATING = ("rollout", "distill", "eval")
-
 
 def cpu_seconds_used() -> float:
     """CPU time of this process and of its children that ended."""
@@ -357,11 +356,11 @@ def cpu_seconds_used() -> float:
 
 def gpus_held(spec: StageSpec, processes: int) -> int:
     """GPUs of all processes of this stage; 0 without CUDA."""
-    torch = sys.modules.get("torch")
-    if spec.stage in ON_CPU or torch is None or not torch.cuda.is_available():
+    uses, torch = STAGES[spec.stage].uses, sys.modules.get("torch")
+    if uses is Uses.CPU or torch is None or not torch.cuda.is_available():
         return 0
     config = spec.recipe.rollout
-    vllm = spec.stage in GENERATING and config.engine == "vllm"
+    vllm = uses is Uses.GENERATION and config.engine == "vllm"
     return processes * (config.vllm.tensor_parallel_size if vllm else 1)
 
 
@@ -385,8 +384,8 @@ def resources(
 def run_stage(spec: StageSpec) -> Manifest:
     """Run one stage unless its manifest is there already; called once by every rank of the job."""
     store = open_store(spec.store)
-    module = importlib.import_module(f"pelican.stages.{spec.stage.replace('-', '_')}")
-    if hasattr(module, "finish"):
+    module = importlib.import_module(STAGES[spec.stage].module)
+    if STAGES[spec.stage].replicas:
         return run_replica(store, spec, module)
     ranks = Ranks()
     begun: str | Manifest = broadcast_object(begin(store, spec) if ranks.rank == 0 else None)

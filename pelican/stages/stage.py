@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from datetime import timedelta
 from pathlib import Path, PurePosixPath
-from typing import Literal, get_args
+from typing import Annotated
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from pelican.base.model import Frozen, digest_of
 from pelican.config import env
 from pelican.config.recipe import Recipe, RewardConfig
+from pelican.config.stages import STAGES
 from pelican.data.versions import Reader, trust_versions
 from pelican.errors import UserInputError
 from pelican.records import Phase
@@ -114,11 +115,15 @@ class Ranks:
 
 # What a stage is told: its name, its place in a run, its inputs and the recipe.
 
-StageName = Literal["rollout", "reward", "filter", "train-rl", "distill", "train-sft", "eval"]
-STAGES: tuple[StageName, ...] = get_args(StageName)
 
-# Stages whose processes are replicas: see pelican.stages.replicas.
-REPLICATED: frozenset[StageName] = frozenset({"rollout"})
+def check_stage(name: str) -> str:
+    """`name`, if it is of a stage. Raises ValueError."""
+    if name not in STAGES:
+        raise ValueError(f"there is no stage {name!r}; there are {', '.join(STAGES)}")
+    return name
+
+
+StageName = Annotated[str, AfterValidator(check_stage)]
 
 
 class StageSpec(Frozen):

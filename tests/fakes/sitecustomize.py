@@ -5,6 +5,7 @@ computes is made up. PELICAN_FAKE says what shall go wrong: {"train-rl": {"do": 
 or by `loop-1/train-rl-rl`; with "once": a file, only if that file is not there yet.
 """
 
+import dataclasses
 import importlib.abc
 import importlib.machinery
 import json
@@ -14,7 +15,6 @@ import sys
 import time
 from pathlib import Path
 
-STAGES = {"rollout", "reward", "filter", "train_rl", "distill", "train_sft", "eval"}
 COUNTS = {
     "rollout": {"rollouts": 80, "tokens": 800},
     "filter": {"samples": 10, "buffer": 6, "mastered": 2, "weak": 2},
@@ -102,10 +102,16 @@ def _go_wrong(context):
             time.sleep(wish["seconds"])
 
 
+def _row(module):
+    """The row of the stage that a module runs, or None."""
+    from pelican.config.stages import STAGES
+
+    return next((row for row in STAGES.values() if row.module == module), None)
+
+
 class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     def find_spec(self, name, path, target=None):
-        package, _, stage = name.rpartition(".")
-        if package == "pelican.stages" and stage in STAGES:
+        if name.startswith("pelican.stages.") and _row(name) is not None:
             return importlib.machinery.ModuleSpec(name, self)
         return None
 
@@ -113,7 +119,11 @@ class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         return None
 
     def exec_module(self, module):
+        from pelican.config.stages import STAGES
+
         module.run = run
+        row = _row(module.__name__)  # made stages share no items, so none is of replicas here
+        STAGES[row.name] = dataclasses.replace(row, replicas=False)
 
 
 sys.meta_path.insert(0, _Finder())

@@ -1,0 +1,207 @@
+"""The table of stages: all that the rest of Pelican knows of a stage apart from its own module.
+
+Who starts, schedules, counts, draws or checks stages asks this table. So a new stage is a row here, its
+module, its component, a task in a pipeline, and a field of `resources` if it shall run on a cluster.
+
+Imports nothing of Pelican: settings, monitoring and launchers all read it. Fields of the recipe are
+dotted names (`rl.processes`), code is named by its module.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from functools import reduce
+from typing import Any, Literal
+
+# Where a stage stands in a pipeline: the evaluation of the base policy, a retraining's diagnosis of the
+# model that it starts from, or one of a loop's two phases.
+Part = Literal["base", "diagnosis", "rl", "sft"]
+
+
+class Uses(StrEnum):
+    """What a stage works with: it decides the image, the GPUs, and what a warm process imports."""
+
+    CPU = "cpu"  # no torch
+    TRAINING = "training"
+    GENERATION = "generation"  # the engine of `rollout.engine`
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One row. What is empty does not apply to the stage."""
+
+    name: str
+    module: str  # with `run`, or, of replicas, with `work` and `finish`
+    component: str  # module:name
+    output: str  # the component's output that later stages get
+    parts: tuple[Part, ...]
+    uses: Uses
+    inputs: tuple[str, ...]  # what other stages made, or the base policy
+    optional: tuple[str, ...] = ()  # more of them, which may be missing
+    # Inputs from the recipe: the pool or model that a field names.
+    data: Mapping[str, str] = field(default_factory=dict)
+    # Of those, the ones that nobody needs where this field of the recipe is set.
+    unless: Mapping[str, str] = field(default_factory=dict)
+    # What of the recipe determines the result, sections or fields, and where a section is listed whole,
+    # more. A finished stage is known again by them, so a change here does every stage again.
+    result: tuple[str, ...] = ()
+    processes: str = ""  # the field that says how many; none: one, whatever the pods
+    threads: str = ""  # the field that says how many a process has; none: one
+    # Any number of processes, of any speed, without a process group; one may be lost.
+    replicas: bool = False
+    elastic: bool = False  # goes on with fewer pods: its checkpoints fit any number of processes
+    rows: str = ""  # the field that its processes share out evenly at each step
+    memory: str = ""  # the field to lower if memory ran out
+    generated: str = ""  # the count of its manifest that is its generated tokens
+    trained: str = ""  # the count that is the tokens it trained on
+    endings: tuple[str, ...] = ()  # how its completions can end; a teacher's replies don't say
+    long: bool = True  # long enough for its metrics to be scraped; others only push
+
+    @property
+    def field(self) -> str:
+        """Its name where a dash may not be, such as `resources.train_rl`."""
+        return self.name.replace("-", "_")
+
+    def needs(self, recipe: Any) -> dict[str, str]:
+        """The inputs that the recipe names, each with its field: `data` without what is not needed."""
+        return {
+            name: place
+            for name, place in self.data.items()
+            if name not in self.unless or not value_of(recipe, self.unless[name])
+        }
+
+
+_POOL = {"pool": "data.train"}
+_ROWS = (
+    Stage(
+        name="rollout",
+        module="pelican.stages.rollout",
+        component="components.rollout:rollout",
+        output="rollouts",
+        parts=("diagnosis", "rl", "sft"),
+        uses=Uses.GENERATION,
+        inputs=("policy",),
+        data=_POOL,
+        result=("seed", "model", "rollout", "data"),
+        processes="rollout.workers",
+        replicas=True,
+        memory="rollout.batch_size",
+        generated="tokens",
+        endings=("stop", "length"),
+    ),
+    # Reward and filter are one process, with as many threads as rollouts have workers: both are the
+    # cores that a run may take.
+    Stage(
+        name="reward",
+        module="pelican.stages.reward",
+        component="components.reward:reward",
+        output="scores",
+        parts=("diagnosis", "rl", "sft"),
+        uses=Uses.CPU,
+        inputs=("rollouts",),
+        data=_POOL,
+        result=("seed", "reward"),
+        threads="rollout.workers",
+        memory="rollout.shard_size",
+        long=False,
+    ),
+    Stage(
+        name="filter",
+        module="pelican.stages.filter",
+        component="components.filter:difficulty_filter",
+        output="practice",
+        parts=("diagnosis", "rl", "sft"),
+        uses=Uses.CPU,
+        inputs=("scores", "policy"),
+        data=_POOL,
+        result=("seed", "filter"),
+        threads="rollout.workers",
+        memory="data.samples_per_loop",
+        long=False,
+    ),
+    Stage(
+        name="distill",
+        module="pelican.stages.distill",
+        component="components.distill:distill",
+        output="mixture",
+        parts=("sft",),
+        uses=Uses.GENERATION,
+        inputs=("policy", "weak"),
+        data={**_POOL, "replay": "data.replay", "teacher": "models.teacher"},
+        unless={"teacher": "distill.endpoint"},
+        # Its rows name the teacher.
+        result=("seed", "model", "models.teacher", "distill", "reward", "rollout", "data"),
+        processes="rollout.workers",
+        memory="rollout.batch_size",
+        generated="teacher_tokens",
+        endings=("unknown",),
+    ),
+    # Which engine a training draws with is `rollout`, and does not count: either draws from the same
+    # policy.
+    Stage(
+        name="train-rl",
+        module="pelican.stages.train_rl",
+        component="components.train_rl:train_rl",
+        output="policy",
+        parts=("rl",),
+        uses=Uses.TRAINING,
+        inputs=("policy", "buffer"),
+        data=_POOL,
+        result=("seed", "model", "rl", "reward", "data.max_pixels", "parallel"),
+        processes="rl.processes",
+        threads="rl.threads",
+        elastic=True,
+        rows="rl.prompts_per_step",
+        memory="rl.prompts_per_step",
+        generated="tokens_generated",
+        trained="tokens_trained",
+    ),
+    Stage(
+        name="train-sft",
+        module="pelican.stages.train_sft",
+        component="components.train_sft:train_sft",
+        output="policy",
+        parts=("sft",),
+        uses=Uses.TRAINING,
+        inputs=("policy", "mixture"),
+        data={**_POOL, "replay": "data.replay"},
+        result=("seed", "model", "sft", "data.max_pixels", "parallel"),
+        processes="sft.processes",
+        threads="sft.threads",
+        elastic=True,
+        rows="sft.batch_size",
+        memory="sft.batch_size",
+        trained="tokens_trained",
+    ),
+    # Its component is called evaluate. What it generates is a cost of measuring, so it counts for no
+    # run's tokens.
+    Stage(
+        name="eval",
+        module="pelican.stages.eval",
+        component="components.evaluate:evaluate",
+        output="scores",
+        parts=("base", "rl", "sft"),
+        uses=Uses.GENERATION,
+        inputs=("policy",),
+        optional=("base", "previous"),
+        data={"evaluation": "data.evaluation", "general": "data.general"},
+        result=("seed", "model", "eval", "rollout", "reward", "data"),
+        processes="rollout.workers",
+        memory="rollout.batch_size",
+        endings=("stop", "length"),
+    ),
+)
+# By name, in the order of a phase.
+STAGES: dict[str, Stage] = {row.name: row for row in _ROWS}
+
+
+def is_training(stage: str) -> bool:
+    """Whether a stage trains the policy; False for what is no stage."""
+    return stage in STAGES and STAGES[stage].uses is Uses.TRAINING
+
+
+def value_of(recipe: Any, name: str) -> Any:
+    """A section or field of a recipe by its dotted name, such as `rl.processes`."""
+    return reduce(getattr, name.split("."), recipe)
