@@ -157,9 +157,10 @@ class DeliberateGrpoTrainer(GrpoTrainer):
         self._on_step(record)
         return self._tensors(record.trained)
 
-    # Dynamic sampling: groups whose rewards are all equal are replaced by groups of other samples (DAPO,
-    # arXiv 2503.14476, section 3.2). The ranks do it together: which groups a step has depends on the
-    # seed and the step, not on the number of ranks, so a training goes on with another number of them.
+    # Dynamic sampling: groups whose rewards are all equal are replaced by groups of other samples (DPPO,
+    # arXiv 2511.16602, difficulty-aware sampling; DAPO, arXiv 2503.14476, section 3.2). The ranks do it
+    # together: which groups a step has depends on the seed and the step, not on the number of ranks, so
+    # a training goes on with another number of them.
 
     def draw(self, samples: Sequence[int]) -> StepRecord:
         """Draw this rank's groups of the current step. Collective.
