@@ -162,7 +162,7 @@ def imported(folder: Path, pool: Path) -> dict[str, Any]:
     rows = int((folder / "rows").read_text())
 
     def progress(tally: Tally) -> None:
-        if tally.seen * 10 >= rows * (len(tenths) + 1):
+        if tally.total * 10 >= rows * (len(tenths) + 1):
             tenths.append(round(peak_mb()))
 
     plan = make_plan(str(folder), Wishes(reader="robopoint", name="made"))

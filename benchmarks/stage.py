@@ -16,7 +16,7 @@ from pelican.stages.stage import StageName, StageSpec
 def stage_spec(
     stage: StageName, recipe: Recipe, store: Path, buffer: Path | None = None
 ) -> StageSpec:
-    """What a stage of the first RL phase is told; train-rl wants a `buffer`."""
+    """The specification of a stage of the first RL phase; train-rl needs a `buffer`."""
     inputs = {"policy": resolve(recipe.models.policy), "pool": resolve(recipe.data.train)}
     if buffer is not None:
         inputs["buffer"] = str(buffer)

@@ -82,7 +82,7 @@ class Found:
 
     @property
     def compute(self) -> int:
-        """In generated tokens. A trained one is three: forward, and backward at twice that.
+        """Compute in generated tokens. A trained token counts as three: forward, and backward at twice that.
 
         Source: Kaplan et al., "Scaling Laws for Neural Language Models", section 2.1. Prompts are
         not counted, nor RL's reference pass: that is less than was computed, and most so in SFT, which
@@ -277,7 +277,7 @@ def _interval(difference: Difference | None) -> str:
     return f"{difference.delta:+.1f} ({difference.low:+.1f} to {difference.high:+.1f})"
 
 
-# What is compared: variants of `tiny`, with the budgets at which they are compared.
+# The variants of `tiny` that are compared, and the budgets at which they are.
 #
 # Sources of the ideas, and what each is measured by: `docs/results.md`.
 
@@ -353,10 +353,10 @@ def run_name(variant: str, seed: int, tag: str) -> str:
 
 
 def make_command(variant: Variant, name: str, seed: int, more: str) -> str:
-    """What a person types for one run."""
+    """The command line of one run."""
     return submit_command(variant.recipe, variant.settings(seed, more), name)
 
 
 def submit_command(address: str, overrides: str, name: str) -> str:
-    """The same of any recipe's address and overrides."""
+    """The command line of a run of any recipe, by its address and overrides."""
     return f"make submit RECIPE={shlex.quote(address)} SET={shlex.quote(overrides)} RUN={name}"

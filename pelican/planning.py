@@ -45,7 +45,7 @@ GPUS = {
 
 @dataclass(frozen=True)
 class Load:
-    """What the data bring: samples of one loop, tokens of a prompt and of a completion."""
+    """The load of the data: samples of one loop, tokens of a prompt and of a completion."""
 
     samples: int
     prompt: int
@@ -153,7 +153,7 @@ def drawn_per_group(recipe: Recipe) -> int:
 
 
 def generation_servers(recipe: Recipe) -> int:
-    """Servers that train-rl draws from: those that the recipe's pods are told, else one; or none."""
+    """Servers that train-rl draws from: those named in its pods' environment, else one; or none."""
     if not recipe.rl.enabled or recipe.rl.generation.where == "process":
         return 0
     named = (recipe.resources.of("train-rl").env or {}).get(GENERATION_SERVERS, "")
@@ -183,7 +183,7 @@ def engine_memory(weights: float, shape: Shape, recipe: Recipe, load: Load, gpu:
 def decode_seconds(
     shape: Shape, gpu: Gpu, gpus: int, sequences: float, load: Load, together: float
 ) -> float:
-    """Of `sequences` completions, `together` at a time on `gpus` GPUs, each token reading all weights."""
+    """Seconds to decode `sequences` completions, `together` at a time on `gpus` GPUs, each token reading all weights."""
     tokens = sequences * load.completion
     read = 2 * shape.text + together * (load.prompt + load.completion / 2) * shape.kv_bytes(2)
     return tokens / together * read / (gpus * gpu.bandwidth * DECODE_SHARE)
@@ -197,7 +197,7 @@ def prefill_seconds(shape: Shape, gpu: Gpu, gpus: int, prompts: float, load: Loa
 def engine_seconds(
     shape: Shape, recipe: Recipe, gpu: Gpu, load: Load, engines: int, prompts: float, tries: int
 ) -> float:
-    """Of `tries` completions a prompt, on so many engines: every prompt computed once, the cache's
+    """Seconds for `tries` completions a prompt, on so many engines: every prompt computed once, the cache's
     room decoded together.
     """
     config = recipe.rollout.vllm
@@ -212,7 +212,7 @@ def engine_seconds(
 
 
 def rl_step_seconds(shape: Shape, recipe: Recipe, gpu: Gpu, load: Load) -> dict[str, float]:
-    """Of one optimiser step: its share of a batch's generation, and the passes."""
+    """Seconds of one optimiser step: its share of a batch's generation, and the passes."""
     rl, variant = recipe.rl, recipe.rl.variant
     groups, each = groups_drawn(recipe), drawn_per_group(recipe)
     if servers := generation_servers(recipe):
@@ -244,7 +244,7 @@ def sft_step_seconds(shape: Shape, recipe: Recipe, gpu: Gpu, load: Load) -> floa
 
 
 def tower_flops(shape: Shape, recipe: Recipe, tokens: float, load: Load) -> float:
-    """Of the vision tower, whose tokens are the patches; a frozen one has no backward pass."""
+    """Operations of the vision tower, whose tokens are patches; a frozen one has no backward pass."""
     patches = PATCHES_PER_TOKEN * tokens * load.prompt / (load.prompt + load.completion)
     passes = 2.0 if recipe.model.freeze_vision else 6.0
     return passes * shape.vision * patches
@@ -332,7 +332,7 @@ def shape_of(where: str) -> Shape:
 
 
 def qwen(name: str, config: dict[str, Any]) -> Shape:
-    """Of Qwen2.5-VL's configuration; older ones have the language model's fields at the top."""
+    """The shape in a configuration of Qwen2.5-VL; older ones have the language model's fields at the top."""
     text = config.get("text_config") or config
     vision = config["vision_config"]
     h, i = text["hidden_size"], text["intermediate_size"]
@@ -373,7 +373,7 @@ def weight_bytes(where: str) -> int:
     return 2 * shape_of(where).total
 
 
-def _published(**text: int) -> dict[str, Any]:
+def _qwen_config(**text: int) -> dict[str, Any]:
     vision = {
         "depth": 32,
         "hidden_size": 1280,
@@ -384,9 +384,9 @@ def _published(**text: int) -> dict[str, Any]:
     return {"text_config": text, "vision_config": vision, "tie_word_embeddings": tied}
 
 
-# As their model cards' config.json say.
+# From the config.json of each model card.
 _PUBLISHED = {
-    "Qwen2.5-VL-3B-Instruct": _published(
+    "Qwen2.5-VL-3B-Instruct": _qwen_config(
         hidden_size=2048,
         intermediate_size=11008,
         num_hidden_layers=36,
@@ -396,7 +396,7 @@ _PUBLISHED = {
         vision_intermediate=3420,
         tied=1,
     ),
-    "Qwen2.5-VL-7B-Instruct": _published(
+    "Qwen2.5-VL-7B-Instruct": _qwen_config(
         hidden_size=3584,
         intermediate_size=18944,
         num_hidden_layers=28,
@@ -405,7 +405,7 @@ _PUBLISHED = {
         vocab_size=152_064,
         vision_intermediate=3420,
     ),
-    "Qwen2.5-VL-72B-Instruct": _published(
+    "Qwen2.5-VL-72B-Instruct": _qwen_config(
         hidden_size=8192,
         intermediate_size=29568,
         num_hidden_layers=80,
@@ -538,7 +538,7 @@ def _train_rl(shape: Shape, recipe: Recipe, gpu: Gpu, load: Load) -> StagePlan:
 
 
 def _servers(shape: Shape, recipe: Recipe, gpu: Gpu, load: Load) -> StagePlan:
-    """What train-rl draws its completions from, as long as it trains."""
+    """The plan of the servers that train-rl samples from while it trains."""
     config = recipe.rollout.vllm
     seconds = rl_step_seconds(shape, recipe, gpu, load)["generation"]
     return StagePlan(

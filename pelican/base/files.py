@@ -1,8 +1,9 @@
-"""Files that are there whole or not at all, and a lock that dies with the processes that hold it."""
+"""Files that are there whole or not at all, and locks that end with the processes that hold them."""
 
 from __future__ import annotations
 
 import fcntl
+import math
 import os
 import time
 import uuid
@@ -12,14 +13,13 @@ from pathlib import Path
 
 from pelican.errors import UserInputError
 
-# Files that are there whole or not at all.
-
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary name beside `path`; the file takes its place if the block ends well.
+    """A temporary name beside `path`; the file takes its place if the block ends without an error.
 
-    Nobody else has that name: a slow replica and the one that took its shard over don't meet.
+    The name is unique, because a slow replica and the one that took over its shard write the same
+    file at the same time.
     """
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
@@ -29,48 +29,56 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-# A lock that holds as long as any process that inherited it lives, and never outlives them.
+@contextmanager
+def lock_file(path: Path, *, wait_s: float = math.inf) -> Iterator[int | None]:
+    """Lock `path` (flock), which is created if needed.
+
+    Yields the descriptor that holds the lock, or None if somebody else still had it after
+    `wait_s`. Children that inherit the descriptor hold the lock, too; it ends with the last process
+    that has it, however that process ends.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        yield descriptor if _lock(descriptor, wait_s) else None
+    finally:
+        os.close(descriptor)
+
+
+def _lock(descriptor: int, wait_s: float) -> bool:
+    """Whether the lock was free, or became so within `wait_s`."""
+    deadline = time.monotonic() + wait_s
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait_s == math.inf else fcntl.LOCK_NB))
+            return True
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(0.1)
 
 
 @contextmanager
-def exclusive(path: Path, what: str, *, wait_s: float = 0.0) -> Iterator[int]:
-    """Hold `path` (flock); yields the descriptor to hand to children.
+def run_alone(path: Path, what: str, *, wait_s: float = 0.0) -> Iterator[int]:
+    """Lock `path` while this process runs `what`; yields the descriptor to hand to children.
 
-    Raises UserInputError naming `what` and the holder if it is still taken after `wait_s`.
+    Raises:
+        UserInputError: another process, which the sentence names, runs `what` after `wait_s`.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        deadline = time.monotonic() + wait_s
-        while True:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() < deadline:
-                    time.sleep(0.1)
-                    continue
-                holder = os.pread(descriptor, 64, 0).decode() or "unknown"
-                raise UserInputError(
-                    f"{what} is being run by process {holder}; wait for it or end it first"
-                ) from None
+    with lock_file(path, wait_s=wait_s) as descriptor:
+        if descriptor is None:
+            raise UserInputError(
+                f"{what} is being run by process {path.read_text() or 'unknown'};"
+                " wait for it or end it first"
+            )
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, str(os.getpid()).encode(), 0)
         yield descriptor
-    finally:
-        os.close(descriptor)
 
 
-def held(path: Path) -> bool:
-    """Whether some process holds the lock now."""
-    try:
-        descriptor = os.open(path, os.O_RDWR)
-    except FileNotFoundError:
+def is_locked(path: Path) -> bool:
+    """Whether some process holds the lock of `path` now."""
+    if not path.exists():
         return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return False
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(descriptor)
+    with lock_file(path, wait_s=0) as descriptor:
+        return descriptor is None

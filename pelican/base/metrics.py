@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
 
-# What a Prometheus series is. Without an exporter, setting one does nothing.
+if TYPE_CHECKING:
+    from prometheus_client import CollectorRegistry
+
+# How a value gets into prometheus_client, which is imported with the first value that is kept.
 
 Kind = Literal["counter", "gauge", "histogram", "summary"]
 Unit = Literal["items", "seconds", "bytes", "ratio", "nats", "characters", "tokens", "none"]
@@ -15,22 +18,35 @@ Across = Literal["sum", "max", "mostrecent"]
 Moment = Literal["live", "end", "job"]
 COMMON = ("stage", "phase")
 TENTHS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
-
-
-class Sink(Protocol):
-    """Where values go: an exporter's registry."""
-
-    def of(self, series: Series, labels: dict[str, str]) -> Any:
-        """prometheus_client's metric for these labels."""
-
+# What a sample of a series is called, after the series' own name.
+_SAMPLES: dict[Kind, tuple[str, ...]] = {
+    "counter": ("",),
+    "gauge": ("",),
+    "histogram": ("_bucket", "_sum", "_count"),
+    "summary": ("_sum", "_count"),
+}
 
 SERIES: dict[str, Series] = {}
-_sink: Sink | None = None
+
+
+@dataclass(frozen=True)
+class Recorder:
+    """prometheus_client's metrics of one process, with the labels that all of them carry."""
+
+    registry: CollectorRegistry
+    common: tuple[str, str]  # values of COMMON
+    made: dict[str, Any] = field(default_factory=dict)
+
+
+_recorder: Recorder | None = None
 
 
 @dataclass(frozen=True)
 class Series:
-    """One metric family. `labels` are its own, beside COMMON; each has few values."""
+    """One metric family. `labels` are its own, beside COMMON; each has few values.
+
+    Without a recorder, setting a value does nothing.
+    """
 
     name: str
     kind: Kind
@@ -44,36 +60,59 @@ class Series:
     def __post_init__(self) -> None:
         SERIES[self.name] = self
 
+    @property
+    def samples(self) -> tuple[str, ...]:
+        """The names of its samples as Prometheus sees them; `_created` is none of them."""
+        return tuple(self.name + suffix for suffix in _SAMPLES[self.kind])
+
     def inc(self, amount: float = 1.0, **labels: str) -> None:
-        """Of a counter."""
-        if _sink is not None:
-            _sink.of(self, labels).inc(amount)
+        """Add to a counter."""
+        if _recorder is not None:
+            self._labelled(_recorder, labels).inc(amount)
 
     def set(self, value: float, **labels: str) -> None:
-        """Of a gauge."""
-        if _sink is not None:
-            _sink.of(self, labels).set(value)
+        """Set a gauge."""
+        if _recorder is not None:
+            self._labelled(_recorder, labels).set(value)
 
     def observe(self, value: float, **labels: str) -> None:
-        """Of a histogram or summary."""
-        if _sink is not None:
-            _sink.of(self, labels).observe(value)
+        """Add a value to a histogram or summary."""
+        if _recorder is not None:
+            self._labelled(_recorder, labels).observe(value)
+
+    def _labelled(self, recorder: Recorder, labels: dict[str, str]) -> Any:
+        """A metric comes into being with its first value: a gauge that is not set is not 0."""
+        made = recorder.made.get(self.name)
+        if made is None:
+            made = recorder.made[self.name] = self._make(recorder.registry)
+        return made.labels(*recorder.common, *(labels[name] for name in self.labels))
+
+    def _make(self, registry: CollectorRegistry) -> Any:
+        import prometheus_client
+
+        make = getattr(prometheus_client, self.kind.capitalize())
+        more: dict[str, Any] = {}
+        if self.kind == "gauge":
+            more["multiprocess_mode"] = self.across
+        elif self.kind == "histogram":
+            more["buckets"] = self.buckets
+        return make(self.name, self.help, (*COMMON, *self.labels), registry=registry, **more)
 
 
 def active() -> bool:
-    """Whether values go anywhere."""
-    return _sink is not None
+    """Whether values are kept."""
+    return _recorder is not None
 
 
-def send_to(sink: Sink | None) -> None:
-    """From now on values go to `sink`; None: nowhere."""
-    global _sink
-    _sink = sink
+def record_into(registry: CollectorRegistry | None, stage: str = "", phase: str = "") -> None:
+    """From now on values go to `registry`, as those of this stage; None: nowhere."""
+    global _recorder
+    _recorder = None if registry is None else Recorder(registry, (stage, phase))
 
 
 # Every Prometheus series that Pelican has: the one place where they are named.
 #
-# All carry the labels `stage` and `phase`; none carries the run, because runs are without end.
+# All carry the labels `stage` and `phase`; none carries the run, because there is no end to the number of runs.
 # `docs/monitoring.md` is this list for a reader, and a test compares the two.
 
 LENGTHS = (0.0, 16.0, 64.0, 256.0, 1024.0, 4096.0, 16384.0)
@@ -124,7 +163,7 @@ COMPLETIONS = Series(
     "Completions by how they ended: stop, length (cut off), unknown (a teacher's)",
     ("finish",),
 )
-# What rewards say: in the reward stage, and of RL's own rollouts
+# Rewards, in the reward stage and of RL's own rollouts
 ROLLOUTS = Series(
     "pelican_rollouts_total",
     "counter",
@@ -310,7 +349,7 @@ def _job(name: str, unit: Unit, help: str, labels: tuple[str, ...] = ()) -> Seri
     return Series(name, "gauge", unit, help, labels, "mostrecent", "job")
 
 
-# By whoever launches a stage
+# Pushed by the launcher of a stage
 JOB_STATE = _job(
     "pelican_job_state",
     "none",

@@ -7,7 +7,7 @@ import json
 
 from pydantic import BaseModel, ConfigDict
 
-# One way to name a value by its content.
+# Digests: a value is named by its content.
 
 
 def digest_of(value: object) -> str:

@@ -1,6 +1,6 @@
 """`python -m pelican.base.pod STAGE SPEC PROCESSES`: what a pod of a job starts.
 
-Runs the stage, under torchrun if the job has several processes, and tells why it ended: in the
+Runs the stage, under torchrun if the job has several processes, and says why it ended: in the
 container's exit code and in its termination message, where whoever follows the job looks.
 """
 
@@ -19,7 +19,7 @@ ERRORS = "PELICAN_ERRORS"  # folder in which every rank notes why it failed
 MESSAGE = Path("/dev/termination-log")
 BUG, AWAY, MEMORY = 1, 75, 77
 _OOM_COUNTERS = ("/sys/fs/cgroup/memory.events", "/sys/fs/cgroup/memory/memory.oom_control")
-# Of torchrun's operator: a single process is no group.
+# Variables of the training operator that a single process must not see, because it is no group.
 _GROUP = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 
@@ -113,18 +113,18 @@ def main(arguments: list[str]) -> int:
             signal.signal(number, stop)
         code = wait(child, Path(folder), elastic)
         error = first_error(Path(folder))
-        told, message = verdict(code, error, memory_ran_out())
-    if elastic and told == BUG and error is None:  # a stage notes its own: this is torchrun's
-        told, message = AWAY, "the job's pods did not find each other again"
-    if stopped and told not in (0, 2, MEMORY):
-        told, message = 128 + stopped[0], "the pod was stopped"
-    if told:
-        note = json.dumps({"exit_code": told, "message": message[:3000]})
+        status, message = verdict(code, error, memory_ran_out())
+    if elastic and status == BUG and error is None:  # a stage notes its own: this is torchrun's
+        status, message = AWAY, "the job's pods did not find each other again"
+    if stopped and status not in (0, 2, MEMORY):
+        status, message = 128 + stopped[0], "the pod was stopped"
+    if status:
+        note = json.dumps({"exit_code": status, "message": message[:3000]})
         try:
             MESSAGE.write_text(note)
         except OSError:
             print(note, file=sys.stderr, flush=True)
-    return told
+    return status
 
 
 if __name__ == "__main__":

@@ -58,7 +58,7 @@ def run(
     started = datetime.now().astimezone()
     recorded = Path(model).is_file()
     if recorded:
-        model_name, identity, engine = _recorded(benchmark, data, Path(model))
+        model_name, identity, engine = _open_recorded(benchmark, data, Path(model))
     else:
         model_name, identity, engine = _engine(recipe, model, served_model, concurrency)
     where = output or env.home() / ".pelican" / "benchmarks" / name / _slug(model_name)
@@ -96,10 +96,10 @@ def run(
     print(f"lmms-eval  {lmms}")
 
 
-def _recorded(
+def _open_recorded(
     benchmark: Benchmark, data: Path, path: Path
 ) -> tuple[str, str, Callable[[], Engine]]:
-    """As `_engine`, for a file of replies."""
+    """The name, identity and engine of a file of recorded replies; see `_engine`."""
     from pelican.evaluation.published.run import RecordedEngine, check_replies, read_replies
     from pelican.storage.manifests import file_digest
 

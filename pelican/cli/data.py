@@ -190,7 +190,7 @@ def import_source(where: str, pool: Path, wishes: Wishes) -> float:
     if before and last and last.path == str(Path(where).absolute()):
         _say_kept(before.settings, plan.settings)
     left = result.tally.quarantined.total()
-    return left / max(1, result.tally.seen)
+    return left / max(1, result.tally.total)
 
 
 def make_plan(where: str, wishes: Wishes) -> Plan:

@@ -29,7 +29,7 @@ def runs(store: Store = None) -> None:
 @runs_app.command()
 def show(
     run: Annotated[str, typer.Argument()],
-    json: Annotated[bool, typer.Option("--json", help="Everything, as JSON.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
     store: Store = None,
 ) -> None:
     """Scores, ledger counts and durations of one run."""
@@ -55,9 +55,12 @@ def report(
 @runs_app.command()
 def compare(
     run: Annotated[list[str], typer.Argument(help="Names, or STORE/runs/NAME of other stores.")],
-    json: Annotated[bool, typer.Option("--json", help="The numbers, as JSON.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print the numbers as JSON.")] = False,
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="HTML page; default: in the store.")
+        Path | None,
+        typer.Option(
+            "-o", "--output", help="File for the HTML page; default: a place in the store."
+        ),
     ] = None,
     store: Store = None,
 ) -> None:
@@ -94,8 +97,12 @@ upkeep_app = typer.Typer()
 
 @upkeep_app.command(rich_help_panel=PODS)
 def reap(
-    grace: Annotated[float, typer.Option(help="Minutes without a launcher.")] = 30.0,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell.")] = False,
+    grace: Annotated[
+        float, typer.Option(help="Minutes after which a job that no launcher follows is deleted.")
+    ] = 30.0,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print what would be deleted, and delete nothing.")
+    ] = False,
     store: Store = None,
 ) -> None:
     """Delete the cluster's jobs whose run is gone or ended; a CronJob runs this."""
@@ -106,8 +113,10 @@ def reap(
 
 @upkeep_app.command()
 def gc(
-    days: Annotated[float, typer.Option(help="What is younger stays.")] = 7.0,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell.")] = False,
+    days: Annotated[float, typer.Option(help="Age in days below which nothing is deleted.")] = 7.0,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print what would be deleted, and delete nothing.")
+    ] = False,
     store: Store = None,
 ) -> None:
     """Delete what no manifest, run or promoted model of the store refers to."""
@@ -160,33 +169,43 @@ Pool = Annotated[str, typer.Argument(help="A pool's folder, or POOL@VERSION.")]
 @data_app.command("import")
 def import_(
     source: Annotated[str, typer.Argument(help="A file or folder; with --reader hf a name.")],
-    out: Annotated[Path, typer.Option(help="The pool: made, or added to.")],
-    reader: Annotated[str, typer.Option(help="Its format; default: found by looking.")] = "",
+    out: Annotated[Path, typer.Option(help="Folder of the pool; it is made, or added to.")],
+    reader: Annotated[
+        str, typer.Option(help="Format of the source; default: recognised from its content.")
+    ] = "",
     map_: Annotated[
-        list[str] | None, typer.Option("--map", help="Media paths: OLD=NEW, a prefix each.")
+        list[str] | None,
+        typer.Option("--map", help="Prefix of media paths to replace: OLD=NEW; repeatable."),
     ] = None,
     media: Annotated[
         list[Path] | None, typer.Option(help="Further folders that media paths start from.")
     ] = None,
     column: Annotated[
-        list[str] | None, typer.Option(help="Of tables: question=NAME, answer, image, video, …")
+        list[str] | None,
+        typer.Option(
+            help="Column of a table: question=NAME, answer=NAME, image=NAME, …; repeatable."
+        ),
     ] = None,
     name: Annotated[str, typer.Option(help="Name of the data set, for rows that give none.")] = "",
-    license_: Annotated[str, typer.Option("--license", help="For rows that give none.")] = "",
-    split: Annotated[str, typer.Option(help="train, dev or test, for every row.")] = "",
+    license_: Annotated[
+        str, typer.Option("--license", help="License of the rows that name none.")
+    ] = "",
+    split: Annotated[str, typer.Option(help="Split of every row: train, dev or test.")] = "",
     subset: Annotated[str, typer.Option(help="Split of a Hugging Face data set to read.")] = "",
     config: Annotated[str, typer.Option(help="Configuration of a Hugging Face data set.")] = "",
     turns: Annotated[
-        str, typer.Option(help="last: one question a row; each: every turn.")
+        str, typer.Option(help="Turns of a conversation that become questions: the last or each.")
     ] = "last",
     step_s: Annotated[float, typer.Option(help="Seconds between two frames of a clip.")] = 1.0,
-    max_frames: Annotated[int, typer.Option(help="Of a clip; the step grows beyond.")] = 64,
-    horizon_s: Annotated[float, typer.Option(help="Longest clip, seconds; 0: any.")] = 64.0,
+    max_frames: Annotated[
+        int, typer.Option(help="Most frames of a clip; a longer clip gets a larger step.")
+    ] = 64,
+    horizon_s: Annotated[float, typer.Option(help="Longest clip in seconds; 0: no limit.")] = 64.0,
     max_pixels: Annotated[int, typer.Option(help="A larger image is scaled down.")] = 1_003_520,
-    limit: Annotated[int | None, typer.Option(help="Read so many rows only.")] = None,
-    workers: Annotated[int, typer.Option(help="Rows decoded side by side; 0: one a core.")] = 0,
+    limit: Annotated[int | None, typer.Option(help="Most rows to read.")] = None,
+    workers: Annotated[int, typer.Option(help="Processes that decode rows; 0: one a core.")] = 0,
     max_bad: Annotated[
-        float, typer.Option(help="Share left out above which it ends with 1.")
+        float, typer.Option(help="Share of rows left out above which the exit status is 1.")
     ] = 1.0,
 ) -> None:
     """Read a source into a pool; the same command continues, and tries mended rows again."""
@@ -231,12 +250,15 @@ def readers() -> None:
 def check(
     pool: Pool,
     against: Annotated[
-        list[str] | None, typer.Option(help="Evaluation sets that must share nothing with it.")
+        list[str] | None,
+        typer.Option(help="Evaluation set with which the pool must share nothing; repeatable."),
     ] = None,
-    page: Annotated[Path | None, typer.Option(help="HTML; default: POOL.check.html.")] = None,
+    page: Annotated[
+        Path | None, typer.Option(help="File for the HTML page; default: POOL.check.html.")
+    ] = None,
     threshold: Annotated[float, typer.Option(help="Share of faulty rows that is accepted.")] = 0.0,
     near: Annotated[int, typer.Option(help="Bits of 256 that near-duplicates may differ in.")] = 10,
-    json_: Annotated[bool, typer.Option("--json", help="The findings, as JSON.")] = False,
+    json_: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
 ) -> None:
     """Look at every row and image; ends with 1 if more than the threshold is faulty."""
     from pelican.cli.data import check_and_print
@@ -249,7 +271,9 @@ def check(
 def diff(
     a: Pool,
     b: Pool,
-    json_: Annotated[bool, typer.Option("--json", help="With every id, as JSON.")] = False,
+    json_: Annotated[
+        bool, typer.Option("--json", help="Print the difference as JSON, with every id.")
+    ] = False,
 ) -> None:
     """What B has that A has not, what is gone, and what changed."""
     from pelican.cli.data import print_diff
@@ -274,11 +298,13 @@ def correct(
 def judge(
     pool: Annotated[Path, typer.Argument(help="An imported pool.")],
     endpoint: Annotated[str, typer.Option(help="OpenAI-compatible base URL, with /v1.")],
-    model: Annotated[str, typer.Option(help="Its name there.")],
+    model: Annotated[str, typer.Option(help="Name of the model at the endpoint.")],
     below: Annotated[
         float, typer.Option(min=0, max=1, help="Confidence under which a row is asked about.")
     ] = 0.5,
-    votes: Annotated[int, typer.Option(min=1, help="Replies a row; odd.")] = 3,
+    votes: Annotated[
+        int, typer.Option(min=1, help="Replies that vote on one row; an odd number.")
+    ] = 3,
     workers: Annotated[int, typer.Option(min=1, help="Rows asked about at a time.")] = 8,
 ) -> None:
     """Have a model label the rows whose rules were not sure; `correct` mends what it got wrong."""
@@ -324,28 +350,41 @@ def benchmark_list() -> None:
 
 @benchmark_app.command("run")
 def benchmark_run(
-    name: Annotated[str, typer.Argument(help="As `pelican benchmark list` has it.")],
+    name: Annotated[str, typer.Argument(help="Name of a benchmark in `pelican benchmark list`.")],
     data: Annotated[Path, typer.Option(help="Folder in the benchmark's published layout.")],
     model: Annotated[
         str,
         typer.Option(help="A checkpoint's folder, an endpoint's URL to /v1, or a file of replies."),
     ],
     recipe: Annotated[
-        str, typer.Option("--recipe", help="For its engine, eval.sampling and system prompt.")
+        str,
+        typer.Option(
+            "--recipe", help="Recipe whose engine, eval.sampling and system prompt are used."
+        ),
     ] = "tiny",
     set_: Set = None,
     output: Annotated[
-        Path | None, typer.Option(help="Default: .pelican/evaluation/published/NAME/MODEL.")
+        Path | None,
+        typer.Option(
+            help="Folder for the results; default: .pelican/evaluation/published/NAME/MODEL."
+        ),
     ] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first questions.")] = None,
-    frames: Annotated[int | None, typer.Option(min=1, help="Of a clip.")] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Most questions to ask, the first ones.")
+    ] = None,
+    frames: Annotated[
+        int | None, typer.Option(min=1, help="Frames of a clip; default: as the benchmark says.")
+    ] = None,
     served_model: Annotated[
-        str | None, typer.Option(help="Name at the endpoint; default: the first it lists.")
+        str | None,
+        typer.Option(help="Name of the model at the endpoint; default: the first that it lists."),
     ] = None,
     concurrency: Annotated[
-        int, typer.Option(min=1, help="Requests at a time, to an endpoint.")
+        int, typer.Option(min=1, help="Requests to the endpoint at a time.")
     ] = 16,
-    judge: Annotated[str | None, typer.Option(help="Judge's endpoint, its URL to /v1.")] = None,
+    judge: Annotated[
+        str | None, typer.Option(help="URL of the judge's endpoint, with /v1.")
+    ] = None,
     judge_model: Annotated[str | None, typer.Option(help="Name of the judge's model.")] = None,
 ) -> None:
     """Score a checkpoint, a served model or replies; the same command continues a run that was cut off."""
@@ -374,7 +413,7 @@ store_app = typer.Typer(help="The bucket of a store.", no_args_is_help=True)
 
 @store_app.command()
 def publish(
-    recipe: Annotated[str, typer.Argument(help="Such as tiny or tiny+rl_only.")] = "tiny",
+    recipe: Annotated[str, typer.Argument(help="A recipe, such as tiny or tiny+rl_only.")] = "tiny",
     set_: Set = None,
     store: Store = None,
 ) -> None:
@@ -394,7 +433,9 @@ def publish(
 
 @store_app.command()
 def lifecycle(
-    days: Annotated[int, typer.Option(help="Age at which work/ and cache/ are deleted.")] = 30,
+    days: Annotated[
+        int, typer.Option(help="Days after which what lies below work/ and cache/ is deleted.")
+    ] = 30,
     store: Store = None,
 ) -> None:
     """Let the bucket delete by itself what no manifest refers to; again to change it."""

@@ -38,14 +38,22 @@ app.add_typer(benchmarks, name="benchmark")
 @app.command()
 def submit(
     pipeline: Annotated[
-        str, typer.Option(help="metaloop, evaluate, rl_only, sft_only, retrain, ablations.")
+        str,
+        typer.Option(
+            help="What to run: metaloop, evaluate, rl_only, sft_only, retrain or ablations."
+        ),
     ] = "metaloop",
     recipe: Address = "tiny",
     set_: Set = None,
-    run: Annotated[str | None, typer.Option(help="Name; default: recipe, date, digest.")] = None,
+    run: Annotated[
+        str | None,
+        typer.Option(
+            help="Name of the run; default: recipe, date and digest, such as tiny-20261121-c879da."
+        ),
+    ] = None,
     launcher: Launcher = "auto",
     wait: Annotated[
-        bool, typer.Option("--wait", help="With kubeflow: until the run has ended.")
+        bool, typer.Option("--wait", help="With kubeflow: follow the run until it has ended.")
     ] = False,
     store: Store = None,
     data: Data = None,
@@ -53,12 +61,14 @@ def submit(
     variants: Annotated[
         str | None,
         typer.Option(
-            help="Of ablations: such as dppo,rl_only (`pelican recipe list`); default: all."
+            help="Variants of the ablations, such as dppo,rl_only (`pelican recipe list`); default: all."
         ),
     ] = None,
-    seeds: Annotated[str | None, typer.Option(help="Of ablations; default: 0,1,2.")] = None,
+    seeds: Annotated[
+        str | None, typer.Option(help="Seeds that each ablation runs with; default: 0,1,2.")
+    ] = None,
     results: Annotated[
-        Path | None, typer.Option(help="Of ablations: the file whose section is rewritten.")
+        Path | None, typer.Option(help="Page in which the table of the ablations is written anew.")
     ] = None,
 ) -> None:
     """Run a pipeline; the same command continues a run that was cut off."""
@@ -106,9 +116,12 @@ def retrain(
 @app.command("compile")
 def compile_(
     pipeline: Annotated[
-        str, typer.Argument(help="metaloop, evaluate, rl_only, sft_only, retrain.")
+        str,
+        typer.Argument(help="What to compile: metaloop, evaluate, rl_only, sft_only or retrain."),
     ],
-    output: Annotated[Path, typer.Option("-o", "--output", help="IR, YAML.")],
+    output: Annotated[
+        Path, typer.Option("-o", "--output", help="File for the compiled pipeline (YAML).")
+    ],
     recipe: Address = "tiny",
     set_: Set = None,
 ) -> None:
@@ -126,17 +139,25 @@ def compile_(
 
 @app.command()
 def plan(
-    recipe: Annotated[str, typer.Argument(help="Such as pelican_7b.")],
+    recipe: Annotated[str, typer.Argument(help="A recipe, such as pelican_7b or tiny+rl_only.")],
     set_: Set = None,
     nodes: Annotated[
-        int, typer.Option(min=1, help="That there are; the recipe says how many GPUs are used.")
+        int,
+        typer.Option(
+            min=1, help="Machines that you have; how many GPUs are used, the recipe says."
+        ),
     ] = 1,
-    gpus_per_node: Annotated[int, typer.Option(min=1)] = 8,
-    gpu: Annotated[str, typer.Option(help="a100, h100, h200, b200, l40s.")] = "h100",
-    samples: Annotated[int | None, typer.Option(min=1, help="Of a loop.")] = None,
+    gpus_per_node: Annotated[int, typer.Option(min=1, help="GPUs of one machine.")] = 8,
+    gpu: Annotated[str, typer.Option(help="Kind of GPU: a100, h100, h200, b200 or l40s.")] = "h100",
+    samples: Annotated[
+        int | None,
+        typer.Option(min=1, help="Fresh samples of one loop; default: as the recipe says."),
+    ] = None,
     prompt_tokens: Annotated[int | None, typer.Option(min=1)] = None,
     completion_tokens: Annotated[int | None, typer.Option(min=1)] = None,
-    json: Annotated[bool, typer.Option("--json", help="Everything, in bytes.")] = False,
+    json: Annotated[
+        bool, typer.Option("--json", help="Print the whole estimate as JSON, sizes in bytes.")
+    ] = False,
 ) -> None:
     """Memory per GPU, tokens per step, hours and storage of a recipe; status 2 if it can't fit."""
     from pelican.cli.recipes import print_plan
@@ -156,8 +177,8 @@ def plan(
 
 @app.command(rich_help_panel=PODS)
 def stage(
-    name: Annotated[str, typer.Argument(help="rollout, reward, filter, train-rl, …")],
-    spec: Annotated[str, typer.Option(help="The stage's specification, JSON; path or URI.")],
+    name: Annotated[str, typer.Argument(help="Name of the stage, such as rollout or train-rl.")],
+    spec: Annotated[str, typer.Option(help="Path or URI of the stage's specification (JSON).")],
 ) -> None:
     """Run one stage as this process; several under torchrun."""
     from pelican.cli.stage import run_spec
@@ -170,15 +191,22 @@ def generation_server(
     recipe: Address = "tiny",
     set_: Set = None,
     checkpoint: Annotated[
-        str | None, typer.Option(help="Of the policy's shapes; default: the recipe's policy.")
+        str | None,
+        typer.Option(help="Checkpoint with the policy's shapes; default: the recipe's policy."),
     ] = None,
     folder: Annotated[
-        str | None, typer.Option(help="Of weights; default PELICAN_GENERATION_FOLDER.")
+        str | None,
+        typer.Option(help="Folder that weights come in; default: PELICAN_GENERATION_FOLDER."),
     ] = None,
-    host: Annotated[str, typer.Option(help="0.0.0.0 in a pod: there is no authentication.")] = (
-        "127.0.0.1"
-    ),
-    port: Annotated[int, typer.Option(min=0, help="0: any that is free.")] = 8000,
+    host: Annotated[
+        str,
+        typer.Option(
+            help="Address to listen on; in a pod 0.0.0.0, but nobody is asked for a token."
+        ),
+    ] = ("127.0.0.1"),
+    port: Annotated[
+        int, typer.Option(min=0, help="Port to listen on; 0: any that is free.")
+    ] = 8000,
 ) -> None:
     """Draw the completions of a training (rl.generation); runs until it is ended."""
     from pelican.cli.stage import serve_completions
@@ -186,7 +214,7 @@ def generation_server(
     serve_completions(recipe, set_ or [], checkpoint, folder, host, port)
 
 
-def _mistyped(error: typer.TyperException) -> str:
+def _describe_mistake(error: typer.TyperException) -> str:
     """A mistake of the command line as one sentence; "" where the help was printed instead."""
     said = " ".join(error.format_message().split()).rstrip(".").replace(". Did", "; did")
     context = getattr(error, "ctx", None)
@@ -202,7 +230,7 @@ def main() -> None:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
     except typer.TyperException as error:
-        if said := _mistyped(error):
+        if said := _describe_mistake(error):
             print(f"error: {said}", file=sys.stderr)
         sys.exit(UserInputError.exit_code)
     except MemoryError:

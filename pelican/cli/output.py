@@ -15,7 +15,7 @@ from pelican.errors import PelicanError, UserInputError
 if TYPE_CHECKING:
     from rich.console import Console
 
-# What `pelican doctor` tells: a line for each thing that it looked at.
+# The findings of `pelican doctor`: a line for each thing that it looked at.
 
 Level = Literal["ok", "missing", "optional"]
 
@@ -31,7 +31,7 @@ class Finding:
 
 
 def look_at(name: str, look: Callable[[], str], mend: str) -> Finding:
-    """What `look` says of a thing that is there, or the PelicanError that it raises."""
+    """A finding from `look`: the sentence that it returns, or the PelicanError that it raises."""
     try:
         return Finding("ok", name, look())
     except PelicanError as error:
@@ -43,28 +43,42 @@ def look_at(name: str, look: Callable[[], str], mend: str) -> Finding:
 PODS = "Commands that pods run"  # a panel of the help
 
 Store = Annotated[
-    str | None, typer.Option(help="Store; default PELICAN_STORE, else .pelican/store.")
+    str | None,
+    typer.Option(
+        help="Folder or s3:// address of the store; default: PELICAN_STORE, else .pelican/store."
+    ),
 ]
 Set = Annotated[
     list[str] | None,
     typer.Option(
-        "--set", help="Overrides, such as 'loops=2 rl.max_steps=50': `pelican recipe show`."
+        "--set",
+        help="Fields of the recipe to change, such as 'loops=2 rl.max_steps=50' (`pelican recipe show`).",
     ),
 ]
 Address = Annotated[
-    str, typer.Option("--recipe", help="Such as tiny or tiny+rl_only: `pelican recipe list`.")
+    str,
+    typer.Option(
+        "--recipe", help="A recipe, such as tiny or tiny+rl_only (`pelican recipe list`)."
+    ),
 ]
 Launcher = Annotated[
-    str, typer.Option(help="local, pytorchjob, kubeflow; auto: what is configured.")
+    str,
+    typer.Option(
+        help="Where stages run: local, pytorchjob, kubeflow; auto: as the environment says."
+    ),
 ]
 Data = Annotated[
-    str | None, typer.Option(help="Of a retraining: data version, prefix of the store, or folder.")
+    str | None,
+    typer.Option(
+        help="New data of a retraining: a data version, a prefix of the store, or a folder."
+    ),
 ]
 From = Annotated[
-    str | None, typer.Option("--from", help="Of a retraining: model, such as tiny or tiny:3.")
+    str | None,
+    typer.Option("--from", help="Model that a retraining goes on from, such as tiny or tiny:3."),
 ]
 
-# Where a command shall write: looked at before the work, so that a wrong path costs nothing.
+# Output paths are checked before the work, so that a wrong one costs nothing.
 
 
 def check_output(path: Path, option: str, *, folder: bool = False) -> Path:
@@ -92,7 +106,7 @@ def counted(number: int, one: str, more: str) -> str:
 
 
 def console() -> Console:
-    """As wide as the terminal; in a pipe wide enough that no row wraps."""
+    """A console as wide as the terminal; in a pipe so wide that no row wraps."""
     from rich.console import Console
 
     found = Console(highlight=False)

@@ -66,7 +66,7 @@ def print_plan(
 
 
 def _samples(recipe: Recipe) -> int:
-    """Of one loop: what the recipe says, else what the pool has."""
+    """Samples of one loop: as the recipe says, else as many as the pool has."""
     if recipe.data.samples_per_loop is not None:
         return recipe.data.samples_per_loop
     folder = Path(env.resolve(recipe.data.train))

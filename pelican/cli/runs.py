@@ -85,7 +85,7 @@ def print_run(run: str, as_json: bool, uri: str | None) -> None:
 
 
 def _print_ledger(counts: Sequence[dict[str, Any]]) -> None:
-    """What each look at the training samples found, and what came of it."""
+    """Print for each filter stage how hard the samples were, and how many were taken."""
     rows = []
     for row in counts:
         if row["phase"] == "rl":

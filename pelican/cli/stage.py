@@ -17,7 +17,7 @@ from pelican.config.presets import find_recipe
 from pelican.errors import InfrastructureError, PelicanError, ResourceError, UserInputError
 from pelican.monitoring.progress import emit
 
-# `pelican generation-server`: what a training of another pod draws its completions from.
+# `pelican generation-server`: samples the completions of a training that runs in another pod.
 
 
 def serve_completions(
@@ -83,19 +83,19 @@ def run_spec(name: str, path: str) -> None:
     try:
         _run(name, path)
     except PelicanError as error:
-        _tell(error)
+        _report(error)
         raise
     except Exception as error:
-        told = _meaning(name, error)
-        if told is None:
+        meant = _meaning(name, error)
+        if meant is None:
             _note(f"{type(error).__name__}: {error}".splitlines()[0], 1)
             raise
-        _tell(told)
-        raise told from error
+        _report(meant)
+        raise meant from error
 
 
 def _meaning(name: str, error: Exception) -> PelicanError | None:
-    """What is no bug: memory ran out, or another process of the job is gone."""
+    """The error that a person can act on: memory ran out, or another process is gone; None for a bug."""
     if _out_of_memory(error):
         return ResourceError(
             f"{name}: out of memory ({error}); a run with a smaller {_SIZES[name]} may fit"
@@ -107,7 +107,7 @@ def _meaning(name: str, error: Exception) -> PelicanError | None:
     return None
 
 
-def _tell(error: PelicanError) -> None:
+def _report(error: PelicanError) -> None:
     """In the log, and where a pod's first process looks."""
     emit("error", {"message": str(error), "exit_code": error.exit_code})
     _note(str(error), error.exit_code)

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from pelican.base.files import exclusive
+from pelican.base.files import run_alone
 from pelican.base.process import OWNER, PARENT, identity
 from pelican.config import env
 from pelican.config.overrides import nearest
@@ -66,203 +66,6 @@ from pelican.storage.manifests import now
 from pelican.storage.publish import publish
 from pelican.storage.store import ObjectStore
 
-# `pelican submit --pipeline ablations`: a set of runs, then their table in docs/results.md.
-
-RESULTS = "docs/results.md"
-SECTION = "ablations"
-
-
-def ablations(
-    recipe: str,
-    overrides: Sequence[str],
-    tag: str | None,
-    variants: str | None,
-    seeds: str,
-    store: str | None,
-    launcher: str,
-    output: Path | None = None,
-) -> None:
-    """Run what is not complete, rewrite the section of `tag`, and say which runs failed.
-
-    Raises UserInputError before the first run if one of them could not start, or the file has no
-    place for the table.
-    """
-    if recipe != BASE:
-        raise UserInputError(
-            f"the ablations' budgets are chosen for the recipe {BASE!r}, not {recipe!r}; name what"
-            f" shall differ with SET, and the runs with RUN (their prefix, by default {TAG!r})"
-        )
-    more, tag, numbers = " ".join(filter(None, overrides)), tag or TAG, _seeds(seeds)
-    chosen = _chosen(variants)
-    for label, variant in chosen.items():
-        for seed in numbers:
-            check_run_name(run_name(label, seed, tag))
-            find_recipe(variant.recipe, [variant.settings(seed, more)])
-    where = output or env.home() / RESULTS
-    section = SECTION if tag == TAG else f"{SECTION} {tag}"
-    around(where, section)
-    try:
-        failed = run_all(chosen, numbers, tag, more, store=store, launcher=launcher)
-    finally:
-        lines = table(open_store(env.store_uri(store)), tag)
-        print("\n".join(lines), flush=True)
-        if lines != [NOTHING]:
-            rewrite(where, section, lines)
-            print(f"table   {where}, between the marks of {section!r}", flush=True)
-    if failed:
-        raise PelicanError(
-            f"{len(failed)} of {len(chosen) * len(numbers)} runs failed: {', '.join(failed)};"
-            " `pelican show RUN` says why, and the same command tries them again"
-        )
-
-
-def run_all(
-    variants: Mapping[str, Variant],
-    seeds: Sequence[int],
-    tag: str,
-    more: str,
-    *,
-    store: str | None = None,
-    launcher: str = "auto",
-) -> list[str]:
-    """Submit what is not complete, one after the other. Gives the runs that failed, which are told.
-
-    Stages that an earlier run has done are taken over. Raises CancelledError if a run was stopped.
-    """
-    env.set_default(env.REUSE, "on")
-    objects, failed = open_store(env.store_uri(store)), []
-    for seed in seeds:
-        for label, variant in variants.items():
-            name, overrides = run_name(label, seed, tag), variant.settings(seed, more)
-            try:
-                if _complete(objects, name, variant, overrides, launcher):
-                    print(f"# {name} is complete", flush=True)
-                    continue
-                print(f"# {make_command(variant, name, seed, more)}", flush=True)
-                submit("metaloop", variant.recipe, [overrides], name, store, launcher, wait=True)
-            except CancelledError:
-                raise CancelledError("the set was stopped; the same command continues it") from None
-            except PelicanError as error:
-                print(f"# {name} failed: {error}", flush=True)
-                failed.append(name)
-    return failed
-
-
-def _complete(
-    store: ObjectStore, name: str, variant: Variant, overrides: str, launcher: str
-) -> bool:
-    """Raises UserInputError if there is a run of that name with another recipe."""
-    stored = read_recipe(store, name)
-    if stored is None:
-        return False
-    asked = find_recipe(variant.recipe, [overrides])
-    chosen, _ = choose(launcher, store.uri)
-    check_same_recipe(name, stored, as_kept(store, asked, chosen))
-    return state(store, name) == "complete"
-
-
-def _chosen(names: str | None) -> dict[str, Variant]:
-    if not names:
-        return ABLATIONS
-    chosen = [name for name in names.replace(" ", "").split(",") if name]
-    for name in chosen:
-        if name not in ABLATIONS:
-            raise UserInputError(f"there is no ablation {name!r}{nearest(name, ABLATIONS)}")
-    return {name: ABLATIONS[name] for name in ABLATIONS if name in chosen}
-
-
-def _seeds(text: str) -> list[int]:
-    try:
-        return list(dict.fromkeys(int(part) for part in text.split(",")))
-    except ValueError:
-        raise UserInputError(f"--seeds is {text!r}; give whole numbers, such as 0,1,2") from None
-
-
-# How a run ended, for who submitted it: its scores, or its failure.
-
-
-def state_after(store: ObjectStore, run: str) -> str:
-    """What the summary says; while we hold the run's lock, `state` says running."""
-    summary = read_json(store, f"{run_prefix(run)}/summary.json") or {}
-    return str(summary.get("state", "unfinished"))
-
-
-def error_told(failure: Mapping[str, object]) -> PelicanError:
-    """A step's failure, as the step wrote it down, to who submitted the run: the same exit status."""
-    where = f"{failure['stage']}, loop {failure['loop']} {failure['phase']}"
-    if failure["stage"] not in STAGES:  # preflight, or a step of a retraining
-        where = str(failure["stage"])
-    code = failure.get("exit_code")  # None: of a version that kept the name alone
-    return error_of(code if isinstance(code, int) else 1, f"{where}: {failure['message']}")
-
-
-def print_result(store: ObjectStore, run: str, took_s: float) -> None:
-    """The table of scores, the run's name, the report's path."""
-    from pelican.cli.output import score_table
-    from pelican.monitoring.progress import duration
-
-    tree = show(store, run)
-    if tree["scores"]:
-        score_table(tree)
-    print(f"run     {run} ({duration(took_s)})")
-    print(f"report  {tree['report'] or 'not written'}", flush=True)
-
-
-# `pelican retrain --data VERSION --from MODEL`: one call that any trigger may make, and make again.
-
-REASONS = 6  # of a verdict, shown
-
-
-def retrain(
-    data: str | None,
-    model: str | None,
-    address: str,
-    overrides: Sequence[str],
-    store: str | None,
-    launcher: str,
-) -> None:
-    """Retrain `model` on `data`, once: the same call again continues the run, or tells its verdict."""
-    if not data or not model:
-        raise UserInputError(
-            "a retraining needs new data and a model to go on from:"
-            " `pelican retrain --data VERSION --from MODEL`; with make: DATA=… FROM=…"
-        )
-    objects = open_store(env.store_uri(store))
-    plan = plan_of(objects, data, model, address, overrides)
-    if plan.learned:
-        print(f"{plan.parent} has learned from {plan.data} already; nothing to do")
-        return
-    verdict = read_verdict(objects, plan.run)
-    now = state(objects, plan.run)
-    if now == "running":
-        print(f"run {plan.run} is under way; `pelican show {plan.run}` tells how far it is")
-        return
-    if verdict is None or now != "complete":
-        # A run that nobody follows to its end would be taken for lost.
-        submit("retrain", address, plan.overrides, plan.run, store, launcher, wait=True)
-        verdict = read_verdict(objects, plan.run)
-    else:
-        print(f"run {plan.run} is complete")
-    if verdict is None:
-        raise PelicanError(f"run {plan.run} ended without a verdict; `pelican show {plan.run}`")
-    print_verdict(verdict)
-
-
-def print_verdict(verdict: Verdict) -> None:
-    """What became of the model, and why."""
-    said = {
-        "promoted": f"{verdict.version} is current",
-        "refused": f"refused; {verdict.parent} stays current",
-        "no weakness": f"nothing to learn; {verdict.parent} stays current",
-        "overtaken": f"{verdict.version} passed, but another version became current meanwhile",
-    }
-    print(f"verdict {said[verdict.outcome]}")
-    for reason in verdict.reasons[:REASONS]:
-        print(f"        {reason}")
-    if len(verdict.reasons) > REASONS:
-        print(f"        and {len(verdict.reasons) - REASONS} more; `pelican models show` has them")
-
-
 # `pelican submit`: name the run or continue it, run the pipeline, show how it goes, print scores.
 
 END_S = 10.0  # for the pipeline to end its stages after Ctrl-C
@@ -295,7 +98,7 @@ def submit(
         submitted=now(),
     )
     name = choose_run(objects, asked, recipe, run)
-    with exclusive(run_lock(objects, name), f"run {name!r}"):
+    with run_alone(run_lock(objects, name), f"run {name!r}"):
         record = asked.model_copy(update={"run": name}).model_dump_json(indent=1)
         objects.write(f"{run_prefix(name)}/{RUN}", record.encode(), if_absent=True)
         objects.delete(f"{run_prefix(name)}/{CANCELLED}")
@@ -315,7 +118,7 @@ def as_kept(store: ObjectStore, recipe: Recipe, chosen: str) -> Recipe:
 
 
 def choose_run(store: ObjectStore, asked: Submission, recipe: Recipe, given: str | None) -> str:
-    """The run's name, told in a line: `given`, the newest unfinished of this recipe, or a new one."""
+    """The run's name, which is also printed: `given`, the newest unfinished of this recipe, or a new one."""
     if given:
         check_run_name(given)
         before, stored = read_submission(store, given), read_recipe(store, given)
@@ -371,7 +174,7 @@ def run_here(
         failure = view.progress.failure
     print_result(store, run, time.monotonic() - started)
     if failure is not None:
-        raise error_told(failure)
+        raise error_from(failure)
     if code != 0:
         raise error_of(code, f"the pipeline ended with status {code}; see {logs / 'pipeline.log'}")
     if state_after(store, run) != "complete":
@@ -442,7 +245,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-# `pelican submit --wait`: a run that Kubeflow drives, told as its stages end.
+# `pelican submit --wait`: follow a run that Kubeflow drives, a line for each stage that ends.
 
 LOOK_S = 15.0  # between two looks at the store
 
@@ -469,7 +272,7 @@ def wait_in_kubeflow(store: ObjectStore, run: str, kfp_run: str, stages: int) ->
     print_result(store, run, time.monotonic() - started)
     if failed is not None:
         failure = read_json(store, f"{run_prefix(run)}/{FAILURE}")
-        raise failed if failure is None else error_told(failure)
+        raise failed if failure is None else error_from(failure)
     if state_after(store, run) != "complete":
         raise PelicanError(f"run {run} is not complete: {kfp.link(kfp_run)}")
 
@@ -480,7 +283,7 @@ class EndedStages:
     def __init__(self, store: ObjectStore, run: str, view: View) -> None:
         self._store, self._run, self._view = store, run, view
         self._looked_at = -LOOK_S
-        self._told: dict[str, datetime] | None = None  # when each ended; None before a first look
+        self._ended: dict[str, datetime] | None = None  # when each ended; None before a first look
         self._trouble = ""
 
     def look_now_and_then(self) -> None:
@@ -490,7 +293,10 @@ class EndedStages:
             self._looked_at = time.monotonic()
 
     def look(self) -> None:
-        """What can't be read now is said once: the run goes on without us."""
+        """Show the stages that ended since the last look.
+
+        A store that can't be read now is mentioned once, because the run goes on without this process.
+        """
         try:
             found = manifests(self._store, self._run)
         except (PelicanError, ValidationError) as error:
@@ -498,14 +304,14 @@ class EndedStages:
                 self._trouble = str(error)
                 self._view.say(self._trouble.splitlines()[0])
             return
-        first = self._told is None
-        told = self._told = self._told or {}
+        first = self._ended is None
+        ended = self._ended = self._ended or {}
         for manifest in found:
             name = f"{manifest.loop} {manifest.phase} {manifest.stage}"
-            if told.get(name) == manifest.finished:
+            if ended.get(name) == manifest.finished:
                 continue
-            told[name] = manifest.finished
-            self._view.progress.finished = len(told) - 1  # one that was made again counts once
+            ended[name] = manifest.finished
+            self._view.progress.finished = len(ended) - 1  # one that was made again counts once
             self._view.event(
                 {
                     "event": "reused" if first else "done",
@@ -516,3 +322,200 @@ class EndedStages:
                     "metrics": manifest.metrics,
                 }
             )
+
+
+# How a run ended, for the person who submitted it: its scores, or its failure.
+
+
+def state_after(store: ObjectStore, run: str) -> str:
+    """The run's state by its summary, because `state` says running while we hold the run's lock."""
+    summary = read_json(store, f"{run_prefix(run)}/summary.json") or {}
+    return str(summary.get("state", "unfinished"))
+
+
+def error_from(failure: Mapping[str, object]) -> PelicanError:
+    """A step's failure, as the step wrote it down, to who submitted the run: the same exit status."""
+    where = f"{failure['stage']}, loop {failure['loop']} {failure['phase']}"
+    if failure["stage"] not in STAGES:  # preflight, or a step of a retraining
+        where = str(failure["stage"])
+    code = failure.get("exit_code")  # None: of a version that kept the name alone
+    return error_of(code if isinstance(code, int) else 1, f"{where}: {failure['message']}")
+
+
+def print_result(store: ObjectStore, run: str, took_s: float) -> None:
+    """The table of scores, the run's name, the report's path."""
+    from pelican.cli.output import score_table
+    from pelican.monitoring.progress import duration
+
+    tree = show(store, run)
+    if tree["scores"]:
+        score_table(tree)
+    print(f"run     {run} ({duration(took_s)})")
+    print(f"report  {tree['report'] or 'not written'}", flush=True)
+
+
+# `pelican retrain --data VERSION --from MODEL`: one call that any trigger may make, and make again.
+
+REASONS = 6  # of a verdict, shown
+
+
+def retrain(
+    data: str | None,
+    model: str | None,
+    address: str,
+    overrides: Sequence[str],
+    store: str | None,
+    launcher: str,
+) -> None:
+    """Retrain `model` on `data`, once: the same call again continues the run, or tells its verdict."""
+    if not data or not model:
+        raise UserInputError(
+            "a retraining needs new data and a model to go on from:"
+            " `pelican retrain --data VERSION --from MODEL`; with make: DATA=… FROM=…"
+        )
+    objects = open_store(env.store_uri(store))
+    plan = plan_of(objects, data, model, address, overrides)
+    if plan.learned:
+        print(f"{plan.parent} has learned from {plan.data} already; nothing to do")
+        return
+    verdict = read_verdict(objects, plan.run)
+    now = state(objects, plan.run)
+    if now == "running":
+        print(f"run {plan.run} is under way; `pelican show {plan.run}` tells how far it is")
+        return
+    if verdict is None or now != "complete":
+        # A run that nobody follows to its end would be taken for lost.
+        submit("retrain", address, plan.overrides, plan.run, store, launcher, wait=True)
+        verdict = read_verdict(objects, plan.run)
+    else:
+        print(f"run {plan.run} is complete")
+    if verdict is None:
+        raise PelicanError(f"run {plan.run} ended without a verdict; `pelican show {plan.run}`")
+    print_verdict(verdict)
+
+
+def print_verdict(verdict: Verdict) -> None:
+    """Print whether the model was promoted, and why."""
+    said = {
+        "promoted": f"{verdict.version} is current",
+        "refused": f"refused; {verdict.parent} stays current",
+        "no weakness": f"nothing to learn; {verdict.parent} stays current",
+        "overtaken": f"{verdict.version} passed, but another version became current meanwhile",
+    }
+    print(f"verdict {said[verdict.outcome]}")
+    for reason in verdict.reasons[:REASONS]:
+        print(f"        {reason}")
+    if len(verdict.reasons) > REASONS:
+        print(f"        and {len(verdict.reasons) - REASONS} more; `pelican models show` has them")
+
+
+# `pelican submit --pipeline ablations`: a set of runs, then their table in docs/results.md.
+
+RESULTS = "docs/results.md"
+SECTION = "ablations"
+
+
+def ablations(
+    recipe: str,
+    overrides: Sequence[str],
+    tag: str | None,
+    variants: str | None,
+    seeds: str,
+    store: str | None,
+    launcher: str,
+    output: Path | None = None,
+) -> None:
+    """Run what is not complete, rewrite the section of `tag`, and say which runs failed.
+
+    Raises UserInputError before the first run if one of them could not start, or the file has no
+    place for the table.
+    """
+    if recipe != BASE:
+        raise UserInputError(
+            f"the ablations' budgets are chosen for the recipe {BASE!r}, not {recipe!r}; name what"
+            f" shall differ with SET, and the runs with RUN (their prefix, by default {TAG!r})"
+        )
+    more, tag, numbers = " ".join(filter(None, overrides)), tag or TAG, _seeds(seeds)
+    chosen = _choose_variants(variants)
+    for label, variant in chosen.items():
+        for seed in numbers:
+            check_run_name(run_name(label, seed, tag))
+            find_recipe(variant.recipe, [variant.settings(seed, more)])
+    where = output or env.home() / RESULTS
+    section = SECTION if tag == TAG else f"{SECTION} {tag}"
+    around(where, section)
+    try:
+        failed = run_all(chosen, numbers, tag, more, store=store, launcher=launcher)
+    finally:
+        lines = table(open_store(env.store_uri(store)), tag)
+        print("\n".join(lines), flush=True)
+        if lines != [NOTHING]:
+            rewrite(where, section, lines)
+            print(f"table   {where}, between the marks of {section!r}", flush=True)
+    if failed:
+        raise PelicanError(
+            f"{len(failed)} of {len(chosen) * len(numbers)} runs failed: {', '.join(failed)};"
+            " `pelican show RUN` says why, and the same command tries them again"
+        )
+
+
+def run_all(
+    variants: Mapping[str, Variant],
+    seeds: Sequence[int],
+    tag: str,
+    more: str,
+    *,
+    store: str | None = None,
+    launcher: str = "auto",
+) -> list[str]:
+    """Submit what is not complete, one after the other. Gives the runs that failed, after printing them.
+
+    Stages that an earlier run has done are taken over. Raises CancelledError if a run was stopped.
+    """
+    env.set_default(env.REUSE, "on")
+    objects, failed = open_store(env.store_uri(store)), []
+    for seed in seeds:
+        for label, variant in variants.items():
+            name, overrides = run_name(label, seed, tag), variant.settings(seed, more)
+            try:
+                if _complete(objects, name, variant, overrides, launcher):
+                    print(f"# {name} is complete", flush=True)
+                    continue
+                print(f"# {make_command(variant, name, seed, more)}", flush=True)
+                submit("metaloop", variant.recipe, [overrides], name, store, launcher, wait=True)
+            except CancelledError:
+                raise CancelledError("the set was stopped; the same command continues it") from None
+            except PelicanError as error:
+                print(f"# {name} failed: {error}", flush=True)
+                failed.append(name)
+    return failed
+
+
+def _complete(
+    store: ObjectStore, name: str, variant: Variant, overrides: str, launcher: str
+) -> bool:
+    """Raises UserInputError if there is a run of that name with another recipe."""
+    stored = read_recipe(store, name)
+    if stored is None:
+        return False
+    asked = find_recipe(variant.recipe, [overrides])
+    chosen, _ = choose(launcher, store.uri)
+    check_same_recipe(name, stored, as_kept(store, asked, chosen))
+    return state(store, name) == "complete"
+
+
+def _choose_variants(names: str | None) -> dict[str, Variant]:
+    if not names:
+        return ABLATIONS
+    chosen = [name for name in names.replace(" ", "").split(",") if name]
+    for name in chosen:
+        if name not in ABLATIONS:
+            raise UserInputError(f"there is no ablation {name!r}{nearest(name, ABLATIONS)}")
+    return {name: ABLATIONS[name] for name in ABLATIONS if name in chosen}
+
+
+def _seeds(text: str) -> list[int]:
+    try:
+        return list(dict.fromkeys(int(part) for part in text.split(",")))
+    except ValueError:
+        raise UserInputError(f"--seeds is {text!r}; give whole numbers, such as 0,1,2") from None

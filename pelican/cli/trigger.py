@@ -60,12 +60,16 @@ def serve(
 @app.command()
 def poll(
     every: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks.")] = 60.0,
-    once: Annotated[bool, typer.Option(help="Look once; end when nothing is under way.")] = False,
+    once: Annotated[
+        bool, typer.Option(help="Look once, and end when no run is under way.")
+    ] = False,
     now: Annotated[bool, typer.Option(help="Do not wait until the data is quiet.")] = False,
-    rescan: Annotated[bool, typer.Option(help="Read known keys again: were they changed?")] = False,
+    rescan: Annotated[
+        bool, typer.Option(help="Read known keys again, in case they were changed.")
+    ] = False,
     store: Store = None,
 ) -> None:
-    """Look for new objects instead of being told; otherwise as the service."""
+    """Look for new objects now and then instead of waiting for notifications; else like `serve`."""
     from pelican.retrain.trigger.config import located, read_config
     from pelican.retrain.trigger.poll import keep_polling
     from pelican.retrain.trigger.worker import CommandSubmitter
@@ -82,7 +86,9 @@ def poll(
 
 @app.command("compile")
 def compile_(
-    output: Annotated[Path, typer.Option("-o", "--output", help="IR, YAML.")],
+    output: Annotated[
+        Path, typer.Option("-o", "--output", help="File for the compiled pipeline (YAML).")
+    ],
     store: Store = None,
 ) -> None:
     """Compile the pipeline that polls once, for a recurring run of Kubeflow."""

@@ -49,8 +49,20 @@ class Variable:
 
 VARIABLES: dict[str, tuple[Variable, ...]] = {
     "Places": (
-        Variable("PELICAN_STORE", "The store.", "folder or s3://", "", "`.pelican/store`"),
-        Variable("PELICAN_CACHE", "What can be deleted.", "folder", "", "`.pelican/cache`"),
+        Variable(
+            "PELICAN_STORE",
+            "The store of runs, pools and models.",
+            "folder or s3://",
+            "",
+            "`.pelican/store`",
+        ),
+        Variable(
+            "PELICAN_CACHE",
+            "Downloads and other files that may be deleted.",
+            "folder",
+            "",
+            "`.pelican/cache`",
+        ),
         Variable(
             "PELICAN_HOME",
             "The folder that a recipe's relative paths start from.",
@@ -308,7 +320,7 @@ def store_uri(given: str | None = None) -> str:
 
 
 def cache() -> Path:
-    """What may be deleted and is computed again: PELICAN_CACHE, else `.pelican/cache`."""
+    """The folder of what is computed again if deleted: PELICAN_CACHE, else `.pelican/cache`."""
     return Path(read("PELICAN_CACHE") or home() / ".pelican" / "cache").absolute()
 
 

@@ -15,7 +15,7 @@ from pelican.errors import UserInputError
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """How a sentence about an unknown name ends: the nearest known one, or all of them."""
+    """The end of a sentence about an unknown name: the nearest known one, or all of them."""
     known = sorted(known)
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     return f"; did you mean {close[0]!r}?" if close else f"; there are {', '.join(known)}"

@@ -100,31 +100,31 @@ def replay_only(recipe: Recipe) -> Recipe:
 
 def asymmetric_clipping(recipe: Recipe) -> Recipe:
     """Every batch of rollouts trains twice: GRPO's clipping acts at the second update alone."""
-    return _varied(recipe, "asymmetric_clipping", updates=2)
+    return _vary(recipe, "asymmetric_clipping", updates=2)
 
 
 def symmetric_clipping(recipe: Recipe) -> Recipe:
-    """The same with PPO's one bound; to be compared with `asymmetric_clipping`, which is DAPO's."""
-    return _varied(recipe, "symmetric_clipping", {"clip_high": recipe.rl.clip_low}, updates=2)
+    """Two updates a batch with PPO's one clipping bound, to compare with `asymmetric_clipping` (DAPO)."""
+    return _vary(recipe, "symmetric_clipping", {"clip_high": recipe.rl.clip_low}, updates=2)
 
 
 def down_sampling(recipe: Recipe) -> Recipe:
-    """As many rollouts; of each group the half with the most reward variance is trained on (PODS)."""
-    drawn = recipe.rl.group_size
-    return _varied(recipe, "down_sampling", {"group_size": max(2, drawn // 2)}, rollouts=drawn)
+    """Groups of the same size, of which the half with the most reward variance is trained on (PODS)."""
+    rollouts = recipe.rl.group_size
+    return _vary(recipe, "down_sampling", {"group_size": max(2, rollouts // 2)}, rollouts=rollouts)
 
 
 def perception_loss(recipe: Recipe) -> Recipe:
     """PAPO's implicit perception loss and double entropy, weighted as its authors' 7B run."""
-    return _varied(recipe, "perception_loss", perception=0.02, entropy=0.05)
+    return _vary(recipe, "perception_loss", perception=0.02, entropy=0.05)
 
 
 def hints(recipe: Recipe) -> Recipe:
     """Groups that all fail are drawn once more, with a part of the answer in the prompt."""
-    return _varied(recipe, "hints", hints=True)
+    return _vary(recipe, "hints", hints=True)
 
 
-def _varied(
+def _vary(
     recipe: Recipe, suffix: str, rl: Mapping[str, Any] | None = None, **fields: Any
 ) -> Recipe:
     """Some fields of `rl`, and `fields` of `rl.variant` beside those that are set already."""
@@ -139,7 +139,7 @@ def _tag(value: float) -> str:
 # The papers' sizes (arXiv 2511.16602, 2511.00108): Qwen2.5-VL, teacher InternVL3.5-38B.
 #
 # What the papers publish (base, teacher, K = 3, horizons of 32 and 64 s, T, stagnation at 0.7) is the
-# default of `pelican.recipe` or set here; batch sizes, processes and the system prompt are ours:
+# default in `pelican/config/recipe.py` or set here; batch sizes, processes and the system prompt are ours:
 # Qwen2.5-VL and InternVL do not write <think> and <answer> unasked, and an answer without them is
 # neither rewarded for its format nor accepted from the teacher.
 
@@ -221,7 +221,7 @@ PIPELINES: dict[str, Callable[[Recipe], Recipe]] = {
     "rl_only": without_sft,
     "sft_only": without_rl,
 }
-# Of many runs: no graph, so that only `pelican submit` takes the name.
+# Sets of runs: they are no graph, so that only `pelican submit` takes their names.
 SETS = {
     "ablations": "Every variant below, seeds 0, 1, 2, and their table in docs/results.md: days."
 }
@@ -343,13 +343,13 @@ def find_recipe(address: str, overrides: Sequence[str] = ()) -> Recipe:
     recipe = BASES[base]()
     for part in changes:
         try:
-            recipe = _ablated(recipe, part)
+            recipe = _ablate(recipe, part)
         except ValidationError as error:
             raise UserInputError(f"{address}: {sentence(error, {})}") from None
     return apply_overrides(recipe, parse_overrides(overrides))
 
 
-def _ablated(recipe: Recipe, part: str) -> Recipe:
+def _ablate(recipe: Recipe, part: str) -> Recipe:
     match = _PART.fullmatch(part)
     name, argument = match.groups() if match else (part, None)
     if name in ABLATIONS:

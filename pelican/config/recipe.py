@@ -1,4 +1,9 @@
-"""Every setting of a run, with its unit and, where the paper gives it, its source."""
+"""Every setting of a run, with its unit and, where the paper gives it, its source.
+
+`Recipe`, at the end, is the tree; its sections come before it in the order of a loop. A description ends
+in [P] where the paper gives the value, in [D] where it is a decision of ours. Imports neither torch nor
+kfp.
+"""
 
 from __future__ import annotations
 
@@ -11,57 +16,38 @@ from pelican.base.model import Section, digest_of
 from pelican.config.resources import Resources
 from pelican.records import Phase
 
-# Where RL's completions are made: a section of the recipe. `docs/scaling.md`.
-
-
-class GenerationConfig(Section):
-    """A copy of the policy in each process, or servers that get its weights after each step.
-
-    Which servers: PELICAN_GENERATION_SERVERS and _FOLDER, else one is started beside the training.
-    """
-
-    where: Literal["process", "server"] = "process"
-    tolerance: float = Field(
-        0.05, gt=0, description="mean difference of log-probabilities after a transfer [D]"
-    )
-    max_staleness: int = Field(
-        0, ge=0, description="steps that weights may be old; above 0 drawing overlaps training"
-    )
-    importance_cap: float | None = Field(
-        2.0, gt=0, description="of policy : sampler, by token; none: no correction [D]"
-    )
-
-    @model_validator(mode="after")
-    def _fits(self) -> GenerationConfig:
-        if self.where == "process" and self.max_staleness:
-            raise ValueError("rl.generation.max_staleness needs rl.generation.where=server")
-        return self
-
-
 # The sections `models` and `data`: what a metaloop starts from.
 
 
 class Models(Section):
     """Checkpoints: Hugging Face folders, by path or URI."""
 
-    policy: str = Field(description="base policy")
-    teacher: str = Field(description="stronger model that answers the weak set")
+    policy: str = Field(description="checkpoint of the base policy")
+    teacher: str = Field(
+        description="checkpoint of a stronger model, which answers the weak samples"
+    )
 
 
 class Data(Section):
     """The pools, as prefixes that hold Parquet shards of samples."""
 
-    train: str = Field(description="embodied training pool")
-    replay: str = Field(description="general samples against forgetting")
-    evaluation: str = Field(description="embodied held-out set")
-    general: str = Field(description="general held-out suite")
+    train: str = Field(description="pool of embodied samples to train on")
+    replay: str = Field(description="pool of general samples, trained on against forgetting")
+    evaluation: str = Field(description="pool of embodied samples held out to evaluate on")
+    general: str = Field(description="pool of general samples held out to evaluate on")
     horizon_s: tuple[float, ...] = Field(
-        (32.0, 64.0), min_length=1, description="longest clip per loop, the last repeats [P]"
+        (32.0, 64.0),
+        min_length=1,
+        description="longest clip of each loop in seconds; the last value holds for all later loops [P]",
     )
-    samples_per_loop: int | None = Field(None, gt=0, description="fresh samples a loop; none: all")
-    max_pixels: int = Field(1_003_520, gt=0, description="an image above is scaled down")
+    samples_per_loop: int | None = Field(
+        None, gt=0, description="fresh samples of one loop; none: all"
+    )
+    max_pixels: int = Field(
+        1_003_520, gt=0, description="most pixels of an image; a larger one is scaled down"
+    )
     corrections: str | None = Field(
-        None, description="a person's corrections of the training pool, JSON lines"
+        None, description="file (JSON lines) with a person's corrections of the training pool"
     )
 
     def horizon(self, loop: int) -> float:
@@ -71,7 +57,7 @@ class Data(Section):
 
 # The sections `model` and `parallel`: how the policy is loaded, and spread over processes to train.
 
-# Asks for the format that the reward wants, of a model that was not trained on it.
+# A system prompt for models that were not trained on the format which the reward wants.
 THINK_THEN_ANSWER = (
     "Think step by step inside <think> and </think>, then give only the final answer inside"
     " <answer> and </answer>."
@@ -83,93 +69,236 @@ class ModelConfig(Section):
 
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     system_prompt: str | None = Field(
-        None, description="put before every conversation, the teacher's too"
+        None, description="text put before every conversation, the teacher's too"
     )
-    max_images: int = Field(64, gt=0, description="of one conversation, for vLLM")
+    max_images: int = Field(64, gt=0, description="most images of one conversation, for vLLM")
     gradient_checkpointing: bool = True
     freeze_vision: bool = False
-    cache_vision: bool = Field(False, description="keep the frozen tower's features in memory")
+    cache_vision: bool = Field(
+        False, description="keep the features of the frozen vision tower in memory"
+    )
 
 
 class ParallelConfig(Section):
     """How training is spread over processes: `docs/scaling.md`."""
 
     strategy: Literal["ddp", "fsdp2", "zero3"] = Field(
-        "ddp", description="copies of the model; or sharded, by torch or by DeepSpeed"
+        "ddp",
+        description="ddp: every process has the whole model; fsdp2 (torch), zero3 (DeepSpeed): it is sharded",
     )
     micro_tokens: int | None = Field(
         None,
         gt=0,
-        description="tokens of a pass, padding too; none: a process's whole batch (with ddp only)",
+        description="most tokens of one pass, padding too; none: a process's whole batch (with ddp only)",
     )
     lora_rank: int | None = Field(
-        None, gt=0, description="adapters on the language model's linear layers; none: all weights"
+        None,
+        gt=0,
+        description="rank of the adapters on the language model's linear layers; none: all weights are trained",
     )
-    lora_alpha: int = Field(128, gt=0, description="adapters are scaled by alpha / rank")
+    lora_alpha: int = Field(
+        128, gt=0, description="alpha of the adapters, which are scaled by alpha / rank"
+    )
 
     @property
     def at_scale(self) -> bool:
-        """Whether training refills groups over all processes and splits batches by tokens."""
+        """Whether training shards or adapts the policy, or splits batches by tokens."""
         return self.strategy != "ddp" or self.micro_tokens is not None or self.lora_rank is not None
 
 
-# The sections `retrain` and `gate`: new data for a model that is registered.
+# The section `rollout`, and how completions are sampled in any stage.
 
 
-class RetrainConfig(Section):
-    """New data for a registered model; `pelican retrain` sets the first two fields."""
+class Sampling(Section):
+    """How completions are sampled."""
 
-    data: str | None = Field(None, description="data version to learn from; none: no retraining")
-    parent: str | None = Field(None, description="model version to go on from, such as tiny:3")
-    held_share: float = Field(
-        0.2, gt=0, lt=1, description="scenes held out of new data that has no test split itself [D]"
+    temperature: float = Field(
+        1.0, ge=0, description="temperature of the distribution; 0 takes the likeliest token"
     )
-    weak_below: float = Field(
-        0.5, gt=0, le=1, description="a sample with a lower success rate is weak [D]"
-    )
-    min_weak: int = Field(20, ge=1, description="fewer weak samples are no reason to train [D]")
-    min_weak_share: float = Field(
-        0.05, ge=0, le=1, description="the same as a share of the diagnosed samples [D]"
-    )
-    replay: float = Field(1.0, ge=0, description="earlier samples per new one in practice [D]")
+    top_p: float = Field(1.0, gt=0, le=1)
+    max_tokens: int = Field(1024, gt=0)
 
 
-class GateConfig(Section):
-    """When a retrained model takes the place of the current one; points are of 100."""
+class VllmConfig(Section):
+    """vLLM's settings, by its own names."""
 
-    min_gain: float = Field(0.0, ge=0, description="points to gain on the new held-out set [D]")
-    confidence: float = Field(
-        0.95, ge=0.5, lt=1, description="share of bootstrap resamples with more than that gain [D]"
+    tensor_parallel_size: int = Field(1, gt=0, description="GPUs that share one copy of the model")
+    gpu_memory_utilization: float = Field(
+        0.9, gt=0, le=1, description="share of a GPU's memory that vLLM takes"
     )
-    max_drop: float = Field(
-        3.0, ge=0, description="points a family, dimension or benchmark may lose on old sets [D]"
+    kv_cache_gib: float | None = Field(
+        None, gt=0, description="cache of keys and values; none: what is left of a GPU, 1 on a CPU"
     )
-    min_questions: int = Field(
-        20, ge=1, description="parts of the old held-out sets with fewer are judged together [D]"
+    max_model_len: int | None = Field(
+        None, gt=0, description="tokens of prompt and completion; none: what the checkpoint says"
     )
-    min_scenes: int = Field(
-        5, ge=2, description="scenes that a gain or a loss must be seen on to be believed [D]"
+    max_num_seqs: int = Field(256, gt=0, description="completions decoded together")
+    enable_prefix_caching: bool = Field(
+        True, description="compute a prompt once for all its completions"
     )
-    tolerances: dict[str, float] = Field(
-        {}, description='limits of their own, by name, such as {"counting": 5}'
+    enforce_eager: bool = Field(
+        False, description="neither compile nor use CUDA graphs; on a CPU always so"
     )
-    max_quarantined: float = Field(
-        0.1, ge=0, le=1, description="share of the new rows that may be unusable [D]"
+
+
+class RolloutConfig(Section):
+    """The rollout stage."""
+
+    engine: Literal["transformers", "vllm", "replay"] = "vllm"
+    samples: int = Field(
+        8,
+        gt=0,
+        description="rollouts of one sample from which the buffer is made (T of the paper) [D]",
     )
-    min_teacher_agreement: float = Field(
-        0.5,
+    weak_samples: int = Field(
+        4,
+        gt=0,
+        description="rollouts of one sample from which weak ones are found (T of the paper) [P, model report]",
+    )
+    sampling: Sampling = Sampling()
+    shard_size: int = Field(512, gt=0, description="samples per shard, the unit of resuming")
+    batch_size: int = Field(64, gt=0, description="completions decoded together (transformers)")
+    vllm: VllmConfig = VllmConfig()
+    workers: int = Field(1, gt=0, description="processes of the rollout stage")
+
+
+# The sections `reward` and `eval`: what an answer is worth, and when a loop went wrong.
+
+
+class JudgeConfig(Section):
+    """The model that judges free text."""
+
+    endpoint: str = Field(description="OpenAI-compatible base URL, with /v1")
+    model: str
+    votes: int = Field(
+        3, gt=0, description="replies whose majority decides; odd, so that none ties"
+    )
+    temperature: float = Field(0.7, ge=0)
+    timeout_s: float = Field(60.0, gt=0, description="seconds to wait for one reply")
+    workers: int = Field(8, gt=0, description="answers judged at a time")
+    attempts: int = Field(6, gt=0, description="requests for one reply before the stage gives up")
+    backoff_s: float = Field(
+        1.0, ge=0, description="seconds of the first pause between two attempts; later ones grow"
+    )
+    in_training: bool = Field(
+        False, description="judge free text in the inner loop of RL as well, where it is slow"
+    )
+
+    @model_validator(mode="after")
+    def _odd(self) -> JudgeConfig:
+        if self.votes % 2 == 0:
+            raise ValueError(f"reward.judge.votes is {self.votes}; take an odd number")
+        return self
+
+
+class RewardConfig(Section):
+    """R = format_weight * R_fmt + (1 - format_weight) * R_task."""
+
+    format_weight: float = Field(
+        0.1,
         ge=0,
-        description="new labels that the teacher's answers confirm, relative to old ones [D]",
+        le=1,
+        description="weight of the format in the reward (lambda_f of the paper) [D]",
+    )
+    success_threshold: float = Field(
+        0.5, ge=0, le=1, description="R_task that counts as success [D]"
+    )
+    order_success_threshold: float = Field(
+        0.75,
+        ge=0,
+        le=1,
+        description="the same for orders and plans, because right items in random order earn half",
+    )
+    max_think_chars: int = Field(
+        8192, gt=0, description="longest thinking in characters that keeps the format reward"
+    )
+    flip: float = Field(
+        0.0, ge=0, le=1, description="share of the RL phase's rewards flipped (ablation)"
+    )
+    judge: JudgeConfig | None = Field(
+        None, description="model that judges free text; none: such answers score 0"
+    )
+
+    def threshold(self, kind: str) -> float:
+        """R_task that counts as success for answers of this kind."""
+        ordered = kind in ("order", "steps")
+        return self.order_success_threshold if ordered else self.success_threshold
+
+    @property
+    def honest(self) -> RewardConfig:
+        """The reward without flips, for teaching and measuring: flips ablate what RL learns from alone."""
+        return self.model_copy(update={"flip": 0.0})
+
+
+class EvalConfig(Section):
+    """Held-out evaluation and the gate."""
+
+    sampling: Sampling = Sampling(temperature=0.0)
+    bootstrap: int = Field(2000, gt=0, description="resamples of a confidence interval")
+    max_general_drop: float = Field(3.0, ge=0, description="points the general suite may lose")
+    max_embodied_drop: float = Field(3.0, ge=0, description="points a loop may lose before we stop")
+
+
+# The section `filter`: which samples the RL phase practises.
+
+
+class FilterConfig(Section):
+    """The difficulty-aware buffer."""
+
+    strategy: Literal["difficulty", "random"] = "difficulty"
+    intractable_share: float = Field(
+        0.1,
+        ge=0,
+        lt=1,
+        description="largest share of the buffer that samples of success rate 0 may have [D]",
+    )
+    buffer_size: int | None = Field(
+        None, gt=0, description="most samples of the buffer; none: all that qualify"
     )
 
 
-# The recipe's section `rl.variant`: published changes of GRPO, each off by default.
-#
-# What each is, and its source: `docs/results.md`.
+# The section `rl.generation`: where the completions of RL are made. See `docs/scaling.md`.
+
+
+class GenerationConfig(Section):
+    """A copy of the policy in each process, or servers that get its weights after each step.
+
+    Which servers: PELICAN_GENERATION_SERVERS and _FOLDER, else one is started beside the training.
+    """
+
+    where: Literal["process", "server"] = "process"
+    tolerance: float = Field(
+        0.05,
+        gt=0,
+        description="largest mean difference of log-probabilities after weights were sent [D]",
+    )
+    max_staleness: int = Field(
+        0,
+        ge=0,
+        description="most steps that the weights of a sampler may lag; above 0 sampling overlaps training",
+    )
+    importance_cap: float | None = Field(
+        2.0,
+        gt=0,
+        description="cap of the importance ratio policy : sampler of a token; none: no correction [D]",
+    )
+
+    @model_validator(mode="after")
+    def _fits(self) -> GenerationConfig:
+        if self.where == "process" and self.max_staleness:
+            raise ValueError("rl.generation.max_staleness needs rl.generation.where=server")
+        return self
+
+
+# The section `rl.variant`: published changes of GRPO, each off by default. `docs/results.md` has
+# the source of each.
 
 
 class RlVariant(Section):
-    """Without a change it is no part of a recipe's digest: what was trained before stays valid."""
+    """Changes of GRPO. The section is part of a recipe's digest only if it changes something.
+
+    So what was trained before the section existed stays valid.
+    """
 
     updates: int = Field(
         1,
@@ -178,7 +307,9 @@ class RlVariant(Section):
         description="optimiser steps per batch of rollouts; clipping acts from the 2nd",
     )
     rollouts: int | None = Field(
-        None, gt=1, description="drawn per group; the group_size of most variance are trained on"
+        None,
+        gt=1,
+        description="completions drawn for a group; the group_size of most variance are trained on",
     )
     perception: float = Field(
         0.0, ge=0, description="weight of the KL between seeing the image and seeing it masked"
@@ -186,9 +317,13 @@ class RlVariant(Section):
     entropy: float = Field(
         0.0, ge=0, description="weight of both entropies, with the image and with it masked"
     )
-    masked_share: float = Field(0.6, gt=0, le=1, description="of an image's patches")
-    masked_gradients: bool = Field(False, description="also through the pass with masked images")
-    hints: bool = Field(False, description="groups that all fail are drawn again with a hint")
+    masked_share: float = Field(
+        0.6, gt=0, le=1, description="share of an image's patches that are masked"
+    )
+    masked_gradients: bool = Field(
+        False, description="let gradients flow through the pass with masked images, too"
+    )
+    hints: bool = Field(False, description="draw a group again with a hint if all of it failed")
 
     @property
     def off(self) -> bool:
@@ -223,63 +358,19 @@ class RlVariant(Section):
         return None
 
 
-# The section `rollout`, and how completions are drawn anywhere.
-
-
-class Sampling(Section):
-    """How completions are drawn."""
-
-    temperature: float = Field(1.0, ge=0, description="0 is greedy")
-    top_p: float = Field(1.0, gt=0, le=1)
-    max_tokens: int = Field(1024, gt=0)
-
-
-class VllmConfig(Section):
-    """vLLM's settings, by its own names."""
-
-    tensor_parallel_size: int = Field(1, gt=0, description="GPUs of one process")
-    gpu_memory_utilization: float = Field(0.9, gt=0, le=1, description="share of a GPU's memory")
-    kv_cache_gib: float | None = Field(
-        None, gt=0, description="cache of keys and values; none: what is left of a GPU, 1 on a CPU"
-    )
-    max_model_len: int | None = Field(
-        None, gt=0, description="tokens of prompt and completion; none: what the checkpoint says"
-    )
-    max_num_seqs: int = Field(256, gt=0, description="completions decoded together")
-    enable_prefix_caching: bool = Field(True, description="a prompt is computed once")
-    enforce_eager: bool = Field(False, description="no compilation, no CUDA graphs; so on any CPU")
-
-
-class RolloutConfig(Section):
-    """The rollout stage."""
-
-    engine: Literal["transformers", "vllm", "replay"] = "vllm"
-    samples: int = Field(8, gt=0, description="T of the buffer's rollouts [D]")
-    weak_samples: int = Field(4, gt=0, description="T of weak mining [P, model report]")
-    sampling: Sampling = Sampling()
-    shard_size: int = Field(512, gt=0, description="samples per shard, the unit of resuming")
-    batch_size: int = Field(64, gt=0, description="completions decoded together (transformers)")
-    vllm: VllmConfig = VllmConfig()
-    workers: int = Field(1, gt=0, description="processes")
-
-
-# The sections `filter` and `rl`: which samples are practised, and GRPO on them.
-
-
-class FilterConfig(Section):
-    """The difficulty-aware buffer."""
-
-    strategy: Literal["difficulty", "random"] = "difficulty"
-    intractable_share: float = Field(0.1, ge=0, lt=1, description="cap of SR = 0 in the buffer [D]")
-    buffer_size: int | None = Field(None, gt=0, description="samples kept; none: all that qualify")
+# The section `rl`: GRPO, and when its phase ends.
 
 
 class StopConfig(Section):
     """When the RL phase ends: mean over tasks of TS_i >= threshold [P]."""
 
-    threshold: float = Field(0.7, ge=0, le=1, description="[P]")
+    threshold: float = Field(
+        0.7, ge=0, le=1, description="mean stagnation at which the phase ends [P]"
+    )
     delta: float = Field(1.0, gt=0, description="scale of the rate of change [D]")
-    ema: float = Field(0.5, gt=0, le=1, description="weight of the newest window [D]")
+    ema: float = Field(
+        0.5, gt=0, le=1, description="weight of the newest window in the moving mean [D]"
+    )
     window: int = Field(10, gt=0, description="optimiser steps per window [D]")
 
 
@@ -287,18 +378,35 @@ class RlConfig(Section):
     """GRPO."""
 
     enabled: bool = True
-    group_size: int = Field(8, gt=1, description="G [D]")
+    group_size: int = Field(
+        8,
+        gt=1,
+        description="completions of one prompt, compared with each other (G of the paper) [D]",
+    )
     prompts_per_step: int = Field(32, gt=0, description="groups of one optimiser step")
     learning_rate: float = Field(1e-6, gt=0, description="[D]")
     warmup_steps: int = Field(0, ge=0)
     lr_scheduler: Literal["constant_with_warmup", "linear", "cosine"] = Field(
-        "constant_with_warmup", description="the others end at 0 with max_steps [D]"
+        "constant_with_warmup",
+        description="course of the learning rate; linear and cosine reach 0 at max_steps [D]",
     )
-    kl: float = Field(1e-2, ge=0, description="coefficient against the phase's start [D]")
-    clip_low: float = Field(0.2, gt=0, description="[D]")
-    clip_high: float = Field(0.28, gt=0, description="[D]")
+    kl: float = Field(
+        1e-2,
+        ge=0,
+        description="weight of the KL divergence from the policy that the phase started with [D]",
+    )
+    clip_low: float = Field(
+        0.2, gt=0, description="probability ratios below 1 minus this are clipped [D]"
+    )
+    clip_high: float = Field(
+        0.28, gt=0, description="probability ratios above 1 plus this are clipped [D]"
+    )
     max_grad_norm: float = Field(1.0, gt=0)
-    refill: int = Field(3, ge=0, description="times a step refills groups without variance [D]")
+    refill: int = Field(
+        3,
+        ge=0,
+        description="times that a step may draw further prompts for groups without variance [D]",
+    )
     oversample: float = Field(
         1.0, ge=1, description="groups drawn per group wanted: some turn out without variance [D]"
     )
@@ -314,87 +422,28 @@ class RlConfig(Section):
     variant: RlVariant = Field(RlVariant(), exclude_if=lambda variant: variant.off)
 
 
-# The sections `reward` and `eval`: what an answer is worth, and when a loop went wrong.
-
-
-class JudgeConfig(Section):
-    """Who judges free text."""
-
-    endpoint: str = Field(description="OpenAI-compatible base URL, with /v1")
-    model: str
-    votes: int = Field(
-        3, gt=0, description="replies whose majority decides; odd, so that none ties"
-    )
-    temperature: float = Field(0.7, ge=0)
-    timeout_s: float = Field(60.0, gt=0, description="of one reply")
-    workers: int = Field(8, gt=0, description="answers judged at a time")
-    attempts: int = Field(6, gt=0, description="requests for one reply before the stage gives up")
-    backoff_s: float = Field(1.0, ge=0, description="of the first pause between two attempts")
-    in_training: bool = Field(False, description="also in the inner loop of RL, where it is slow")
-
-    @model_validator(mode="after")
-    def _odd(self) -> JudgeConfig:
-        if self.votes % 2 == 0:
-            raise ValueError(f"reward.judge.votes is {self.votes}; take an odd number")
-        return self
-
-
-class RewardConfig(Section):
-    """R = format_weight * R_fmt + (1 - format_weight) * R_task."""
-
-    format_weight: float = Field(0.1, ge=0, le=1, description="lambda_f [D]")
-    success_threshold: float = Field(
-        0.5, ge=0, le=1, description="R_task that counts as success [D]"
-    )
-    order_success_threshold: float = Field(
-        0.75, ge=0, le=1, description="of orders and plans: right items in random order earn half"
-    )
-    max_think_chars: int = Field(8192, gt=0, description="longer thinking loses the format reward")
-    flip: float = Field(
-        0.0, ge=0, le=1, description="share of the RL phase's rewards flipped (ablation)"
-    )
-    judge: JudgeConfig | None = Field(None, description="of free text; none: such answers score 0")
-
-    def threshold(self, kind: str) -> float:
-        """R_task that counts as success for answers of this kind."""
-        ordered = kind in ("order", "steps")
-        return self.order_success_threshold if ordered else self.success_threshold
-
-    @property
-    def honest(self) -> RewardConfig:
-        """Without flips: they ablate what RL learns from, not what is taught or measured."""
-        return self.model_copy(update={"flip": 0.0})
-
-
-class EvalConfig(Section):
-    """Held-out evaluation and the gate."""
-
-    sampling: Sampling = Sampling(temperature=0.0)
-    bootstrap: int = Field(2000, gt=0, description="resamples of a confidence interval")
-    max_general_drop: float = Field(3.0, ge=0, description="points the general suite may lose")
-    max_embodied_drop: float = Field(3.0, ge=0, description="points a loop may lose before we stop")
-
-
 # The sections `distill` and `sft`: what a teacher answers, and learning it.
 
 
 class DistillConfig(Section):
     """D_SFT = D_weak + D_assoc + D_gen [P]."""
 
-    tries: int = Field(4, gt=0, description="answers the teacher may give")
+    tries: int = Field(4, gt=0, description="answers that the teacher may give to one sample")
     sampling: Sampling = Sampling(temperature=0.7)
     ratio: tuple[float, float, float] = Field(
-        (1.0, 1.0, 1.0), description="weak : assoc : general [D]"
+        (1.0, 1.0, 1.0), description="parts of the mixture: weak : related : general [D]"
     )
     neighbours: int = Field(8, gt=0, description="related samples sought per weak sample")
     embedding: Literal["text", "vision"] = Field(
         "text", description="nearness: words of the question, or with the policy's image features"
     )
     max_rows: int | None = Field(
-        None, gt=0, description="rows of D_SFT; none: what the ratio gives"
+        None, gt=0, description="most rows of the mixture; none: what the ratio gives"
     )
-    endpoint: str | None = Field(None, description="OpenAI-compatible base URL; none: in process")
-    only_replay: bool = Field(False, description="SFT on replay alone (control)")
+    endpoint: str | None = Field(
+        None, description="OpenAI-compatible base URL of the teacher; none: it is loaded here"
+    )
+    only_replay: bool = Field(False, description="train on general replay alone (a control)")
 
 
 class SftConfig(Section):
@@ -414,16 +463,68 @@ class SftConfig(Section):
     seed: int = 0
 
 
-# The typed configuration of a metaloop: one tree, whose sections are in `pelican.sections`.
-#
-# Imports neither torch nor kfp.
+# The sections `retrain` and `gate`: new data for a model that is registered.
+
+
+class RetrainConfig(Section):
+    """New data for a registered model; `pelican retrain` sets the first two fields."""
+
+    data: str | None = Field(None, description="data version to learn from; none: no retraining")
+    parent: str | None = Field(None, description="model version to go on from, such as tiny:3")
+    held_share: float = Field(
+        0.2, gt=0, lt=1, description="scenes held out of new data that has no test split itself [D]"
+    )
+    weak_below: float = Field(
+        0.5, gt=0, le=1, description="a sample with a lower success rate is weak [D]"
+    )
+    min_weak: int = Field(20, ge=1, description="fewer weak samples are no reason to train [D]")
+    min_weak_share: float = Field(
+        0.05,
+        ge=0,
+        le=1,
+        description="fewer weak samples than this share of the diagnosed ones are no reason to train [D]",
+    )
+    replay: float = Field(1.0, ge=0, description="earlier samples per new one in practice [D]")
+
+
+class GateConfig(Section):
+    """When a retrained model takes the place of the current one; points are of 100."""
+
+    min_gain: float = Field(0.0, ge=0, description="points to gain on the new held-out set [D]")
+    confidence: float = Field(
+        0.95, ge=0.5, lt=1, description="share of bootstrap resamples with more than that gain [D]"
+    )
+    max_drop: float = Field(
+        3.0, ge=0, description="points a family, dimension or benchmark may lose on old sets [D]"
+    )
+    min_questions: int = Field(
+        20, ge=1, description="parts of the old held-out sets with fewer are judged together [D]"
+    )
+    min_scenes: int = Field(
+        5, ge=2, description="scenes that a gain or a loss must be seen on to be believed [D]"
+    )
+    tolerances: dict[str, float] = Field(
+        {},
+        description='points that a part may lose instead of max_drop, by name, such as {"counting": 5}',
+    )
+    max_quarantined: float = Field(
+        0.1, ge=0, le=1, description="share of the new rows that may be unusable [D]"
+    )
+    min_teacher_agreement: float = Field(
+        0.5,
+        ge=0,
+        description="new labels that the teacher's answers confirm, relative to old ones [D]",
+    )
+
+
+# The whole recipe: the tree of these sections, and what depends on several of them.
 
 
 class Recipe(Section):
     """A complete metaloop."""
 
     name: str = Field(pattern="^[a-z0-9][a-z0-9_]*$")
-    loops: int = Field(3, ge=1, le=10, description="K [P]")
+    loops: int = Field(3, ge=1, le=10, description="loops of RL and SFT (K of the paper) [P]")
     seed: int = 0
     models: Models
     data: Data
@@ -436,7 +537,10 @@ class Recipe(Section):
     sft: SftConfig = SftConfig()
     eval: EvalConfig = EvalConfig()
     parallel: ParallelConfig = ParallelConfig()
-    resources: Resources = Field(Resources(), description="of the pods; no part of the digest")
+    resources: Resources = Field(
+        Resources(),
+        description="what the pods of each stage ask of a cluster; no part of the digest",
+    )
     retrain: RetrainConfig = RetrainConfig()
     gate: GateConfig = GateConfig()
 
@@ -465,7 +569,7 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _fields_fit(self) -> Recipe:
-        """What would end a stage hours later, or silently mean something else."""
+        """Refuse combinations that would end a stage hours later, or silently mean something else."""
         if self.rl.sampling.temperature == 0:
             raise ValueError(
                 "rl.sampling.temperature is 0: a group's greedy completions are all equal; raise it"

@@ -15,7 +15,7 @@ from pelican.base.model import Section
 
 _QUANTITY = r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?$"
 _SECRET = re.compile(r"SECRET|PASSWORD|PASSWD|TOKEN|CREDENTIAL|ACCESS_KEY|API_KEY", re.IGNORECASE)
-# They keep checkpoints that any number of processes resumes.
+# Stages that may lose pods, because any number of processes resumes their checkpoints.
 ELASTIC = ("train_rl", "train_sft")
 Quantity = Annotated[str, Field(pattern=_QUANTITY)]
 
@@ -30,32 +30,44 @@ class Toleration(Section):
 
 
 class StageResources(Section):
-    """The pods of one stage's job; what is none is as `resources.every` says."""
+    """The pods of one stage's job; a field that is none is as in `resources.every`."""
 
-    replicas: int | None = Field(None, gt=0, description="pods; more than one only for torchrun")
+    replicas: int | None = Field(None, gt=0, description="pods of the job")
     elastic_min: int | None = Field(
-        None, gt=0, description="pods with which a training goes on at least; none: with all"
+        None, gt=0, description="fewest pods with which a training goes on; none: all are needed"
     )
     processes: int | None = Field(
-        None, gt=0, description="of a pod; none: one a GPU, else the stage's processes shared out"
+        None,
+        gt=0,
+        description="processes of one pod; none: one a GPU, else the stage's processes are shared out",
     )
-    gpus: int | None = Field(None, ge=0, description="of a pod")
-    gpu_resource: str | None = Field(None, description="the resource's name")
-    cpu: Quantity | None = Field(None, description="requested by a pod")
-    memory: Quantity | None = Field(None, description="requested by a pod, and its limit")
-    shm: Quantity | None = Field(None, description="/dev/shm, counts as memory")
-    cache: Quantity | None = Field(None, description="disk for what a pod downloads")
+    gpus: int | None = Field(None, ge=0, description="GPUs of one pod")
+    gpu_resource: str | None = Field(
+        None, description="name of the cluster's resource that counts GPUs"
+    )
+    cpu: Quantity | None = Field(None, description="CPU cores that a pod requests")
+    memory: Quantity | None = Field(
+        None, description="memory that a pod requests, which is its limit, too"
+    )
+    shm: Quantity | None = Field(None, description="size of /dev/shm, which counts as memory")
+    cache: Quantity | None = Field(None, description="size of the disk for what a pod downloads")
     node_selector: dict[str, str] | None = Field(None, description="labels of the node pool")
     tolerations: tuple[Toleration, ...] | None = Field(None, description="taints of the node pool")
     together: bool | None = Field(None, description="prefer one node for the job's pods")
-    image: str | None = Field(None, description="none: the launcher's image for the stage")
+    image: str | None = Field(
+        None, description="image of the pods; none: the launcher's image for the stage"
+    )
     priority_class: str | None = None
-    service_account: str | None = Field(None, description="none: the launcher's")
+    service_account: str | None = Field(
+        None, description="service account of the pods; none: the launcher's"
+    )
     queue: str | None = Field(None, description="Kueue's local queue")
-    env: dict[str, str] | None = Field(None, description="variables of the pods, such as NCCL's")
-    pending_s: int | None = Field(None, gt=0, description="longest wait for a node")
-    deadline_s: int | None = Field(None, gt=0, description="longest run of one attempt")
-    ttl_s: int | None = Field(None, ge=0, description="a finished job is kept so long")
+    env: dict[str, str] | None = Field(
+        None, description="environment variables of the pods, such as NCCL's; no secrets"
+    )
+    pending_s: int | None = Field(None, gt=0, description="longest wait for a node in seconds")
+    deadline_s: int | None = Field(None, gt=0, description="longest time of one attempt in seconds")
+    ttl_s: int | None = Field(None, ge=0, description="seconds for which a finished job is kept")
     backoff: int | None = Field(None, ge=0, description="new attempts after infrastructure failed")
 
     @field_validator("env")
@@ -76,7 +88,7 @@ class StageResources(Section):
 
 
 class Resources(Section):
-    """Of every stage, and of those that differ."""
+    """The resources of every stage, and those of the stages that differ from it."""
 
     every: StageResources = StageResources(
         replicas=1,
@@ -113,7 +125,7 @@ class Resources(Section):
         return self
 
     def of(self, stage: str) -> StageResources:
-        """What holds for a stage such as `train-rl`: its own fields over those of every stage."""
+        """The resources of a stage such as `train-rl`: its own fields, else those of every stage."""
         own: StageResources = getattr(self, stage.replace("-", "_"))
         given = {k: getattr(own, k) for k in type(own).model_fields if getattr(own, k) is not None}
         base = {

@@ -1,4 +1,4 @@
-"""What is looked at in a pool: every row and image, duplicates, leaks, and what two versions differ in."""
+"""Checks of a pool (`pelican data check`): faulty rows, duplicates, leaks; and `diff` of two pools."""
 
 from __future__ import annotations
 
@@ -26,32 +26,32 @@ from pelican.data.tables import SAMPLES, RowError, open_parquet, shard_paths
 from pelican.data.versions import read_version
 from pelican.storage.manifests import file_digest
 
-# A finding: one fault of one row, or of the pool; errors count against the threshold.
+# Findings: one for each fault of a row, or of the pool as a whole.
 
 KEPT = 500  # findings of one check that keep their row; all are counted
 
 # What each check looks for; an error makes its rows unusable or a result untrue.
 CHECKS: dict[str, tuple[Literal["error", "warning"], str]] = {
     "rows": ("error", "schema, media that open, answers inside their choices, frame and clip"),
-    "mask_shape": ("error", "a mask of another shape than its image"),
+    "mask_shape": ("error", "a mask whose proportions are not those of its image"),
     "leak": ("error", "a scene or an image that is in two splits, or in an evaluation set"),
-    "near_leak": ("warning", "an image that nearly is one of another split or evaluation set"),
+    "near_leak": ("warning", "an image that is nearly the same in another split or evaluation set"),
     "duplicate": ("warning", "the same question about the same media"),
     "near_duplicate": ("warning", "nearly the same image in two scenes of one split"),
     "balance": ("warning", "an answer or a family that is far too common"),
     "language": ("warning", "a question in another language than most"),
     "license": ("warning", "no licence"),
     "markup": ("error", "control or direction characters"),
-    "instructions": ("warning", "text that is markup, an address, or speaks to the model"),
+    "instructions": ("warning", "text with markup, an address, or words addressed to the model"),
     "changed": ("error", "a file that is not what version.json says"),
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """`id` is empty and `row` 0 where the whole pool is meant; `other` is the row it collides with.
+    """One fault. `other` is the id of the row that it collides with, such as the first of two copies.
 
-    `row` counts from 1 within its shard.
+    `row` counts from 1 within its shard. Where the fault is the whole pool's, `id` is "" and `row` 0.
     """
 
     check: str
@@ -89,75 +89,180 @@ class Findings:
         return [asdict(finding) for finding in self.kept]
 
 
-# Perceptual hashes of images, and near ones found without comparing all with all.
+# `check`: copies, leaks, balance, languages, licences and changed files, found in a scan.
 
-SIDE = 16
-BITS = SIDE * SIDE
-BANDS = 16  # of 16 bits: two hashes that differ in fewer bits than bands share a band whole
-MAX_BUCKET = 200  # hashes in one band's bucket that are compared with each other
-MAX_PAIRS = 1_000_000  # more say no more, and would fill the memory
-FLAT = 2.0  # standard deviation of grey below which an image shows nothing
+MIN_BALANCE = 40  # answers below which nothing is said about their balance
+MAX_SHARE = 0.85  # of yes among yes and no, of one count among counts, of one family
 
 
-def perceptual_hash(image: Image.Image) -> bytes | None:
-    """Difference hash: 256 bits, 1 where a pixel of the 17 x 16 grey image is darker than the next.
+@dataclass(frozen=True)
+class Checked:
+    """The outcome of a check. `bad_share` is the share of rows with an error, 0 to 1."""
 
-    None for an image without structure: all such are alike. Reads the image to its end and raises
-    what Pillow raises.
-    """
-    image.draft("L", (SIDE * 4, SIDE * 4))  # a JPEG is decoded small, at a fraction of the cost
-    grey = np.asarray(
-        image.convert("L").resize((SIDE + 1, SIDE), Image.Resampling.BOX), dtype=np.int16
-    )
-    if grey.std() < FLAT:
+    scan: Scan
+    findings: Findings
+    rows: int
+    version: str | None
+
+    @property
+    def bad_share(self) -> float:
+        return len(self.findings.faulty) / max(1, self.rows)
+
+    def passes(self, threshold: float) -> bool:
+        """Whether at most the share `threshold` of rows is faulty, and the pool as a whole has no fault."""
+        return self.bad_share <= threshold and not self.findings.pool_errors
+
+
+def check(folder: Path, against: Sequence[Path], near: int) -> Checked:
+    """Every check of CHECKS. `against`: pools that may share no scene and no image with it."""
+    findings = Findings()
+    found = scan(folder, findings)
+    _duplicates(found, findings)
+    _leaks_between_splits(found, findings)
+    _near(found, findings, near)
+    for other in against:
+        _leaks_against(found, scan(other, None), findings, near)
+    _balance(found, findings)
+    _languages(found, findings)
+    _licenses(found, findings)
+    version = _changed(folder, findings)
+    rows = len(found.index.entries) + len(found.index.quarantine)
+    return Checked(found, findings, rows, version)
+
+
+def _at(check: str, row: ScannedRow, reason: str, other: str = "") -> Finding:
+    return Finding(check, row.id, reason, row.shard, row.row, other)
+
+
+def _duplicates(found: Scan, findings: Findings) -> None:
+    first: dict[bytes, ScannedRow] = {}
+    for row in found.rows:
+        before = first.setdefault(row.question, row)
+        if before is not row:
+            reason = f"the same question about the same media as {before.id}"
+            findings.add(_at("duplicate", row, reason, before.id))
+
+
+def _leaks_between_splits(found: Scan, findings: Findings) -> None:
+    scenes: dict[str, ScannedRow] = {}
+    for row in found.rows:
+        before = scenes.setdefault(row.scene, row)
+        if before.split != row.split:
+            reason = f"scene {row.scene!r} is in split {before.split} and in {row.split}"
+            findings.add(_at("leak", row, reason, before.id))
+    reported: set[int] = set()
+    for digest, later in found.again.items():
+        before = found.rows[found.first[digest]]
+        for number in later:
+            row = found.rows[number]
+            if row.split != before.split and number not in reported:
+                reported.add(number)
+                reason = f"one of its images is in split {row.split} and, in {before.id}, in split {before.split}"
+                findings.add(_at("leak", row, reason, before.id))
+
+
+def _near(found: Scan, findings: Findings, limit: int) -> None:
+    """Nearly the same image in two scenes: across splits a leak, within one a duplicate."""
+    reported: set[tuple[str, str]] = set()
+    for i, j, bits in near_pairs(stacked(found.hashes), limit, _scenes(found)):
+        a, b = found.rows[found.hash_rows[i]], found.rows[found.hash_rows[j]]
+        if (a.scene, b.scene) not in reported:
+            reported.add((a.scene, b.scene))
+            check = "near_duplicate" if a.split == b.split else "near_leak"
+            reason = (
+                f"an image is nearly one of {a.id}: their hashes differ in {bits} of {BITS} bits"
+            )
+            findings.add(_at(check, b, reason, a.id))
+
+
+def _scenes(*scans: Scan) -> NDArray[np.int64]:
+    """The number of the scene of each hash."""
+    numbers: dict[str, int] = {}
+    scenes = [scan.rows[row].scene for scan in scans for row in scan.hash_rows]
+    return np.array([numbers.setdefault(s, len(numbers)) for s in scenes], dtype=np.int64)
+
+
+def _leaks_against(found: Scan, other: Scan, findings: Findings, limit: int) -> None:
+    name = other.folder.name
+    scenes = {row.scene: row for row in other.rows}
+    for row in found.rows:
+        if row.scene in scenes:
+            reason = f"scene {row.scene!r} is in the evaluation set {name}"
+            findings.add(_at("leak", row, reason, scenes[row.scene].id))
+    leaked: dict[int, ScannedRow] = {}
+    for digest in found.first:
+        if digest in other.first:
+            for number in found.having(digest):
+                leaked.setdefault(number, other.rows[other.first[digest]])
+    for number, held in sorted(leaked.items(), key=lambda item: item[0]):
+        reason = f"one of its images is in the evaluation set {name}"
+        findings.add(_at("leak", found.rows[number], reason, held.id))
+    ours = len(found.hashes)
+    sides = np.repeat(np.array([0, 1], dtype=np.int64), [ours, len(other.hashes)])
+    reported: set[tuple[str, str]] = set()
+    for i, j, bits in near_pairs(stacked([*found.hashes, *other.hashes]), limit, sides):
+        if found.hash_digests[i] == other.hash_digests[j - ours]:
+            continue
+        row, held = found.rows[found.hash_rows[i]], other.rows[other.hash_rows[j - ours]]
+        if (row.scene, held.scene) not in reported:
+            reported.add((row.scene, held.scene))
+            reason = f"an image is nearly one of evaluation set {name}: {bits} of {BITS} hash bits differ"
+            findings.add(_at("near_leak", row, reason, held.id))
+
+
+def _balance(found: Scan, findings: Findings) -> None:
+    for name, counts in found.counts.items():
+        total = counts.total()
+        if total < MIN_BALANCE:
+            continue
+        value, most = counts.most_common(1)[0]
+        if name.startswith("letter of "):
+            options = int(name.split()[2])
+            share = 1 / options
+            # Four standard deviations of a fair draw: chance alone does that to one pool in 10,000.
+            limit = share + max(0.1, 4 * math.sqrt(share * (1 - share) / total))
+        elif name.startswith(("yes or no", "count (")) or name == "family":
+            limit = MAX_SHARE
+        else:
+            continue
+        if most / total > limit:
+            findings.add(
+                Finding("balance", "", f"{name}: {value!r} is {most / total:.0%} of {total}")
+            )
+
+
+def _languages(found: Scan, findings: Findings) -> None:
+    counts = Counter({k: n for k, n in found.counts.get("language", Counter()).items() if k})
+    for code, number in counts.most_common()[1:]:
+        findings.add(
+            Finding("language", "", f"{number} of {counts.total()} questions look like {code!r}")
+        )
+
+
+def _licenses(found: Scan, findings: Findings) -> None:
+    missing = found.counts.get("license", Counter())[""]
+    if missing:
+        findings.add(Finding("license", "", f"{missing} rows name no licence"))
+
+
+def _changed(folder: Path, findings: Findings) -> str | None:
+    """Compare the shards with what `version.json` says of them."""
+    version = read_version(folder) if folder.is_dir() else None
+    if version is None:
         return None
-    return np.packbits(grey[:, 1:] > grey[:, :-1]).tobytes()
+    for shard in version.shards:
+        path = folder / shard.name
+        if not path.is_file():
+            findings.add(Finding("changed", "", f"{shard.name} is gone"))
+        elif file_digest(path) != shard.sha256:
+            findings.add(Finding("changed", "", f"{shard.name} was changed after the import"))
+    extra = {p.name for p in folder.glob("*.parquet")} - {s.name for s in version.shards}
+    for name in sorted(extra):
+        findings.add(Finding("changed", "", f"{name} was added after the import"))
+    return version.id
 
 
-def distances(hashes: NDArray[np.uint8], one: NDArray[np.uint8]) -> NDArray[np.int64]:
-    """Bits in which each of `hashes` [n, 32] differs from `one` [32]."""
-    apart: NDArray[np.int64] = np.bitwise_count(hashes ^ one).sum(axis=1, dtype=np.int64)
-    return apart
-
-
-def near_pairs(
-    hashes: NDArray[np.uint8], limit: int, groups: NDArray[np.int64]
-) -> Iterator[tuple[int, int, int]]:
-    """(i, j, bits) of the pairs i < j of two groups that differ in at most `limit` (< BANDS) bits.
-
-    `groups` [n]: the scene of each; frames of one scene are near by nature. Exact but for buckets above MAX_BUCKET, of which each hash is compared with MAX_BUCKET
-    neighbours: thousands of pictures of one table share bands, and all their pairs say no more.
-    """
-    if limit >= BANDS:
-        raise ValueError(f"near duplicates may differ in fewer than {BANDS} bits, not {limit}")
-    bands = np.ascontiguousarray(hashes).view(np.uint16)
-    found: set[tuple[int, int]] = set()
-    for band in range(BANDS):
-        order = np.argsort(bands[:, band], kind="stable")
-        values = bands[order, band]
-        changes = np.flatnonzero(values[1:] != values[:-1]) + 1
-        starts = [0, *changes.tolist()]
-        for start, end in pairwise([*starts, len(values)]):
-            members = order[start:end]
-            for at in range(len(members) - 1):
-                rest = members[at + 1 : at + 1 + MAX_BUCKET]
-                apart = distances(hashes[rest], hashes[members[at]])
-                near = (apart <= limit) & (groups[rest] != groups[members[at]])
-                for k in np.flatnonzero(near):
-                    i, j = sorted((int(members[at]), int(rest[k])))
-                    if (i, j) not in found:
-                        found.add((i, j))
-                        yield i, j, int(apart[k])
-                        if len(found) == MAX_PAIRS:
-                            return
-
-
-def stacked(hashes: Sequence[bytes]) -> NDArray[np.uint8]:
-    """[n, 32]"""
-    return np.frombuffer(b"".join(hashes), dtype=np.uint8).reshape(-1, BITS // 8)
-
-
-# One pass over a pool: every row and image is looked at, few numbers of each are kept.
+# `scan`: one pass over a pool, which looks at every row and image and keeps a few numbers of each.
 
 MAX_PIXELS = 1_003_520  # the recipes' default; above 8 times that a row is refused
 MEGAPIXELS = (0.1, 0.3, 1.0, 4.0)
@@ -166,8 +271,8 @@ ASPECT = 0.02  # by which a mask's proportions may differ from its image's
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
-    """What is kept of one row."""
+class ScannedRow:
+    """What a scan keeps of one row: where it is, and digests instead of its content."""
 
     id: str
     shard: str
@@ -179,14 +284,15 @@ class Seen:
 
 @dataclass
 class Scan:
-    """A pool, looked at.
+    """What one pass over a pool has found.
 
-    `first`: digest of an image -> the number of the row that had it first; `again`: of later rows.
+    `first`: digest of an image -> the number of the first row that has it. `again`: the numbers of
+    the later rows that have it, too.
     """
 
     folder: Path
     index: PoolIndex
-    rows: list[Seen] = field(default_factory=list)
+    rows: list[ScannedRow] = field(default_factory=list)
     first: dict[bytes, int] = field(default_factory=dict)
     again: dict[bytes, list[int]] = field(default_factory=dict)
     hashes: list[bytes] = field(default_factory=list)
@@ -279,7 +385,7 @@ def _look(
     turns = values["turns"]
     question = str(turns[-1]["text"])
     whole.update(question.casefold().encode())
-    found.rows.append(Seen(name, shard, row, str(values["scene"]), split, whole.digest()))
+    found.rows.append(ScannedRow(name, shard, row, str(values["scene"]), split, whole.digest()))
     if findings is None:
         return
     answer = json.loads(values["answer"])
@@ -329,178 +435,84 @@ def _count(found: Scan, values: dict[str, Any], answer: dict[str, Any], language
         found.count(f"count ({split})", str(answer["value"]))
 
 
-# What a scan tells: copies, leaks, balance, languages, licences, changed files.
+# Perceptual hashes: images that are nearly the same, without comparing all with all.
 
-MIN_BALANCE = 40  # answers below which nothing is said about their balance
-MAX_SHARE = 0.85  # of yes among yes and no, of one count among counts, of one family
-
-
-@dataclass(frozen=True)
-class Checked:
-    """The outcome. `bad_share`: rows with an error among all rows."""
-
-    scan: Scan
-    findings: Findings
-    rows: int
-    version: str | None
-
-    @property
-    def bad_share(self) -> float:
-        return len(self.findings.faulty) / max(1, self.rows)
-
-    def passes(self, threshold: float) -> bool:
-        """Whether no more than `threshold` of the rows are faulty, and nothing of the whole is."""
-        return self.bad_share <= threshold and not self.findings.pool_errors
+SIDE = 16
+BITS = SIDE * SIDE
+BANDS = 16  # of 16 bits: two hashes that differ in fewer bits than bands share a band whole
+MAX_BUCKET = 200  # hashes in one band's bucket that are compared with each other
+MAX_PAIRS = 1_000_000  # enough to judge a pool by; more would fill the memory
+FLAT = 2.0  # standard deviation of grey below which an image shows nothing
 
 
-def check(folder: Path, against: Sequence[Path], near: int) -> Checked:
-    """Every check of CHECKS. `against`: pools that may share no scene and no image with it."""
-    findings = Findings()
-    found = scan(folder, findings)
-    _duplicates(found, findings)
-    _leaks_between_splits(found, findings)
-    _near(found, findings, near)
-    for other in against:
-        _leaks_against(found, scan(other, None), findings, near)
-    _balance(found, findings)
-    _languages(found, findings)
-    _licenses(found, findings)
-    version = _changed(folder, findings)
-    rows = len(found.index.entries) + len(found.index.quarantine)
-    return Checked(found, findings, rows, version)
+def perceptual_hash(image: Image.Image) -> bytes | None:
+    """Difference hash: 256 bits, 1 where a pixel of the 17 x 16 grey image is darker than the next.
 
-
-def _at(check: str, row: Seen, reason: str, other: str = "") -> Finding:
-    return Finding(check, row.id, reason, row.shard, row.row, other)
-
-
-def _duplicates(found: Scan, findings: Findings) -> None:
-    first: dict[bytes, Seen] = {}
-    for row in found.rows:
-        before = first.setdefault(row.question, row)
-        if before is not row:
-            reason = f"asks what {before.id} asks, about the same media"
-            findings.add(_at("duplicate", row, reason, before.id))
-
-
-def _leaks_between_splits(found: Scan, findings: Findings) -> None:
-    scenes: dict[str, Seen] = {}
-    for row in found.rows:
-        before = scenes.setdefault(row.scene, row)
-        if before.split != row.split:
-            reason = f"scene {row.scene!r} is in split {before.split} and in {row.split}"
-            findings.add(_at("leak", row, reason, before.id))
-    told: set[int] = set()
-    for digest, later in found.again.items():
-        before = found.rows[found.first[digest]]
-        for number in later:
-            row = found.rows[number]
-            if row.split != before.split and number not in told:
-                told.add(number)
-                reason = f"one of its images is in split {before.split} too, it is in {row.split}"
-                findings.add(_at("leak", row, reason, before.id))
-
-
-def _near(found: Scan, findings: Findings, limit: int) -> None:
-    """Nearly the same image in two scenes: across splits a leak, within one a duplicate."""
-    told: set[tuple[str, str]] = set()
-    for i, j, bits in near_pairs(stacked(found.hashes), limit, _scenes(found)):
-        a, b = found.rows[found.hash_rows[i]], found.rows[found.hash_rows[j]]
-        if (a.scene, b.scene) not in told:
-            told.add((a.scene, b.scene))
-            check = "near_duplicate" if a.split == b.split else "near_leak"
-            reason = f"an image is within {bits} of {BITS} bits of one of {a.id}"
-            findings.add(_at(check, b, reason, a.id))
-
-
-def _scenes(*scans: Scan) -> NDArray[np.int64]:
-    """The number of the scene of each hash."""
-    numbers: dict[str, int] = {}
-    scenes = [scan.rows[row].scene for scan in scans for row in scan.hash_rows]
-    return np.array([numbers.setdefault(s, len(numbers)) for s in scenes], dtype=np.int64)
-
-
-def _leaks_against(found: Scan, other: Scan, findings: Findings, limit: int) -> None:
-    name = other.folder.name
-    scenes = {row.scene: row for row in other.rows}
-    for row in found.rows:
-        if row.scene in scenes:
-            reason = f"scene {row.scene!r} is in the evaluation set {name}"
-            findings.add(_at("leak", row, reason, scenes[row.scene].id))
-    leaked: dict[int, Seen] = {}
-    for digest in found.first:
-        if digest in other.first:
-            for number in found.having(digest):
-                leaked.setdefault(number, other.rows[other.first[digest]])
-    for number, held in sorted(leaked.items(), key=lambda item: item[0]):
-        reason = f"one of its images is in the evaluation set {name}"
-        findings.add(_at("leak", found.rows[number], reason, held.id))
-    ours = len(found.hashes)
-    sides = np.repeat(np.array([0, 1], dtype=np.int64), [ours, len(other.hashes)])
-    told: set[tuple[str, str]] = set()
-    for i, j, bits in near_pairs(stacked([*found.hashes, *other.hashes]), limit, sides):
-        if found.hash_digests[i] == other.hash_digests[j - ours]:
-            continue
-        row, held = found.rows[found.hash_rows[i]], other.rows[other.hash_rows[j - ours]]
-        if (row.scene, held.scene) not in told:
-            told.add((row.scene, held.scene))
-            reason = f"an image is within {bits} of {BITS} bits of one of the evaluation set {name}"
-            findings.add(_at("near_leak", row, reason, held.id))
-
-
-def _balance(found: Scan, findings: Findings) -> None:
-    for name, counts in found.counts.items():
-        total = counts.total()
-        if total < MIN_BALANCE:
-            continue
-        value, most = counts.most_common(1)[0]
-        if name.startswith("letter of "):
-            options = int(name.split()[2])
-            share = 1 / options
-            # Four standard deviations of a fair draw: chance alone does that to one pool in 10,000.
-            limit = share + max(0.1, 4 * math.sqrt(share * (1 - share) / total))
-        elif name.startswith(("yes or no", "count (")) or name == "family":
-            limit = MAX_SHARE
-        else:
-            continue
-        if most / total > limit:
-            findings.add(
-                Finding("balance", "", f"{name}: {value!r} is {most / total:.0%} of {total}")
-            )
-
-
-def _languages(found: Scan, findings: Findings) -> None:
-    counts = Counter({k: n for k, n in found.counts.get("language", Counter()).items() if k})
-    for code, number in counts.most_common()[1:]:
-        findings.add(
-            Finding("language", "", f"{number} of {counts.total()} questions look like {code!r}")
-        )
-
-
-def _licenses(found: Scan, findings: Findings) -> None:
-    missing = found.counts.get("license", Counter())[""]
-    if missing:
-        findings.add(Finding("license", "", f"{missing} rows name no licence"))
-
-
-def _changed(folder: Path, findings: Findings) -> str | None:
-    """Compare the shards with what `version.json` says of them."""
-    version = read_version(folder) if folder.is_dir() else None
-    if version is None:
+    None for an image without structure: all such are alike. Reads the image to its end and raises
+    what Pillow raises.
+    """
+    image.draft("L", (SIDE * 4, SIDE * 4))  # a JPEG is decoded small, at a fraction of the cost
+    grey = np.asarray(
+        image.convert("L").resize((SIDE + 1, SIDE), Image.Resampling.BOX), dtype=np.int16
+    )
+    if grey.std() < FLAT:
         return None
-    for shard in version.shards:
-        path = folder / shard.name
-        if not path.is_file():
-            findings.add(Finding("changed", "", f"{shard.name} is gone"))
-        elif file_digest(path) != shard.sha256:
-            findings.add(Finding("changed", "", f"{shard.name} was changed after the import"))
-    extra = {p.name for p in folder.glob("*.parquet")} - {s.name for s in version.shards}
-    for name in sorted(extra):
-        findings.add(Finding("changed", "", f"{name} was added after the import"))
-    return version.id
+    return np.packbits(grey[:, 1:] > grey[:, :-1]).tobytes()
 
 
-# Text that would not be read as a question: markup, addresses, words to the model.
+def distances(hashes: NDArray[np.uint8], one: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """Bits in which each of `hashes` [n, 32] differs from `one` [32]."""
+    apart: NDArray[np.int64] = np.bitwise_count(hashes ^ one).sum(axis=1, dtype=np.int64)
+    return apart
+
+
+def near_pairs(
+    hashes: NDArray[np.uint8], limit: int, groups: NDArray[np.int64]
+) -> Iterator[tuple[int, int, int]]:
+    """(i, j, bits) of the pairs i < j of two groups that differ in at most `limit` (< BANDS) bits.
+
+    Args:
+        hashes: Shape [n, 32], uint8: one hash a row.
+        limit: Bits that the two hashes of a pair may differ in.
+        groups: Shape [n]: the scene of each hash. Frames of one scene are always near each other, so
+            their pairs are left out.
+
+    Every pair is found, but for those of buckets above MAX_BUCKET (thousands of pictures of one
+    table share bands): there each hash is compared with its MAX_BUCKET next neighbours alone.
+
+    Raises:
+        ValueError: `limit` is not below BANDS.
+    """
+    if limit >= BANDS:
+        raise ValueError(f"near duplicates may differ in fewer than {BANDS} bits, not {limit}")
+    bands = np.ascontiguousarray(hashes).view(np.uint16)
+    found: set[tuple[int, int]] = set()
+    for band in range(BANDS):
+        order = np.argsort(bands[:, band], kind="stable")
+        values = bands[order, band]
+        changes = np.flatnonzero(values[1:] != values[:-1]) + 1
+        starts = [0, *changes.tolist()]
+        for start, end in pairwise([*starts, len(values)]):
+            members = order[start:end]
+            for at in range(len(members) - 1):
+                rest = members[at + 1 : at + 1 + MAX_BUCKET]
+                apart = distances(hashes[rest], hashes[members[at]])
+                near = (apart <= limit) & (groups[rest] != groups[members[at]])
+                for k in np.flatnonzero(near):
+                    i, j = sorted((int(members[at]), int(rest[k])))
+                    if (i, j) not in found:
+                        found.add((i, j))
+                        yield i, j, int(apart[k])
+                        if len(found) == MAX_PAIRS:
+                            return
+
+
+def stacked(hashes: Sequence[bytes]) -> NDArray[np.uint8]:
+    """[n, 32]"""
+    return np.frombuffer(b"".join(hashes), dtype=np.uint8).reshape(-1, BITS // 8)
+
+
+# Text that is no plain question: markup, addresses, words to the model; and its language.
 
 CONTROL = re.compile(
     "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]"
@@ -527,13 +539,13 @@ _SPOKEN: tuple[tuple[str, re.Pattern[str]], ...] = (
 
 
 def markup(text: str) -> str:
-    """What breaks a prompt in the `text` of a usable row, "" if nothing."""
+    """Says which control character of `text` would break a prompt; "" if none is there."""
     found = CONTROL.search(text)
-    return f"holds {found[0]!r}, which a prompt can't" if found else ""
+    return f"holds the control character {found[0]!r}" if found else ""
 
 
 def instructions(text: str) -> str:
-    """What a person should look at in `text`, "" if nothing. A question may well be innocent."""
+    """Says what a person should look at in `text`, such as an address; "" if nothing. It may be harmless."""
     for reason, pattern in _SPOKEN:
         found = pattern.search(text)
         if found:
@@ -546,7 +558,7 @@ class Languages:
 
     MIN_CHARS = 24
     SURE = 0.95
-    # A question about robots in another alphabet needs no model to be told apart.
+    # A question about robots in another alphabet needs no model to be recognised.
     _SCRIPTS = (
         ("zh", re.compile("[\u4e00-\u9fff]")),
         ("ja", re.compile("[\u3040-\u30ff]")),
@@ -555,7 +567,7 @@ class Languages:
         ("ar", re.compile("[\u0600-\u06ff]")),
         ("hi", re.compile("[\u0900-\u097f]")),
     )
-    # What questions to robots are written in; a hundred languages to choose from means mistakes.
+    # The model knows a hundred languages; with only the likely ones it makes fewer mistakes.
     LATIN = ("en", "de", "fr", "es", "it", "pt", "nl", "pl", "sv", "tr", "vi", "id")
 
     def __init__(self) -> None:
@@ -563,7 +575,7 @@ class Languages:
         self.known = True
 
     def __call__(self, text: str) -> str:
-        """A code such as en; "" if it can't be told."""
+        """A code such as en; "" if it is not sure."""
         letters = sum(char.isalpha() for char in text) or 1
         for code, script in self._SCRIPTS:
             if len(script.findall(text)) > 0.3 * letters:
@@ -582,7 +594,7 @@ class Languages:
         return str(found) if sure >= self.SURE else ""
 
 
-# Two pools, row by row: what is new, what is gone, what changed in which columns.
+# `diff`: which rows two pools do not share, and in which columns the shared ones differ.
 
 _COMPARED = tuple(n for n in SAMPLES.names if n not in ("id", "images"))
 _COUNTED = ("family", "split")
@@ -605,7 +617,7 @@ class Diff:
 
 
 def diff(a: Path, b: Path) -> Diff:
-    """Holds one digest a column and row; images are compared by their bytes."""
+    """Compare two pools by id; in memory is one digest for each column of a row. Images count by bytes."""
     before, counts_a = _digests(a)
     after, counts_b = _digests(b)
     found = Diff()

@@ -1,4 +1,4 @@
-"""The page of a check: one HTML file with counts, and thumbnails of what failed."""
+"""The page of a check: one HTML file with counts, and thumbnails of the faulty rows."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""The usable rows of a pool as columns, and the rules that a row must pass.
+"""The usable rows of a pool, and the rules that a row must pass to be one.
 
-1.3 million entries take some 150 MB, as objects five times that. Rows in which plainly nothing is
-wrong are recognised by columns; the others are read one by one.
+The rules stand here twice. `entry_of` checks one row and says what is wrong with it. `plain_rows`
+checks many rows by columns, which is far faster, and says only which of them are good beyond doubt;
+the others go to `entry_of`. The usable rows are kept as columns (`Entries`).
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from pelican.records import (
 from pelican.rewards.families import FAMILIES
 from pelican.rewards.score import scorer_of
 
-# One usable row of a pool: what is checked of it before its images are read.
+# The rules for one row, all but its images: `entry_of` applies them and says what is wrong.
 
 MIN_STEP_S = 1 / 240  # no camera of a robot is faster
 RESERVED = re.compile(r"<\|[\w ]{1,40}\|>|<(?:image|video)_pad>|\[/?INST\]|<</?SYS>>")
@@ -54,7 +55,7 @@ KINDS: tuple[str, ...] = tuple(t.model_fields["kind"].default for t in answer_ty
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One usable row of a pool, all but its images."""
+    """One usable row of a pool without its images; `shard` and `row` say where they are."""
 
     id: str
     family: Family
@@ -83,10 +84,16 @@ def entry_of(values: dict[str, Any], shard: int, row: int) -> Entry:
     try:
         sample = sample_from_row({**values, "images": [{"bytes": b"-"} for _ in values["images"]]})
     except ValidationError as error:
-        raise RowError("schema" if error.title == "Sample" else "answer", _said(error)) from None
+        raise RowError(
+            "schema" if error.title == "Sample" else "answer", _place_and_message(error)
+        ) from None
     finite(sample.answer, "answer")
     if sample.media_kind == "clip" and (len(sample.images) < 2 or sample.span_s < MIN_STEP_S):
-        raise RowError("clip_step", f"a clip of {sample.span_s:g} s is shorter than a frame step")
+        raise RowError(
+            "clip_step",
+            f"a clip of {len(sample.images)} images over {sample.span_s:g} s is shorter than a frame"
+            " step; it needs two images or more, 1/240 s apart",
+        )
     for turn in sample.turns:
         refuse(RESERVED, turn.text)
     answer_fits(sample)
@@ -113,13 +120,15 @@ def refuse(markup: re.Pattern[str], text: str) -> None:
 
 
 def answer_fits(sample: Sample) -> None:
-    """What the records can't see alone: the answer against media and reward. Raises RowError."""
+    """Raise RowError if no reward can score the answer, or if it lies outside its clip or frame."""
     answer = sample.answer
     try:
         scorer_of(sample)
     except UserInputError:
         raise RowError(
-            "answer", f"family {sample.family} has no reward for answers of kind {answer.kind}"
+            "answer",
+            f"family {sample.family} has no reward for answers of kind {answer.kind}; the table of both"
+            " is in pelican/rewards/families.py",
         ) from None
     if isinstance(answer, IntervalAnswer):
         step = sample.span_s / max(1, len(sample.times_s) - 1)
@@ -134,7 +143,7 @@ def answer_fits(sample: Sample) -> None:
 
 
 def mask_fits(mask: Mask) -> None:
-    """A mask has exactly its frame's pixels and at least one inside. Raises RowError."""
+    """Raise RowError if a mask has not exactly its frame's pixels, or none of them inside."""
     height, width = mask.size
     if height < 1 or width < 1 or height * width > MAX_MASK_PIXELS:
         raise RowError("answer", f"a mask of {height} x {width} pixels can't be used")
@@ -171,70 +180,16 @@ def finite(value: object, name: str) -> None:
             finite(part, name)
 
 
-def _said(error: ValidationError) -> str:
-    """The first complaint of pydantic, on one line."""
-    first = error.errors(include_url=False, include_input=False)[0]
-    place = ".".join(str(part) for part in first["loc"])
-    message = " ".join(str(first["msg"]).split()).removeprefix("Value error, ")
-    return f"{place}: {message}" if place else message
+def first_message(error: ValidationError) -> str:
+    """The first message of pydantic, on one line and without its prefix."""
+    message = str(error.errors(include_url=False, include_input=False)[0]["msg"])
+    return " ".join(message.split()).removeprefix("Value error, ")
 
 
-# Answers of a pool, a column at a time: of which kind they are, where plainly nothing is wrong.
-#
-# `pelican.data.entry.entry_of` is the rule, one row at a time.
+def _place_and_message(error: ValidationError) -> str:
+    place = ".".join(str(part) for part in error.errors(include_input=False)[0]["loc"])
+    return f"{place}: {first_message(error)}" if place else first_message(error)
 
-Codes = npt.NDArray[np.int8]
-Floats = npt.NDArray[np.float64]
-
-KIND = {kind: number for number, kind in enumerate(KINDS)}
-# The others have no number that could be NaN or infinite.
-_FLOATS = tuple(t for t in answer_types() if '"number"' in json.dumps(t.model_json_schema()))
-_REMEMBERED, _SHORT = 1 << 16, 64  # texts of answers, of at most so many characters
-
-
-@dataclass(frozen=True)
-class Answers:
-    """`kind`: its place in KINDS, -1 where something may be wrong. `start`, `end` of intervals."""
-
-    kind: Codes
-    start: Floats
-    end: Floats
-
-
-def answers_of(column: pa.Array) -> Answers:
-    """What can be said of each text of a column of answers; null is in doubt."""
-    coded = column.dictionary_encode()
-    facts = [
-        _remembered(text) if len(text) <= _SHORT else _facts(text)
-        for text in coded.dictionary.to_numpy(zero_copy_only=False)
-    ]
-    table = np.array([*(fact[:3] for fact in facts), _DOUBT[:3]], dtype=float)
-    masked = [(i, fact[3]) for i, fact in enumerate(facts) if fact[3] is not None]
-    whole = whole_masks([mask for _, mask in masked])
-    table[[i for (i, _), good in zip(masked, whole, strict=True) if not good], 0] = -1
-    # The last line of the table is that of null, at -1.
-    found = table[pc.fill_null(coded.indices, -1).to_numpy(zero_copy_only=False)]
-    return Answers(found[:, 0].astype(np.int8), found[:, 1], found[:, 2])
-
-
-_Fact = tuple[float, float, float, Mask | None]  # kind, start and end, and the mask of points
-_DOUBT: _Fact = (-1.0, 0.0, 0.0, None)
-
-
-def _facts(text: str) -> _Fact:
-    try:
-        answer = answer_from_json(text)
-        if isinstance(answer, _FLOATS):
-            finite(answer, "answer")
-    except (ValidationError, RowError):
-        return _DOUBT
-    kind = KIND[answer.kind]
-    if isinstance(answer, IntervalAnswer):
-        return kind, answer.start, answer.end, None
-    return kind, 0.0, 0.0, answer.mask if isinstance(answer, PointsAnswer) else None
-
-
-_remembered = lru_cache(_REMEMBERED)(_facts)
 
 # The usable rows of a pool as columns: 1.3 million take some 150 MB, as objects five times that.
 
@@ -295,7 +250,7 @@ class Entries(Sequence[Entry]):
 
     @classmethod
     def of(cls, entries: Sequence[Entry]) -> Entries:
-        """The same entries as columns; those of others than a pool's index have no shard."""
+        """The same entries as columns; a list of single entries loses their shards (all become 0)."""
         return entries if isinstance(entries, cls) else cls([(0, block_of(entries))])
 
     def column(self, name: str) -> npt.NDArray[Any]:
@@ -350,11 +305,10 @@ def _objects(shard: int, block: pa.RecordBatch) -> Iterator[Entry]:
     return map(Entry, *columns.values(), repeat(shard), rows)
 
 
-# Rows of a pool checked by columns: finds those in which plainly nothing is wrong.
+# The same rules by columns: `plain_rows` finds the rows in which nothing is wrong.
 #
-# What is in doubt is looked at one by one by `pelican.data.entry.entry_of`, which alone says what is
-# wrong with a row. So a rule that is missing here would let bad rows pass: a test holds both against
-# each other.
+# Every other row is read by `entry_of`, which alone says what is wrong with it. A rule that is
+# missing here would let bad rows pass, so a test compares both on the same rows.
 
 Flags = npt.NDArray[np.bool_]
 
@@ -370,9 +324,15 @@ class _Unusual(Exception):
 
 
 def plain_rows(batch: pa.RecordBatch, start: int, apart: pa.Array) -> tuple[Flags, pa.RecordBatch]:
-    """Which rows are plainly good, and those as columns of ENTRIES.
+    """Find the rows in which nothing is wrong.
 
-    `start` is the number of the batch's first row. Rows with an id in `apart` are never plain.
+    Args:
+        batch: Rows of one shard, their images without bytes.
+        start: The number of the batch's first row in its shard.
+        apart: Ids of rows that must be read one by one, such as those that a person corrected.
+
+    Returns:
+        A flag for each row, and the flagged rows as columns of ENTRIES.
     """
     try:
         batch.validate(full=True)  # that text is UTF-8
@@ -555,9 +515,66 @@ def _may_be_reserved(text: pa.Array) -> Flags:
     return flags
 
 
-# Many masks' COCO run lengths at once: which plainly cover their frames and are not empty.
-#
-# `pelican.data.entry.mask_fits` is the rule, one mask at a time, and says what is wrong with one.
+# A column of answers at once: the kind of each, where it keeps the rules of `entry_of`.
+
+Codes = npt.NDArray[np.int8]
+Floats = npt.NDArray[np.float64]
+
+KIND = {kind: number for number, kind in enumerate(KINDS)}
+# The others have no number that could be NaN or infinite.
+_FLOATS = tuple(t for t in answer_types() if '"number"' in json.dumps(t.model_json_schema()))
+_REMEMBERED, _SHORT = 1 << 16, 64  # texts of answers, of at most so many characters
+
+
+@dataclass(frozen=True)
+class Answers:
+    """A column of answers. `kind`: the place in KINDS, -1 where something may be wrong.
+
+    `start` and `end` (seconds) are those of intervals, 0 for other kinds.
+    """
+
+    kind: Codes
+    start: Floats
+    end: Floats
+
+
+def answers_of(column: pa.Array) -> Answers:
+    """The kind of each answer of a column; a null is in doubt (-1)."""
+    coded = column.dictionary_encode()
+    facts = [
+        _remembered(text) if len(text) <= _SHORT else _facts(text)
+        for text in coded.dictionary.to_numpy(zero_copy_only=False)
+    ]
+    table = np.array([*(fact[:3] for fact in facts), _DOUBT[:3]], dtype=float)
+    masked = [(i, fact[3]) for i, fact in enumerate(facts) if fact[3] is not None]
+    whole = whole_masks([mask for _, mask in masked])
+    table[[i for (i, _), good in zip(masked, whole, strict=True) if not good], 0] = -1
+    # The last line of the table is that of null, at -1.
+    found = table[pc.fill_null(coded.indices, -1).to_numpy(zero_copy_only=False)]
+    return Answers(found[:, 0].astype(np.int8), found[:, 1], found[:, 2])
+
+
+_Fact = tuple[float, float, float, Mask | None]  # kind, start and end, and the mask of points
+_DOUBT: _Fact = (-1.0, 0.0, 0.0, None)
+
+
+def _facts(text: str) -> _Fact:
+    try:
+        answer = answer_from_json(text)
+        if isinstance(answer, _FLOATS):
+            finite(answer, "answer")
+    except (ValidationError, RowError):
+        return _DOUBT
+    kind = KIND[answer.kind]
+    if isinstance(answer, IntervalAnswer):
+        return kind, answer.start, answer.end, None
+    return kind, 0.0, 0.0, answer.mask if isinstance(answer, PointsAnswer) else None
+
+
+_remembered = lru_cache(_REMEMBERED)(_facts)
+
+
+# Many masks at once: which of them keep the rules of `mask_fits`, by their COCO run lengths.
 
 MAX_MASK_PIXELS = 1 << 26
 _DIGITS = 7  # of a run, five bits each; no frame has a longer one
@@ -566,7 +583,7 @@ Integers = npt.NDArray[np.int64]
 
 
 def whole_masks(masks: Sequence[Mask]) -> Flags:
-    """False is for masks that may be whole or not."""
+    """Which masks cover their frames and are not empty; False means that `mask_fits` must decide."""
     good = np.array([_readable(mask) for mask in masks], bool)
     ends = accumulate(len(mask.counts) for mask in masks)
     part_of = [end // _AT_ONCE for end in ends]

@@ -31,11 +31,11 @@ def checked_image(data: bytes, max_pixels: int) -> bytes:
 
 
 def usable(image: Image.Image, data: bytes, max_pixels: int) -> bytes:
-    """What `checked_image` gives for `data` that was opened as `image`, which is used up."""
+    """`checked_image` for `data` that is open as `image` already; `image` can't be used afterwards."""
     refuse_huge(image, max_pixels)
     width, height = image.size
     if width * height <= max_pixels:
-        # Nobody looks at these pixels: a JPEG is read to its end, but not transformed in full.
+        # The pixels are not used: a JPEG is read to its end, at the smallest size it can be decoded to.
         image.draft(None, (1, 1))
         image.load()
         return data
@@ -48,13 +48,13 @@ def usable(image: Image.Image, data: bytes, max_pixels: int) -> bytes:
 
 
 def refuse_huge(image: Image.Image, max_pixels: int) -> None:
-    """By its header, before it is decoded. Raises RowError."""
+    """Raise RowError for an image that is too large to decode, by its header."""
     width, height = image.size
     if width * height > refused_above(max_pixels):
         raise RowError(
             "image_huge",
-            f"an image of {width} x {height} pixels is above the"
-            f" {refused_above(max_pixels)} that are decoded",
+            f"an image of {width} x {height} pixels is above the {refused_above(max_pixels)} pixels"
+            " that are decoded; scale it down",
         )
 
 
@@ -106,7 +106,7 @@ def image_bytes(image: object, folder: Path) -> bytes:
 
 
 def image_digest(data: bytes) -> bytes:
-    """What tells two encoded images apart."""
+    """A digest of an encoded image; equal images have equal ones."""
     return hashlib.blake2b(data, digest_size=16).digest()
 
 

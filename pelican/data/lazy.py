@@ -1,6 +1,6 @@
-"""Samples of a pool whose images are read when they are needed, ahead of need, and forgotten again.
+"""Samples of a pool whose images are read shortly before they are needed, and dropped afterwards.
 
-A host's memory then does not grow with the pool: at most `cache_bytes` of encoded images are kept.
+So a host's memory does not grow with the pool: at most `cache_bytes` of encoded images are kept.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ AHEAD = 32  # samples
 class LazySamples(Sequence[Sample]):
     """The samples of `entries` by number.
 
-    `order` are the numbers that will be asked for; those after the last one asked are read ahead by
-    a thread. Any other may be asked for too. A sample that can't be read any more is user input.
+    `order` lists the numbers that will be asked for, so that a thread can read ahead; any other number
+    may be asked for, too. A sample that can't be read any more raises UserInputError.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class LazySamples(Sequence[Sample]):
 
     @property
     def bytes(self) -> int:
-        """Of the encoded images that are kept."""
+        """Bytes of the encoded images that are kept now."""
         return self._size
 
     def _look_ahead(self, number: int) -> None:

@@ -1,4 +1,4 @@
-"""A pool: a folder of Parquet shards, indexed once and read by row; and what was left out of it."""
+"""A pool: a folder of Parquet shards whose rows are checked once (`read_index`) and then read by row."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from pelican.data.tables import (
 from pelican.errors import UserInputError
 from pelican.records import Sample
 
-# All rows of a pool checked but for their images: by columns, and one by one where in doubt.
+# Every row is checked, all but its images: by columns, and one by one where that leaves a doubt.
 
 # (shard, row) -> the id of a row, as far as it can be read, and what is wrong with it
 Faults = dict[tuple[int, int], tuple[str, RowError]]
@@ -64,15 +64,15 @@ def check_shards(shards: Sequence[Path], corrections: Corrections) -> Checked:
     ids = pa.chunked_array([part.ids for part in parts], pa.large_string()).combine_chunks()
     _drop_doubled(parts, ids, faults)
     entries = Entries((part.shard, part.usable) for part in parts)
-    named = pa.array(sorted(corrections.ids), pa.large_string())
-    known = named.filter(pc.is_in(named, value_set=ids)) if len(named) else named
+    corrected = pa.array(sorted(corrections.ids), pa.large_string())
+    known = corrected.filter(pc.is_in(corrected, value_set=ids)) if len(corrected) else corrected
     return Checked(entries, faults, frozenset(known.to_pylist()))
 
 
 def _check(
     batch: pa.RecordBatch, shard: int, start: int, corrections: Corrections, faults: Faults
 ) -> _Part:
-    """What is doubtful is checked one by one, as a person corrected it; adds to `faults`."""
+    """Check some rows of a shard, after a person's corrections; adds to `faults`."""
     apart = pa.array(sorted(corrections.ids), pa.string())
     plain, usable = plain_rows(batch, start, apart)
     if plain.all():
@@ -103,7 +103,7 @@ def _check(
 
 
 def _drop_doubled(parts: Sequence[_Part], ids: pa.Array, faults: Faults) -> None:
-    """Of rows with one id the first keeps it, good or not; the others are faults."""
+    """Of rows with the same id the first keeps it, even a faulty one; the others become faults."""
     codes = ids.dictionary_encode().indices.to_numpy()  # in the order of their first occurrence
     before = np.maximum.accumulate(np.concatenate([[-1], codes]))[:-1]
     gone: defaultdict[int, list[int]] = defaultdict(list)
@@ -144,7 +144,7 @@ class PoolIndex:
             return list(self.entries)
         return rows_of(self.entries, Entries.of(self.entries).column("span_s") <= horizon_s)
 
-    def named(self, ids: Collection[str]) -> list[Entry]:
+    def with_ids(self, ids: Collection[str]) -> list[Entry]:
         """The rows with these ids."""
         names = pa.array(Entries.of(self.entries).column("id"), pa.string())
         wanted = pc.is_in(names, value_set=pa.array(sorted(ids), pa.string()))
@@ -219,7 +219,7 @@ def load_pool(
     part that would be cut off.
     """
     index = read_index(folder, corrections)
-    entries = list(index.entries) if ids is None else index.named(ids)
+    entries = list(index.entries) if ids is None else index.with_ids(ids)
     within = [e for e in entries if horizon_s is None or e.span_s <= horizon_s]
     quarantine = Quarantine(list(index.quarantine.rows))
     samples = list(index.load(within, max_pixels=max_pixels, quarantine=quarantine))

@@ -19,7 +19,7 @@ from pelican.data.tables import RowError, shard_paths, shard_rows
 from pelican.errors import UserInputError
 from pelican.records import Phase, Split
 
-# Which samples a loop works on: fresh ones, spread over the families, the same on every machine.
+# The samples of a loop: fresh ones, spread over the families, the same on every machine.
 
 Numbers = npt.NDArray[np.int64]
 Codes = npt.NDArray[np.int8]
@@ -63,7 +63,7 @@ def shuffled(entries: Sequence[Entry], salt: str) -> list[Entry]:
 
 
 def _shuffled(ids: Iterable[str], salt: str) -> Numbers:
-    """The places of `ids` in that order."""
+    """The places of `ids` in an order that depends on `salt` and the ids alone."""
     start = hashlib.blake2b(f"{salt}:".encode(), digest_size=16)
     digests = []
     for name in ids:
@@ -115,7 +115,7 @@ def _quotas(counts: Mapping[str, int], size: int) -> dict[str, int]:
     return quota
 
 
-# What may not be shared: a scene or an image that is trained on and held out.
+# Splits: no scene and no image may be both trained on and held out.
 
 TRAINING_POOLS = frozenset({"train", "replay"})
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shutil
@@ -14,13 +13,14 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from pelican.base.files import lock_file
 from pelican.base.model import Frozen, digest_of
 from pelican.errors import UserInputError
 from pelican.storage.manifests import file_digest
 
-# What identifies a folder of input: its files' digests, or, among replicas, their sizes and times.
+# What identifies an input folder: the digests of its files, or, where that is enough, sizes and times.
 
-# A file or folder -> what stands for each file, by its path below it.
+# Gives a digest, or size and time, for each file below a path.
 Reader = Callable[[Path], dict[str, object]]
 
 
@@ -29,19 +29,19 @@ def files_below(path: Path) -> list[Path]:
     return [path] if path.is_file() else [p for p in path.rglob("*") if p.is_file()]
 
 
-def hashed(path: Path) -> dict[str, object]:
+def hash_files(path: Path) -> dict[str, object]:
     """SHA-256 of every file, all of them read."""
     return {p.relative_to(path).as_posix(): file_digest(p) for p in files_below(path)}
 
 
-def known(path: Path) -> dict[str, object]:
-    """As `hashed`; but shards of an imported version count by what `version.json` says of them.
+def trust_versions(path: Path) -> dict[str, object]:
+    """As `hash_files`, but shards of an imported version are not read: `version.json` has their digests.
 
-    That is, those that are as they were committed: read-only, of that size, and not written since.
+    A shard is trusted if it is as it was committed: read-only, of that size, not written since.
     """
     version = read_version(path) if path.is_dir() else None
     if version is None:
-        return hashed(path)
+        return hash_files(path)
     committed = (path / VERSION).stat().st_mtime_ns
     said = {shard.name: shard for shard in version.shards}
     found: dict[str, object] = {}
@@ -58,7 +58,7 @@ def known(path: Path) -> dict[str, object]:
     return found
 
 
-def seen(path: Path) -> dict[str, object]:
+def stat_files(path: Path) -> dict[str, object]:
     """Size and time of every file, in nanoseconds: nothing is read."""
     return {
         p.relative_to(path).as_posix(): [p.stat().st_size, p.stat().st_mtime_ns]
@@ -128,7 +128,9 @@ def find_pool(where: str) -> Path:
     found = [version for version in there if version.startswith(wanted)]
     if len(found) != 1:
         known = ", ".join(there) or "none"
-        raise UserInputError(f"pool {name} has {len(found)} versions {wanted!r}; there are {known}")
+        raise UserInputError(
+            f"pool {name} has {len(found)} versions that begin with {wanted!r}; there are {known}"
+        )
     return folder / found[0]
 
 
@@ -140,7 +142,7 @@ def list_versions(pool: Path) -> list[str]:
 
 
 def read_version(pool: Path) -> Version | None:
-    """The version that a pool's folder is; None for a pool that was not imported."""
+    """The version in a pool's folder; None for a pool that no import made."""
     path = pool / VERSION
     if not path.is_file():
         return None
@@ -156,7 +158,7 @@ def version_name(pool: Path) -> str | None:
     return found.id if found else None
 
 
-def current(pool: Path) -> Version | None:
+def read_current(pool: Path) -> Version | None:
     """The version that `pool` links to; None before the first. Raises for a folder of another kind."""
     if not pool.is_symlink():
         if pool.exists():
@@ -209,15 +211,12 @@ def link_or_copy(source: Path, target: Path) -> None:
 
 
 @contextmanager
-def locked(pool: Path) -> Iterator[Path]:
+def lock_versions(pool: Path) -> Iterator[Path]:
     """The versions folder, held by this process alone. Raises UserInputError if it is held."""
     folder = versions_folder(pool)
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise UserInputError(f"another import writes to {pool}; wait for it") from None
+    with lock_file(folder / ".lock", wait_s=0) as lock:
+        if lock is None:
+            raise UserInputError(f"another import writes to {pool}; wait for it")
         yield folder
 
 

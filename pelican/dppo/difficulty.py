@@ -18,7 +18,121 @@ from pelican.data.tables import LEDGER, write_frame
 from pelican.errors import UserInputError
 from pelican.records import Phase
 
-# The difficulty-aware buffer, and the weak set that RL could not solve.
+# The files of a filter stage: ledger, buffer and weak set.
+
+FILES = ("ledger.parquet", "buffer.parquet", "weak.parquet")
+
+
+def write_tables(
+    folder: Path,
+    rates: pl.DataFrame,
+    config: FilterConfig,
+    seed: int,
+    *,
+    loop: int,
+    phase: Phase,
+    policy: str,
+) -> tuple[Buffer, int]:
+    """Write FILES of the success rates; gives the buffer and how many samples are weak.
+
+    The ledger, by far the largest, is written while the buffer is drawn: polars needs no lock of
+    Python's, and drawing needs one core.
+    """
+    with ThreadPoolExecutor(1) as aside:
+        ledger = ledger_table(rates, loop, phase, policy)
+        written = aside.submit(write_frame, folder / "ledger.parquet", ledger)
+        buffer, weak = build_buffer(rates, config, seed), weak_set(rates)
+        write_frame(folder / "buffer.parquet", buffer.rows)
+        write_frame(folder / "weak.parquet", weak)
+        written.result()
+    return buffer, len(weak)
+
+
+# Success rates: SR(c) = (1/T) * sum of 1[success] over the T rollouts of a sample.
+
+
+def rates_of(score_files: Sequence[Path], pool: pl.DataFrame) -> pl.DataFrame:
+    """Success rates with the samples' family, dimension and source.
+
+    `pool` has the columns id, family, dimension and source. Raises UserInputError for a rollout
+    that was scored twice, or for a score whose sample is not in the pool.
+    """
+    rates = rates_of_runs(score_files)
+    if rates is None:
+        rates = success_rates(_scores(score_files)).collect()
+    doubled = rates.filter(pl.col("doubled") > 0)
+    if len(doubled):
+        raise UserInputError(
+            f"{len(doubled)} samples have a rollout that was scored twice, such as"
+            f" {doubled['sample_id'][0]!r}; delete the reward stage's output and run it again"
+        )
+    about = pool.select(pl.col("id").alias("sample_id"), "family", "dimension", "source")
+    joined = _with_columns_of(about, rates.drop("doubled"))
+    unknown = joined.filter(pl.col("family").is_null())
+    if len(unknown):
+        raise UserInputError(
+            f"{len(unknown)} scored samples are not in the pool, such as"
+            f" {unknown['sample_id'][0]!r}; scores and pool are of different runs"
+        )
+    return joined
+
+
+def _with_columns_of(about: pl.DataFrame, rates: pl.DataFrame) -> pl.DataFrame:
+    """The rates, by id, with the columns of a pool; null where it has no such sample."""
+    if about["sample_id"].equals(rates["sample_id"]):  # the whole pool was rolled out
+        return rates.hstack(about.drop("sample_id"))
+    if about["sample_id"].is_sorted():  # as the rates are: then they are merged, not hashed
+        about = about.with_columns(pl.col("sample_id").set_sorted())
+    merged = rates.lazy().join(about.lazy(), on="sample_id", how="left", maintain_order="left")
+    # Only the streaming engine merges; the other one hashes, in three times the time.
+    return merged.collect(engine="streaming")
+
+
+def success_rates(scores: pl.LazyFrame) -> pl.LazyFrame:
+    """One row per sample, by id: success_rate, mean_reward, rollouts (T), outcome, doubled.
+
+    `doubled` counts rollouts that occur twice. Means are rounded to 9 digits, so that the order in
+    which threads add does not show in a digest.
+    """
+    sums = scores.group_by("sample_id").agg(
+        pl.col("success").sum().alias("successes"),
+        pl.col("reward").mean().alias("mean_reward"),
+        pl.len().alias("rollouts"),
+        (pl.len() - pl.col("index").n_unique()).alias("doubled"),
+    )
+    return _rates(sums).sort("sample_id")
+
+
+def _rates(sums: pl.LazyFrame) -> pl.LazyFrame:
+    successes, count = pl.col("successes"), pl.col("rollouts")
+    outcome = (
+        pl.when(successes == count)
+        .then(pl.lit("mastered"))
+        .when(successes == 0)
+        .then(pl.lit("intractable"))
+        .otherwise(pl.lit("practice"))
+    )
+    return sums.select(
+        "sample_id",
+        (successes / count).alias("success_rate"),
+        pl.col("mean_reward").round(9),
+        count.cast(pl.Int32),
+        outcome.alias("outcome"),
+        "doubled",
+    )
+
+
+def rates_of_runs(files: Sequence[Path]) -> pl.DataFrame | None:
+    """As `success_rates`, if the rollouts of a sample stand together, numbered upwards; else None."""
+    sums = sums_of_runs(_scores(files))
+    return None if sums is None else _rates(sums.lazy()).sort("sample_id").collect()
+
+
+def _scores(files: Sequence[Path]) -> pl.LazyFrame:
+    return pl.scan_parquet(list(files)).select("sample_id", "index", "reward", "success")
+
+
+# The difficulty-aware buffer: what RL practises; and the weak set, which RL could not solve.
 
 BUFFER = ("sample_id", "success_rate", "mean_reward", "family", "dimension")
 Rows = npt.NDArray[np.int64]  # numbers of rows
@@ -26,7 +140,7 @@ Rows = npt.NDArray[np.int64]  # numbers of rows
 
 @dataclass(frozen=True)
 class Buffer:
-    """The samples to practise (columns of BUFFER, by id), and where all the others went.
+    """The samples to practise (columns of BUFFER, by id), and how many others were left out, and why.
 
     `counts`: buffer + dropped_mastered + dropped_intractable + dropped_practice = samples.
     """
@@ -36,27 +150,31 @@ class Buffer:
 
 
 def build_buffer(rates: pl.DataFrame, config: FilterConfig, seed: int) -> Buffer:
-    """Choose among `rates` (of `pelican.dppo.difficulty`); the order of its rows does not matter.
+    """Choose the samples to practise by their success rate (SR).
 
-    difficulty: no SR = 1; all 0 < SR < 1, those nearest 0.5 first if `buffer_size` limits; SR = 0
-    for at most `intractable_share` of what the buffer then holds. random: as many samples, drawn
-    from all, whatever their SR.
+    Args:
+        rates: One row a sample, as `rates_of` gives them; the order of the rows does not matter.
+        config: With `strategy` difficulty, samples with SR = 1 are left out (mastered). Those with
+            0 < SR < 1 are taken, the nearest to 0.5 first if `buffer_size` limits. Those with SR = 0
+            (intractable) are at most the share `intractable_share` of the buffer. With random, as
+            many samples are drawn from all of them, whatever their SR.
+        seed: Decides among equals.
     """
     rows = {name: _rows(rates, name) for name in ("mastered", "practice", "intractable")}
     practice, intractable = rows["practice"], rows["intractable"]
     size = config.buffer_size
     if size is not None and len(practice) > size:
-        practice = _drawn(rates, practice, seed)
+        practice = _shuffle(rates, practice, seed)
         # Stable, so that among equals the draw decides; rounded, for 0.3 and 0.7 are equals.
         distance = np.abs(rates["success_rate"].to_numpy()[practice] - 0.5).round(9)
         practice = practice[np.argsort(distance, kind="stable")][:size]
     room = math.inf if size is None else size - len(practice)
     allowed = int(min(intractable_cap(len(practice), config.intractable_share), room))
     if len(intractable) > allowed:
-        intractable = _drawn(rates, intractable, seed)[:allowed]
+        intractable = _shuffle(rates, intractable, seed)[:allowed]
     chosen = np.concatenate([practice, intractable])
     if config.strategy == "random":
-        chosen = _drawn(rates, np.arange(len(rates)), seed)[: len(chosen)]
+        chosen = _shuffle(rates, np.arange(len(rates)), seed)[: len(chosen)]
     kept = np.zeros(len(rates), bool)
     kept[chosen] = True
     counts = {"samples": len(rates), "buffer": len(chosen)}
@@ -84,8 +202,8 @@ def _rows(rates: pl.DataFrame, outcome: str) -> Rows:
     return np.flatnonzero((rates["outcome"] == outcome).to_numpy())
 
 
-def _drawn(rates: pl.DataFrame, rows: Rows, seed: int) -> Rows:
-    """Rows in an order drawn from the seed; the same on every machine and polars version."""
+def _shuffle(rates: pl.DataFrame, rows: Rows, seed: int) -> Rows:
+    """The rows in a random order that depends on the seed and the ids alone."""
     names = rates["sample_id"].gather(rows)
     start = hashlib.blake2b(f"{seed}/".encode(), digest_size=8)
     digests = []
@@ -95,15 +213,14 @@ def _drawn(rates: pl.DataFrame, rows: Rows, seed: int) -> Rows:
         digests.append(digest.digest())
     draws = np.frombuffer(b"".join(digests), dtype=">u8").astype(np.uint64)
     order = pl.DataFrame({"row": rows, "draw": draws, "name": names}).sort("draw", "name")
-    drawn: Rows = order["row"].to_numpy()
-    return drawn
+    shuffled: Rows = order["row"].to_numpy()
+    return shuffled
 
 
-# The ledger: per sample, loop and phase how hard it was, and for which policy.
+# The ledger: how hard each sample was, per loop and phase, and for which policy.
 #
-# Within loop k the row of phase rl was measured before RL, that of phase sft after RL and before
-# SFT; so RL lies between (k, rl) and (k, sft), and SFT between (k, sft) and (k + 1, rl). What became
-# of a sample in between is told by `pelican.report.history`.
+# In loop k the row of phase rl is measured before RL, that of phase sft after RL and before SFT. So
+# RL lies between (k, rl) and (k, sft), and SFT between (k, sft) and (k + 1, rl).
 
 
 def ledger_table(rates: pl.DataFrame, loop: int, phase: Phase, policy: str) -> pl.DataFrame:
@@ -115,16 +232,20 @@ def ledger_table(rates: pl.DataFrame, loop: int, phase: Phase, policy: str) -> p
     ).select(LEDGER.names)
 
 
-# Sums over the rollouts of each sample where those stand together, as the reward stage writes them.
+# Sums of runs: a faster way to the success rates where the rollouts of a sample stand together.
 #
-# Then no id need be hashed for each of its rollouts, and no rollout is there twice.
+# The reward stage writes them so. Then no id is hashed for each of its rollouts, and no rollout is
+# counted twice. `sums_of_runs` says None where they do not, and `success_rates` does the work.
 
 _BATCH = 100_000  # rollouts: few enough that the memory of one batch serves the next
 
 
 @dataclass(frozen=True)
 class _Runs:
-    """The runs of one batch; the first may go on from the batch before."""
+    """Sums over the runs of one batch: a run is the rollouts of one sample that stand together.
+
+    The first run may continue the last one of the batch before.
+    """
 
     ids: pl.Series
     successes: npt.NDArray[np.int64]
@@ -200,7 +321,7 @@ def _runs(batch: pl.DataFrame) -> _Runs | None:
 
 
 def _changes(ids: pl.Series) -> pl.Series:
-    """Whether each id but the first is not that of the row before."""
+    """Whether each id, from the second on, differs from the one before."""
     return ids.slice(1) != ids.head(-1)
 
 
@@ -211,117 +332,3 @@ def _starts(changed: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
 def _each_once(ids: pl.Series, changes: pl.Series) -> pl.Series:
     # A filter takes a fifth of the time that gathering rows takes.
     return ids.head(1).append(ids.slice(1).filter(changes))
-
-
-# Success rates: SR(c) = (1/T) * sum of 1[success] over the T rollouts of a sample.
-
-
-def success_rates(scores: pl.LazyFrame) -> pl.LazyFrame:
-    """One row per sample, by id: success_rate, mean_reward, rollouts (T), outcome, doubled.
-
-    `doubled` counts rollouts that occur twice. Means are rounded to 9 digits, so that the order in
-    which threads add does not show in a digest.
-    """
-    sums = scores.group_by("sample_id").agg(
-        pl.col("success").sum().alias("successes"),
-        pl.col("reward").mean().alias("mean_reward"),
-        pl.len().alias("rollouts"),
-        (pl.len() - pl.col("index").n_unique()).alias("doubled"),
-    )
-    return _rates(sums).sort("sample_id")
-
-
-def _rates(sums: pl.LazyFrame) -> pl.LazyFrame:
-    successes, count = pl.col("successes"), pl.col("rollouts")
-    outcome = (
-        pl.when(successes == count)
-        .then(pl.lit("mastered"))
-        .when(successes == 0)
-        .then(pl.lit("intractable"))
-        .otherwise(pl.lit("practice"))
-    )
-    return sums.select(
-        "sample_id",
-        (successes / count).alias("success_rate"),
-        pl.col("mean_reward").round(9),
-        count.cast(pl.Int32),
-        outcome.alias("outcome"),
-        "doubled",
-    )
-
-
-def rates_of_runs(files: Sequence[Path]) -> pl.DataFrame | None:
-    """As `success_rates`, if the rollouts of a sample stand together, numbered upwards; else None."""
-    sums = sums_of_runs(_scores(files))
-    return None if sums is None else _rates(sums.lazy()).sort("sample_id").collect()
-
-
-def _scores(files: Sequence[Path]) -> pl.LazyFrame:
-    return pl.scan_parquet(list(files)).select("sample_id", "index", "reward", "success")
-
-
-def rates_of(score_files: Sequence[Path], pool: pl.DataFrame) -> pl.DataFrame:
-    """Success rates with the samples' family, dimension and source.
-
-    `pool` has the columns id, family, dimension and source. Raises UserInputError for a rollout
-    that was scored twice, or for a score whose sample is not in the pool.
-    """
-    rates = rates_of_runs(score_files)
-    if rates is None:
-        rates = success_rates(_scores(score_files)).collect()
-    doubled = rates.filter(pl.col("doubled") > 0)
-    if len(doubled):
-        raise UserInputError(
-            f"{len(doubled)} samples have a rollout that was scored twice, such as"
-            f" {doubled['sample_id'][0]!r}; delete the reward stage's output and run it again"
-        )
-    about = pool.select(pl.col("id").alias("sample_id"), "family", "dimension", "source")
-    joined = _with_columns_of(about, rates.drop("doubled"))
-    unknown = joined.filter(pl.col("family").is_null())
-    if len(unknown):
-        raise UserInputError(
-            f"{len(unknown)} scored samples are not in the pool, such as"
-            f" {unknown['sample_id'][0]!r}; scores and pool are of different runs"
-        )
-    return joined
-
-
-def _with_columns_of(about: pl.DataFrame, rates: pl.DataFrame) -> pl.DataFrame:
-    """The rates, by id, with the columns of a pool; null where it has no such sample."""
-    if about["sample_id"].equals(rates["sample_id"]):  # the whole pool was rolled out
-        return rates.hstack(about.drop("sample_id"))
-    if about["sample_id"].is_sorted():  # as the rates are: then they are merged, not hashed
-        about = about.with_columns(pl.col("sample_id").set_sorted())
-    merged = rates.lazy().join(about.lazy(), on="sample_id", how="left", maintain_order="left")
-    # Only the streaming engine merges; the other one hashes, in three times the time.
-    return merged.collect(engine="streaming")
-
-
-# The three tables of a filter stage.
-
-FILES = ("ledger.parquet", "buffer.parquet", "weak.parquet")
-
-
-def write_tables(
-    folder: Path,
-    rates: pl.DataFrame,
-    config: FilterConfig,
-    seed: int,
-    *,
-    loop: int,
-    phase: Phase,
-    policy: str,
-) -> tuple[Buffer, int]:
-    """Write FILES of the success rates; gives the buffer and how many samples are weak.
-
-    The ledger, by far the largest, is written while the buffer is drawn: polars needs no lock of
-    Python's, and drawing needs one core.
-    """
-    with ThreadPoolExecutor(1) as aside:
-        ledger = ledger_table(rates, loop, phase, policy)
-        written = aside.submit(write_frame, folder / "ledger.parquet", ledger)
-        buffer, weak = build_buffer(rates, config, seed), weak_set(rates)
-        write_frame(folder / "buffer.parquet", buffer.rows)
-        write_frame(folder / "weak.parquet", weak)
-        written.result()
-    return buffer, len(weak)

@@ -1,4 +1,4 @@
-"""The teacher's answers to what the policy never solved: asked, verified, mixed with replay."""
+"""Distillation: the teacher answers weak samples, the reward verifies it, replay is mixed in."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from pelican.engines.openai import ask_all
 from pelican.records import Dimension, Family, Sample, Score, Split
 from pelican.rewards import Judge, score
 
-# D_SFT = D_weak + D_assoc + D_gen: what the teacher is asked, and what of it is learned.
+# The SFT mixture D_SFT = D_weak + D_assoc + D_gen: the requests to the teacher, and the rows to learn.
 
 Origin = Literal["weak", "assoc", "general"]
 PoolName = Literal["pool", "replay"]
@@ -44,7 +44,7 @@ class Request:
 
 
 class TeacherRow(Frozen):
-    """What the teacher made of one sample. A row that was not accepted is kept for the ledger."""
+    """The teacher's best answer to one sample; also one that was not accepted, for the ledger."""
 
     sample_id: str
     origin: Origin
@@ -210,7 +210,7 @@ def _order(salt: str, row: TeacherRow, repeat: int) -> bytes:
     return hashlib.blake2b(text.encode(), digest_size=16).digest()
 
 
-# Who answers what the policy could not: an engine in this process, or an endpoint.
+# The teacher: an engine in this process, or an endpoint.
 
 KEY_VARIABLE = "PELICAN_TEACHER_API_KEY"
 
@@ -295,7 +295,7 @@ class EndpointTeacher(Teacher):
         self._client.close()
 
 
-# The teacher's tries against our own reward: only what it accepts may be learned.
+# Verification: the reward of RL scores the teacher's answers, too; only accepted ones are learned.
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,7 +56,7 @@ class TextEmbedder(Embedder):
                 vectors[row, (code >> 1) % self.width] += 1.0 if code & 1 else -1.0
         documents = np.count_nonzero(vectors, axis=0)
         vectors *= (np.log((1 + len(entries)) / (1 + documents)) + 1).astype(np.float32)
-        return normalised(vectors)
+        return normalise(vectors)
 
 
 class VisionEmbedder(Embedder):
@@ -88,9 +88,9 @@ class VisionEmbedder(Embedder):
         text = self._text.embed(entries)
         if vision is None:
             return text
-        seen = np.any(vision != 0, axis=1)
-        vision[seen] -= vision[seen].mean(axis=0)  # what all pictures share tells nothing
-        return normalised(np.concatenate([text, normalised(vision)], axis=1))
+        has_image = np.any(vision != 0, axis=1)
+        vision[has_image] -= vision[has_image].mean(axis=0)  # what all pictures share
+        return normalise(np.concatenate([text, normalise(vision)], axis=1))
 
 
 def associate(
@@ -128,7 +128,7 @@ def associate(
 def distinct_neighbours(
     queries: Vectors, corpus: Vectors, k: int, *, block: int = 64
 ) -> list[list[tuple[int, float]]]:
-    """For every query its `k` nearest rows by cosine that no query before it took: (row, cosine).
+    """For every query its `k` nearest rows by cosine: (row, cosine). A row serves one query, the first.
 
     Rows of length 1. Memory is `block` x len(corpus) x 4 bytes beside the vectors.
     """
@@ -149,7 +149,7 @@ def distinct_neighbours(
     return found
 
 
-def normalised(vectors: Vectors) -> Vectors:
+def normalise(vectors: Vectors) -> Vectors:
     """Rows of length 1; a zero row stays zero."""
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
     unit: Vectors = (vectors / np.maximum(lengths, 1e-12)).astype(np.float32)

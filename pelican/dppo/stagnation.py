@@ -1,4 +1,4 @@
-"""When the RL phase has nothing left to give: stagnation of the success rate per task."""
+"""When RL stops: the success rate of each task is extreme (all or nothing) or has stopped changing."""
 
 from __future__ import annotations
 

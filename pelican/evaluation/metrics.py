@@ -18,56 +18,89 @@ from pelican.data.tables import write_table
 from pelican.errors import UserInputError
 from pelican.records import Rollout, Sample, Score
 
-# What a policy could do before and can't do now, question by question.
+# `results.parquet`: one row for every held-out sample that a policy answered.
+
+Suite = Literal["embodied", "general"]
+SHORT_CLIP_S = 32.0  # the clips of loop 1; longer ones come from loop 2 on
 
 
-class Flips(Frozen):
-    """Questions whose success changed between two policies, out of `n` that both answered."""
+class ResultRow(TypedDict):
+    """`task` is the task reward in 0 … 1, `format` the format reward, `chance` blind guessing."""
 
-    n: int
-    kept: int
-    lost: int
-    gained: int
-    lost_by_family: dict[str, int] = Field(default_factory=dict)
-    gained_by_family: dict[str, int] = Field(default_factory=dict)
+    sample_id: str
+    suite: str
+    family: str
+    dimension: str
+    benchmark: str
+    horizon: str
+    scene: str
+    task: float
+    success: bool
+    format: float
+    tokens: int
+    think_chars: int
+    chance: float
+    completion: str
+    answer: str
+    reason: str
 
-    @property
-    def forgotten_share(self) -> float:
-        """Lost questions as a share of those that succeeded before."""
-        return self.lost / max(1, self.kept + self.lost)
+
+_KINDS = {str: pa.string(), float: pa.float64(), bool: pa.bool_(), int: pa.int32()}
+_TYPES: dict[str, type] = {
+    "task": float,
+    "success": bool,
+    "format": float,
+    "tokens": int,
+    "think_chars": int,
+    "chance": float,
+}
+RESULTS = pa.schema([(name, _KINDS[_TYPES.get(name, str)]) for name in ResultRow.__annotations__])
 
 
-def with_flips(before: pl.DataFrame, after: pl.DataFrame) -> pl.DataFrame:
-    """`after` on the common questions, with `lost`, `gained` and the answer before."""
-    old = before.select(
-        "suite",
-        "sample_id",
-        success_before="success",
-        answer_before="answer",
-        completion_before="completion",
+def horizon_of(sample: Sample) -> str:
+    """`image`, or a clip of up to or over 32 s."""
+    if sample.media_kind == "image":
+        return "image"
+    return "clip_to_32s" if sample.span_s <= SHORT_CLIP_S else "clip_over_32s"
+
+
+def result_row(sample: Sample, suite: Suite, rollout: Rollout, score: Score) -> ResultRow:
+    """What is kept of one answered sample."""
+    return ResultRow(
+        sample_id=sample.id,
+        suite=suite,
+        family=sample.family.value,
+        dimension=sample.dimension.value,
+        benchmark=sample.benchmark,
+        horizon=horizon_of(sample),
+        scene=sample.scene,
+        task=score.task,
+        success=score.success,
+        format=score.format,
+        tokens=rollout.tokens,
+        think_chars=score.think_chars,
+        chance=sample.chance,
+        completion=rollout.completion,
+        answer=score.answer,
+        reason=score.reason,
     )
-    return after.join(old, on=["suite", "sample_id"], how="inner").with_columns(
-        lost=pl.col("success_before") & ~pl.col("success"),
-        gained=~pl.col("success_before") & pl.col("success"),
-    )
 
 
-def flips(before: pl.DataFrame, after: pl.DataFrame) -> Flips:
-    """Count the questions lost and gained from `before` to `after`."""
-    frame = with_flips(before, after)
+def write_results(path: Path, rows: Sequence[ResultRow]) -> None:
+    """Write rows to one Parquet file."""
+    write_table(path, pa.Table.from_pylist(list(rows), schema=RESULTS))
 
-    def by_family(column: str) -> dict[str, int]:
-        counted = frame.filter(pl.col(column)).group_by("family").len().sort("family")
-        return {str(family): int(n) for family, n in counted.iter_rows()}
 
-    return Flips(
-        n=len(frame),
-        kept=int((frame["success_before"] & frame["success"]).sum()),
-        lost=int(frame["lost"].sum()),
-        gained=int(frame["gained"].sum()),
-        lost_by_family=by_family("lost"),
-        gained_by_family=by_family("gained"),
-    )
+def read_results(path: Path) -> pl.DataFrame:
+    """The results of an eval stage, by its folder or file, sorted by suite and sample."""
+    file = path / "results.parquet" if path.is_dir() else path
+    if not file.exists():
+        raise UserInputError(f"{file} does not exist; is {path} the output of an eval stage?")
+    frame = pl.read_parquet(file)
+    missing = [name for name in RESULTS.names if name not in frame.columns]
+    if missing:
+        raise UserInputError(f"{file} lacks the columns {', '.join(missing)}; run eval again")
+    return frame.sort("suite", "sample_id")
 
 
 # Scores with bootstrap intervals, and paired differences of two result sets.
@@ -177,9 +210,9 @@ def _scene_weights(scenes: int, resamples: int, seed: int) -> Iterator[Floats]:
     chunk = max(1, min(resamples, _CHUNK_CELLS // scenes))
     for start in range(0, resamples, chunk):
         rows = min(chunk, resamples - start)
-        drawn = generator.integers(0, scenes, (rows, scenes))
-        drawn += np.arange(rows)[:, None] * scenes
-        weights = np.bincount(drawn.ravel(), minlength=rows * scenes)
+        choices = generator.integers(0, scenes, (rows, scenes))
+        choices += np.arange(rows)[:, None] * scenes
+        weights = np.bincount(choices.ravel(), minlength=rows * scenes)
         yield weights.reshape(rows, scenes).astype(np.float64)
 
 
@@ -289,89 +322,56 @@ def mean_of(frame: pl.DataFrame, column: str) -> float:
     return float(frame[column].cast(pl.Float64).to_numpy().mean()) if len(frame) else 0.0
 
 
-# `results.parquet`: one row for every held-out sample that a policy answered.
-
-Suite = Literal["embodied", "general"]
-SHORT_CLIP_S = 32.0  # the clips of loop 1; longer ones come from loop 2 on
+# Forgetting: questions that an earlier policy could answer and a later one can't.
 
 
-class ResultRow(TypedDict):
-    """`task` is the task reward in 0 … 1, `format` the format reward, `chance` blind guessing."""
+class Flips(Frozen):
+    """Questions whose success changed between two policies, out of `n` that both answered."""
 
-    sample_id: str
-    suite: str
-    family: str
-    dimension: str
-    benchmark: str
-    horizon: str
-    scene: str
-    task: float
-    success: bool
-    format: float
-    tokens: int
-    think_chars: int
-    chance: float
-    completion: str
-    answer: str
-    reason: str
+    n: int
+    kept: int
+    lost: int
+    gained: int
+    lost_by_family: dict[str, int] = Field(default_factory=dict)
+    gained_by_family: dict[str, int] = Field(default_factory=dict)
+
+    @property
+    def forgotten_share(self) -> float:
+        """Lost questions as a share of those that succeeded before."""
+        return self.lost / max(1, self.kept + self.lost)
 
 
-_KINDS = {str: pa.string(), float: pa.float64(), bool: pa.bool_(), int: pa.int32()}
-_TYPES: dict[str, type] = {
-    "task": float,
-    "success": bool,
-    "format": float,
-    "tokens": int,
-    "think_chars": int,
-    "chance": float,
-}
-RESULTS = pa.schema([(name, _KINDS[_TYPES.get(name, str)]) for name in ResultRow.__annotations__])
-
-
-def horizon_of(sample: Sample) -> str:
-    """`image`, or a clip of up to or over 32 s."""
-    if sample.media_kind == "image":
-        return "image"
-    return "clip_to_32s" if sample.span_s <= SHORT_CLIP_S else "clip_over_32s"
-
-
-def result_row(sample: Sample, suite: Suite, rollout: Rollout, score: Score) -> ResultRow:
-    """What is kept of one answered sample."""
-    return ResultRow(
-        sample_id=sample.id,
-        suite=suite,
-        family=sample.family.value,
-        dimension=sample.dimension.value,
-        benchmark=sample.benchmark,
-        horizon=horizon_of(sample),
-        scene=sample.scene,
-        task=score.task,
-        success=score.success,
-        format=score.format,
-        tokens=rollout.tokens,
-        think_chars=score.think_chars,
-        chance=sample.chance,
-        completion=rollout.completion,
-        answer=score.answer,
-        reason=score.reason,
+def with_flips(before: pl.DataFrame, after: pl.DataFrame) -> pl.DataFrame:
+    """`after` on the common questions, with `lost`, `gained` and the answer before."""
+    old = before.select(
+        "suite",
+        "sample_id",
+        success_before="success",
+        answer_before="answer",
+        completion_before="completion",
+    )
+    return after.join(old, on=["suite", "sample_id"], how="inner").with_columns(
+        lost=pl.col("success_before") & ~pl.col("success"),
+        gained=~pl.col("success_before") & pl.col("success"),
     )
 
 
-def write_results(path: Path, rows: Sequence[ResultRow]) -> None:
-    """Write rows to one Parquet file."""
-    write_table(path, pa.Table.from_pylist(list(rows), schema=RESULTS))
+def flips(before: pl.DataFrame, after: pl.DataFrame) -> Flips:
+    """Count the questions lost and gained from `before` to `after`."""
+    frame = with_flips(before, after)
 
+    def by_family(column: str) -> dict[str, int]:
+        counted = frame.filter(pl.col(column)).group_by("family").len().sort("family")
+        return {str(family): int(n) for family, n in counted.iter_rows()}
 
-def read_results(path: Path) -> pl.DataFrame:
-    """The results of an eval stage, by its folder or file, sorted by suite and sample."""
-    file = path / "results.parquet" if path.is_dir() else path
-    if not file.exists():
-        raise UserInputError(f"{file} does not exist; is {path} the output of an eval stage?")
-    frame = pl.read_parquet(file)
-    missing = [name for name in RESULTS.names if name not in frame.columns]
-    if missing:
-        raise UserInputError(f"{file} lacks the columns {', '.join(missing)}; run eval again")
-    return frame.sort("suite", "sample_id")
+    return Flips(
+        n=len(frame),
+        kept=int((frame["success_before"] & frame["success"]).sum()),
+        lost=int(frame["lost"].sum()),
+        gained=int(frame["gained"].sum()),
+        lost_by_family=by_family("lost"),
+        gained_by_family=by_family("gained"),
+    )
 
 
 # `summary.json`: every score of one policy with its interval, and the paired comparisons.
@@ -431,13 +431,13 @@ def summarise(
         return estimate(rows, by, resamples=resamples, seed=seed) if len(rows) else (None, {})
 
     score, families = scores(embodied, "family")
-    named = frame.with_columns(benchmark=pl.concat_str("suite", "benchmark", separator="/"))
+    with_suite = frame.with_columns(benchmark=pl.concat_str("suite", "benchmark", separator="/"))
     return Summary(
         embodied=score,
         general=scores(general, "benchmark")[0],
         families=families,
         dimensions=scores(embodied, "dimension")[1],
-        benchmarks=scores(named, "benchmark")[1],
+        benchmarks=scores(with_suite, "benchmark")[1],
         horizons=scores(embodied, "horizon")[1],
         format_rate=mean_of(embodied, "format"),
         success_rate=mean_of(embodied, "success"),

@@ -50,7 +50,17 @@ def judge(
     resamples: int = 2000,
     seed: int = 0,
 ) -> list[Check]:
-    """Every condition of the promotion. Results as of an eval stage; new samples' ids begin with `new`."""
+    """Check every condition of the promotion.
+
+    Args:
+        before: Results of the model in use, as an eval stage writes them.
+        after: Results of the retrained model on the same questions.
+        new: Prefix of the ids of the new data's samples.
+        facts: Rows of the new data, and how often the teacher confirmed their labels.
+        config: The tolerances.
+        resamples: Of the bootstrap.
+        seed: Of the bootstrap.
+    """
     is_new = pl.col("sample_id").str.starts_with(new)
     old_before, old_after = before.filter(~is_new), after.filter(~is_new)
     pairs = paired(suite_of(before.filter(is_new), "embodied"), after)
@@ -143,8 +153,8 @@ def _kept(
     if len(together):
         part = difference(together, None, resamples=resamples, seed=seed)[0]
         names = sorted({name for of_kind in few.values() for name in of_kind})
-        told = f"few questions ({', '.join(names)})"
-        checks.append(_drop(FEW, told, config.tolerances.get(FEW), part, config))
+        label = f"few questions ({', '.join(names)})"
+        checks.append(_drop(FEW, label, config.tolerances.get(FEW), part, config))
     return checks
 
 
@@ -153,13 +163,13 @@ def _is_small(part: Difference, config: GateConfig) -> bool:
 
 
 def _drop(
-    name: str, told: str, tolerance: float | None, change: Difference, config: GateConfig
+    name: str, label: str, tolerance: float | None, change: Difference, config: GateConfig
 ) -> Check:
-    """As `drop_check`; but what was seen on fewer than `min_scenes` scenes is never a loss."""
+    """As `drop_check`; but a change over fewer than `min_scenes` scenes never counts as a loss."""
     limit = config.max_drop if tolerance is None else tolerance
     doubt = "; so few can't tell a loss from noise" if _is_small(change, config) else ""
     reason = (
-        f"{told}: {change.delta:+.1f} points on the old held-out sets"
+        f"{label}: {change.delta:+.1f} points on the old held-out sets"
         f" (95 % {change.low:+.1f} to {change.high:+.1f}, n = {change.n},"
         f" scenes = {change.scenes}); may lose {limit:g} beyond noise{doubt}"
     )
@@ -185,8 +195,8 @@ def _labels(facts: DataFacts, config: GateConfig) -> Check:
     if not (asked_new and right_old):
         unasked = "was not asked about both new and earlier samples"
         unsure = f"confirmed none of {asked_old} earlier samples, so it says nothing of the new"
-        told = unsure if asked_new and asked_old else unasked
-        return Check(name="labels", passed=True, reason=f"labels: the teacher {told}")
+        finding = unsure if asked_new and asked_old else unasked
+        return Check(name="labels", passed=True, reason=f"labels: the teacher {finding}")
     new, old = right_new / asked_new, right_old / asked_old
     return Check(
         name="labels",

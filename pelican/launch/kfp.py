@@ -1,4 +1,4 @@
-"""The Kubeflow Pipelines API: where it is, what is uploaded, started, followed and ended."""
+"""Kubeflow Pipelines through its API: a pipeline uploaded, a run started, followed and ended."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pelican.launch.job import CancelledError
 from pelican.runs.layout import read_json, run_prefix
 from pelican.storage.store import ObjectStore
 
-# Kubeflow Pipelines' API (v2beta1): the few calls that a submission needs.
+# Where the API is, and its calls.
 
 _TOKEN = Path("/var/run/secrets/kubeflow/pipelines/token")
 ENDED = ("SUCCEEDED", "FAILED", "SKIPPED", "CANCELED")
@@ -55,9 +55,15 @@ class KfpSettings:
 
 
 class Kfp:
-    """The few calls of the API (v2beta1) that a submission needs."""
+    """What a submission needs of the API (v2beta1): upload, experiment, start, state, terminate.
+
+    By the generated client, `kfp_server_api`; why not `kfp.Client`, which wraps it, says
+    docs/decisions/2026-11-30-kfp-client.md. Every method raises UserInputError for what Kubeflow
+    refuses and InfrastructureError if it fails or does not answer.
+    """
 
     def __init__(self, settings: KfpSettings | None = None) -> None:
+        """Asks nothing yet. Raises UserInputError for a CA or a token that can't be read."""
         import kfp_server_api as api
 
         self.settings = settings or KfpSettings.from_environment()
@@ -66,81 +72,88 @@ class Kfp:
             trusting(self.settings.ca, CA)  # else a bad file is found at the first request
         configuration.ssl_ca_cert = self.settings.ca
         configuration.api_key_prefix["authorization"] = "Bearer"
-        configuration.refresh_api_key_hook = self._renew
-        self._renew(configuration)
+        configuration.refresh_api_key_hook = self._renew_token
+        self._renew_token(configuration)
         client = api.ApiClient(configuration)
         self._api = api
         self._pipelines = api.PipelineServiceApi(client)
         self._uploads = api.PipelineUploadServiceApi(client)
         self._experiments = api.ExperimentServiceApi(client)
         self._runs = api.RunServiceApi(client)
+        self._in_namespace = (
+            {"namespace": self.settings.namespace} if self.settings.namespace else {}
+        )
 
     def upload(self, name: str, package: Path, digest: str) -> tuple[str, str]:
         """(pipeline, version): a new version only if none of this digest is there."""
-        with self._told():
-            filter_ = json.dumps(_equals("name", name))
-            found = self._pipelines.pipeline_service_list_pipelines(
-                filter=filter_, **self._in_namespace()
-            )
-            if found.pipelines:
-                pipeline = found.pipelines[0].pipeline_id
-            else:
-                body = self._api.V2beta1Pipeline(
-                    name=name, display_name=name, **self._in_namespace()
+        with self._errors():
+            pipelines = self._pipelines.pipeline_service_list_pipelines(
+                filter=_equals("name", name), **self._in_namespace
+            ).pipelines or [
+                self._pipelines.pipeline_service_create_pipeline(
+                    self._api.V2beta1Pipeline(name=name, display_name=name, **self._in_namespace)
                 )
-                pipeline = self._pipelines.pipeline_service_create_pipeline(body).pipeline_id
-            for version in self._pages(
-                lambda token: self._pipelines.pipeline_service_list_pipeline_versions(
-                    pipeline, page_size=_PAGE, page_token=token
-                ),
-                "pipeline_versions",
-            ):
-                if version.display_name == digest:
-                    return pipeline, version.pipeline_version_id
-            made = self._uploads.upload_pipeline_version(
-                str(package), name=digest, pipelineid=pipeline
-            )
-            return pipeline, made.pipeline_version_id
+            ]
+            pipeline = str(pipelines[0].pipeline_id)
+            versions = self._pipelines.pipeline_service_list_pipeline_versions(
+                pipeline, filter=_equals("display_name", digest)
+            ).pipeline_versions or [
+                self._uploads.upload_pipeline_version(
+                    str(package), name=digest, pipelineid=pipeline
+                )
+            ]
+            return pipeline, str(versions[0].pipeline_version_id)
 
     def experiment(self, name: str) -> str:
         """The experiment of this name, made if there is none."""
-        with self._told():
-            found = self._experiments.experiment_service_list_experiments(
-                filter=json.dumps(_equals("name", name)), **self._in_namespace()
-            )
-            if found.experiments:
-                return str(found.experiments[0].experiment_id)
-            body = self._api.V2beta1Experiment(display_name=name, **self._in_namespace())
-            made = self._experiments.experiment_service_create_experiment(body)
-            return str(made.experiment_id)
+        with self._errors():
+            experiments = self._experiments.experiment_service_list_experiments(
+                filter=_equals("name", name), **self._in_namespace
+            ).experiments or [
+                self._experiments.experiment_service_create_experiment(
+                    self._api.V2beta1Experiment(display_name=name, **self._in_namespace)
+                )
+            ]
+            return str(experiments[0].experiment_id)
 
     def experiments(self) -> int:
         """How many there are: a question that shows whether the API answers."""
-        with self._told():
-            found = self._experiments.experiment_service_list_experiments(**self._in_namespace())
+        with self._errors():
+            found = self._experiments.experiment_service_list_experiments(**self._in_namespace)
             return int(found.total_size or 0)
 
     def active_run(self, experiment: str, name: str) -> str | None:
         """A run of this name that has not ended: submitting again must not start a second one."""
-        with self._told():
-            for run in self._pages(
-                lambda token: self._runs.run_service_list_runs(
+        token = ""
+        while True:
+            with self._errors():
+                page = self._runs.run_service_list_runs(
                     experiment_id=experiment,
                     page_size=_PAGE,
                     page_token=token,
-                    filter=json.dumps(_equals("name", name)),
-                ),
-                "runs",
-            ):
+                    filter=_equals("name", name),
+                )
+            for run in page.runs or ():
                 if run.display_name == name and run.state not in ENDED:
                     return str(run.run_id)
-        return None
+            token = page.next_page_token or ""
+            if not token:
+                return None
 
     def start(
         self, experiment: str, name: str, pipeline: str, version: str, parameters: dict[str, Any]
     ) -> str:
+        """Start a run and return its id.
+
+        Args:
+            experiment: Its id.
+            name: Of the run, as people see it.
+            pipeline: Its id.
+            version: Its id.
+            parameters: By the names of the pipeline's inputs.
+        """
         api = self._api
-        body = api.V2beta1Run(
+        run = api.V2beta1Run(
             experiment_id=experiment,
             display_name=name,
             pipeline_version_reference=api.V2beta1PipelineVersionReference(
@@ -149,13 +162,13 @@ class Kfp:
             runtime_config=api.V2beta1RuntimeConfig(parameters=parameters),
             service_account=self.settings.service_account,
         )
-        with self._told():
-            return str(self._runs.run_service_create_run(body).run_id)
+        with self._errors():
+            return str(self._runs.run_service_create_run(run).run_id)
 
     def state(self, run_id: str) -> str | None:
         """PENDING, RUNNING, … or None if there is no such run."""
         try:
-            with self._told():
+            with self._errors():
                 return str(self._runs.run_service_get_run(run_id).state)
         except KeyError:
             return None
@@ -164,17 +177,15 @@ class Kfp:
         """Nothing happens to a run that has ended or is gone."""
         if self.state(run_id) in (None, *ENDED):
             return
-        with self._told():
+        with self._errors():
             self._runs.run_service_terminate_run(run_id)
 
     def link(self, run_id: str) -> str:
+        """The run's page in Kubeflow's UI."""
         return f"{self.settings.ui}/#/runs/details/{run_id}"
 
-    def _in_namespace(self) -> dict[str, Any]:
-        return {"namespace": self.settings.namespace} if self.settings.namespace else {}
-
-    def _renew(self, configuration: Any) -> None:
-        """A mounted token is renewed on disk."""
+    def _renew_token(self, configuration: Any) -> None:
+        """Called before each request, because a mounted token is renewed on disk."""
         token = settings.read("KFP_TOKEN") or None
         if self.settings.token_file:
             try:
@@ -186,24 +197,15 @@ class Kfp:
         if token:
             configuration.api_key["authorization"] = token
 
-    def _pages(self, call: Callable[[str], Any], field: str) -> Iterator[Any]:
-        token = ""
-        while True:
-            page = call(token)
-            yield from getattr(page, field) or ()
-            token = page.next_page_token or ""
-            if not token:
-                return
-
     @contextmanager
-    def _told(self) -> Iterator[None]:
+    def _errors(self) -> Iterator[None]:
         """The API's errors in a sentence; KeyError for what is not there."""
-        import urllib3
+        from urllib3.exceptions import HTTPError
 
+        at = self.settings.host
         try:
             yield
         except self._api.ApiException as error:
-            at = self.settings.host
             if error.status == 404:
                 raise KeyError(at) from None
             if error.status in (401, 403):
@@ -213,24 +215,23 @@ class Kfp:
                 ) from None
             kind = InfrastructureError if (error.status or 500) >= 500 else UserInputError
             raise kind(f"Kubeflow at {at}: {error.reason} {_message(error.body)}") from None
-        except urllib3.exceptions.HTTPError as error:
+        except HTTPError as error:
             tls = refused(error)
             if tls is not None:
-                raise sentence(tls, self.settings.host, self.settings.ca, CA) from None
-            raise InfrastructureError(
-                f"Kubeflow at {self.settings.host} does not answer: {error}"
-            ) from None
+                raise sentence(tls, at, self.settings.ca, CA) from None
+            raise InfrastructureError(f"Kubeflow at {at} does not answer: {error}") from None
 
 
-def _equals(key: str, value: str) -> dict[str, Any]:
-    return {"predicates": [{"operation": "EQUALS", "key": key, "stringValue": value}]}
+def _equals(key: str, value: str) -> str:
+    predicate = {"operation": "EQUALS", "key": key, "stringValue": value}
+    return json.dumps({"predicates": [predicate]})
 
 
 def _message(body: Any) -> str:
     """What the API says in an error's body: uploads have a key of their own for it."""
     try:
-        told = json.loads(body)
-        return str(told.get("message") or told["error_message"])[:300]
+        answer = json.loads(body)
+        return str(answer.get("message") or answer["error_message"])[:300]
     except (TypeError, ValueError, KeyError, AttributeError):
         return ""
 
@@ -247,10 +248,12 @@ class RunEndedError(PelicanError):
 
 
 def wait_for(kfp: Kfp, run_id: str, meanwhile: Callable[[], None] = lambda: None) -> None:
-    """Until the run has ended; `meanwhile` is called after each look that finds it going on.
+    """Wait until the run has ended; `meanwhile` is called after each look that finds it running.
 
-    Raises RunEndedError unless it succeeded, CancelledError if it was cancelled. An API that is
-    away is asked again for PATIENCE_S; then InfrastructureError, and the run goes on.
+    Raises:
+        RunEndedError: The run ended, but not well.
+        CancelledError: It was cancelled.
+        InfrastructureError: The API was away for PATIENCE_S; the run goes on.
     """
     answered = time.monotonic()
     while True:

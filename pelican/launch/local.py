@@ -25,7 +25,7 @@ from typing import IO
 
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential
 
-from pelican.base.files import exclusive
+from pelican.base.files import run_alone
 from pelican.base.process import PARENT, owner_alive
 from pelican.config import env
 from pelican.errors import InfrastructureError, PelicanError
@@ -61,7 +61,7 @@ class ProcessLauncher(Launcher):
             wait=wait_exponential(self.backoff_s, max=30.0),
             reraise=True,
         )
-        with exclusive(logs / f"{job.label}.lock", f"stage {job.name}", wait_s=LOCK_WAIT_S) as lock:
+        with run_alone(logs / f"{job.label}.lock", f"stage {job.name}", wait_s=LOCK_WAIT_S) as lock:
             spec_file = logs / f"{job.label}.spec.json"
             spec_file.write_text(job.spec.model_dump_json(indent=1))
             log_file = logs / f"{job.label}.log"

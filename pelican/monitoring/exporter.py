@@ -11,19 +11,19 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pelican.base.metrics import COMMON, SERIES, Series, send_to
+from pelican.base.metrics import SERIES, Series, record_into
 from pelican.config import env
 
 if TYPE_CHECKING:
-    from prometheus_client.core import Metric
+    from prometheus_client import CollectorRegistry
 
 PORT, GATEWAY, FOLDER = env.METRICS_PORT, env.PUSHGATEWAY, env.METRICS_FOLDER
-# These take long enough to be scraped; the others only push.
+# Stages that take long enough to be scraped; the others only push.
 LONG = frozenset({"rollout", "train-rl", "distill", "train-sft", "eval"})
 PUSH_TIMEOUT_S = 5.0
 FOLDER_WAIT_S = 10.0  # of a replica for the first of its pod
@@ -36,56 +36,18 @@ def configured() -> bool:
     return bool(env.read(PORT) or env.read(GATEWAY))
 
 
-class Registry:
-    """The series of one process, with the labels that all of them carry."""
+def _make_registry() -> CollectorRegistry:
+    from prometheus_client import CollectorRegistry
 
-    def __init__(self, stage: str, phase: str) -> None:
-        from prometheus_client import CollectorRegistry
-
-        self.own = CollectorRegistry()
-        self._common = (stage, phase)
-        self._made: dict[str, Any] = {}
-
-    def of(self, series: Series, labels: dict[str, str]) -> Any:
-        """A series comes into being with its first value: a gauge that is not set is not 0."""
-        made = self._made.get(series.name)
-        if made is None:
-            made = self._made[series.name] = self._make(series)
-        return made.labels(*self._common, *(labels[name] for name in series.labels))
-
-    def _make(self, series: Series) -> Any:
-        from prometheus_client import Counter, Gauge, Histogram, Summary
-
-        names = (*COMMON, *series.labels)
-        if series.kind == "gauge":
-            return Gauge(
-                series.name,
-                series.help,
-                names,
-                registry=self.own,
-                multiprocess_mode=series.across,
-            )
-        if series.kind == "histogram":
-            return Histogram(
-                series.name, series.help, names, registry=self.own, buckets=series.buckets
-            )
-        made = Counter if series.kind == "counter" else Summary
-        return made(series.name, series.help, names, registry=self.own)
+    # The collector of several processes knows the names of its series only when it is asked.
+    return CollectorRegistry(support_collectors_without_names=True)
 
 
-class _View:
-    """A collector that shows some series of another one."""
-
-    def __init__(self, source: Any, keep: Keep) -> None:
-        self._source, self._keep = source, keep
-
-    def collect(self) -> Iterable[Metric]:
-        for found in self._source.collect():
-            # A counter's family has lost its `_total`.
-            series = SERIES.get(found.name) or SERIES.get(f"{found.name}_total")
-            if series is not None and self._keep(series):
-                found.samples = [s for s in found.samples if not s.name.endswith("_created")]
-                yield found
+def _restrict(registry: CollectorRegistry, keep: Keep) -> Any:
+    """A collector of those series of `registry` that `keep` accepts."""
+    return registry.restricted_registry(
+        [name for series in SERIES.values() if keep(series) for name in series.samples]
+    )
 
 
 class StageExporter:
@@ -105,23 +67,23 @@ class StageExporter:
         self._first = env.local_rank() == 0
         if env.local_world_size() > 1:
             self._folder = self._share(key, barrier)
-        self._registry = Registry(stage, phase)
-        send_to(self._registry)
+        self._registry = _make_registry()
+        record_into(self._registry, stage, phase)
         where = env.read(PORT)
         if where and self._first and (stage in LONG or not self._gateway):
-            self._server = _serve(where, _View(self._source(), self._served))
+            self._server = _serve(where, _restrict(self._source(), self._served))
 
     def finish(self) -> None:
         """Push what is not scraped, once for the whole job; then end."""
         if self._gateway and env.rank() == 0:
             served = self._served if self._server is not None else lambda series: False
-            view = _View(self._source(), lambda series: not served(series))
+            view = _restrict(self._source(), lambda series: not served(series))
             push(self._gateway, STAGE, self._grouping, view)
         self.close()
 
     def close(self) -> None:
         """Serve nothing more and leave no file."""
-        send_to(None)
+        record_into(None)
         if self._server is not None:
             self._server.shutdown()
             self._server.server_close()
@@ -164,16 +126,19 @@ class StageExporter:
         values.ValueClass = values.MultiProcessValue()  # type: ignore[no-untyped-call]
         return folder
 
-    def _source(self) -> Any:
+    def _source(self) -> CollectorRegistry:
+        """The values of this process; of all of the pod, where they share a folder."""
         if self._folder is None:
-            return self._registry.own
+            return self._registry
         from prometheus_client.multiprocess import MultiProcessCollector
 
-        return MultiProcessCollector(None, str(self._folder))  # type: ignore[no-untyped-call]
+        pod = _make_registry()
+        MultiProcessCollector(pod, str(self._folder))  # type: ignore[no-untyped-call]
+        return pod
 
 
 class NoExporter:
-    """Nothing is configured."""
+    """The exporter where none is configured: it does nothing."""
 
     def finish(self) -> None:
         return None
@@ -199,11 +164,11 @@ def pushed(stage: str, phase: str, job: str = STAGE) -> Iterator[Callable[[], No
     if not gateway:
         yield lambda: None
         return
-    registry = Registry(stage, phase)
-    send_to(registry)
+    registry = _make_registry()
+    record_into(registry, stage, phase)
 
     moment = "job" if job == JOB else "end"
-    view = _View(registry.own, lambda series: series.moment == moment)
+    view = _restrict(registry, lambda series: series.moment == moment)
     reached = True
 
     def send() -> None:
@@ -215,7 +180,7 @@ def pushed(stage: str, phase: str, job: str = STAGE) -> Iterator[Callable[[], No
         yield send
         send()
     finally:
-        send_to(None)
+        record_into(None)
 
 
 def push(gateway: str, job: str, grouping: dict[str, str], collector: Any) -> bool:

@@ -13,7 +13,7 @@ from typing import Any, Literal, Self, TextIO
 
 # Events of a run as lines of a log, so that they pass through processes, pods and Kubeflow.
 #
-# A stage prints `::progress {…}` (see `pelican.stages.context`); who launches it prints `::event {…}`
+# A stage prints `::progress {…}` (see `pelican/stages/runner.py`); who launches it prints `::event {…}`
 # at its start and end. Whoever follows the log picks the lines out again.
 
 PROGRESS = "::progress "
@@ -248,15 +248,15 @@ class PlainView(View):
     def __init__(self, stages: int, out: TextIO | None = None) -> None:
         super().__init__(stages)
         self._out = out or sys.stdout
-        self._told = time.monotonic()
+        self._last_line = time.monotonic()
 
     def say(self, text: str) -> None:
-        self._told = time.monotonic()
+        self._last_line = time.monotonic()
         print(f"{time.strftime('%H:%M:%S')}  {text}", file=self._out, flush=True)
 
     def tick(self) -> None:
         current = self.progress.current
-        if current is None or time.monotonic() - self._told < PLAIN_EVERY_S:
+        if current is None or time.monotonic() - self._last_line < PLAIN_EVERY_S:
             return
         self.say(f"{where(current.event):<10} {current.event['stage']:<10} {current.line()}")
 

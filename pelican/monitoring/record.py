@@ -1,4 +1,4 @@
-"""What stages, trainers and launchers tell the metrics, one call per event."""
+"""Events of stages, trainers and launchers as metrics, one function per event."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def watched(stage: str, phase: str) -> Iterator[JobWatch]:
             raise
 
 
-# What stages and trainers tell the metrics, one call per event; nothing if nobody listens.
+# Events of stages and trainers, one function each; without an exporter they do nothing.
 
 T = TypeVar("T")
 _END = object()
@@ -122,7 +122,7 @@ def timed_each(part: str, items: Iterable[T]) -> Iterator[T]:
         yield cast(T, item)
 
 
-# How the completions of a stage can end: a teacher's replies don't say.
+# How the completions of a stage can end; a teacher's replies do not say it.
 _FINISHES = {
     "rollout": ("stop", "length"),
     "eval": ("stop", "length"),
@@ -233,7 +233,7 @@ def stepped(seconds: float) -> None:
 
 
 def logged(logs: Mapping[str, Any]) -> None:
-    """What a trainer logged; NaN and infinity are counted."""
+    """A trainer logged these quantities; NaN and infinity are counted instead of set."""
     if not active():
         return
     for name, series in _LOGGED.items():

@@ -28,7 +28,7 @@ def collect(store: ObjectStore, older_s: float, *, dry_run: bool = False) -> Ite
     sizes, ages = store.sizes(""), store.ages("")
     now = time.time()
     old = {key for key in sizes if now - ages[key] > older_s}
-    for key, why in _unneeded(store, sorted(sizes)):
+    for key, why in _find_unneeded(store, sorted(sizes)):
         if key in old:
             if not dry_run:
                 store.delete(key)
@@ -40,9 +40,9 @@ def collect(store: ObjectStore, older_s: float, *, dry_run: bool = False) -> Ite
             yield key, size, "its writer was killed"
 
 
-def _unneeded(store: ObjectStore, keys: list[str]) -> Iterator[tuple[str, str]]:
+def _find_unneeded(store: ObjectStore, keys: list[str]) -> Iterator[tuple[str, str]]:
     known = set(keys)
-    named: dict[str, set[str] | None] = {}
+    files_of_stage: dict[str, set[str] | None] = {}
     references = _references(store, keys)
     registered = _registered_runs(store, keys)
     for key in keys:
@@ -59,9 +59,11 @@ def _unneeded(store: ObjectStore, keys: list[str]) -> Iterator[tuple[str, str]]:
         if match is None:
             continue
         stage, name = match.groups()
-        if stage not in named:
-            named[stage] = _outputs(store, stage) if f"{stage}/{MANIFEST}" in known else None
-        outputs = named[stage]
+        if stage not in files_of_stage:
+            files_of_stage[stage] = (
+                _outputs(store, stage) if f"{stage}/{MANIFEST}" in known else None
+            )
+        outputs = files_of_stage[stage]
         if outputs is None or name == MANIFEST or name in outputs:
             continue
         yield key, "of a stage that is done" if name.startswith(WORK) else "no manifest names it"

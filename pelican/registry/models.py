@@ -21,232 +21,6 @@ from pelican.evaluation.gate import Check
 from pelican.storage.manifests import OutputFile, file_digest, now, versions
 from pelican.storage.store import ObjectStore
 
-# The aliases of a model: one object, moved by conditional writes, that keeps every move.
-
-Alias = Literal["candidate", "current", "previous"]
-ALIASES: tuple[Alias, ...] = ("candidate", "current", "previous")
-
-
-class Move(Frozen):
-    """One change of what the aliases point at."""
-
-    at: datetime
-    action: Literal["candidate", "promote", "rollback"]
-    version: int
-    before: int | None
-    by: str
-    reason: str = ""
-
-
-class Aliases(Frozen):
-    """`aliases.json`."""
-
-    candidate: int | None = None
-    current: int | None = None
-    previous: int | None = None
-    history: list[Move] = Field(default_factory=list)
-
-    def names_of(self, version: int) -> list[str]:
-        return [name for name in ALIASES if getattr(self, name) == version]
-
-
-class MovedError(UserInputError):
-    """`current` is not what the caller decided on."""
-
-
-def read_aliases(store: ObjectStore, model: str) -> Aliases:
-    return _read(store, model)[0]
-
-
-def _require_model(store: ObjectStore, model: str) -> None:
-    known = list_models(store)
-    if model not in known:
-        there = ", ".join(known) or "none; `pelican models add NAME CHECKPOINT` registers one"
-        raise UserInputError(f"there is no model {model!r}; there are {there}")
-
-
-def resolve_model(store: ObjectStore, address: str) -> ModelVersion:
-    """`tiny` (its current), `tiny:3`, or `tiny:candidate`. Raises UserInputError."""
-    model, _, wanted = address.partition(":")
-    check_model_name(model)
-    if wanted.isdecimal():
-        return require_version(store, model, int(wanted))
-    wanted = wanted or "current"
-    if wanted not in ALIASES:
-        raise UserInputError(
-            f"{address!r}: {wanted!r} is neither a number nor one of {', '.join(ALIASES)}"
-        )
-    _require_model(store, model)
-    number = getattr(read_aliases(store, model), wanted)
-    if number is None:
-        raise UserInputError(
-            f"model {model!r} has no {wanted} version; `pelican models list` names those there are"
-        )
-    return require_version(store, model, number)
-
-
-def set_candidate(store: ObjectStore, model: str, version: int, by: str) -> Aliases:
-    """Point `candidate` at a version that waits for a decision."""
-    require_version(store, model, version)
-
-    def change(aliases: Aliases) -> Aliases:
-        if version in (aliases.candidate, aliases.current):
-            return aliases
-        move = _move("candidate", version, aliases.candidate, by)
-        return aliases.model_copy(
-            update={"candidate": version, "history": [*aliases.history, move]}
-        )
-
-    return _change(store, model, change)
-
-
-def promote(
-    store: ObjectStore, model: str, version: int, by: str, expected: int | None, reason: str = ""
-) -> Aliases:
-    """Make `version` the current one. Raises MovedError if current is not `expected` any more.
-
-    A version needs a decision in its favour, or a person's override, which is such a decision. The
-    first version of a model needs none: there is nothing that it could be worse than.
-    """
-    require_version(store, model, version)
-    decision = latest_decision(store, model, version)
-
-    def change(aliases: Aliases) -> Aliases:
-        if aliases.current == version:
-            return aliases
-        if aliases.current != expected:
-            raise MovedError(
-                f"{model}:{version} was judged against version {expected or 'none'}, but current is"
-                f" {aliases.current} now; retrain from that, or give an override with a reason"
-            )
-        if aliases.current is not None and (decision is None or not decision.passed):
-            said = "no gate has judged it" if decision is None else decision.reasons[0]
-            raise UserInputError(
-                f"{model}:{version} is not promoted: {said}; `--override REASON` does it anyway"
-            )
-        move = _move("promote", version, aliases.current, by, reason)
-        return Aliases(
-            candidate=None if aliases.candidate == version else aliases.candidate,
-            current=version,
-            previous=aliases.current,
-            history=[*aliases.history, move],
-        )
-
-    return _change(store, model, change)
-
-
-def rollback(store: ObjectStore, model: str, by: str, reason: str = "") -> Aliases:
-    """Exchange `current` and `previous`; again undoes it."""
-    _require_model(store, model)
-
-    def change(aliases: Aliases) -> Aliases:
-        if aliases.previous is None or read_version(store, model, aliases.previous) is None:
-            raise UserInputError(f"model {model!r} has no previous version to go back to")
-        move = _move("rollback", aliases.previous, aliases.current, by, reason)
-        return aliases.model_copy(
-            update={
-                "current": aliases.previous,
-                "previous": aliases.current,
-                "history": [*aliases.history, move],
-            }
-        )
-
-    return _change(store, model, change)
-
-
-def user_name() -> str:
-    """Who is named in a move made by hand."""
-    try:
-        return getpass.getuser()
-    except (OSError, KeyError):  # a pod's user id without a name
-        return "unknown"
-
-
-def _move(
-    action: Literal["candidate", "promote", "rollback"],
-    version: int,
-    before: int | None,
-    by: str,
-    reason: str = "",
-) -> Move:
-    return Move(at=now(), action=action, version=version, before=before, by=by, reason=reason)
-
-
-def _key(model: str) -> str:
-    return f"{ROOT}/{check_model_name(model)}/aliases.json"
-
-
-def _read(store: ObjectStore, model: str) -> tuple[Aliases, str | None]:
-    try:
-        data, tag = store.read_tagged(_key(model))
-    except KeyError:
-        return Aliases(), None
-    return Aliases.model_validate_json(data), tag
-
-
-def _change(store: ObjectStore, model: str, change: Callable[[Aliases], Aliases]) -> Aliases:
-    """Apply `change` to what is there, again if someone else was faster."""
-    while True:
-        before, tag = _read(store, model)
-        after = change(before)
-        if after == before:
-            return before
-        data = after.model_dump_json(indent=1).encode()
-        if store.write(_key(model), data, if_absent=tag is None, if_tag=tag):
-            return after
-
-
-# What was decided about a version, beside it: a gate's checks with their numbers, or an override.
-
-
-class Decision(Frozen):
-    """`decisions/<digest>.json`. `against` is the version that was current then."""
-
-    kind: Literal["gate", "override"]
-    passed: bool
-    against: str | None
-    checks: list[Check] = Field(default_factory=list)
-    by: str
-    reason: str = ""
-    at: datetime
-
-    @property
-    def reasons(self) -> list[str]:
-        """Why not; or, if it passed, every check's sentence, or the person's reason."""
-        failed = [check.reason for check in self.checks if not check.passed]
-        if self.kind == "override":
-            return [f"overridden by {self.by}: {self.reason}"]
-        return failed or [check.reason for check in self.checks]
-
-
-def record_decision(store: ObjectStore, model: str, version: int, decision: Decision) -> Decision:
-    """Keep a decision; the same one (but for its time) is kept once, the first."""
-    identity = digest_of(decision.model_dump(mode="json", exclude={"at"}))
-    key = f"{version_prefix(model, version)}/decisions/{identity}.json"
-    if store.write(key, decision.model_dump_json(indent=1).encode(), if_absent=True):
-        return decision
-    return Decision.model_validate_json(store.read(key))
-
-
-def read_decisions(store: ObjectStore, model: str, version: int) -> list[Decision]:
-    """All of them, the newest first."""
-    prefix = f"{version_prefix(model, version)}/decisions"
-    found = [Decision.model_validate_json(store.read(key)) for key in store.keys(prefix)]
-    return sorted(found, key=lambda decision: decision.at, reverse=True)
-
-
-def latest_decision(store: ObjectStore, model: str, version: int) -> Decision | None:
-    return next(iter(read_decisions(store, model, version)), None)
-
-
-def override(
-    store: ObjectStore, model: str, version: int, against: str | None, by: str, reason: str
-) -> Decision:
-    """A person promotes what the gate refused or has not seen; the reason is kept."""
-    made = Decision(kind="override", passed=True, against=against, by=by, reason=reason, at=now())
-    return record_decision(store, model, version, made)
-
-
 # Versions of a model: a checkpoint and where it comes from, committed once and never changed.
 
 ROOT = "registry"
@@ -435,3 +209,229 @@ def code_version() -> dict[str, str]:
         except (OSError, subprocess.SubprocessError):
             commit = "unknown"
     return {**found, "commit": commit}
+
+
+# What was decided about a version, beside it: a gate's checks with their numbers, or an override.
+
+
+class Decision(Frozen):
+    """`decisions/<digest>.json`. `against` is the version that was current then."""
+
+    kind: Literal["gate", "override"]
+    passed: bool
+    against: str | None
+    checks: list[Check] = Field(default_factory=list)
+    by: str
+    reason: str = ""
+    at: datetime
+
+    @property
+    def reasons(self) -> list[str]:
+        """Why not; or, if it passed, every check's sentence, or the person's reason."""
+        failed = [check.reason for check in self.checks if not check.passed]
+        if self.kind == "override":
+            return [f"overridden by {self.by}: {self.reason}"]
+        return failed or [check.reason for check in self.checks]
+
+
+def record_decision(store: ObjectStore, model: str, version: int, decision: Decision) -> Decision:
+    """Keep a decision; the same one (but for its time) is kept once, the first."""
+    identity = digest_of(decision.model_dump(mode="json", exclude={"at"}))
+    key = f"{version_prefix(model, version)}/decisions/{identity}.json"
+    if store.write(key, decision.model_dump_json(indent=1).encode(), if_absent=True):
+        return decision
+    return Decision.model_validate_json(store.read(key))
+
+
+def read_decisions(store: ObjectStore, model: str, version: int) -> list[Decision]:
+    """All of them, the newest first."""
+    prefix = f"{version_prefix(model, version)}/decisions"
+    found = [Decision.model_validate_json(store.read(key)) for key in store.keys(prefix)]
+    return sorted(found, key=lambda decision: decision.at, reverse=True)
+
+
+def latest_decision(store: ObjectStore, model: str, version: int) -> Decision | None:
+    return next(iter(read_decisions(store, model, version)), None)
+
+
+def override(
+    store: ObjectStore, model: str, version: int, against: str | None, by: str, reason: str
+) -> Decision:
+    """A person promotes what the gate refused or has not seen; the reason is kept."""
+    made = Decision(kind="override", passed=True, against=against, by=by, reason=reason, at=now())
+    return record_decision(store, model, version, made)
+
+
+# The aliases of a model: one object, moved by conditional writes, that keeps every move.
+
+Alias = Literal["candidate", "current", "previous"]
+ALIASES: tuple[Alias, ...] = ("candidate", "current", "previous")
+
+
+class Move(Frozen):
+    """One change of what the aliases point at."""
+
+    at: datetime
+    action: Literal["candidate", "promote", "rollback"]
+    version: int
+    before: int | None
+    by: str
+    reason: str = ""
+
+
+class Aliases(Frozen):
+    """`aliases.json`."""
+
+    candidate: int | None = None
+    current: int | None = None
+    previous: int | None = None
+    history: list[Move] = Field(default_factory=list)
+
+    def names_of(self, version: int) -> list[str]:
+        return [name for name in ALIASES if getattr(self, name) == version]
+
+
+class MovedError(UserInputError):
+    """`current` is not what the caller decided on."""
+
+
+def read_aliases(store: ObjectStore, model: str) -> Aliases:
+    return _read(store, model)[0]
+
+
+def _require_model(store: ObjectStore, model: str) -> None:
+    known = list_models(store)
+    if model not in known:
+        there = ", ".join(known) or "none; `pelican models add NAME CHECKPOINT` registers one"
+        raise UserInputError(f"there is no model {model!r}; there are {there}")
+
+
+def resolve_model(store: ObjectStore, address: str) -> ModelVersion:
+    """`tiny` (its current), `tiny:3`, or `tiny:candidate`. Raises UserInputError."""
+    model, _, wanted = address.partition(":")
+    check_model_name(model)
+    if wanted.isdecimal():
+        return require_version(store, model, int(wanted))
+    wanted = wanted or "current"
+    if wanted not in ALIASES:
+        raise UserInputError(
+            f"{address!r}: {wanted!r} is neither a number nor one of {', '.join(ALIASES)}"
+        )
+    _require_model(store, model)
+    number = getattr(read_aliases(store, model), wanted)
+    if number is None:
+        raise UserInputError(
+            f"model {model!r} has no {wanted} version; `pelican models list` names those there are"
+        )
+    return require_version(store, model, number)
+
+
+def set_candidate(store: ObjectStore, model: str, version: int, by: str) -> Aliases:
+    """Point `candidate` at a version that waits for a decision."""
+    require_version(store, model, version)
+
+    def change(aliases: Aliases) -> Aliases:
+        if version in (aliases.candidate, aliases.current):
+            return aliases
+        move = _move("candidate", version, aliases.candidate, by)
+        return aliases.model_copy(
+            update={"candidate": version, "history": [*aliases.history, move]}
+        )
+
+    return _change(store, model, change)
+
+
+def promote(
+    store: ObjectStore, model: str, version: int, by: str, expected: int | None, reason: str = ""
+) -> Aliases:
+    """Make `version` the current one. Raises MovedError if current is not `expected` any more.
+
+    A version needs a decision in its favour, or a person's override, which is such a decision. The
+    first version of a model needs none: there is nothing that it could be worse than.
+    """
+    require_version(store, model, version)
+    decision = latest_decision(store, model, version)
+
+    def change(aliases: Aliases) -> Aliases:
+        if aliases.current == version:
+            return aliases
+        if aliases.current != expected:
+            raise MovedError(
+                f"{model}:{version} was judged against version {expected or 'none'}, but current is"
+                f" {aliases.current} now; retrain from that, or give an override with a reason"
+            )
+        if aliases.current is not None and (decision is None or not decision.passed):
+            said = "no gate has judged it" if decision is None else decision.reasons[0]
+            raise UserInputError(
+                f"{model}:{version} is not promoted: {said}; `--override REASON` does it anyway"
+            )
+        move = _move("promote", version, aliases.current, by, reason)
+        return Aliases(
+            candidate=None if aliases.candidate == version else aliases.candidate,
+            current=version,
+            previous=aliases.current,
+            history=[*aliases.history, move],
+        )
+
+    return _change(store, model, change)
+
+
+def rollback(store: ObjectStore, model: str, by: str, reason: str = "") -> Aliases:
+    """Exchange `current` and `previous`; again undoes it."""
+    _require_model(store, model)
+
+    def change(aliases: Aliases) -> Aliases:
+        if aliases.previous is None or read_version(store, model, aliases.previous) is None:
+            raise UserInputError(f"model {model!r} has no previous version to go back to")
+        move = _move("rollback", aliases.previous, aliases.current, by, reason)
+        return aliases.model_copy(
+            update={
+                "current": aliases.previous,
+                "previous": aliases.current,
+                "history": [*aliases.history, move],
+            }
+        )
+
+    return _change(store, model, change)
+
+
+def user_name() -> str:
+    """The user's name, for a move made by hand."""
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):  # a pod's user id without a name
+        return "unknown"
+
+
+def _move(
+    action: Literal["candidate", "promote", "rollback"],
+    version: int,
+    before: int | None,
+    by: str,
+    reason: str = "",
+) -> Move:
+    return Move(at=now(), action=action, version=version, before=before, by=by, reason=reason)
+
+
+def _key(model: str) -> str:
+    return f"{ROOT}/{check_model_name(model)}/aliases.json"
+
+
+def _read(store: ObjectStore, model: str) -> tuple[Aliases, str | None]:
+    try:
+        data, tag = store.read_tagged(_key(model))
+    except KeyError:
+        return Aliases(), None
+    return Aliases.model_validate_json(data), tag
+
+
+def _change(store: ObjectStore, model: str, change: Callable[[Aliases], Aliases]) -> Aliases:
+    """Apply `change` to what is there, again if someone else was faster."""
+    while True:
+        before, tag = _read(store, model)
+        after = change(before)
+        if after == before:
+            return before
+        data = after.model_dump_json(indent=1).encode()
+        if store.write(_key(model), data, if_absent=tag is None, if_tag=tag):
+            return after

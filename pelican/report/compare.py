@@ -12,8 +12,8 @@ from pelican.base.model import Frozen, digest_of
 from pelican.evaluation.metrics import Difference, Estimate, compare, total_difference
 from pelican.records import Dimension
 from pelican.report import charts
-from pelican.report import charts as figures
-from pelican.report.charts import Figure, Legend, Panel, Series, Table, drawn, make_figure
+from pelican.report.charts import Panel, Series
+from pelican.report.figure import Figure, Legend, Table, drop_empty, make_figure
 from pelican.report.pages import render_page
 from pelican.report.run import (
     RESAMPLES,
@@ -22,7 +22,7 @@ from pelican.report.run import (
     Run,
     cost_of,
     kind_of,
-    labelled,
+    label_runs,
     open_address,
 )
 from pelican.report.sections import contrast_figures, run_colour
@@ -57,7 +57,7 @@ def render_comparison(runs: Mapping[str, Run], table: RunTable | None = None) ->
 
 
 def verdict(table: RunTable) -> str:
-    """Which run ended highest, and from which others it can be told apart."""
+    """Which run ended highest, and from which others it differs by more than noise."""
     scored = [row for row in table.rows if row.final is not None]
     if len(scored) < 2:
         return "Fewer than two of these runs have a trained policy that was evaluated."
@@ -155,7 +155,7 @@ class RunTable(Frozen):
 
 def open_runs(store: ObjectStore, addresses: Sequence[str]) -> dict[str, Run]:
     """The runs by their labels, each once. Raises UserInputError for one that is not there."""
-    return labelled([open_address(address, store) for address in addresses])
+    return label_runs([open_address(address, store) for address in addresses])
 
 
 def compare_runs(runs: Mapping[str, Run]) -> RunTable:
@@ -197,7 +197,7 @@ def row_of(label: str, run: Run, against: Pair | None) -> RunRow:
     shown: Evaluation | None = final or base
     embodied = final.summary.embodied if final else None
     general = final.summary.general if final else None
-    change = run.compared(base, final) if base and final else None
+    change = run.compare_evaluations(base, final) if base and final else None
     flips = (change.embodied_flips, change.general_flips) if change else ()
     return RunRow(
         run=label,
@@ -246,16 +246,16 @@ def _flatten(value: Any, path: str = "") -> dict[str, Any]:
 
 # Figures of runs side by side: their way over the loops, the nine dimensions, and what they cost.
 
-_RADAR = 4  # webs above each other that can still be told apart
+_RADAR = 4  # more webs above each other could not be read
 
 
 def beside_figures(runs: Mapping[str, Run], table: RunTable) -> list[Figure]:
-    """What can be drawn of several runs together."""
+    """The figures of several runs together."""
     styles = {label: run_colour(i) for i, label in enumerate(runs)}
     return [
-        *drawn([_progress(runs, styles)]),
+        *drop_empty([_progress(runs, styles)]),
         *contrast_figures(runs),
-        *drawn([_radar(table, styles)]),
+        *drop_empty([_radar(table, styles)]),
     ]
 
 
@@ -300,7 +300,7 @@ def _radar(table: RunTable, styles: Mapping[str, str]) -> Figure | None:
         "The nine dimensions of the final policies",
         f"0 in the middle, 100 at the rim.{more}",
         partial(
-            figures.webs,
+            charts.webs,
             [dimension(d.value) for d in Dimension],
             [(name, "web open", styles[name], values) for name, values in scores.items()],
             "Scores of the nine dimensions, run by run",

@@ -29,7 +29,7 @@ def add_attempts(run: Run, cases: Sequence[Case]) -> None:
         case.attempts = list(case.verdicts.values())
     for stage in run.finished("rollout"):
         words, order = moment_of(stage)
-        for row in _scored(run, stage, known).iter_rows(named=True):
+        for row in _read_scores(run, stage, known).iter_rows(named=True):
             known[row["sample_id"]].attempts.append(
                 Attempt(words, row["completion"], row["success"], row["reason"], order)
             )
@@ -43,7 +43,7 @@ def moment_of(stage: StageRun) -> tuple[str, tuple[int, int]]:
     return moment.words, moment.order
 
 
-def _scored(run: Run, stage: StageRun, ids: Collection[str]) -> pl.DataFrame:
+def _read_scores(run: Run, stage: StageRun, ids: Collection[str]) -> pl.DataFrame:
     """The first rollouts of these samples with success and reason; empty if a table is missing."""
     rollouts = rows_of(run, stage.prefix, "rollouts", ids, most=SHOWN_ROLLOUTS)
     scores = rows_of(run, scores_of(stage), "scores", ids, most=SHOWN_ROLLOUTS)
@@ -206,7 +206,7 @@ class Case:
 def outcome_of(timeline: Sequence[Moment], taught: dict[int, bool]) -> str:
     """What became of a weak sample. `taught`: loop -> the teacher's answer was accepted.
 
-    Who solved it is told from the moment after its last SR = 0: RL if that stood before and after
+    Who solved it follows from the moment after its last SR = 0: RL if that stood before and after
     the same RL phase, the teacher if it gave an accepted answer in between.
     """
     last = timeline[-1]
@@ -280,7 +280,7 @@ _LEAST = 4  # wrong answers before that means anything
 
 @dataclass(frozen=True, slots=True)
 class Habit:
-    """What the policy says when it is wrong: the commonest answer, its share, and of how many."""
+    """A sample's commonest wrong answer, its share of the wrong answers, and their number."""
 
     answer: str
     share: float
@@ -312,7 +312,7 @@ def habits(run: Run, ids: Collection[str]) -> dict[str, Habit]:
 
 
 def interest(case: Case, habit: Habit | None) -> tuple[float, str]:
-    """How much a sample deserves a look, 0 … 5, and why in words.
+    """The interest of a sample to a person, 0 … 5, and why in words.
 
     A teacher and a policy that were trained apart and agree against the label are the best sign of
     a wrong label; one answer given every time is a weaker one.

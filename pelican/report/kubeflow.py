@@ -117,7 +117,7 @@ class Matrix:
 
 @dataclass(frozen=True)
 class Shown:
-    """What one task shows. `matrix` is None where there is nothing to compare with."""
+    """The artifacts of one task. `matrix` is None where there is nothing to compare with."""
 
     metrics: dict[str, float]
     markdown: str
@@ -151,7 +151,7 @@ def conclude(store: ObjectStore, run: str, pipeline: str, succeeded: bool) -> Sh
 
 
 def evaluation(store: ObjectStore, output: str, base: str) -> Shown:
-    """What an evaluation's task shows: its scores, the gate's words, success against the base's."""
+    """The artifacts of an evaluation's task: its scores, the gate's words, success against the base's."""
     manifest = read_manifest(store, output)
     if manifest is None:
         return Shown({}, "The evaluation has not finished.")
@@ -195,7 +195,7 @@ def score_metrics(store: ObjectStore, run: str, tree: Mapping[str, Any]) -> dict
 
 
 def forgotten(summary: Mapping[str, Any]) -> dict[str, float]:
-    """Of what the base answered rightly, the share in percent that is now wrong, by suite."""
+    """Percent of the base's right answers that are now wrong, by suite."""
     compared = (summary.get("comparisons") or {}).get("base") or {}
     metrics = {}
     for suite in ("embodied", "general"):

@@ -117,14 +117,14 @@ def render_ledger(run: Run) -> str:
         dimensions=[(n, words.dimension(n)) for n in columns["dimensions"]],
         all_dimensions=[(d.value, words.dimension(d.value)) for d in Dimension],
         sources=columns["sources"],
-        index=packed(columns),
-        blocks=[packed(block) for block in _blocks(ordered, texts)],
+        index=pack(columns),
+        blocks=[pack(block) for block in _blocks(ordered, texts)],
         images=images,
         block=BLOCK,
     )
 
 
-def packed(value: Any) -> str:
+def pack(value: Any) -> str:
     """JSON, gzip, base64: safe in a script element whatever a model wrote."""
     text = json.dumps(value, separators=(",", ":"), ensure_ascii=False)
     data = gzip.compress(text.encode("utf-8", "replace"), 6, mtime=0)
@@ -256,7 +256,7 @@ def view_ledger(run: Run, limit: int = 150) -> LedgerView:
     by_family: dict[str, dict[str, int]] = defaultdict(lambda: dict.fromkeys(OUTCOMES, 0))
     for case in cases:
         by_family[case.family][case.outcome] += 1
-    chosen = _stratified(cases, limit, run.seed)
+    chosen = _stratify(cases, limit, run.seed)
     add_attempts(run, chosen)
     add_samples(run, chosen, VIEW_PICTURE_BUDGET)
     counts = Counter(case.outcome for case in cases)
@@ -268,7 +268,7 @@ def view_ledger(run: Run, limit: int = 150) -> LedgerView:
     )
 
 
-def _stratified(cases: Iterable[Case], limit: int, seed: int) -> list[Case]:
+def _stratify(cases: Iterable[Case], limit: int, seed: int) -> list[Case]:
     """Round robin over (outcome, family, dimension), so that rare kinds are not lost."""
     strata: dict[tuple[str, str, str], list[Case]] = defaultdict(list)
     for case in cases:
@@ -293,7 +293,7 @@ def add_samples(run: Run, cases: Sequence[Case], budget: int) -> None:
     found = samples_of(run, pool_places(run), ids, corrections_of(run))
     samples = {sample.id: sample for sample in found}
     spent = 0
-    for case in _interleaved(cases):
+    for case in _interleave(cases):
         sample = samples.get(case.id)
         if sample is None:
             continue
@@ -309,7 +309,7 @@ def _last(case: Case, *places: int) -> str:
     return next((a.completion for a in reversed(case.attempts) if a.order[1] in places), "")
 
 
-def _interleaved(cases: Sequence[Case]) -> list[Case]:
+def _interleave(cases: Sequence[Case]) -> list[Case]:
     """By turns of the families, so that a spent budget takes from all alike."""
     turn: Counter[str] = Counter()
     numbered = []
@@ -386,7 +386,7 @@ def pictures(sample: Sample, policy: str = "", teacher: str = "") -> list[str]:
         chosen, side = _spread(count, FRAMES), FRAME_PX
     frames = [_small(sample.images[index], side) for index in chosen]
     if isinstance(sample.answer, PointsAnswer | BoxAnswer):
-        frames[-1] = _marked(frames[-1], sample.answer, policy, teacher)
+        frames[-1] = _mark_answers(frames[-1], sample.answer, policy, teacher)
     return [_data_uri(frame) for frame in frames]
 
 
@@ -410,13 +410,13 @@ def _data_uri(image: Image.Image) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(out.getvalue()).decode()
 
 
-def _marked(
+def _mark_answers(
     image: Image.Image, answer: PointsAnswer | BoxAnswer, policy: str, teacher: str
 ) -> Image.Image:
     factor = max(1, round(192 / max(image.size)))  # marks need pixels that small pictures lack
     image = image.resize((image.width * factor, image.height * factor), Image.Resampling.BICUBIC)
     if isinstance(answer, PointsAnswer):
-        image = _tinted(image, answer)
+        image = _tint(image, answer)
     draw = ImageDraw.Draw(image)
     if isinstance(answer, BoxAnswer):
         _draw_box(draw, image, answer.box, answer.scale, _RIGHT)
@@ -432,7 +432,7 @@ def _marked(
     return image
 
 
-def _tinted(image: Image.Image, answer: PointsAnswer) -> Image.Image:
+def _tint(image: Image.Image, answer: PointsAnswer) -> Image.Image:
     from pelican.rewards.masks import decode_mask
 
     mask = Image.fromarray(np.asarray(decode_mask(answer.mask)) * np.uint8(110))

@@ -12,7 +12,7 @@ from pelican.report.compare import phase_totals
 from pelican.report.history import MEANINGS, OUTCOMES
 from pelican.report.ledger import build_ledger, view_forgotten, view_ledger
 from pelican.report.pages import render_page
-from pelican.report.run import Evaluation, Run, cost_of, kind_of, labelled, open_run
+from pelican.report.run import Evaluation, Run, cost_of, kind_of, label_runs, open_run
 from pelican.report.sections import (
     capability_figures,
     contrast_figures,
@@ -157,7 +157,7 @@ def build_report(store: ObjectStore, run: str, against: Sequence[Run] = ()) -> P
 def render(run: Run, against: Sequence[Run] = (), *, ledger: bool = False) -> str:
     """The page as text. `ledger`: there is a page of the whole ledger beside it."""
     base, final = run.base, run.final
-    change = run.compared(base, final) if base and final else None
+    change = run.compare_evaluations(base, final) if base and final else None
     return render_page(
         "report.html.j2",
         run=run,
@@ -169,7 +169,7 @@ def render(run: Run, against: Sequence[Run] = (), *, ledger: bool = False) -> st
         totals=phase_totals(run),
         groups=tables.groups(base, final, change),
         scores=score_figures(run),
-        contrast=contrast_figures(labelled([run, *against])) if against else [],
+        contrast=contrast_figures(label_runs([run, *against])) if against else [],
         others=[(other, kind_of(other)) for other in against],
         capabilities=capability_figures(base, final),
         practice=practice_figures(run),

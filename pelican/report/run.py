@@ -39,7 +39,7 @@ class Cost(Frozen):
 
 
 def cost_of(run: Run) -> Cost:
-    """Of all finished stages. What a stage lost to a restart is not in it."""
+    """The cost of all finished stages, without the work that restarts lost."""
     return Cost(
         seconds=seconds(run),
         gpu_hours=_hours(run, "gpu_seconds"),
@@ -73,7 +73,7 @@ def _counts(stage: StageRun) -> dict[str, int]:
     return stage.manifest.counts if stage.manifest else {}
 
 
-# Runs by the names that tell them apart, also those of several stores.
+# Short labels for runs, unique even if they lie in several stores.
 
 _PART = "/runs/"
 
@@ -89,7 +89,7 @@ def open_address(address: str, default: ObjectStore) -> Run:
     return open_run(open_store(store), name)
 
 
-def labelled(runs: Sequence[Run]) -> dict[str, Run]:
+def label_runs(runs: Sequence[Run]) -> dict[str, Run]:
     """Each run by its name; by name and store where two stores have a run of that name."""
     count = Counter(run.name for run in runs)
     found: dict[str, Run] = {}
@@ -206,7 +206,7 @@ class Run:
         """Each evaluation with the one before it."""
         return list(zip(self.evaluations, self.evaluations[1:], strict=False))
 
-    def compared(self, before: Evaluation, after: Evaluation) -> Comparison:
+    def compare_evaluations(self, before: Evaluation, after: Evaluation) -> Comparison:
         """Paired differences of two evaluations of this run."""
         return compare(
             before.results,

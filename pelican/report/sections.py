@@ -1,4 +1,4 @@
-"""The sections of a report: scores, practice, training, contrast, trajectories."""
+"""The figures of a report, section by section: scores, practice, training, trajectories, contrast."""
 
 from __future__ import annotations
 
@@ -16,105 +16,117 @@ from numpy.typing import NDArray
 from pelican.evaluation.metrics import Difference, Estimate
 from pelican.records import EMBODIED_FAMILIES, Dimension
 from pelican.report import charts
-from pelican.report.charts import (
-    Figure,
-    Legend,
-    Panel,
-    Point,
-    Row,
-    Series,
-    Table,
-    Trail,
-    Value,
-    colour,
-    drawn,
-    make_figure,
-    shade,
-    trails,
-    tsne,
-)
+from pelican.report.charts import Panel, Point, Series, Trail, trails, tsne
+from pelican.report.figure import Figure, Legend, Row, Table, Value, drop_empty, make_figure
 from pelican.report.run import Evaluation, Run, StageRun, kind_of
-from pelican.report.tables import ordered
+from pelican.report.svg import colour, shade
+from pelican.report.tables import sort_groups
 from pelican.report.words import dimension, family, first_upper, place
 
-# Runs beside each other in gain and forgetting (figure 4 of the paper).
+# Scores of every stage (figure 2 of the paper), and capabilities before and after.
 
-COLOURS = 10
-Groups = list[tuple[str, list[tuple[str, str, Difference | None]]]]
-
-
-def run_colour(index: int) -> str:
-    """The colour of one run among several."""
-    return colour(f"s-{index % COLOURS + 1}")
+_ESTIMATE = ("score", "low", "high", "chance", "questions")
+ScoreRow = tuple[str, Estimate | None, Estimate | None]
 
 
-def contrast_figures(runs: Mapping[str, Run]) -> list[Figure]:
-    """Each run's final policy against its own base. `runs`: label -> run."""
-    changes = {
-        label: run.compared(run.base, run.final)
-        for label, run in runs.items()
-        if run.base is not None and run.final is not None
-    }
-    if len(changes) < 2:
-        return []
-    styles = {label: run_colour(i) for i, label in enumerate(runs)}
-    kinds = {label: kind_of(run) for label, run in runs.items()}
-    legend = [Legend(f"{label} ({kinds[label]})", styles[label], "dot") for label in changes]
-
-    def groups(names: Sequence[str], of: str) -> Groups:
-        table = {label: getattr(change, of) for label, change in changes.items()}
-        words = family if of == "families" else dimension
-        return [
-            (words(name), [(c, styles[c], table[c].get(name)) for c in changes]) for name in names
+def score_figures(run: Run) -> list[Figure]:
+    """The score of every stage of every loop."""
+    found = run.evaluations
+    points = [Point(e.label, e.phase, e.summary.embodied, e.summary.general) for e in found]
+    rows = [
+        [e.loop, e.phase, suite, *_numbers(estimate)]
+        for e in found
+        for suite, estimate in (("embodied", e.summary.embodied), ("general", e.summary.general))
+        if estimate is not None
+    ]
+    return drop_empty(
+        [
+            make_figure(
+                "scores",
+                "Score of every stage of every loop",
+                "Held-out questions, 0 to 100. Whiskers are 95 % intervals over scenes; they"
+                " overstate the doubt about a difference, which the paired table below shows."
+                " Figure 2 of the paper.",
+                partial(charts.stage_scores, points),
+                Table(("loop", "phase", "suite", *_ESTIMATE), rows),
+                [
+                    Legend("base", colour("base"), "dot"),
+                    Legend("after RL", colour("rl"), "dot"),
+                    Legend("after SFT", colour("sft"), "dot"),
+                    Legend("general suite", colour("general"), "dot"),
+                    Legend("chance", colour("muted"), "dash"),
+                ],
+            )
         ]
-
-    whole: Groups = [
-        ("Gain: robot questions", [(c, styles[c], m.embodied) for c, m in changes.items()]),
-        ("Forgetting: general suite", [(c, styles[c], m.general) for c, m in changes.items()]),
-    ]
-    note = (
-        "Final policy minus the run's own base on the same held-out questions, in points, with"
-        " paired 95 % intervals; left of zero is loss. "
     )
-    figures = [
-        _figure(
-            "gain-forgetting",
-            "Gain and forgetting",
-            note + "Figure 4 of the paper.",
-            whole,
-            legend,
-            kinds,
-        )
-    ]
-    for of, title in (("families", "family"), ("dimensions", "dimension")):
-        names = sorted({n for m in changes.values() for n in getattr(m, of)}, key=place)
-        found = groups(names, of)
-        figures.append(_figure(f"gain-{of}", f"Gain by {title}", note, found, legend, kinds))
-    return drawn(figures)
 
 
-def _figure(
-    id: str,
-    title: str,
-    note: str,
-    groups: Groups,
-    legend: Sequence[Legend],
-    kinds: Mapping[str, str],
-) -> Figure | None:
-    rows: list[Row] = [
-        [name, label, kinds[label], change.delta, change.low, change.high, change.n]
-        for name, parts in groups
-        for label, _, change in parts
-        if change is not None
-    ]
-    return make_figure(
-        id,
-        title,
-        note.strip(),
-        partial(charts.differences, groups, title),
-        Table(("of", "run", "trained by", "change", "low", "high", "questions"), rows),
-        legend,
+def _numbers(estimate: Estimate) -> list[Value]:
+    return [estimate.score, estimate.low, estimate.high, estimate.chance, estimate.n]
+
+
+def capability_figures(base: Evaluation | None, final: Evaluation | None) -> list[Figure]:
+    """Families and dimensions, base and final, and the radar of the nine dimensions."""
+    legend = [Legend("base", colour("base"), "ring")] if base else []
+    legend += [Legend(final.label, colour("final"), "dot")] if final else []
+    with_chance = [*legend, Legend("chance", colour("muted"), "tick")]
+
+    def rows(field: str, words_of: Callable[[str], str]) -> list[ScoreRow]:
+        old: dict[str, Estimate] = getattr(base.summary, field) if base else {}
+        new: dict[str, Estimate] = getattr(final.summary, field) if final else {}
+        return [(words_of(n), old.get(n), new.get(n)) for n, _ in sort_groups(old | new)]
+
+    def score(found: Evaluation | None, name: Dimension) -> float | None:
+        number = found.summary.dimensions.get(name.value) if found else None
+        return number.score if number else None
+
+    families, dimensions = rows("families", family), rows("dimensions", dimension)
+    web = {d: (score(base, d), score(final, d)) for d in Dimension}
+    return drop_empty(
+        [
+            make_figure(
+                "families",
+                "Six task families",
+                "Base and final score; the embodied score is the mean of these six. A family is the rule by"
+                " which an answer is scored.",
+                partial(charts.before_after, families, "Scores by task family"),
+                _before_after("family", families),
+                with_chance,
+            ),
+            make_figure(
+                "dimensions",
+                "Nine capability dimensions",
+                "What a question asks of the policy, whatever its family: each carries one dimension. To"
+                " count what stands left of a can is scored as counting and asks for spatial sense.",
+                partial(charts.before_after, dimensions, "Scores by dimension"),
+                _before_after("dimension", dimensions),
+                with_chance,
+            ),
+            make_figure(
+                "radar",
+                "The shape of the nine dimensions",
+                "0 in the middle, 100 at the rim.",
+                partial(
+                    charts.radar,
+                    [dimension(d.value) for d in web],
+                    [old for old, _ in web.values()],
+                    [new for _, new in web.values()],
+                ),
+                Table(("dimension", "base", "final"), [[d.value, *web[d]] for d in web]),
+                legend,
+            ),
+        ]
     )
+
+
+def _before_after(kind: str, rows: Sequence[ScoreRow]) -> Table:
+    found = [
+        [name, when, *_numbers(estimate)]
+        for name, old, new in rows
+        for when, estimate in (("base", old), ("final", new))
+        if estimate is not None
+    ]
+    return Table((kind, "policy", *_ESTIMATE), found)
 
 
 # How success is spread over the samples, and how that shifts (figure 3 of the paper).
@@ -142,7 +154,7 @@ def practice_figures(run: Run) -> list[Figure]:
         )
         for phase, title in phases
     ]
-    return drawn(
+    return drop_empty(
         [
             make_figure(
                 "distribution",
@@ -254,112 +266,6 @@ def _counts(ledgers: Mapping[StageRun, pl.DataFrame]) -> Figure | None:
     )
 
 
-# Scores of every stage (figure 2 of the paper), and capabilities before and after.
-
-_ESTIMATE = ("score", "low", "high", "chance", "questions")
-ScoreRow = tuple[str, Estimate | None, Estimate | None]
-
-
-def score_figures(run: Run) -> list[Figure]:
-    """The score of every stage of every loop."""
-    found = run.evaluations
-    points = [Point(e.label, e.phase, e.summary.embodied, e.summary.general) for e in found]
-    rows = [
-        [e.loop, e.phase, suite, *_numbers(estimate)]
-        for e in found
-        for suite, estimate in (("embodied", e.summary.embodied), ("general", e.summary.general))
-        if estimate is not None
-    ]
-    return drawn(
-        [
-            make_figure(
-                "scores",
-                "Score of every stage of every loop",
-                "Held-out questions, 0 to 100. Whiskers are 95 % intervals over scenes; they"
-                " overstate the doubt about a difference, which the paired table below shows."
-                " Figure 2 of the paper.",
-                partial(charts.stage_scores, points),
-                Table(("loop", "phase", "suite", *_ESTIMATE), rows),
-                [
-                    Legend("base", colour("base"), "dot"),
-                    Legend("after RL", colour("rl"), "dot"),
-                    Legend("after SFT", colour("sft"), "dot"),
-                    Legend("general suite", colour("general"), "dot"),
-                    Legend("chance", colour("muted"), "dash"),
-                ],
-            )
-        ]
-    )
-
-
-def _numbers(estimate: Estimate) -> list[Value]:
-    return [estimate.score, estimate.low, estimate.high, estimate.chance, estimate.n]
-
-
-def capability_figures(base: Evaluation | None, final: Evaluation | None) -> list[Figure]:
-    """Families and dimensions, base and final, and the radar of the nine dimensions."""
-    legend = [Legend("base", colour("base"), "ring")] if base else []
-    legend += [Legend(final.label, colour("final"), "dot")] if final else []
-    with_chance = [*legend, Legend("chance", colour("muted"), "tick")]
-
-    def rows(field: str, named: Callable[[str], str]) -> list[ScoreRow]:
-        old: dict[str, Estimate] = getattr(base.summary, field) if base else {}
-        new: dict[str, Estimate] = getattr(final.summary, field) if final else {}
-        return [(named(n), old.get(n), new.get(n)) for n, _ in ordered(old | new)]
-
-    def score(found: Evaluation | None, name: Dimension) -> float | None:
-        number = found.summary.dimensions.get(name.value) if found else None
-        return number.score if number else None
-
-    families, dimensions = rows("families", family), rows("dimensions", dimension)
-    web = {d: (score(base, d), score(final, d)) for d in Dimension}
-    return drawn(
-        [
-            make_figure(
-                "families",
-                "Six task families",
-                "Base and final score; the embodied score is the mean of these six. A family is the rule by"
-                " which an answer is scored.",
-                partial(charts.before_after, families, "Scores by task family"),
-                _before_after("family", families),
-                with_chance,
-            ),
-            make_figure(
-                "dimensions",
-                "Nine capability dimensions",
-                "What a question asks of the policy, whatever its family: each carries one dimension. To"
-                " count what stands left of a can is scored as counting and asks for spatial sense.",
-                partial(charts.before_after, dimensions, "Scores by dimension"),
-                _before_after("dimension", dimensions),
-                with_chance,
-            ),
-            make_figure(
-                "radar",
-                "The shape of the nine dimensions",
-                "0 in the middle, 100 at the rim.",
-                partial(
-                    charts.radar,
-                    [dimension(d.value) for d in web],
-                    [old for old, _ in web.values()],
-                    [new for _, new in web.values()],
-                ),
-                Table(("dimension", "base", "final"), [[d.value, *web[d]] for d in web]),
-                legend,
-            ),
-        ]
-    )
-
-
-def _before_after(kind: str, rows: Sequence[ScoreRow]) -> Table:
-    found = [
-        [name, when, *_numbers(estimate)]
-        for name, old, new in rows
-        for when, estimate in (("base", old), ("final", new))
-        if estimate is not None
-    ]
-    return Table((kind, "policy", *_ESTIMATE), found)
-
-
 # What went on in the RL and SFT phases, and where the time went.
 
 _ORIGINS = {"weak": "weak", "assoc": "related", "general": "general replay"}
@@ -387,7 +293,7 @@ def rl_figures(run: Run) -> list[Figure]:
         ]
         draw = partial(charts.curves, panels, title, "optimiser step")
         found.append(make_figure(column, title, note, draw, _lines(panels, column), legend))
-    return drawn(found)
+    return drop_empty(found)
 
 
 def _stagnation(run: Run, legend: Sequence[Legend]) -> Figure | None:
@@ -450,7 +356,7 @@ def sft_figures(run: Run) -> list[Figure]:
         clean = frame.drop_nulls("loss").sort("step")
         series = Series("loss", colour("sft"), clean["step"].to_list(), clean["loss"].to_list())
         panels.append(Panel(f"Loop {stage.loop}", [series]))
-    return drawn(
+    return drop_empty(
         [
             make_figure(
                 "mixture",
@@ -496,7 +402,7 @@ def cost_figures(run: Run) -> list[Figure]:
         _parts("stage", unit, rows),
         [Legend(name, colour(f"k-{name}")) for name in _KINDS],
     )
-    return drawn([figure])
+    return drop_empty([figure])
 
 
 def _parts(
@@ -538,7 +444,7 @@ def trajectory_figures(run: Run) -> list[Figure]:
         Table(("family", "policy", "x", "y"), table),
         [Legend(trail.name, trail.style, "dot") for trail in found],
     )
-    return drawn([figure])
+    return drop_empty([figure])
 
 
 def _style(name: str) -> str:
@@ -590,3 +496,83 @@ def _unit(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
     unit: NDArray[np.float64] = vectors / np.maximum(lengths, 1e-12)
     return unit
+
+
+# Runs beside each other in gain and forgetting (figure 4 of the paper).
+
+COLOURS = 10
+Groups = list[tuple[str, list[tuple[str, str, Difference | None]]]]
+
+
+def run_colour(index: int) -> str:
+    """The colour of one run among several."""
+    return colour(f"s-{index % COLOURS + 1}")
+
+
+def contrast_figures(runs: Mapping[str, Run]) -> list[Figure]:
+    """Each run's final policy against its own base. `runs`: label -> run."""
+    changes = {
+        label: run.compare_evaluations(run.base, run.final)
+        for label, run in runs.items()
+        if run.base is not None and run.final is not None
+    }
+    if len(changes) < 2:
+        return []
+    styles = {label: run_colour(i) for i, label in enumerate(runs)}
+    kinds = {label: kind_of(run) for label, run in runs.items()}
+    legend = [Legend(f"{label} ({kinds[label]})", styles[label], "dot") for label in changes]
+
+    def groups(names: Sequence[str], of: str) -> Groups:
+        table = {label: getattr(change, of) for label, change in changes.items()}
+        words = family if of == "families" else dimension
+        return [
+            (words(name), [(c, styles[c], table[c].get(name)) for c in changes]) for name in names
+        ]
+
+    whole: Groups = [
+        ("Gain: robot questions", [(c, styles[c], m.embodied) for c, m in changes.items()]),
+        ("Forgetting: general suite", [(c, styles[c], m.general) for c, m in changes.items()]),
+    ]
+    note = (
+        "Final policy minus the run's own base on the same held-out questions, in points, with"
+        " paired 95 % intervals; left of zero is loss. "
+    )
+    figures = [
+        _figure(
+            "gain-forgetting",
+            "Gain and forgetting",
+            note + "Figure 4 of the paper.",
+            whole,
+            legend,
+            kinds,
+        )
+    ]
+    for of, title in (("families", "family"), ("dimensions", "dimension")):
+        names = sorted({n for m in changes.values() for n in getattr(m, of)}, key=place)
+        found = groups(names, of)
+        figures.append(_figure(f"gain-{of}", f"Gain by {title}", note, found, legend, kinds))
+    return drop_empty(figures)
+
+
+def _figure(
+    id: str,
+    title: str,
+    note: str,
+    groups: Groups,
+    legend: Sequence[Legend],
+    kinds: Mapping[str, str],
+) -> Figure | None:
+    rows: list[Row] = [
+        [name, label, kinds[label], change.delta, change.low, change.high, change.n]
+        for name, parts in groups
+        for label, _, change in parts
+        if change is not None
+    ]
+    return make_figure(
+        id,
+        title,
+        note.strip(),
+        partial(charts.differences, groups, title),
+        Table(("of", "run", "trained by", "change", "low", "high", "questions"), rows),
+        legend,
+    )

@@ -15,7 +15,7 @@ PREFLIGHT = "preflight.json"
 
 def phases(run: Run) -> list[dict[str, Any]]:
     return [
-        {"evaluation": after, "change": run.compared(before, after)}
+        {"evaluation": after, "change": run.compare_evaluations(before, after)}
         for before, after in run.steps()
     ]
 
@@ -34,19 +34,19 @@ def groups(
         ("benchmarks", "Benchmark", str),
     ]
     found = []
-    for field, title, named in tables:
+    for field, title, words_of in tables:
         now: dict[str, Estimate] = getattr(shown.summary, field)
         start: dict[str, Estimate] = getattr(base.summary, field) if base and final else {}
         moved: dict[str, Difference] = getattr(change, field, {}) if change else {}
         rows = [
-            {"name": named(n), "base": start.get(n), "final": e, "change": moved.get(n)}
-            for n, e in ordered(now)
+            {"name": words_of(n), "base": start.get(n), "final": e, "change": moved.get(n)}
+            for n, e in sort_groups(now)
         ]
         found.append({"title": title, "rows": rows})
     return found
 
 
-def ordered(groups: dict[str, Estimate]) -> list[tuple[str, Estimate]]:
+def sort_groups(groups: dict[str, Estimate]) -> list[tuple[str, Estimate]]:
     return sorted(groups.items(), key=lambda item: words.place(item[0]))
 
 

@@ -59,10 +59,10 @@ def _put(store: ObjectStore, key: str, samples: Iterable[Sample]) -> None:
     store.put(key, path)
 
 
-# Intake: the delivered files as a clean pool to learn from and one to be held against.
+# Intake turns the delivered files into a clean pool to train on and a held-out one.
 #
-# What is wrong with a row or a whole file is quarantined and counted; only data of which nothing can
-# be used, or that stands on both sides of a split, ends the run.
+# A faulty row or file is quarantined and counted. The run ends only if nothing can be used, or if a
+# scene stands on both sides of a split.
 
 FACTS = "facts.json"
 
@@ -113,7 +113,7 @@ def take_in(
                 f"{prefix}/{side}/file-{number:04d}",
                 max_pixels=max_pixels,
                 quarantine=quarantine,
-                change=partial(_renamed, version=version.name, split=split),
+                change=partial(_rename, version=version.name, split=split),
             )
     for side in written:
         if not written[side]:
@@ -180,7 +180,7 @@ def _usable(files: Sequence[_File], quarantine: Quarantine) -> list[tuple[PoolIn
 
 
 def _group(entry: Entry) -> tuple[str, bool]:
-    """What is never torn apart: a scene of one split."""
+    """The unit of splitting: samples of one scene stay together."""
     return entry.scene, entry.split is Split.TRAIN
 
 
@@ -205,7 +205,7 @@ def _draw(salt: str, scene: str) -> bytes:
     return hashlib.blake2b(key, digest_size=8).digest()
 
 
-def _renamed(sample: Sample, version: str, split: Split) -> Sample:
+def _rename(sample: Sample, version: str, split: Split) -> Sample:
     """Ids that no earlier sample has; held-out rows are a benchmark of their own."""
     update: dict[str, object] = {"id": f"{version}/{sample.id}", "split": split}
     if split is Split.TEST:
@@ -229,7 +229,7 @@ def _size(folder: Path) -> int:
     return sum(path.stat().st_size for path in paths)
 
 
-# Diagnosis and practice set: is there a weakness, and what do the loops train on against it?
+# Diagnosis finds the weak samples of the new data; the practice set is what the loops train on.
 
 WEAKNESS = "weakness.json"
 
@@ -246,7 +246,7 @@ class Sources:
 
 
 def diagnose(ledger: pl.DataFrame, config: RetrainConfig) -> Weakness:
-    """What the diagnosis' ledger says: go on if enough samples are weak, in number and share."""
+    """The weak samples by the diagnosis' ledger; training is worth while if they are enough."""
     weak = ledger.filter(pl.col("success_rate") < config.weak_below)
     share = len(weak) / max(1, len(ledger))
     go_on = len(weak) >= config.min_weak and share >= config.min_weak_share

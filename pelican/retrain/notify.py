@@ -1,4 +1,4 @@
-"""Tells the world how a retraining ended: one signed POST, shaped so that Slack shows it.
+"""The notice of how a retraining ended: one signed POST, shaped so that Slack shows it.
 
 `text` is what Slack displays; the other fields are for programs. With PELICAN_NOTIFY_SECRET the
 request is signed after the Standard Webhooks specification, as the trigger checks it.
@@ -26,17 +26,17 @@ TRIES, WAIT_S, TIMEOUT_S = 3, 1.0, 10.0
 def notify(store: ObjectStore, run: str) -> str | None:
     """Send the verdict, or the failure, of a run; returns what became of it, None without a URL.
 
-    Never raises: a run does not fail because nobody could be told. What happened is kept in
-    `runs/<run>/notification.json`; a run is told of once per outcome.
+    Never raises: a run does not fail because the notice could not be sent. What happened is kept in
+    `runs/<run>/notification.json`; each outcome of a run is sent once.
     """
     url = env.read(URL)
     if not url:
         return None
     key = f"{run_prefix(run)}/notification.json"
     message = message_of(store, run)
-    told = read_json(store, key)
-    if told is not None and told["sent"] and told["outcome"] == message["outcome"]:
-        return "told before"
+    before = read_json(store, key)
+    if before is not None and before["sent"] and before["outcome"] == message["outcome"]:
+        return "sent before"
     result = send(url, message, env.read(SECRET) or None, f"{run}-{message['outcome']}")
     record = {"outcome": message["outcome"], "sent": result == "sent", "result": result}
     store.write(key, json.dumps(record, indent=1).encode())

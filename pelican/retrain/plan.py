@@ -26,7 +26,7 @@ class Plan:
 def plan_of(
     store: ObjectStore, data: str, model: str, address: str, overrides: Sequence[str]
 ) -> Plan:
-    """What a call means. Raises UserInputError for data, a model or a recipe that is not there."""
+    """The run that a call stands for. Raises UserInputError for unknown data, model or recipe."""
     version, parent = find_version(store, data), resolve_model(store, model)
     wanted = [*overrides, f"retrain.data={version.name}", f"retrain.parent={parent.name}"]
     recipe = for_pipeline("retrain", find_recipe(address, wanted))
@@ -35,5 +35,5 @@ def plan_of(
 
 
 def run_name(parent: ModelVersion, recipe: Recipe) -> str:
-    """The same for the same model version, data and recipe: what makes the call idempotent."""
+    """The run's name. It follows from model version, data and recipe, so that a call may be repeated."""
     return f"retrain-{parent.model[:24].rstrip('-')}-{parent.version}-{recipe.digest()[:10]}"

@@ -19,14 +19,14 @@ from pelican.storage import open_uri
 from pelican.storage.manifests import file_digest, now
 from pelican.storage.store import ObjectStore
 
-# What the steps of a retraining hand on, and how it ended.
+# Records that the steps of a retraining hand on, and the verdict at its end.
 
 VERDICT = "verdict.json"
 Outcome = Literal["promoted", "refused", "no weakness", "overtaken"]
 
 
 class DataObject(Frozen):
-    """One file of a data version. `tag`: what told the store's versions of the object apart."""
+    """One file of a data version. `tag`: names the version of the object, as its store does."""
 
     key: str
     tag: str = ""
@@ -185,7 +185,7 @@ def find_version(store: ObjectStore, where: str) -> DataVersion:
 
 
 def _label(folder: Path) -> str:
-    """What a version is called after: the pool's name, if the folder is a version of one."""
+    """The name that a version gets its own from: the pool's, if the folder is a version of one."""
     parent = folder.parent.name
     return parent.removesuffix(".versions") if parent.endswith(".versions") else folder.stem
 

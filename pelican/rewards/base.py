@@ -1,4 +1,4 @@
-"""What scorers share: what is asked, the verdict, and how a completion is refused."""
+"""What the rules of `kinds.py` share: their input `Asked`, their `Verdict`, and `Unscorable`."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ PARSE_FAILURES: tuple[ReasonClass, ...] = ("no answer", "several answers", "unre
 
 @dataclass(frozen=True, slots=True)
 class Asked(Generic[A]):
-    """One answer to score: the reference, what was extracted, the question and the judge."""
+    """One answer to score: `text` is what the policy said, `answer` the reference."""
 
     answer: A
     text: str

@@ -1,6 +1,13 @@
-"""One table: which kinds of answers each task family has, and the reward of each.
+"""Add a reward here: the table of which kinds of answers each task family has, and their rules.
 
-A new kind of a family is one entry here; its rule is a function of `kinds.py`.
+A family is what a question is about (`records.Family`), a kind is the form of its answer (the field
+`kind` of the classes in `records.Answer`), and a rule is a function of `kinds.py` that gives a reward
+of 0 to 1. To let questions about success be answered by a list of steps, too, add one entry:
+
+    Family.SUCCESS: {"interval": kinds.interval, "steps": kinds.steps, **kinds.CLOSED},
+
+A rule that does not exist yet is one function more: the head of `kinds.py` shows one. A new kind of
+answer is one class more in `records.Answer`. docs/rewards.md says how each kind is scored.
 """
 
 from pelican.records import Family

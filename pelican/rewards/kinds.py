@@ -1,6 +1,16 @@
-"""One scorer per kind of answer in `pelican.records.Answer`; the families choose among them.
+"""The rules: one function per kind of answer in `pelican.records.Answer`.
 
-The rules, and where each comes from: docs/rewards.md.
+A rule reads the answer's text, compares it with the reference, and gives a `Verdict`: the reward in
+[0, 1] and the answer as it was read. What it can't read it refuses by raising `Unscorable` (the
+parsers of `parse.py` do), which is a reward of 0 with that reason. A rule for counts that also takes
+near misses would be
+
+    def near_count(asked: Asked[CountAnswer]) -> Verdict:
+        predicted = parse_count(asked.text)
+        return Verdict(max(0.0, 1 - abs(predicted - asked.answer.value) / 3), f"{predicted:g}")
+
+and takes effect once `families.py` names it, for one family or in `CLOSED` for all of them. Where each
+rule comes from: docs/rewards.md.
 """
 
 from __future__ import annotations

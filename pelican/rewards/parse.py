@@ -93,7 +93,7 @@ def _clean(text: str) -> str:
     return text
 
 
-# Which option, or yes or no.
+# Choices, and yes or no.
 
 _LONE_LETTER = re.compile(r"[(\[]?\s*([A-Za-z])\s*[)\]]?\s*[.:,]?")
 _LABEL = re.compile(r"(?<![\w'’])[(\[]?([a-z])[)\].:](?!\w)")
@@ -129,9 +129,9 @@ def parse_choice(text: str, options: Sequence[str]) -> str:
     rest = text
     for start, end in sorted(spans, reverse=True):
         rest = rest[:start] + " " + rest[end:]
-    named = letters | _options_in(rest, texts)
-    if len(named) > 1:
-        raise Unscorable("several answers", ", ".join(sorted(named)))
+    mentioned = letters | _options_in(rest, texts)
+    if len(mentioned) > 1:
+        raise Unscorable("several answers", ", ".join(sorted(mentioned)))
     return letters.pop()
 
 
@@ -235,7 +235,7 @@ def parse_box(text: str) -> Box:
     return box
 
 
-# Items in an order.
+# Lists, such as steps.
 
 MAX_ITEMS = 100
 
@@ -449,7 +449,7 @@ def _time_factor(unit: str) -> float | None:
     return 1.0 if unit.startswith("s") else 60.0
 
 
-# Text as answers are compared by it.
+# `normalise`: the form in which texts are compared.
 
 _DROPPED = re.compile(r"_|(?<![0-9])\.|\.(?![0-9])|-(?![0-9])|(?<=\w)-|[^\w\s.%°+-]")
 _ARTICLES = re.compile(r"\b(?:a|an|the)\b")

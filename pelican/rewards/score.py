@@ -12,7 +12,7 @@ from pelican.rewards.base import Asked, Judge, Scorer, Unscorable, Verdict
 from pelican.rewards.families import FAMILIES
 from pelican.rewards.parse import extract_answer
 
-# The ablation that flips a share of the rewards.
+# The ablation `reward.flip`: a share of the rewards is turned round.
 
 
 def is_flipped(share: float, seed: int, sample_id: str, index: int) -> bool:
@@ -24,7 +24,7 @@ def is_flipped(share: float, seed: int, sample_id: str, index: int) -> bool:
     return draw < share * 2.0**64
 
 
-# The shape of a completion: one thought, then one answer.
+# The format reward: one thought, then one answer.
 
 _WORD = re.compile(r"\w")
 _TAGS = ("<think>", "</think>", "<answer>", "</answer>")
@@ -64,7 +64,7 @@ def think_chars(completion: str) -> int:
     return len(body.strip()) if closed else 0
 
 
-# The reward of one completion: format and task, weighed. Never raises on any completion.
+# `score`: format and task reward, weighed.
 
 SHOWN_CHARS = 500  # of the answer, as the score keeps it
 
@@ -122,8 +122,8 @@ def scorer_of(sample: Sample) -> Scorer:
     except KeyError:
         raise UserInputError(
             f"sample {sample.id!r}: family {sample.family} has no reward for answers of kind"
-            f" {sample.answer.kind!r}, only {', '.join(sorted(scorers))};"
-            f" add one in pelican/rewards/families.py"
+            f" {sample.answer.kind!r}, only for {', '.join(sorted(scorers))}; ask for one of these,"
+            " or add a reward in pelican/rewards/families.py"
         ) from None
 
 

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from pelican.base.files import held
+from pelican.base.files import is_locked
 from pelican.base.model import Frozen
 from pelican.config.recipe import Recipe
 from pelican.errors import UserInputError
@@ -182,7 +182,7 @@ def run_lock(store: ObjectStore, run: str) -> Path:
 def state(store: ObjectStore, run: str) -> State:
     """Whether a run is complete, failed, running now, or was cut off."""
     prefix = run_prefix(run)
-    if held(run_lock(store, run)):
+    if is_locked(run_lock(store, run)):
         return "running"
     summary = read_json(store, f"{prefix}/{SUMMARY}")
     if summary is not None and summary["state"] == "complete":

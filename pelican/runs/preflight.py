@@ -15,7 +15,7 @@ from pelican.base.model import digest_of
 from pelican.config import env
 from pelican.config.overrides import fields, sentence
 from pelican.config.recipe import Recipe
-from pelican.data.versions import hashed, version_name
+from pelican.data.versions import hash_files, version_name
 from pelican.errors import UserInputError
 from pelican.monitoring import record
 from pelican.monitoring.exporter import pushed
@@ -143,7 +143,7 @@ def pool_digest(store: ObjectStore, name: str, folder: Path) -> str | None:
             " scenes (`make sample-data`)"
         )
     small = folder.is_dir() and _size(folder) <= DECODED_BYTES
-    return input_digest(store, str(folder), hashed) if small else None
+    return input_digest(store, str(folder), hash_files) if small else None
 
 
 def check_data(

@@ -95,7 +95,7 @@ def _weak_entries(context: StageContext, pool: PoolIndex) -> list[Entry]:
     """The rows of the pool that filter found weak."""
     file = open_parquet(context.input("weak") / "weak.parquet")
     ids = set(file.read(columns=["sample_id"]).column("sample_id").to_pylist())
-    weak = pool.named(ids)
+    weak = pool.with_ids(ids)
     if len(weak) < len(ids):
         missing = sorted(ids - {entry.id for entry in weak})
         raise UserInputError(

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pelican.config import env
-from pelican.data.versions import Reader, known, seen
+from pelican.data.versions import Reader, stat_files, trust_versions
 from pelican.stages.stage import (
     StageName,
     StageSpec,
@@ -44,7 +44,7 @@ SECTIONS: dict[StageName, tuple[str, ...]] = {
 }
 
 
-def stage_fingerprint(store: ObjectStore, spec: StageSpec, read: Reader = known) -> str:
+def stage_fingerprint(store: ObjectStore, spec: StageSpec, read: Reader = trust_versions) -> str:
     """What determines the result of `spec`: its part of the recipe, loop, phase and inputs."""
     recipe = spec.recipe.model_dump(mode="json")
     recipe["reward"] = spec.rewards.model_dump(mode="json")
@@ -92,7 +92,8 @@ def begin(store: ObjectStore, spec: StageSpec) -> str | Manifest:
         if taken is not None:
             return taken
     store.write(
-        f"{spec.output}/{_SEEN}", f"{stage_fingerprint(store, spec, seen)} {identity}".encode()
+        f"{spec.output}/{_SEEN}",
+        f"{stage_fingerprint(store, spec, stat_files)} {identity}".encode(),
     )
     store.write(f"{spec.output}/{_MARK}", identity.encode())
     return identity
@@ -107,7 +108,7 @@ def identity_seen(store: ObjectStore, spec: StageSpec) -> str | None:
         found, _, identity = store.read(f"{spec.output}/{_SEEN}").decode().partition(" ")
     except KeyError:
         return None
-    return identity if found == stage_fingerprint(store, spec, seen) else None
+    return identity if found == stage_fingerprint(store, spec, stat_files) else None
 
 
 def open_or_finished(store: ObjectStore, spec: StageSpec, identity: str) -> str | Manifest | None:

@@ -11,7 +11,7 @@ from pydantic import Field
 from pelican.base.model import Frozen, digest_of
 from pelican.config import env
 from pelican.config.recipe import Recipe, RewardConfig
-from pelican.data.versions import Reader, known
+from pelican.data.versions import Reader, trust_versions
 from pelican.errors import UserInputError
 from pelican.records import Phase
 from pelican.storage import local_path, open_uri
@@ -49,7 +49,7 @@ def corrections_place(store: ObjectStore, recipe: Recipe) -> str | None:
     return where if inside else env.resolve(where)
 
 
-def input_digest(store: ObjectStore, where: str, read: Reader = known) -> str:
+def input_digest(store: ObjectStore, where: str, read: Reader = trust_versions) -> str:
     """Digest of a stage's output (by its manifest), or of a plain file or folder (by content).
 
     `<prefix>/checkpoint`, a folder that a stage committed, has the digest that a plain copy of it

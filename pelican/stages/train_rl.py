@@ -62,7 +62,7 @@ def _lazy(context: StageContext, ids: set[str], judge: Judge | None) -> tuple[La
     from pelican.training.grpo import schedule
 
     index = read_index(context.input("pool"), context.corrections())
-    entries = index.named(ids)
+    entries = index.with_ids(ids)
     kept = [e for e in entries if judge is not None or e.answer_kind != "open"]
     rl = context.recipe.rl
     seed = seed_of(context.recipe, context.spec.loop)

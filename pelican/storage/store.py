@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import shutil
@@ -11,6 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
+from pelican.base.files import lock_file
 from pelican.base.metrics import STORE_BYTES
 from pelican.errors import UserInputError
 
@@ -176,8 +176,7 @@ class FolderStore(ObjectStore):
 
     def _swap(self, path: Path, temporary: Path, tag: str) -> bool:
         """Put `temporary` in the place of `path` if that is still what `tag` names."""
-        with path.with_name(f".{path.name}{_LOCK}").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with lock_file(path.with_name(f".{path.name}{_LOCK}")):
             try:
                 if _tag(path.read_bytes()) != tag:
                     return False

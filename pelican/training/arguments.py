@@ -38,7 +38,16 @@ def _common(recipe: Recipe, output: Path, seed: int) -> dict[str, Any]:
 
 
 def per_process(total: int, processes: int, name: str) -> int:
-    """`total` split evenly over the processes, or a sentence that says it can't be."""
+    """The share of each process in `total` rows of a step.
+
+    Args:
+        total: rows of a step.
+        processes: that share them.
+        name: of the recipe's field with `total`, for the sentence.
+
+    Raises:
+        UserInputError: `total` does not divide.
+    """
     if total % processes:
         raise UserInputError(
             f"{name} = {total} does not divide by {processes} processes; choose a multiple"
@@ -47,10 +56,16 @@ def per_process(total: int, processes: int, name: str) -> int:
 
 
 def grpo_arguments(recipe: Recipe, output: Path, processes: int, seed: int) -> GRPOConfig:
-    """One generation batch is one optimiser step, on-policy, unless `rl.variant.updates` is more.
+    """Arguments of GRPO: a batch of completions serves one optimiser step, or `rl.variant.updates`.
 
-    So the ratio of the clipped loss is 1, and `clip_low` and `clip_high` come into play only at
-    the second and later updates of a batch.
+    With one the ratio in the clipped loss is 1; `clip_low` and `clip_high` act from the second update
+    of a batch on.
+
+    Args:
+        recipe: its sections `rl`, `model` and `parallel`.
+        output: the folder for checkpoints.
+        processes: of the training.
+        seed: of everything random.
     """
     rl = recipe.rl
     prompts = per_process(rl.prompts_per_step, processes, "rl.prompts_per_step")
@@ -78,7 +93,15 @@ def grpo_arguments(recipe: Recipe, output: Path, processes: int, seed: int) -> G
 
 
 def sft_arguments(recipe: Recipe, output: Path, processes: int, seed: int, steps: int) -> SFTConfig:
-    """`steps` optimiser steps; the rate rises, then falls along a cosine."""
+    """Arguments of SFT: the learning rate rises, then falls along a cosine.
+
+    Args:
+        recipe: its sections `sft`, `model` and `parallel`.
+        output: the folder for checkpoints.
+        processes: of the training.
+        seed: of everything random.
+        steps: optimiser steps.
+    """
     sft = recipe.sft
     arguments = SFTConfig(
         **_common(recipe, output, seed),

@@ -1,4 +1,4 @@
-"""Checkpoints of a training: what is kept, how it goes on exactly."""
+"""Checkpoints of a training, its result, and its log."""
 
 from __future__ import annotations
 
@@ -18,27 +18,25 @@ from pelican.errors import UserInputError
 from pelican.monitoring import record
 from pelican.training.distributed import save_whole
 
-# Checkpoints: those a trainer resumes from, and the Hugging Face folder a phase ends with.
-
 TRAINER_STATE = "trainer_state.json"
-# What is kept of a trainer's log; a quantity that it does not log is left out.
+# Quantities of a trainer's log that are kept; a trainer that does not log one has no column for it.
 LOGGED = (
     *("loss", "grad_norm", "learning_rate", "entropy", "kl", "mean_token_accuracy"),
     *("clip_ratio/low_mean", "clip_ratio/high_mean", "perception_kl", "masked_entropy"),
     *("importance_ratio", "sync_difference"),
 )
 
-# Several processes on CPUs: accelerate names rank r's device cpu:r, transformers loads the optimiser
-# there, and torch.load knows only "cpu".
+# With several processes on CPUs, accelerate 1.15 calls rank r's device cpu:r, transformers loads the
+# optimiser there, and torch.load knows "cpu" alone.
 torch.serialization.register_package(
     9, lambda _: None, lambda storage, where: storage if where.startswith("cpu:") else None
 )
 
 
 def last_checkpoint(folder: Path, *more: str) -> Path | None:
-    """The newest checkpoint that was written whole; those that were cut off are deleted.
+    """The newest whole checkpoint in `folder`, or None; newer ones that were cut off are deleted.
 
-    The trainer writes its state last, callbacks the files `more` after that.
+    The trainer writes its state last, and callbacks write the files `more` after it.
     """
     checkpoints = folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*")
     for found in sorted(checkpoints, key=lambda path: int(path.name.split("-")[-1]), reverse=True):
@@ -59,7 +57,7 @@ def save_policy(policy: Any, processor: Any, folder: Path) -> None:
 
 
 def save_trained(trainer: Any, processor: Any, folder: Path, recipe: Recipe) -> None:
-    """The phase's result, in the type that it is served in. Called by every rank."""
+    """Write the policy at the end of a phase, in the type that it is served in. Collective."""
     accelerator = trainer.accelerator
     if recipe.parallel.at_scale:
         save_whole(
@@ -75,7 +73,10 @@ def save_trained(trainer: Any, processor: Any, folder: Path, recipe: Recipe) -> 
 
 
 class KeepCheckpoints(TrainerCallback):  # type: ignore[misc]
-    """Hands on every checkpoint once it is whole; it comes after the callbacks that write into it."""
+    """Calls `keep` with the name of every checkpoint once it is whole.
+
+    It must be the last callback, because others write into the checkpoint.
+    """
 
     def __init__(self, keep: Callable[[str], None]) -> None:
         self._keep = keep
@@ -85,7 +86,7 @@ class KeepCheckpoints(TrainerCallback):  # type: ignore[misc]
 
 
 class Losses(TrainerCallback):  # type: ignore[misc]
-    """Keeps what the trainer logs, and reports progress."""
+    """Keeps the rows of the trainer's log, and reports progress."""
 
     def __init__(self, report: Any) -> None:
         self.rows: list[dict[str, float]] = []
@@ -106,7 +107,7 @@ class Losses(TrainerCallback):  # type: ignore[misc]
         self._report(state.global_step, state.max_steps)
 
     def restore(self, checkpoint: Path) -> None:
-        """Take the log of an interrupted training from its checkpoint."""
+        """Restore the log of an interrupted training from its checkpoint."""
         for logs in json.loads((checkpoint / TRAINER_STATE).read_text())["log_history"]:
             self._keep(logs["step"], logs)
 

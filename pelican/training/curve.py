@@ -1,4 +1,4 @@
-"""The training curve of an RL phase, and its stop: what every step saw, per family."""
+"""The training curve of an RL phase: rewards per step and family, stagnation, and the stop rule."""
 
 from __future__ import annotations
 
@@ -25,8 +25,9 @@ Gather = Callable[[Any], list[Any]]
 class RlCurve(TrainerCallback):  # type: ignore[misc]
     """Collects the steps of all ranks, updates stagnation per window, and stops the trainer.
 
-    Every rank keeps the same state, so that all stop at the same step. Rewards are those of all
-    groups drawn, also of those dropped for want of variance: the others would look harder.
+    Every rank keeps the same state, so that all stop at the same step. Rewards are those of all groups
+    drawn, also of those that dynamic sampling replaced, because a group that always succeeds is
+    replaced as well: without it the samples would look harder than they are.
     """
 
     def __init__(
@@ -43,7 +44,7 @@ class RlCurve(TrainerCallback):  # type: ignore[misc]
         self._batch = self._batch_of_all = 0
 
     def add(self, record: StepRecord) -> None:
-        """One rank's step; called by every rank at the same step."""
+        """Add a step: this rank's groups and, gathered, those of the others. Collective."""
         mine = [
             {
                 "family": group.sample.family.value,
@@ -80,7 +81,7 @@ class RlCurve(TrainerCallback):  # type: ignore[misc]
             self._add_hinted(record.hinted)
 
     def _add_hinted(self, groups: list[Group]) -> None:
-        """They cost as the others do, and are in no rate."""
+        """Count groups drawn with a hint: they cost tokens, and are in no success rate."""
         counts = {
             "groups_hinted": len(groups),
             "groups_helped": sum(any(s.success for s in group.scores) for group in groups),
@@ -92,7 +93,7 @@ class RlCurve(TrainerCallback):  # type: ignore[misc]
                 self.totals[name] += count
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Close a window every `stop.window` steps; stop where the tracker says so."""
+        """Close a window every `stop.window` steps; stop if the tracker finds stagnation."""
         step = state.global_step
         # Here and not in `add`: with `rl.variant.updates` a batch is trained on in several steps.
         self.totals["tokens_trained"] += self._batch_of_all
@@ -129,7 +130,7 @@ class RlCurve(TrainerCallback):  # type: ignore[misc]
                 file.write_text(json.dumps(saved))
 
     def load(self, checkpoint: Path) -> None:
-        """Go on from what `on_save` kept."""
+        """Restore what `on_save` wrote."""
         saved = json.loads((checkpoint / STATE).read_text())
         self.rows, self.stagnation = saved["rows"], saved["stagnation"]
         self.totals.update(saved["totals"])
@@ -137,7 +138,7 @@ class RlCurve(TrainerCallback):  # type: ignore[misc]
         self._window.update(saved["window"])
 
     def write(self, curve: Path, stagnation: Path) -> None:
-        """Both tables as Parquet."""
+        """Write both tables as Parquet files."""
         pl.DataFrame(self.rows).write_parquet(curve)
         schema = {"step": pl.Int64, "family": pl.String, "ts": pl.Float64, "mean_ts": pl.Float64}
         pl.DataFrame(self.stagnation, schema=schema).write_parquet(stagnation)

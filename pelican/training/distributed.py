@@ -24,17 +24,21 @@ from pelican.training.accelerate_private import shard_on_cpus, sync_gradients
 from pelican.training.logprobs import join_rows, split_rows
 from pelican.training.transformers_private import name_in_file, to_device, unsharded
 
-# Training at scale: what DeepSpeed and FSDP2 are told, and how a policy is loaded for them.
+# Arguments of DeepSpeed and FSDP2, and policies loaded for them.
 #
-# Masters are float32 always; `model.dtype` is what a pass computes in. A step of 1e-6 is below what
-# bfloat16 can tell apart, so weights kept in it would not move.
+# The weights in training (masters) are float32, and a pass computes in `model.dtype`, because bfloat16
+# cannot hold a change of 1e-6: weights kept in it would not move.
 
 # The units that are gathered for a pass and given up after it.
 _BLOCKS = ["Qwen2_5_VLDecoderLayer", "Qwen2_5_VLVisionBlock"]
 
 
 def backend_arguments(recipe: Recipe) -> dict[str, Any]:
-    """What `TrainingArguments` get beside those of every training."""
+    """`TrainingArguments` of the recipe's `parallel.strategy`, to add to those of every training.
+
+    Raises:
+        UserInputError: one process for a sharded policy, or DeepSpeed is not installed.
+    """
     mixed = recipe.model.dtype == "bfloat16"
     arguments: dict[str, Any] = {"bf16": mixed}
     if recipe.parallel.strategy != "ddp" and env.world_size() == 1:
@@ -72,7 +76,7 @@ def backend_arguments(recipe: Recipe) -> dict[str, Any]:
 
 
 def finish_arguments(arguments: Any, recipe: Recipe) -> Any:
-    """What `TrainingArguments` have no word for: gradients are summed and logits kept in float32."""
+    """Set what no argument sets: FSDP2 sums gradients and returns logits in float32."""
     if recipe.parallel.strategy == "zero3" and not torch.cuda.is_available():
         deepspeed_private.run_on_cpus()
     if arguments.fsdp_plugin_args is not None and recipe.model.dtype == "bfloat16":
@@ -82,14 +86,6 @@ def finish_arguments(arguments: Any, recipe: Recipe) -> Any:
             param_dtype=torch.bfloat16, reduce_dtype=torch.float32, output_dtype=torch.float32
         )
     return arguments
-
-
-class ShardedOnCpus:
-    """Trainer mix-in: FSDP2 also without a GPU."""
-
-    def create_accelerator_and_postprocess(self) -> None:
-        super().create_accelerator_and_postprocess()  # type: ignore[misc]
-        shard_on_cpus(self)
 
 
 def load_for_training(recipe: Recipe, checkpoint: Path) -> tuple[Any, PromptEncoder]:
@@ -120,7 +116,7 @@ def load_for_training(recipe: Recipe, checkpoint: Path) -> tuple[Any, PromptEnco
 
 
 def load_weights(recipe: Recipe, checkpoint: Path, dtype: torch.dtype) -> Any:
-    """The checkpoint's model, where the strategy wants it."""
+    """The checkpoint's model in `dtype`, on the device or spread as the strategy needs it."""
     from transformers import AutoModelForImageTextToText
 
     with _one_reader(recipe.parallel.strategy):
@@ -163,10 +159,14 @@ def _one_reader(strategy: str) -> Iterator[None]:
 
 
 def partition(lengths: Sequence[int], limit: int | None, at_least: int = 1) -> list[list[int]]:
-    """Item numbers in parts whose padded size, items times the longest, is at most `limit`.
+    """Numbers of items in parts whose padded size, items times the longest, is at most `limit`.
 
-    Items of like length share a part. An item beyond the limit is a part of its own. `at_least`
-    parts are made if there are that many items, for the sake of ranks that need them.
+    Items of like length share a part: lengths 9 2 3 with a limit of 10 give [[0], [2, 1]].
+
+    Args:
+        lengths: tokens of each item; a longer one than `limit` is a part of its own.
+        limit: tokens of a part with its padding; None for one part.
+        at_least: parts to make, if there are so many items, because another rank has so many.
     """
     order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
     parts: list[list[int]] = []
@@ -184,19 +184,22 @@ def partition(lengths: Sequence[int], limit: int | None, at_least: int = 1) -> l
 
 
 def same_number(lengths: Sequence[int], limit: int | None) -> list[list[int]]:
-    """`partition` into as many parts on every rank: a sharded model's passes are collective.
+    """`partition` into as many parts on every rank, because a sharded model's passes are collective.
 
-    All ranks have the same number of items.
+    All ranks must have the same number of items.
     """
     parts = partition(lengths, limit)
     return partition(lengths, limit, at_least=max(all_gather_object(len(parts))))
 
 
 def take(batch: Mapping[str, Any], rows: Sequence[int]) -> dict[str, Any]:
-    """These rows of a batch of tensors, with the padding that they share cut off.
+    """Some rows of a batch, without the padding that all of them have.
 
-    Of GRPO: prompts are padded on the left, completions on the right; of SFT: all on the right.
-    Images come with `num_images`, one number per row.
+    Args:
+        batch: tensors [rows, tokens]; `pixel_values` [patches, values] and `image_grid_thw` [images, 3]
+            with `num_images`, a number per row. In GRPO's, which has `prompt_mask`, prompts are padded
+            on the left and completions on the right; SFT's is padded on the right.
+        rows: their numbers.
     """
     index = torch.tensor(rows)
     skipped = {"pixel_values", "image_grid_thw", "num_images"}
@@ -234,10 +237,10 @@ def take(batch: Mapping[str, Any], rows: Sequence[int]) -> dict[str, Any]:
 
 @contextmanager
 def last_of_step(trainer: Any, model: Any, last: bool) -> Iterator[None]:
-    """Gradients of all but the last pass of a step stay here, where the strategy has room for them.
+    """Keep gradients on this process in all but the last pass of a step, with DDP.
 
-    FSDP2 sums them at every pass: kept here they would not be sharded. DeepSpeed does so too, and is
-    told when the step is due.
+    FSDP2 and DeepSpeed sum them at every pass, because gradients that wait are not sharded; DeepSpeed
+    learns from accelerate's flag when the step is due.
     """
     accelerator = trainer.accelerator
     sync_gradients(accelerator, last)
@@ -253,10 +256,14 @@ def last_of_step(trainer: Any, model: Any, last: bool) -> Iterator[None]:
         sync_gradients(accelerator, True)
 
 
-class TokenBatches:
-    """Trainer mix-in: a step's batch goes through the model in passes of at most `micro_tokens`."""
+class ScaledTraining:
+    """Trainer mix-in: FSDP2 also on CPUs, and steps in passes of at most `micro_tokens` tokens."""
 
     micro_tokens: int | None = None
+
+    def create_accelerator_and_postprocess(self) -> None:
+        super().create_accelerator_and_postprocess()  # type: ignore[misc]
+        shard_on_cpus(self)
 
     def passes(self, inputs: dict[str, Any]) -> list[tuple[dict[str, Any], float]]:
         """Micro-batches of one step, each with the weight of its loss."""
@@ -265,7 +272,7 @@ class TokenBatches:
     def training_step(
         self, model: Any, inputs: Any, num_items_in_batch: Tensor | int | None = None
     ) -> Tensor:
-        """Trainer's, over all passes; the loss is their weighted sum."""
+        """Trainer's, in several passes; the loss is the weighted sum of theirs."""
         trainer: Any = self
         model.train()
         passes = self.passes(to_device(trainer, inputs))
@@ -282,16 +289,16 @@ class TokenBatches:
         return total
 
 
-# Whole weights of a policy that is sharded, adapted or neither: to generate with, and to save.
+# Whole weights of a policy, sharded or not, with or without adapters: to generate with, and to save.
 #
-# One parameter is gathered at a time, so no process ever holds more than a file of them.
+# One parameter is gathered at a time, so no process holds more than one file of them.
 
 FILE_BYTES = 4 * 2**30  # of one safetensors file
 _INDEX = "model.safetensors.index.json"
 
 
 def base_model(policy: Any) -> Any:
-    """The transformers model inside wrappers of DDP, DeepSpeed and peft."""
+    """The transformers model inside the wrappers of DDP, DeepSpeed and peft."""
     model = getattr(policy, "module", policy)
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
@@ -348,9 +355,18 @@ def save_whole(
     world_size: int = 1,
     file_bytes: int = FILE_BYTES,
 ) -> None:
-    """A folder that `from_pretrained` and vLLM load. Collective; `folder` is seen by all ranks.
+    """Write a folder that `from_pretrained` and vLLM load. Collective.
 
     The ranks take turns at writing files, so none gathers the model. The folder gets its name last.
+
+    Args:
+        policy: sharded or not, adapters are merged.
+        processor: saved beside the weights.
+        folder: on a disk that all ranks see.
+        dtype: of the weights in the files.
+        rank: of this process.
+        world_size: processes that call this.
+        file_bytes: at most, of one file.
     """
     temporary = folder.with_name(f".{folder.name}.tmp")
     if rank == 0:

@@ -1,74 +1,60 @@
-"""GRPO on the practice buffer, one process a model."""
+"""GRPO on the practice buffer: TRL's trainer with Pelican's completions, rewards and dynamic sampling.
+
+TRL keeps the optimiser, the clipped loss, the KL term and checkpoints. `DeliberateGrpoTrainer` makes the
+batches. Read top-down: a batch is made in `next_batch`, its groups come from `draw_groups`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain, islice
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from pelican.base.process import all_gather_object
 from pelican.config.recipe import RlConfig
 from pelican.engines.base import rollout_seed
 from pelican.engines.transformers import Encoded, TransformersEngine
 from pelican.monitoring.record import timed
 from pelican.records import Sample, Score
-from pelican.training.logprobs import add_shared_prefix, shared_logps, split_rows
+from pelican.training.hints import add_hint
+from pelican.training.logprobs import add_shared_prefix_logps, shared_prefix_logps, split_rows
 from pelican.training.sampling import Generation
 from pelican.training.trl_private import GrpoTrainer
 
-# Down-sampling of rollouts by variance: many are drawn, those that tell most are trained on.
-#
-# PODS, "Not All Rollouts are Useful: Down-Sampling Rollouts in LLM Reinforcement Learning" (arXiv
-# 2504.13818): advantages are normalised over what is kept, as their published trainer does.
-
-
-def largest_variance(rewards: Sequence[float], kept: int) -> list[int]:
-    """`kept` places, ascending, of the rewards with the largest variance among all such choices.
-
-    Some subset of the smallest and the largest values has it (section 3 of the paper), so only
-    `kept` + 1 splits are compared. Of equal ones that with more of the small rewards is taken.
-    """
-    order = sorted(range(len(rewards)), key=lambda i: (rewards[i], i))
-    ranked = [rewards[i] for i in order]
-
-    def spread(low: int) -> float:
-        values = [*ranked[:low], *ranked[len(ranked) - (kept - low) :]]
-        mean = sum(values) / kept
-        return sum((value - mean) ** 2 for value in values)
-
-    # Rounded, so that the order of a sum does not decide between equals.
-    low = max(range(kept + 1), key=lambda n: (round(spread(n), 12), n))
-    return sorted([*order[:low], *order[len(order) - (kept - low) :]])
-
-
-# What a step of GRPO is made of: groups of scored completions, and the order of the samples.
-
 # (sample, completion, its number in the group, optimiser step)
 Scorer = Callable[[Sample, str, int, int], Score]
-EPSILON = 1e-4
+EPSILON = 1e-4  # rewards whose standard deviation is less are equal
+
+
+# The parts of a step.
 
 
 @dataclass
 class Group:
-    """The G completions of one prompt with their scores."""
+    """The completions of one prompt with their scores."""
 
     sample: Sample
     prompt: Encoded
     completions: list[list[int]]
     scores: list[Score]
-    # With which they were drawn, by token; none where the policy of the step drew them.
+    # Of every token when it was sampled; None if the step's own policy sampled it.
     logps: list[list[float]] | None = None
+    hinted: bool = False  # whether the prompt has a hint
 
     @property
     def rewards(self) -> np.ndarray[Any, np.dtype[np.float64]]:
+        """[completions]"""
         return np.array([score.reward for score in self.scores])
 
     @property
     def has_variance(self) -> bool:
-        return bool(self.rewards.std() > EPSILON)
+        """Whether the rewards differ: else all advantages are 0, and the group gives no gradient."""
+        return vary(self.scores)
 
     def down_sampled(self, kept: int) -> Group:
         """The `kept` completions whose rewards vary most."""
@@ -89,46 +75,38 @@ class Group:
         return advantages
 
 
-def schedule(samples: int, draws: int, seed: int) -> list[int]:
-    """`draws` sample numbers: whole permutations, one after the other.
-
-    Drawn in advance for the whole training, so that a resumed one goes on in the same order; TRL's
-    own sampler starts anew at each epoch.
-    """
-    rounds = -(-draws // samples)
-    orders = [np.random.default_rng((seed, i)).permutation(samples) for i in range(rounds)]
-    drawn: list[int] = np.concatenate(orders)[:draws].tolist()
-    return drawn
-
-
 @dataclass
 class StepRecord:
-    """What one rank's optimiser step saw: the groups trained on, and all that were rolled out.
-
-    What was drawn once more with a hint says how hard a sample is no more, so it is apart.
-    """
+    """The groups of one rank in one optimiser step."""
 
     step: int
-    trained: list[Group]
-    drawn: list[Group]
-    hinted: list[Group] = field(default_factory=list)  # drawn once more, with a hint
+    trained: list[Group]  # as many as the rank's prompts, each with rewards that vary if it can be
+    drawn: list[Group]  # all that this rank rolled out
+    # Rolled out once more, with a hint. Not in `drawn`, because a success rate with hints does not
+    # say how hard a sample is.
+    hinted: list[Group] = field(default_factory=list)
 
 
-# GRPO on the buffer: TRL's GRPOTrainer with Pelican's rollouts, rewards, refill and stop rule.
-#
-# TRL keeps the optimiser, the clipped loss, the KL term and checkpointing. This module replaces how a
-# batch is made: groups whose rewards are all equal give no gradient, so they are dropped and refilled
-# (arXiv 2511.16602, difficulty-aware sampling).
+@dataclass(frozen=True)
+class Rollouts:
+    """A group as ranks exchange it: the sample is named by its number, so no image is sent."""
+
+    number: int  # of the group, among all that the ranks draw for the step
+    index: int  # of the sample
+    completions: list[list[int]]
+    scores: list[Score]
+    logps: list[list[float]] | None
+    hinted: bool
+
+    @property
+    def tokens(self) -> int:
+        return sum(map(len, self.completions))
 
 
 class DeliberateGrpoTrainer(GrpoTrainer):
-    """GRPOTrainer whose batches are full of groups with variance.
+    """GRPOTrainer whose batches are full of groups with variance."""
 
-    `samples` is the buffer; the train data set holds indices into it. `on_step` is called with
-    every rank's groups after they were rolled out.
-    """
-
-    rows_per_pass = 32  # whose log-probabilities are computed together
+    rows_per_pass = 32  # completions whose log-probabilities are computed in one pass
 
     def __init__(
         self,
@@ -140,118 +118,166 @@ class DeliberateGrpoTrainer(GrpoTrainer):
         on_step: Callable[[StepRecord], None],
         **kwargs: Any,
     ) -> None:
+        """A trainer of a policy that every process has whole.
+
+        Args:
+            args: of TRL's GRPOTrainer, as `kwargs`. `train_dataset` has a column `sample` with
+                indices into `samples`, in the order of `schedule`.
+            engine: draws completions, and encodes prompts.
+            samples: the practice buffer.
+            config: the recipe's section `rl`.
+            scorer: the reward of a completion.
+            on_step: called on every rank with its groups of a step, before the step is trained.
+            kwargs: see `args`.
+        """
         super().__init__(*args, **kwargs)
         self._engine = engine
         self._samples = samples
         self._config = config
-        self._drawn = config.variant.drawn(config.group_size)
         self._scorer = scorer
         self._on_step = on_step
+        self._exchange: Any = None  # the process group for groups; None is the default one
         if self.ref_model is not None and isinstance(engine, TransformersEngine):
             visual = engine.policy.model.visual
             if visual.forward.__name__ == "_look_up":
-                # The frozen tower is the same in both: share its features.
+                # The frozen tower is the same in both, so they share its cached features.
                 self.ref_model.model.visual = visual
-        add_shared_prefix(self.model, config.group_size, self.temperature)
+        add_shared_prefix_logps(self.model, config.group_size, self.temperature)
         if self.ref_model is not None:
-            add_shared_prefix(
+            add_shared_prefix_logps(
                 self.accelerator.unwrap_model(self.ref_model), config.group_size, self.temperature
             )
             self.ref_model.eval()
 
     def next_batch(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
-        """One batch of completions is one optimiser step; the rows of a group stay together."""
-        wanted = [row["sample"] for row in rows[:: self._config.group_size]]
-        record = self._collect(wanted)
+        """Groups for this rank's `rows`, as tensors; the rows of a group stand together."""
         size = self._config.group_size
+        record = self.draw([row["sample"] for row in rows[::size]])
         record.trained = [group.down_sampled(size) for group in record.trained]
         self._on_step(record)
-        return self._batch(record.trained)
+        return self._tensors(record.trained)
 
-    def _collect(self, wanted: list[int]) -> StepRecord:
-        """As many groups as `wanted`, those without variance replaced while refills last."""
-        kept: list[Group] = []
-        flat: list[Group] = []
-        drawn: list[Group] = []
-        self._hinted: list[Group] = []
-        refills = self._refills(wanted)
+    # Dynamic sampling: groups whose rewards are all equal are replaced by groups of other samples (DAPO,
+    # arXiv 2503.14476, section 3.2). The ranks do it together: which groups a step has depends on the
+    # seed and the step, not on the number of ranks, so a training goes on with another number of them.
+
+    def draw(self, samples: Sequence[int]) -> StepRecord:
+        """Draw this rank's groups of the current step. Collective.
+
+        Args:
+            samples: indices of the samples that the schedule has for this rank.
+        """
+        of_all = list(chain.from_iterable(all_gather_object(list(samples), self._exchange)))
+        return self.draw_groups(of_all, int(self.state.global_step))
+
+    def draw_groups(self, samples: Sequence[int], step: int) -> StepRecord:
+        """Roll out groups until as many as `samples` have variance, and deal them to the ranks.
+
+        Collective. At most `rl.refill` times more groups are drawn for those without variance. Where
+        that was not enough, groups without variance fill the batch: they add a KL term alone.
+
+        Args:
+            samples: the step's indices of samples, of all ranks, the same on every rank.
+            step: the optimiser step that the groups are for.
+        """
+        rank, world = self.accelerator.process_index, self.accelerator.num_processes
+        record = StepRecord(step, [], [])
+        mine: dict[int, Group] = {}
+        kept: list[Rollouts] = []
+        flat: list[Rollouts] = []
         # A few more at once are cheaper than another round of decoding.
-        more = round((self._config.oversample - 1) * len(wanted))
-        for attempt in range(1 + self._config.refill):
-            missing = len(wanted) - len(kept)
-            indices = wanted if attempt == 0 else []
-            indices = [*indices, *(next(refills) for _ in range(missing + more - len(indices)))]
-            groups = self._roll_out(indices, attempt)
-            drawn += groups
-            groups = self._helped(groups, attempt)
-            kept += [group for group in groups if group.has_variance]
-            flat = [group for group in groups if not group.has_variance]
-            if len(kept) >= len(wanted):
+        more = round((self._config.oversample - 1) * len(samples))
+        order = chain(samples, self.replacements(samples, step))
+        first, count = 0, len(samples) + more
+        for _ in range(1 + self._config.refill):
+            indices = dict(enumerate(islice(order, count), first))
+            own = {number: index for number, index in indices.items() if number % world == rank}
+            groups = self._roll_out(own, record)
+            mine |= groups
+            new = self._gather(own, groups)
+            kept += [one for one in new if vary(one.scores)]
+            flat = [one for one in new if not vary(one.scores)]
+            if len(kept) >= len(samples):
                 break
-        # Refills ran out: the rest is flat, which adds its KL term and no advantage.
-        trained = (kept + flat)[: len(wanted)]
-        return StepRecord(self.drawn_step, trained, drawn, self._hinted)
+            first, count = first + count, len(samples) - len(kept) + more
+        chosen = (kept + flat)[: len(samples)]
+        for one in deal(chosen, rank, world):
+            record.trained.append(mine.get(one.number) or self._rebuild(one))
+        return record
 
-    @property
-    def drawn_step(self) -> int:
-        """The optimiser step that completions are drawn for."""
-        return int(self.state.global_step)
-
-    def _helped(self, groups: Sequence[Group], attempt: int) -> list[Group]:
-        """The groups, or others in their place; nobody helps."""
-        return list(groups)
-
-    def _refills(self, wanted: Sequence[int]) -> Iterator[int]:
-        """Samples of the buffer in an order of this step and rank, those not `wanted` first."""
-        seed = (self.args.seed, self.drawn_step, self.accelerator.process_index)
-        order = np.random.default_rng(seed).permutation(len(self._samples)).tolist()
-        yield from (i for i in order if i not in wanted)
+    def replacements(self, samples: Sequence[int], step: int) -> Iterator[int]:
+        """Indices of the buffer in an order of this step, those not in `samples` first; endless."""
+        rng = np.random.default_rng((self.args.seed, step))
+        order = rng.permutation(len(self._samples)).tolist()
+        taken = set(samples)
+        yield from (i for i in order if i not in taken)
         while True:
             yield from order
 
-    def _seeds(self, samples: Sequence[Sample], attempt: Any) -> list[list[int]]:
-        """Of every rollout, by step, attempt, rank and place."""
-        name = f"{self.drawn_step}/{attempt}"
-        base = rollout_seed(self.args.seed, name, self.accelerator.process_index)
-        return [
-            [rollout_seed(base, f"{place}/{sample.id}", j) for j in range(self._drawn)]
-            for place, sample in enumerate(samples)
-        ]
+    def _roll_out(self, indices: dict[int, int], record: StepRecord) -> dict[int, Group]:
+        """Groups by number, noted in `record`.
 
-    def _roll_out(self, indices: list[int], attempt: Any) -> list[Group]:
-        """`attempt` names the draw for `_seeds`."""
-        samples = [self._samples[i] for i in indices]
-        return self._roll_out_samples(samples, self._seeds(samples, attempt))
+        With `rl.variant.hints` a group without a success is drawn once more with a hint, which takes
+        its place if its rewards vary.
 
-    def _roll_out_samples(self, samples: Sequence[Sample], seeds: list[list[int]]) -> list[Group]:
-        """Rolled out and scored."""
-        step = self.drawn_step
-        prompts = [self._engine.encoder.prompt(sample) for sample in samples]
-        with timed("generate"):
-            completions, logps = self._complete(samples, prompts, seeds)
-        return [
-            Group(
-                sample,
-                prompt,
-                ids,
-                [
-                    self._scorer(sample, self._engine.encoder.decode(tokens), j, step)
-                    for j, tokens in enumerate(ids)
-                ],
-                drawn_with,
-            )
-            for sample, prompt, ids, drawn_with in zip(
-                samples, prompts, completions, logps, strict=True
-            )
-        ]
+        Args:
+            indices: of the samples, by the groups' numbers in the step.
+            record: of the step; `drawn` and `hinted` get the groups.
+        """
+        samples = {number: self._samples[index] for number, index in indices.items()}
+        groups = self._complete(samples, record.step)
+        record.drawn += groups.values()
+        if not self._config.variant.hints:
+            return groups
+        with_hints = {
+            number: sample
+            for number, group in groups.items()
+            if not any(score.success for score in group.scores)
+            and (sample := add_hint(group.sample)) is not None
+        }
+        again = self._complete(with_hints, record.step, hinted=True)
+        record.hinted += again.values()
+        return groups | {number: group for number, group in again.items() if group.has_variance}
 
     def _complete(
+        self, samples: dict[int, Sample], step: int, hinted: bool = False
+    ) -> dict[int, Group]:
+        """Completions of `samples` with their scores, by the groups' numbers in the step.
+
+        The seed of a completion depends on step, number and sample, whichever rank draws it.
+        """
+        if not samples:
+            return {}
+        rollouts = self._config.variant.drawn(self._config.group_size)
+        seeds = [
+            [
+                rollout_seed(self.args.seed, f"{step}/{number}{'/hint' * hinted}/{sample.id}", i)
+                for i in range(rollouts)
+            ]
+            for number, sample in samples.items()
+        ]
+        prompts = [self._engine.encoder.prompt(sample) for sample in samples.values()]
+        with timed("generate"):
+            completions, logps = self.complete(list(samples.values()), prompts, seeds)
+        decode = self._engine.encoder.decode
+        groups: dict[int, Group] = {}
+        for place, (number, sample) in enumerate(samples.items()):
+            ids = completions[place]
+            scores = [self._scorer(sample, decode(row), i, step) for i, row in enumerate(ids)]
+            groups[number] = Group(sample, prompts[place], ids, scores, logps[place], hinted)
+        return groups
+
+    def complete(
         self,
         samples: Sequence[Sample],
         prompts: Sequence[Encoded],
         seeds: Sequence[Sequence[int]],
     ) -> tuple[list[list[list[int]]], Sequence[list[list[float]] | None]]:
-        """Token ids per sample and seed, and what `Group.logps` gets."""
+        """Completions by the policy, one per sample and seed.
+
+        Returns:
+            Their token ids, and what `Group.logps` gets of every sample.
+        """
         assert isinstance(self._engine, TransformersEngine)
         training = self.model.training
         self.model.eval()
@@ -259,8 +285,27 @@ class DeliberateGrpoTrainer(GrpoTrainer):
         self.model.train(training)
         return completions, [None] * len(samples)
 
-    def _batch(self, groups: list[Group]) -> dict[str, Any]:
-        """The tensors that TRL's loss reads; one row per completion."""
+    def _gather(self, indices: dict[int, int], groups: dict[int, Group]) -> list[Rollouts]:
+        """The groups that all ranks have just rolled out, by number. Collective."""
+        own = [
+            Rollouts(n, indices[n], g.completions, g.scores, g.logps, g.hinted)
+            for n, g in groups.items()
+        ]
+        of_all = chain.from_iterable(all_gather_object(own, self._exchange))
+        return sorted(of_all, key=lambda one: one.number)
+
+    def _rebuild(self, one: Rollouts) -> Group:
+        """A group that another rank rolled out."""
+        sample = self._samples[one.index]
+        if one.hinted:
+            sample = add_hint(sample) or sample
+        prompt = self._engine.encoder.prompt(sample)
+        return Group(sample, prompt, one.completions, one.scores, one.logps, one.hinted)
+
+    # Tensors of a step, and the log-probabilities that TRL's loss asks for.
+
+    def _tensors(self, groups: list[Group]) -> dict[str, Any]:
+        """What TRL's loss reads (`GrpoTrainer.next_batch`), one row per completion."""
         device = self.accelerator.device
         encoder = self._engine.encoder
         rows = [(group, ids) for group in groups for ids in group.completions]
@@ -289,6 +334,7 @@ class DeliberateGrpoTrainer(GrpoTrainer):
         return batch
 
     def _images(self, prompts: Sequence[Encoded]) -> dict[str, Tensor]:
+        """`pixel_values` [patches, values], `image_grid_thw` [images, 3]; empty without images."""
         inputs = self._engine.encoder.image_inputs(prompts)
         return {name: value.to(self.accelerator.device) for name, value in inputs.items()}
 
@@ -300,13 +346,13 @@ class DeliberateGrpoTrainer(GrpoTrainer):
         logits_to_keep: int,
         **kwargs: Any,
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """TRL's; but each prompt is computed once for its group, if its keys can be kept.
+        """As the parent's; but each prompt is computed once for its group.
 
-        Gradient checkpointing keeps none, so then it is TRL's own.
+        With gradient checkpointing each completion computes its own, because no keys are kept.
         """
         if self.args.gradient_checkpointing:
             return super().token_logps(model, input_ids, attention_mask, logits_to_keep, **kwargs)
-        logps, entropies = shared_logps(
+        logps, entropies = shared_prefix_logps(
             model,
             input_ids,
             attention_mask,
@@ -322,10 +368,11 @@ class DeliberateGrpoTrainer(GrpoTrainer):
 
     @torch.no_grad()
     def _reference_logps(self, batch: dict[str, Any]) -> Tensor:
-        return self._logps_of(self.ref_model, batch)
+        """[rows, width]"""
+        return self._completion_logps(self.ref_model, batch)
 
-    def _logps_of(self, model: Any, batch: dict[str, Any]) -> Tensor:
-        """Log-probabilities of the completions' tokens, shape [rows, width of completions]."""
+    def _completion_logps(self, model: Any, batch: dict[str, Any]) -> Tensor:
+        """`token_logps` of a batch's completions by `model`, [rows, width]."""
         logps, _, _ = self.token_logps(
             model,
             torch.cat([batch["prompt_ids"], batch["completion_ids"]], 1),
@@ -337,3 +384,52 @@ class DeliberateGrpoTrainer(GrpoTrainer):
             mm_token_type_ids=batch["mm_token_type_ids"],
         )
         return logps
+
+
+def schedule(samples: int, draws: int, seed: int) -> list[int]:
+    """`draws` sample numbers: whole permutations of `samples`, one after the other.
+
+    Made in advance for the whole training, because TRL's own sampler starts anew at each epoch and a
+    resumed training must go on in the same order.
+    """
+    rounds = -(-draws // samples)
+    orders = [np.random.default_rng((seed, i)).permutation(samples) for i in range(rounds)]
+    numbers: list[int] = np.concatenate(orders)[:draws].tolist()
+    return numbers
+
+
+def deal(rollouts: Sequence[Rollouts], rank: int, world: int) -> list[Rollouts]:
+    """The groups that `rank` trains on: as many for every rank, and about as many tokens.
+
+    Dealt out by length, to and fro: of lengths 9 8 7 6 and two ranks, 9 6 and 8 7.
+    """
+    order = sorted(rollouts, key=lambda one: (-one.tokens, one.number))
+    rounds = [order[i : i + world] for i in range(0, len(order), world)]
+    return [group[rank if turn % 2 == 0 else world - 1 - rank] for turn, group in enumerate(rounds)]
+
+
+def vary(scores: Sequence[Score]) -> bool:
+    """Whether the rewards of a group differ."""
+    return bool(np.std([score.reward for score in scores]) > EPSILON)
+
+
+def largest_variance(rewards: Sequence[float], kept: int) -> list[int]:
+    """`kept` places, ascending, of the rewards with the largest variance among all such choices.
+
+    It is PODS, "Not All Rollouts are Useful: Down-Sampling Rollouts in LLM Reinforcement Learning"
+    (arXiv 2504.13818): of many completions those that tell most are trained on. Advantages are
+    normalised over what is kept, as in the published trainer. Some subset of the smallest and the
+    largest values has the largest variance (section 3), so only `kept` + 1 splits are compared. Of
+    equal ones that with more of the small rewards is taken.
+    """
+    order = sorted(range(len(rewards)), key=lambda i: (rewards[i], i))
+    ranked = [rewards[i] for i in order]
+
+    def spread(low: int) -> float:
+        values = [*ranked[:low], *ranked[len(ranked) - (kept - low) :]]
+        mean = sum(values) / kept
+        return sum((value - mean) ** 2 for value in values)
+
+    # Rounded, so that the order of a sum does not decide between equals.
+    low = max(range(kept + 1), key=lambda n: (round(spread(n), 12), n))
+    return sorted([*order[:low], *order[len(order) - (kept - low) :]])

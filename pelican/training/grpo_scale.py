@@ -1,8 +1,7 @@
-"""GRPO where the model is sharded: groups are drawn for all ranks together, and ahead."""
+"""GRPO at scale: a sharded or adapted policy, passes of bounded size, asynchronous rollouts."""
 
 from __future__ import annotations
 
-import queue
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -11,244 +10,38 @@ from contextlib import nullcontext
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any, Generic, TypeVar
 
-import numpy as np
 import torch
 from torch import Tensor
 from trl.trainer.utils import add_fused_lm_head
 
-from pelican.base.process import all_gather_object
-from pelican.config.recipe import Recipe, RlConfig
-from pelican.engines.base import rollout_seed
+from pelican.config.recipe import Recipe
 from pelican.engines.transformers import Encoded
-from pelican.records import Sample, Score
+from pelican.records import Sample
 from pelican.training.distributed import (
-    ShardedOnCpus,
-    TokenBatches,
+    ScaledTraining,
     load_copy,
     load_weights,
     same_number,
     take,
 )
-from pelican.training.grpo import EPSILON, DeliberateGrpoTrainer, Group, StepRecord
-from pelican.training.logprobs import add_shared_prefix
+from pelican.training.grpo import DeliberateGrpoTrainer, Group, StepRecord
+from pelican.training.logprobs import add_shared_prefix_logps
 from pelican.training.sampling import Generation, InProcess
 from pelican.training.trl_private import GrpoTrainer
-
-# Work for later steps in a thread of its own, while this step trains.
 
 T = TypeVar("T")
 
 
-class Ahead(Generic[T]):
-    """Calls in the order in which they were submitted, and their results in that order.
+class ScaledGrpoTrainer(ScaledTraining, DeliberateGrpoTrainer):
+    """DeliberateGrpoTrainer with a sharded or adapted policy, and with passes of bounded size.
 
-    A daemon thread: a process that fails must not wait at its end for what others never send.
-    """
-
-    def __init__(self) -> None:
-        self._calls: queue.SimpleQueue[tuple[Callable[[], T], Future[T]] | None]
-        self._calls = queue.SimpleQueue()
-        self._results: deque[Future[T]] = deque()
-        self._thread = threading.Thread(target=self._run, name="ahead", daemon=True)
-        self._thread.start()
-
-    def __len__(self) -> int:
-        """Results that nobody took yet."""
-        return len(self._results)
-
-    def submit(self, call: Callable[[], T]) -> None:
-        future: Future[T] = Future()
-        self._results.append(future)
-        self._calls.put((call, future))
-
-    def next(self) -> T:
-        """The oldest result, waited for; or its call's error."""
-        return self._results.popleft().result()
-
-    def close(self) -> None:
-        """Wait for all calls and forget their results."""
-        self._calls.put(None)
-        self._thread.join()
-        self._results.clear()
-
-    def _run(self) -> None:
-        while (asked := self._calls.get()) is not None:
-            call, future = asked
-            try:
-                future.set_result(call())
-            except BaseException as error:
-                future.set_exception(error)
-
-
-# GRPO's groups drawn for all ranks together: kept, refilled, and dealt out again by length.
-#
-# Nothing here depends on how many ranks there are but who does the work, so a training goes on the
-# same way on another number of them.
-
-# Of one group: number among all drawn in this step, sample, completions, scores, log-probabilities.
-_Record = tuple[int, int, list[list[int]], list[Score], list[list[float]] | None]
-
-
-class DrawnTogether(DeliberateGrpoTrainer):
-    """DeliberateGrpoTrainer whose groups are those of a step, whichever rank rolls them out.
-
-    `engine` is brought to the policy's weights before every step; or, if they may be
-    `max_staleness` steps old, before every so many, and then draws for the steps to come while this
-    one trains.
-    """
-
-    def __init__(self, *args: Any, engine: Generation, config: RlConfig, **kwargs: Any) -> None:
-        super().__init__(*args, engine=engine, config=config, **kwargs)
-        self._generation = engine
-        self._staleness = config.generation.max_staleness
-        self._ahead: Ahead[StepRecord] | None = Ahead() if self._staleness else None
-        self._drawn_step = 0
-        # Groups are exchanged while another thread trains: its collectives must not mix with ours.
-        self._exchange = (
-            torch.distributed.new_group(backend="gloo", timeout=timedelta(hours=24))
-            if self._staleness and self.accelerator.num_processes > 1
-            else None
-        )
-        served = config.generation.where == "server"
-        self._cap = config.generation.importance_cap if served else None
-
-    @property
-    def drawn_step(self) -> int:
-        return self._drawn_step
-
-    def _sync(self, step: int) -> None:
-        difference = self._generation.sync(self.model_wrapped, step)
-        if difference is not None:
-            self.record_metric("sync_difference", difference)
-
-    def _complete(
-        self,
-        samples: Sequence[Sample],
-        prompts: Sequence[Encoded],
-        seeds: Sequence[Sequence[int]],
-    ) -> tuple[list[list[list[int]]], Sequence[list[list[float]] | None]]:
-        groups = self._generation.complete(samples, prompts, self._config.sampling, seeds)
-        ids = [[one.ids for one in group] for group in groups]
-        if self._cap is None:
-            return ids, [None] * len(groups)
-        return ids, [[one.logps for one in group] for group in groups]
-
-    def _collect(self, wanted: list[int]) -> StepRecord:
-        """This rank's share of the step's groups; `wanted` are its rows of the schedule."""
-        step, ahead = int(self.state.global_step), self._ahead
-        drawn = bool(ahead)
-        if drawn:
-            assert ahead is not None
-            record = ahead.next()
-        else:
-            self._sync(step)
-            record = self._draw(
-                [index for share in all_gather_object(wanted, self._exchange) for index in share],
-                step,
-            )
-        if ahead is not None and not ahead and step + 1 < self.args.max_steps:
-            # All that was asked for is drawn, so weights may change.
-            if drawn:
-                self._sync(step)
-            for later in range(step + 1, min(step + 1 + self._staleness, self.args.max_steps)):
-                ahead.submit(partial(self._draw, self._scheduled(later), later))
-        return record
-
-    def _scheduled(self, step: int) -> list[int]:
-        """The samples of a step, of all ranks."""
-        size = self._config.prompts_per_step
-        samples: list[int] = self.train_dataset["sample"][step * size : (step + 1) * size]
-        return samples
-
-    def _draw(self, everyone: list[int], step: int) -> StepRecord:
-        """This rank's share of as many groups as `everyone`, drawn for `step`."""
-        self._drawn_step = step
-        rank, world = self.accelerator.process_index, self.accelerator.num_processes
-        more = round((self._config.oversample - 1) * len(everyone))
-        refills = self._refills(everyone)
-        mine: dict[int, Group] = {}
-        records: dict[int, _Record] = {}
-        flat: list[int] = []
-        kept: list[int] = []
-        for attempt in range(1 + self._config.refill):
-            indices = everyone if attempt == 0 else []
-            missing = len(everyone) - len(kept) + more - len(indices)
-            indices = [*indices, *(next(refills) for _ in range(missing))]
-            first = len(records)
-            numbers = range(first + rank, first + len(indices), world)
-            groups = self._roll_out([indices[n - first] for n in numbers], numbers)
-            mine |= dict(zip(numbers, groups, strict=True))
-            shares = all_gather_object(
-                [
-                    (n, indices[n - first], g.completions, g.scores, g.logps)
-                    for n, g in zip(numbers, groups, strict=True)
-                ],
-                self._exchange,
-            )
-            records |= {record[0]: record for share in shares for record in share}
-            new = range(first, len(records))
-            varied = [n for n in new if _varies(records[n])]
-            kept += varied
-            flat = [n for n in new if n not in varied]
-            if len(kept) >= len(everyone):
-                break
-        chosen = (kept + flat)[: len(everyone)]
-        share = self._share([records[n] for n in chosen], rank, world)
-        trained = [mine[r[0]] if r[0] in mine else self._group(r) for r in share]
-        return StepRecord(step, trained, list(mine.values()))
-
-    def _share(self, records: Sequence[_Record], rank: int, world: int) -> list[_Record]:
-        """As many groups for every rank, and about as many tokens: dealt out by length, to and fro."""
-        order = sorted(records, key=lambda r: (-sum(map(len, r[2])), r[0]))
-        rounds = [order[i : i + world] for i in range(0, len(order), world)]
-        return [
-            deal[rank if turn % 2 == 0 else world - 1 - rank] for turn, deal in enumerate(rounds)
-        ]
-
-    def _group(self, record: _Record) -> Group:
-        """A group that another rank rolled out."""
-        sample = self._samples[record[1]]
-        return Group(sample, self._engine.encoder.prompt(sample), *record[2:])
-
-    def _refills(self, wanted: Sequence[int]) -> Any:
-        """As the parent's, the same on every rank."""
-        seed = (self.args.seed, self.drawn_step)
-        order = np.random.default_rng(seed).permutation(len(self._samples)).tolist()
-        taken = set(wanted)
-        yield from (i for i in order if i not in taken)
-        while True:
-            yield from order
-
-    def _seeds(self, samples: Sequence[Sample], numbers: Any) -> list[list[int]]:
-        """By a group's number in the step, whichever rank rolls it out."""
-        step = self.drawn_step
-        return [
-            [rollout_seed(self.args.seed, f"{step}/{n}/{sample.id}", j) for j in range(self._drawn)]
-            for sample, n in zip(samples, numbers, strict=True)
-        ]
-
-    def train(self, *args: Any, **kwargs: Any) -> Any:
-        """Trainer's; what was drawn for steps that do not come any more is waited for."""
-        output = super().train(*args, **kwargs)
-        if self._ahead is not None:
-            self._ahead.close()
-        return output
-
-
-def _varies(record: _Record) -> bool:
-    return bool(np.std([score.reward for score in record[3]]) > EPSILON)
-
-
-# GRPO over many processes: a sharded or adapted policy, with passes of bounded size.
-
-
-class ScaledGrpoTrainer(ShardedOnCpus, TokenBatches, DrawnTogether):
-    """DrawnTogether with a sharded or adapted policy, and with passes of bounded size.
-
-    Rollouts come from `generation`, unless given a whole copy of the policy in each process. The
-    reference is the phase's start, or the policy without its adapters.
+    Completions come from `generation`, by default from a whole copy of the policy in each process. It is
+    brought to the policy's weights before every step; or, if they may be `max_staleness` steps old,
+    once in so many steps, and then draws for the steps to come while this one trains. The reference is
+    the policy at the start of the phase, or without its adapters.
     """
 
     # A pass is one call on every rank: a sharded model's calls are collective.
@@ -267,6 +60,16 @@ class ScaledGrpoTrainer(ShardedOnCpus, TokenBatches, DrawnTogether):
         beta, config.beta = config.beta, 0.0  # TRL would gather its own reference whole
         generation = generation or InProcess(load_copy(recipe, checkpoint), encoder)
         super().__init__(*args, engine=generation, config=recipe.rl, **kwargs)
+        self._generation = generation
+        self._staleness = recipe.rl.generation.max_staleness
+        self._queue: RolloutQueue[StepRecord] | None = RolloutQueue() if self._staleness else None
+        if self._queue is not None and self.accelerator.num_processes > 1:
+            # Groups are exchanged in one thread while another trains, so their collectives must not mix.
+            self._exchange = torch.distributed.new_group(
+                backend="gloo", timeout=timedelta(hours=24)
+            )
+        served = recipe.rl.generation.where == "server"
+        self._cap = recipe.rl.generation.importance_cap if served else None
         if self._cap is not None:  # TRL's loss then reads `importance_sampling_ratio`
             self.use_vllm = self.vllm_importance_sampling_correction = True
         self.args.beta = self.beta = beta
@@ -276,12 +79,12 @@ class ScaledGrpoTrainer(ShardedOnCpus, TokenBatches, DrawnTogether):
             self.ref_model = self._reference(recipe, checkpoint)
 
     def _reference(self, recipe: Recipe, checkpoint: Path) -> Any:
-        """The phase's start, sharded as the policy is."""
+        """The policy at the start of the phase, sharded as the policy is."""
         reference = load_weights(recipe, checkpoint, getattr(torch, recipe.model.dtype))
         reference.requires_grad_(False)
         if self._by_row:  # as TRL does with a reference of its own
             add_fused_lm_head(reference, temperature=self.temperature)
-        add_shared_prefix(reference, self._config.group_size, self.temperature)
+        add_shared_prefix_logps(reference, self._config.group_size, self.temperature)
         if self.is_deepspeed_enabled:
             from trl.models import prepare_deepspeed
 
@@ -292,11 +95,59 @@ class ScaledGrpoTrainer(ShardedOnCpus, TokenBatches, DrawnTogether):
             return fsdp2_prepare_model(self.accelerator, reference).eval()
         return reference.to(self.accelerator.device).eval()
 
-    def _batch(self, groups: list[Group]) -> dict[str, Any]:
+    def draw(self, samples: Sequence[int]) -> StepRecord:
+        """As the parent's, with new weights of `generation` when its own are too old."""
+        step, queue = int(self.state.global_step), self._queue
+        from_queue = bool(queue)
+        if queue:
+            record = queue.next()
+        else:
+            self._sync(step)
+            record = super().draw(samples)
+        if queue is not None and not queue:
+            # All that was asked for has been drawn, so the weights may change.
+            following = range(step + 1, min(step + 1 + self._staleness, self.args.max_steps))
+            if following and from_queue:
+                self._sync(step)
+            for later in following:
+                queue.submit(partial(self.draw_groups, self._scheduled(later), later))
+        return record
+
+    def _sync(self, step: int) -> None:
+        difference = self._generation.sync(self.model_wrapped, step)
+        if difference is not None:
+            self.record_metric("sync_difference", difference)
+
+    def _scheduled(self, step: int) -> list[int]:
+        """Indices of the samples that the schedule has for a step, of all ranks."""
+        size = self._config.prompts_per_step
+        samples: list[int] = self.train_dataset["sample"][step * size : (step + 1) * size]
+        return samples
+
+    def complete(
+        self,
+        samples: Sequence[Sample],
+        prompts: Sequence[Encoded],
+        seeds: Sequence[Sequence[int]],
+    ) -> tuple[list[list[list[int]]], Sequence[list[list[float]] | None]]:
+        groups = self._generation.complete(samples, prompts, self._config.sampling, seeds)
+        ids = [[one.ids for one in group] for group in groups]
+        if self._cap is None:
+            return ids, [None] * len(groups)
+        return ids, [[one.logps for one in group] for group in groups]
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """Trainer's; then waits for completions of steps that are not made any more."""
+        output = super().train(*args, **kwargs)
+        if self._queue is not None:
+            self._queue.close()
+        return output
+
+    def _tensors(self, groups: list[Group]) -> dict[str, Any]:
         """The parent's tensors without images: those are brought to the device pass by pass."""
         self._parts: list[list[int]] = []
         self._groups = groups
-        batch = super()._batch(groups)
+        batch = super()._tensors(groups)
         if self.beta and self._adapted:
             batch["ref_per_token_logps"] = self._reference_logps(batch)
         if self._cap is not None:
@@ -310,7 +161,7 @@ class ScaledGrpoTrainer(ShardedOnCpus, TokenBatches, DrawnTogether):
         TRL's `token_truncate` (GRPOConfig.vllm_importance_sampling_mode), which its loss applies.
         """
         rows = [logps for group in groups for logps in group.logps or ()]
-        now = self._logps(batch, self.model_wrapped)
+        now = self._logps_by_pass(batch, self.model_wrapped)
         then = now.clone()
         for row, logps in enumerate(rows):
             then[row, : len(logps)] = torch.tensor(logps, device=now.device)
@@ -328,7 +179,7 @@ class ScaledGrpoTrainer(ShardedOnCpus, TokenBatches, DrawnTogether):
         return take(batch, rows) | super()._images(prompts)
 
     def _split(self, batch: dict[str, Any]) -> list[list[int]]:
-        """Rows of every pass. Rows of a group stay together where its prompt is computed once."""
+        """Numbers of the rows of every pass; a group stays together if its prompt is computed once."""
         if not self._parts:
             group = 1 if self._by_row else self._config.group_size
             rows = batch["prompt_mask"].sum(1) + batch["completion_mask"].sum(1)
@@ -351,7 +202,7 @@ class ScaledGrpoTrainer(ShardedOnCpus, TokenBatches, DrawnTogether):
         return loss
 
     def token_logps(self, model: Any, *args: Any, **kwargs: Any) -> Any:
-        """TRL's where prompts are not shared: keys are not kept through adapters' wrappers."""
+        """TRL's own where a prompt is not shared, because adapters' wrappers keep no keys."""
         if self._by_row:
             return GrpoTrainer.token_logps(self, model, *args, **kwargs)
         return super().token_logps(model, *args, **kwargs)
@@ -360,15 +211,57 @@ class ScaledGrpoTrainer(ShardedOnCpus, TokenBatches, DrawnTogether):
         model = self.model_wrapped if self._adapted else self.ref_model
         bare = self.accelerator.unwrap_model(model)
         with bare.disable_adapter() if self._adapted else nullcontext():
-            return self._logps(batch, model)
+            return self._logps_by_pass(batch, model)
 
     @torch.no_grad()
-    def _logps(self, batch: dict[str, Any], model: Any) -> Tensor:
-        """[rows, width of completions], pass by pass."""
+    def _logps_by_pass(self, batch: dict[str, Any], model: Any) -> Tensor:
+        """Log-probabilities of the batch's completions by `model`, pass by pass: [rows, width]."""
         ids: Tensor = batch["completion_ids"]
         found = torch.zeros(ids.shape, dtype=torch.float, device=ids.device)
         for rows in self._split(batch):
             with self.accelerator.autocast():
-                logps = self._logps_of(model, self._pass(batch, rows))
+                logps = self._completion_logps(model, self._pass(batch, rows))
             found[torch.tensor(rows, device=found.device), : logps.shape[1]] = logps.float()
         return found
+
+
+class RolloutQueue(Generic[T]):
+    """Asynchronous rollouts: calls that a thread makes one after the other, while this one trains.
+
+    The thread is a daemon, because a process that fails must not wait at its end for a collective that
+    the other ranks never join.
+    """
+
+    def __init__(self) -> None:
+        self._calls: SimpleQueue[tuple[Callable[[], T], Future[T]] | None]
+        self._calls = SimpleQueue()
+        self._results: deque[Future[T]] = deque()
+        self._thread = threading.Thread(target=self._run, name="rollouts", daemon=True)
+        self._thread.start()
+
+    def __len__(self) -> int:
+        """Submitted calls whose result was not taken yet."""
+        return len(self._results)
+
+    def submit(self, call: Callable[[], T]) -> None:
+        future: Future[T] = Future()
+        self._results.append(future)
+        self._calls.put((call, future))
+
+    def next(self) -> T:
+        """Wait for the oldest call, and return its result or raise its error."""
+        return self._results.popleft().result()
+
+    def close(self) -> None:
+        """Wait for all calls and forget their results."""
+        self._calls.put(None)
+        self._thread.join()
+        self._results.clear()
+
+    def _run(self) -> None:
+        while (work := self._calls.get()) is not None:
+            call, future = work
+            try:
+                future.set_result(call())
+            except BaseException as error:
+                future.set_exception(error)

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def add_shared_prefix(model: Any, group: int, temperature: float) -> None:
-    """Add to `model`: `model(shared_prefix=True, …)` returns (log-probabilities, entropies).
+def add_shared_prefix_logps(model: Any, group: int, temperature: float) -> None:
+    """Let `model(shared_prefix=True, …)` return (log-probabilities, entropies) of completions.
 
     Tensors: `prompt_ids`, `prompt_mask` and `prompt_types` [groups, length], left-padded;
     `completion_ids`, `completion_mask` [groups * group, width]; the images of the prompts. The
@@ -30,7 +30,7 @@ def add_shared_prefix(model: Any, group: int, temperature: float) -> None:
     model.forward = MethodType(forward, model)
 
 
-def shared_logps(
+def shared_prefix_logps(
     model: Any,
     input_ids: Tensor,
     attention_mask: Tensor,
@@ -44,7 +44,7 @@ def shared_logps(
     """Log-probabilities and entropies of a padded batch, [rows, logits_to_keep] each.
 
     The rows of a group stand together, in all tensors and in `images`; about `at_a_time` rows go
-    through a model of `add_shared_prefix` together.
+    through a model of `add_shared_prefix_logps` together.
     """
     prompts = input_ids[::group, :-logits_to_keep]
     masks = attention_mask[::group, :-logits_to_keep]
@@ -145,7 +145,7 @@ def split_rows(
 
 
 def join_rows(rows: Sequence[tuple[Tensor, Tensor] | None]) -> dict[str, Tensor]:
-    """Inverse of `split_rows`, for a model's call."""
+    """The inverse of `split_rows`: arguments of a model's call, none if no sample has an image."""
     there = [row for row in rows if row is not None]
     if not there:
         return {}

@@ -1,4 +1,7 @@
-"""SFT on the teacher's rows and replay."""
+"""Supervised fine-tuning on verified completions and replay: TRL's SFTTrainer, Pelican's prompts.
+
+The loss is on the completion's tokens alone.
+"""
 
 from __future__ import annotations
 
@@ -17,12 +20,8 @@ from pelican.config.recipe import Recipe
 from pelican.engines.transformers import PromptEncoder
 from pelican.monitoring import record
 from pelican.records import Sample
-from pelican.training.distributed import ShardedOnCpus, TokenBatches, same_number, take
+from pelican.training.distributed import ScaledTraining, same_number, take
 from pelican.training.transformers_private import ExactResume
-
-# Supervised fine-tuning on verified completions: TRL's SFTTrainer with Pelican's prompts.
-#
-# The loss is on the assistant's tokens alone.
 
 _IGNORED = -100
 
@@ -36,7 +35,7 @@ class Demonstration:
 
 
 class Collator:
-    """Row numbers of the data set to a batch; images are prepared as rows are needed."""
+    """Makes a batch of rows of the data set, which are numbers; images are prepared here, when needed."""
 
     def __init__(self, encoder: PromptEncoder, rows: Sequence[Demonstration]) -> None:
         self._encoder = encoder
@@ -51,7 +50,9 @@ class Collator:
 
 
 def collate(encoder: PromptEncoder, rows: Sequence[Demonstration]) -> dict[str, Tensor]:
-    """Input ids, labels (prompt and padding ignored) and images, right-padded."""
+    """A batch padded on the right: `input_ids`, `attention_mask`, `labels`, `mm_token_type_ids` [rows,
+    tokens], and the images. Labels of prompts and padding are -100, which the loss leaves out.
+    """
     prompts = [encoder.prompt(row.sample) for row in rows]
     completions = [encoder.completion(row.completion) for row in rows]
     ids, mask = encoder.pad([p.ids + c for p, c in zip(prompts, completions, strict=True)], "right")
@@ -69,9 +70,15 @@ def collate(encoder: PromptEncoder, rows: Sequence[Demonstration]) -> dict[str, 
 
 
 def schedule(lengths: Sequence[int], steps: int, batch: int, seed: int) -> list[int]:
-    """Row numbers of `steps` batches: every round takes each row once, rows of like length together.
+    """Row numbers of `steps` batches, rows of like length together; every round has each row once.
 
-    Drawn in advance for the whole training, so that a resumed one goes on in the same order.
+    Made in advance for the whole training, so that a resumed one goes on in the same order.
+
+    Args:
+        lengths: tokens of each row.
+        steps: batches.
+        batch: rows of a batch.
+        seed: of the orders.
     """
     drawn: list[int] = []
     for turn in range(-(-steps * batch // max(1, len(lengths))) + 1):
@@ -104,14 +111,14 @@ class DemonstrationTrainer(ExactResume, SFTTrainer):  # type: ignore[misc]
 
 
 class _CountingCollator(Collator):
-    """Says also how many images each row has, so that a batch can be split."""
+    """Adds `num_images`, a number per row, by which `take` splits the images of a batch."""
 
     def __call__(self, features: list[dict[str, Any]]) -> dict[str, Any]:
         counts = [len(self._rows[feature["row"]].sample.images) for feature in features]
         return {**super().__call__(features), "num_images": counts}
 
 
-class ScaledSftTrainer(ShardedOnCpus, TokenBatches, DemonstrationTrainer):
+class ScaledSftTrainer(ScaledTraining, DemonstrationTrainer):
     """DemonstrationTrainer in passes of at most `parallel.micro_tokens` tokens."""
 
     def __init__(

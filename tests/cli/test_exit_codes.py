@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pelican.cli.submit import error_told
+from pelican.cli.submit import error_from
 from pelican.errors import PelicanError, ResourceError, UserInputError
 from pelican.launch.explain import PreemptedError
 from pelican.launch.job import CancelledError, StageError
@@ -35,6 +35,6 @@ def test_a_step_that_failed_keeps_its_status(
         raise error("it ended")
     assert ended.value.code == status
     failure = json.loads(store.read("runs/r/failure.json"))
-    found = error_told(failure)
+    found = error_from(failure)
     assert found.exit_code == status
     assert str(found) == "train-rl, loop 2 rl: it ended"

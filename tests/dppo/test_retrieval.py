@@ -20,7 +20,7 @@ from pelican.dppo.retrieval import (
     VisionEmbedder,
     associate,
     distinct_neighbours,
-    normalised,
+    normalise,
 )
 from pelican.engines.base import Engine
 from pelican.records import Dimension, Family, Rollout, Sample, Split
@@ -51,7 +51,7 @@ def entry(
 
 
 def vectors(seed: int, rows: int, width: int = 8) -> npt.NDArray[np.float32]:
-    return normalised(np.random.default_rng(seed).normal(size=(rows, width)).astype(np.float32))
+    return normalise(np.random.default_rng(seed).normal(size=(rows, width)).astype(np.float32))
 
 
 @settings(deadline=None)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from pelican.base.files import exclusive, held
+from pelican.base.files import is_locked, run_alone
 from pelican.base.process import alive, identity
 from pelican.errors import InfrastructureError, PelicanError, ResourceError, UserInputError
 from pelican.launch.job import CancelledError, Job, JobResult, StageError
@@ -177,21 +177,21 @@ def test_two_launchers_never_run_the_same_stage(
     monkeypatch.setattr("pelican.launch.local.LOCK_WAIT_S", 0.2)
     lock = world.store.local_root("runs/test/logs") / "loop-1-reward-rl.lock"
     with (
-        exclusive(lock, "it"),
+        run_alone(lock, "it"),
         pytest.raises(UserInputError, match=rf"being run by process {os.getpid()}"),
     ):
         run(job(world))
-    assert not held(lock)
+    assert not is_locked(lock)
 
 
 def test_the_lock_holds_while_a_child_that_has_it_lives(tmp_path: Path) -> None:
     lock = tmp_path / "lock"
-    with exclusive(lock, "it") as descriptor:
+    with run_alone(lock, "it") as descriptor:
         child = subprocess.Popen(["sleep", "60"], pass_fds=(descriptor,))
-    assert held(lock)
+    assert is_locked(lock)
     child.kill()
     child.wait()
-    assert not held(lock)
+    assert not is_locked(lock)
 
 
 def test_the_log_is_kept_when_the_stage_starts_over(world: World) -> None:

@@ -37,7 +37,7 @@ def made(tmp_path_factory):
 def test_the_phases_gains_add_up_to_the_whole(made):
     run = open_run(made.store, NAME)
     totals = phase_totals(run)
-    whole = run.compared(run.base, run.final).embodied
+    whole = run.compare_evaluations(run.base, run.final).embodied
     assert totals["rl"].delta + totals["sft"].delta == pytest.approx(whole.delta)
 
 

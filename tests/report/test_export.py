@@ -6,7 +6,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from pelican.report.charts import Svg, Table, colour, legend_rows, shade, standalone
+from pelican.report.figure import Table, standalone
+from pelican.report.svg import Svg, colour, legend_rows, shade
 
 SPACE = "{http://www.w3.org/2000/svg}"
 

@@ -3,7 +3,7 @@
 import pytest
 
 from pelican.report.history import Case, Moment, outcome_of
-from pelican.report.ledger import _stratified, view_ledger
+from pelican.report.ledger import _stratify, view_ledger
 from pelican.report.run import open_run
 from tests.report.made_run import NAME, MadeRun
 
@@ -41,10 +41,10 @@ def test_every_stratum_is_shown_before_any_is_shown_twice():
         return Case(f"{family}-{index}", family, "spatial_geometric", [], "weak")
 
     cases = [case(i, "counting") for i in range(50)] + [case(0, "planning"), case(0, "success")]
-    chosen = _stratified(cases, 5, seed=0)
+    chosen = _stratify(cases, 5, seed=0)
     assert {c.family for c in chosen} == {"counting", "planning", "success"}
     assert len(chosen) == 5
-    assert [c.id for c in chosen] == [c.id for c in _stratified(cases, 5, seed=0)]
+    assert [c.id for c in chosen] == [c.id for c in _stratify(cases, 5, seed=0)]
 
 
 def test_the_counts_are_of_all_weak_samples_not_of_those_shown(tmp_path):

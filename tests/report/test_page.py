@@ -147,7 +147,7 @@ def test_the_shift_by_family_counts_every_practised_sample(whole):
 
 def test_the_verdict_names_base_final_interval_and_chance(whole):
     run = open_run(whole[0].store, NAME)
-    words = verdict(run, run.compared(run.base, run.final))
+    words = verdict(run, run.compare_evaluations(run.base, run.final))
     assert words.startswith("From the base to loop 3 SFT the embodied score")
     assert "paired 95 % interval" in words and "chance is" in words and "general suite" in words
 

@@ -73,7 +73,7 @@ def test_a_verdict_is_sent_once_signed_with_reasons_and_a_link(
         "- gain: none",
         "https://pelican.example/runs/r",
     ]
-    assert notify(store, "r") == "told before" and len(receiver.got) == 1
+    assert notify(store, "r") == "sent before" and len(receiver.got) == 1
 
 
 def test_a_failed_run_is_told_of_too(receiver: Receiver, tmp_path: Path) -> None:

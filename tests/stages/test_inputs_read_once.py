@@ -8,7 +8,15 @@ from pathlib import Path
 import pytest
 
 from pelican.data import versions
-from pelican.data.versions import VERSION, Imported, Version, commit, hashed, known, shard_of
+from pelican.data.versions import (
+    VERSION,
+    Imported,
+    Version,
+    commit,
+    hash_files,
+    shard_of,
+    trust_versions,
+)
 from pelican.errors import InfrastructureError
 from pelican.stages.fingerprint import begin, identity_seen, stage_fingerprint
 from pelican.stages.runner import _wait_for_begin
@@ -49,14 +57,14 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def test_shards_of_a_version_count_by_what_it_says(pool: Path, read: list[str]) -> None:
-    found = known(pool)
+    found = trust_versions(pool)
     assert sorted(read) == ["README.md", VERSION]
-    assert found == hashed(pool)
+    assert found == hash_files(pool)
 
 
 @pytest.mark.parametrize("change", ["bytes", "size", "mode", "time", "gone"])
 def test_a_shard_that_was_touched_is_read(pool: Path, read: list[str], change: str) -> None:
-    before = known(pool)
+    before = trust_versions(pool)
     shard = sorted(pool.glob("*.parquet"))[0]
     data = shard.read_bytes()
     if change != "time":
@@ -75,9 +83,9 @@ def test_a_shard_that_was_touched_is_read(pool: Path, read: list[str], change: s
     elif change == "gone":
         shard.unlink()
     read.clear()
-    after = known(pool)
+    after = trust_versions(pool)
     assert (shard.name in read) == (change != "gone")
-    assert after == hashed(pool)
+    assert after == hash_files(pool)
     assert (after == before) == (change in ("mode", "time"))
 
 

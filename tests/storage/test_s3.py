@@ -11,8 +11,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from prometheus_client import CollectorRegistry
 
-from pelican.base.metrics import Series, send_to
+from pelican.base.metrics import record_into
 from pelican.errors import InfrastructureError, UserInputError
 from pelican.monitoring import record
 from pelican.stages.stage import input_digest, resolve_input
@@ -295,25 +296,16 @@ def test_a_shard_is_as_old_as_its_object_whenever_it_was_fetched(
     fetched = store.local("pool/a.parquet")
     os.utime(fetched, (2e9, 2e9))  # as if it had been fetched much later
     uri = f"{bucket.uri}/data/pool"
-    told: dict[str, float] = {}
-
-    class Kept:
-        """A sink of one series."""
-
-        def of(self, series: Series, labels: dict[str, str]) -> Kept:
-            self.name = series.name
-            return self
-
-        def set(self, value: float) -> None:
-            told[self.name] = value
-
-    send_to(Kept())
+    registry = CollectorRegistry()
+    record_into(registry, "rollout", "rl")
     try:
         record.checked({"train": (2, uri)})
     finally:
-        send_to(None)
+        record_into(None)
+    labels = {"stage": "rollout", "phase": "rl", "pool": "train"}
+    shown = registry.get_sample_value("pelican_pool_newest_shard_timestamp_seconds", labels)
     newest = max(wanted["pool/a.parquet"], wanted["pool/b/b.parquet"])
-    assert told["pelican_pool_newest_shard_timestamp_seconds"] == newest_shard(uri) == newest
+    assert shown == newest_shard(uri) == newest
     assert newest_shard(f"{uri}/a.parquet") == wanted["pool/a.parquet"]
     assert newest_shard(str(fetched)) == 2e9
     assert newest_shard(str(tmp_path / "none")) == newest_shard(f"{uri}-none") == 0.0

@@ -16,7 +16,7 @@ from pelican.errors import InfrastructureError, UserInputError
 from pelican.records import Sample
 from pelican.training.distributed import load_for_training
 from pelican.training.grpo import StepRecord
-from pelican.training.grpo_scale import Ahead, ScaledGrpoTrainer
+from pelican.training.grpo_scale import RolloutQueue, ScaledGrpoTrainer
 from pelican.training.sampling import Client, Served, server_environment
 from tests.training.scaled import recipe_of
 from tests.training.trainers import SAMPLES, losses, scaled_grpo
@@ -124,14 +124,14 @@ def test_weights_are_at_most_so_many_steps_old(
     made = recipe(5, max_staleness=staleness, importance_cap=1.05)
     trainer = trainer_of(made, twin, tmp_path, server.url, records)
     names: dict[int, str] = {}
-    draw = trainer._draw
+    draw = trainer.draw_groups
 
-    def watched(everyone: list[int], step: int) -> StepRecord:
+    def watched(samples: Sequence[int], step: int) -> StepRecord:
         names[step] = server.weights.name
         drew.append(threading.current_thread().name)
-        return draw(everyone, step)
+        return draw(samples, step)
 
-    trainer._draw = watched  # type: ignore[method-assign]
+    trainer.draw_groups = watched  # type: ignore[method-assign]
     seen: list[torch.Tensor] = []
     importance = trainer._importance
 
@@ -144,7 +144,7 @@ def test_weights_are_at_most_so_many_steps_old(
     ages = [step - int(names[step].removeprefix("step-")) for step in range(5)]
     expected = {1: [0, 1, 1, 1, 1], 2: [0, 1, 2, 1, 2]}[staleness]
     assert ages == expected
-    assert drew[1:] == ["ahead"] * 4
+    assert drew[1:] == ["rollouts"] * 4
     assert [record.step for record in records] == list(range(5))
     assert len(loads) == {1: 4, 2: 2}[staleness]
     # The sampler leaves out image tokens, to which an untrained policy gives 2 of 320.
@@ -224,12 +224,12 @@ def test_a_server_gets_the_gpus_beside_those_of_training(
 
 
 def test_what_is_drawn_ahead_comes_in_order_with_its_errors() -> None:
-    ahead: Ahead[int] = Ahead()
-    ahead.submit(lambda: 1)
-    ahead.submit(lambda: 1 // 0)
-    ahead.submit(lambda: 3)
-    assert len(ahead) == 3 and ahead.next() == 1
+    queued: RolloutQueue[int] = RolloutQueue()
+    queued.submit(lambda: 1)
+    queued.submit(lambda: 1 // 0)
+    queued.submit(lambda: 3)
+    assert len(queued) == 3 and queued.next() == 1
     with pytest.raises(ZeroDivisionError):
-        ahead.next()
-    ahead.close()
-    assert not ahead
+        queued.next()
+    queued.close()
+    assert not queued

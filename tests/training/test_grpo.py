@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from pelican.records import Sample, Score
-from pelican.training.grpo import DeliberateGrpoTrainer, Group, StepRecord
+from pelican.training.grpo import DeliberateGrpoTrainer, Group, Rollouts, StepRecord, deal
 from tests.training.trainers import SAMPLES, grpo, letters, scored
 
 
@@ -54,9 +54,9 @@ def test_more_groups_are_drawn_at_once_than_wanted(twin: Path, tmp_path: Path) -
 def test_a_refill_draws_what_the_step_has_not_seen_before_it_repeats(
     twin: Path, tmp_path: Path
 ) -> None:
-    refills = grpo(twin, tmp_path, letters, [])._refills([0, 2, 2])
-    assert {next(refills) for _ in range(4)} == {1, 3, 4, 5}
-    assert {next(refills) for _ in range(6)} == set(range(6))
+    others = grpo(twin, tmp_path, letters, []).replacements([0, 2, 2], 0)
+    assert {next(others) for _ in range(4)} == {1, 3, 4, 5}
+    assert {next(others) for _ in range(6)} == set(range(6))
 
 
 def test_a_buffer_without_any_variance_costs_refill_times_and_goes_on(
@@ -74,7 +74,7 @@ def test_log_probabilities_by_length_are_those_of_one_padded_batch(
 ) -> None:
     steps: list[StepRecord] = []
     trainer = grpo(twin, tmp_path, letters, steps, max_steps=1, kl=0.1)
-    batch = trainer._batch(trainer._collect([0, 5, 1, 5]).trained)
+    batch = trainer._tensors(trainer.draw([0, 5, 1, 5]).trained)
     ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], 1)
     mask = torch.cat([batch["prompt_mask"], batch["completion_mask"]], 1)
     images = {k: batch.get(k) for k in ("pixel_values", "image_grid_thw", "num_images")}
@@ -102,3 +102,23 @@ def test_a_resumed_training_ends_where_an_uninterrupted_one_does(
     resumed.train(resume_from_checkpoint=str(tmp_path / "half" / "checkpoint-3"))
     for a, b in zip(whole.model.parameters(), resumed.model.parameters(), strict=True):
         assert torch.allclose(a, b, atol=1e-6)
+
+
+def test_ranks_get_as_many_groups_and_about_as_many_tokens() -> None:
+    groups = [
+        Rollouts(n, n, [[0] * length], [], None, hinted=False)
+        for n, length in enumerate((6, 9, 8, 7))
+    ]
+    shares = [[one.tokens for one in deal(groups, rank, 2)] for rank in (0, 1)]
+    assert shares == [[9, 6], [8, 7]]
+
+
+def test_a_group_of_another_rank_has_the_prompt_that_it_was_drawn_with(
+    twin: Path, tmp_path: Path
+) -> None:
+    trainer = grpo(twin, tmp_path, letters, [])
+    for hinted in (False, True):
+        group = trainer._rebuild(Rollouts(7, 2, [[1, 2]], [scored(1.0)], None, hinted))
+        assert group.sample.id == SAMPLES[2].id and group.completions == [[1, 2]]
+        assert ("Hint: " in group.sample.question) == hinted
+        assert group.prompt.ids == trainer._engine.encoder.prompt(group.sample).ids

@@ -36,10 +36,9 @@ from pelican.records import (
 from pelican.rewards.masks import encode_mask
 from pelican.training.curve import RlCurve
 from pelican.training.grpo import DeliberateGrpoTrainer, Group, StepRecord, largest_variance
+from pelican.training.hints import add_hint, make_hint
 from pelican.training.variants import (
     VariantGrpoTrainer,
-    hint_of,
-    hinted,
     perception_terms,
     trainer_of,
 )
@@ -255,26 +254,26 @@ def test_several_updates_resume_where_they_stopped(twin: Path, tmp_path: Path) -
 )
 def test_a_hint_is_a_part_of_the_answer(answer: Answer, hint: str | None) -> None:
     asked = clip(1, (0.0, 8.0), answer=answer)
-    assert hint_of(asked) == hint
-    told = hinted(asked)
+    assert make_hint(asked) == hint
+    again = add_hint(asked)
     if hint is None:
-        assert told is None
+        assert again is None
     else:
-        assert told is not None
-        assert told.question == f"{asked.question}\nHint: {hint}"
-        assert (told.id, told.answer, told.images) == (asked.id, asked.answer, asked.images)
+        assert again is not None
+        assert again.question == f"{asked.question}\nHint: {hint}"
+        assert (again.id, again.answer, again.images) == (asked.id, asked.answer, asked.images)
 
 
 def test_a_hint_of_points_names_their_quarter() -> None:
     pixels = np.zeros((8, 12), np.uint8)
     pixels[6, 1] = 1
     asked = clip(1, (0.0, 8.0), answer=PointsAnswer(mask=encode_mask(pixels)))
-    assert hint_of(asked) == "it is in the lower left."
+    assert make_hint(asked) == "it is in the lower left."
 
 
 @given(st.integers(0, 50), st.integers(0, 1000))
 def test_a_hint_of_a_count_leaves_two_values(value: int, number: int) -> None:
-    hint = hint_of(clip(number, (0.0, 8.0), answer=CountAnswer(value=value)))
+    hint = make_hint(clip(number, (0.0, 8.0), answer=CountAnswer(value=value)))
     low, high = (int(word) for word in re.findall(r"\d+", hint or ""))
     assert low + 1 == high and value in (low, high) and low >= 0
 
@@ -283,7 +282,7 @@ def test_a_hint_of_a_count_leaves_two_values(value: int, number: int) -> None:
 def test_a_hint_of_a_choice_leaves_two_letters(options: int, data: st.DataObject) -> None:
     letter = chr(65 + data.draw(st.integers(0, options - 1)))
     answer = ChoiceAnswer(options=tuple("x" * options), answer=letter)
-    hint = hint_of(clip(data.draw(st.integers(0, 99)), (0.0, 8.0), answer=answer))
+    hint = make_hint(clip(data.draw(st.integers(0, 99)), (0.0, 8.0), answer=answer))
     left = re.findall(r"\b[A-Z]\b", hint or "")
     assert len(set(left)) == 2 and letter in left and left == sorted(left)
     assert max(left) <= chr(64 + options)

@@ -1,4 +1,4 @@
-"""What a reader of a format is, and the files that it reads."""
+"""The interface of a format's reader, the records that it yields, and the files that it reads."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pelican.data.tables import RowError
 from pelican.errors import UserInputError
 from pelican.records import Turn
 
-# What a reader yields: one record per question, its media still unread, its answer as it stands.
+# What a reader yields: one `Record` a question, its media unread and its answer as the source has it.
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +77,7 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Unread:
-    """A row that is no record: what stands there is wrong."""
+    """A row that can't become a record, and why."""
 
     place: str
     key: str
@@ -90,7 +90,7 @@ Found = Record | Unread
 
 @dataclass(frozen=True)
 class Options:
-    """What a person may say about a source. `columns`: our name -> the source's."""
+    """Options of an import that concern reading. `columns`: our name -> the source's name."""
 
     columns: Mapping[str, str] = field(default_factory=dict)
     turns: Literal["last", "each"] = "last"
@@ -154,7 +154,7 @@ def list_of(value: object) -> list[Any]:
     return list(value) if isinstance(value, list | tuple) else [value]
 
 
-# The files of a source: found in a fixed order, read row by row, whatever their size.
+# The files of a source: listed in a fixed order, read row by row, so that size does not matter.
 
 MAX_ROW = 16 << 20  # characters of one JSON value; a longer one is no question
 MAX_OBJECT = 128 << 20  # bytes of a file that is one JSON object, and so is held whole
@@ -232,9 +232,13 @@ class JsonRow:
 def json_rows(path: Path) -> Iterator[JsonRow]:
     """Rows of JSON lines, of a JSON array, or the array inside an object, without holding them all.
 
-    Python's decoder takes NaN, which stands in real files: such a row is refused by itself, later.
-    A row that is no JSON is an error row. In an array nothing after it can be trusted: it is the
-    last. `{"data": [...]}` gives its rows; any other object is one row.
+    A row that is no JSON gives an error row. In JSON lines the next line is read; in an array it is the
+    last, because nothing behind it can be trusted. `{"data": [...]}` gives the rows of its list; any
+    other object is one row. Python's decoder takes NaN, which real files hold: the conversion refuses
+    such a row alone. Why not ijson: docs/decisions/2026-11-30-json-arrays-by-hand.md.
+
+    Raises:
+        UserInputError: The file can't be opened, or is one object above MAX_OBJECT.
     """
     try:
         with path.open("r", encoding="utf-8-sig", errors="surrogateescape") as file:

@@ -92,7 +92,7 @@ def _time(value: object) -> float | None:
 
 
 def chat_turns(turns: Sequence[Any]) -> tuple[list[Turn], list[Media]]:
-    """Turns of any of the spellings, and the media inside their contents. Raises RowError."""
+    """Turns in any spelling of role and content, and the media inside them. Raises RowError."""
     found: list[Turn] = []
     media: list[Media] = []
     for turn in turns:
@@ -144,7 +144,7 @@ def without_tags(turns: Sequence[Turn], media: Sequence[Media]) -> tuple[Turn, .
     tags = sum(len(_TAG.findall(turn.text)) for turn in turns if turn.role == "user")
     if tags > len(media):
         raise RowError("media_tags", f"{tags} <image> or <video> tags but {len(media)} media")
-    seen = {"image": 0, "video": 0}
+    numbers = {"image": 0, "video": 0}
     found = []
     for turn in turns:
         if turn.role == "assistant":
@@ -153,15 +153,15 @@ def without_tags(turns: Sequence[Turn], media: Sequence[Media]) -> tuple[Turn, .
         leading = re.match(r"(?:\s*<(?:image|video)(?:_?\d+)?>)*", turn.text, re.IGNORECASE)
         start = leading.end() if leading else 0
         for tag in _TAG.findall(turn.text[:start]):
-            seen[tag.lower()] += 1
+            numbers[tag.lower()] += 1
 
-        def named(match: re.Match[str], text: str = turn.text[start:]) -> str:
+        def number_tag(match: re.Match[str], text: str = turn.text[start:]) -> str:
             kind = match[1].lower()
-            seen[kind] += 1
+            numbers[kind] += 1
             alone = tags == 1 or not text[match.end() :].strip()
-            return "" if alone else f"{kind} {seen[kind]}"
+            return "" if alone else f"{kind} {numbers[kind]}"
 
-        found.append(replace_text(turn, _TAG.sub(named, turn.text[start:]).strip()))
+        found.append(replace_text(turn, _TAG.sub(number_tag, turn.text[start:]).strip()))
     return tuple(found)
 
 
@@ -240,7 +240,7 @@ class ChatReader(Reader):
 def described(
     value: Mapping[str, Any], place: str, key: str, name: str, media: tuple[Media, ...]
 ) -> Record:
-    """What rows of all formats may say about themselves."""
+    """The fields that rows of any format may have, such as id, scene and split."""
     return Record(
         place=place,
         key=key,

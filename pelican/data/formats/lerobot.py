@@ -64,7 +64,7 @@ class _Span:
 
 
 class _DataSet:
-    """What is the same for all episodes."""
+    """The parts of a data set that all its episodes share."""
 
     def __init__(self, root: Path, options: Options) -> None:
         self.root = root
@@ -213,11 +213,11 @@ def _made(
     success: bool | None,
     media: Media,
 ) -> Iterator[_Made]:
-    """(kind, question, reference, window, family, dimension) of every question that can be asked."""
+    """Every question that an episode allows: (kind, question, reference, window, family, dimension)."""
     task = tasks[0] if tasks else ""
-    others = sorted(set(data.tasks.values()) - set(tasks))
-    if task and others:
-        options = _mixed(task, others, salt)
+    other_tasks = sorted(set(data.tasks.values()) - set(tasks))
+    if task and other_tasks:
+        options = _mixed(task, other_tasks, salt)
         yield (
             "task",
             "Which task does the robot carry out?",

@@ -1,10 +1,16 @@
-"""Published benchmarks as pools: EgoSchema, MVBench, OpenEQA, RefSpatial, VSI-Bench."""
+"""Published benchmarks as pools: EgoSchema, MVBench, OpenEQA, RefSpatial, VSI-Bench.
+
+What a row of each says is read in one place, by the functions `…_item`; `pelican.evaluation.published`
+uses them, too, and adds the original prompt, where the videos lie, and the grading.
+"""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,57 +35,122 @@ from pelican.data.tables import RowError
 from pelican.errors import UserInputError
 from pelican.records import Turn
 
-# EgoSchema: `questions.json` with "option 0" to "option 4", answers in a file of their own.
+# What a row says, the same for all of them.
 
 
-class EgoSchema(Reader):
-    name = "egoschema"
-    about = "q_uid, question, option 0 to option 4; answers in subset_answers.json"
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One question as its row has it, not stripped, because a prompt must be the original's.
 
-    def sniff(self, source: Source, options: Options) -> float:
-        rows = [row for _, row in source.first_rows]
-        return 0.95 if any({"q_uid", "option 0"} <= row.keys() for row in rows) else 0.0
+    `media`: the path of a video, an image or a folder of frames as the row names it. `answer` is a
+    text, a number, or None where the row has none. `suffix`: RefSpatial's request for a form, which
+    follows the question.
+    """
+
+    id: str
+    question: str
+    media: str
+    answer: object = None
+    options: tuple[str, ...] = ()
+    category: str = ""
+    scene: str = ""
+    mask: str = ""
+    start_s: float | None = None
+    end_s: float | None = None
+    aliases: tuple[str, ...] = ()
+    suffix: str = ""
+
+
+def _required(row: Mapping[str, Any], *names: str) -> str:
+    """The first of these fields that holds a text or a number. Raises RowError if none does."""
+    for name in names:
+        if text_of(row, name):
+            return str(row[name])
+    raise RowError("schema", f"{' or '.join(names)} is missing")
+
+
+class _JsonReader(Reader):
+    """JSON files of one benchmark; a row in which something is wrong is an `Unread`."""
 
     def read(self, source: Source, options: Options) -> Iterator[Found]:
-        answers = _answers(source)
         for path in source.of(".json", ".jsonl"):
-            if path.name.endswith("answers.json"):
-                continue
             for row in json_rows(path):
-                place = f"{source.name(path)}, row {row.number}"
-                if row.error is not None:
-                    yield Unread(place, record_key(row.raw), "", row.error)
-                    continue
-                value = row.value
-                name, question = text_of(value, "q_uid"), text_of(value, "question")
-                choices = [str(value[f"option {i}"]) for i in range(26) if f"option {i}" in value]
-                answer = value.get("answer", value.get("truth", answers.get(name)))
-                key = record_key([value, answer])
-                if answer is None:
-                    error = RowError("answer_missing", "no answer is published for this question")
-                    yield Unread(place, key, name, error)
-                elif not name or not question or len(choices) < 2:
-                    error = RowError("schema", "q_uid, question or the options are missing")
-                    yield Unread(place, key, name, error)
-                else:
-                    yield Record(
-                        place=place,
-                        key=key,
-                        turns=(Turn(role="user", text=question),),
-                        media=(Media("video", f"{name}.mp4"),),
-                        reference=Reference(answer, "choice", tuple(choices), index=True),
-                        id=name,
-                        source="egoschema",
-                        scene=name,
-                        benchmark="egoschema",
-                    )
+                yield self._found(row, path, source)
+
+    def _found(self, row: JsonRow, path: Path, source: Source) -> Found:
+        file = source.name(path)
+        place = f"{file}, row {row.number}"
+        if row.error is not None:
+            return Unread(place, record_key(self.identity(row.raw, file)), "", row.error)
+        key = record_key(self.identity(row.value, file))
+        try:
+            return _record(place, key, *self.item(row, file, source))
+        except RowError as error:
+            return Unread(place, key, self.row_id(row, file), error)
+
+    def identity(self, value: object, file: str) -> object:
+        """What a row's key is the digest of. `value`: the row, or its text if that is no JSON."""
+        return value
+
+    def row_id(self, row: JsonRow, file: str) -> str:
+        """The id of a row, also of one that is wrong; "" if it has none."""
+        return text_of(row.value, "id", "question_id")
+
+    @abstractmethod
+    def item(self, row: JsonRow, file: str, source: Source) -> tuple[Item, Media, Reference, str]:
+        """The row, its medium, its answer and its benchmark. Raises RowError."""
 
 
-def _answers(source: Source) -> dict[str, object]:
-    """q_uid -> index of the option, of every `*answers.json`."""
+def _record(
+    place: str, key: str, item: Item, media: Media, reference: Reference, benchmark: str
+) -> Record:
+    return Record(
+        place=place,
+        key=key,
+        turns=(Turn(role="user", text=item.question.strip()),),
+        media=(media,),
+        reference=reference,
+        id=item.id,
+        question_type=item.category,
+        source=benchmark,
+        scene=item.scene,
+        benchmark=benchmark,
+    )
+
+
+# EgoSchema: `questions.json` with "option 0" to "option 4", answers in a file of their own.
+
+_ANSWER = "_answer"  # of a row, once it is joined to its answer
+
+
+def egoschema_item(row: Mapping[str, Any]) -> Item:
+    """A row with its answer: of questions.json, or of lmms-eval's Parquet with a list `option`."""
+    name = _required(row, "q_uid", "video_idx").strip()
+    listed = list_of(row.get("option")) or [
+        row[f"option {i}"] for i in range(26) if f"option {i}" in row
+    ]
+    if len(listed) < 2:
+        raise RowError("schema", "option 0 and option 1 are missing")
+    return Item(
+        id=name,
+        question=_required(row, "question"),
+        media=f"{name}.mp4",
+        answer=row.get(_ANSWER),
+        options=tuple(str(option) for option in listed),
+        scene=name,
+    )
+
+
+def join_answer(row: Mapping[str, Any], answers: Mapping[str, object]) -> dict[str, Any]:
+    """The row with its answer: its own, else that of its `q_uid` in `answers`, else None."""
+    own = row.get("answer", row.get("truth"))
+    return {**row, _ANSWER: answers.get(text_of(row, "q_uid")) if own is None else own}
+
+
+def read_answers(folder: Path) -> dict[str, object]:
+    """q_uid -> number of the option, from every `*answers.json` below `folder`."""
     found: dict[str, object] = {}
-    folder = source.path if source.path.is_dir() else source.path.parent
-    for path in sorted(Path(folder).rglob("*answers.json")):
+    for path in sorted(folder.rglob("*answers.json")):
         try:
             value = json.loads(path.read_text())
         except (OSError, ValueError) as error:
@@ -89,6 +160,40 @@ def _answers(source: Source) -> dict[str, object]:
     return found
 
 
+class EgoSchema(_JsonReader):
+    name = "egoschema"
+    about = "q_uid, question, option 0 to option 4; answers in subset_answers.json"
+
+    def sniff(self, source: Source, options: Options) -> float:
+        rows = [row for _, row in source.first_rows]
+        return 0.95 if any({"q_uid", "option 0"} <= row.keys() for row in rows) else 0.0
+
+    def read(self, source: Source, options: Options) -> Iterator[Found]:
+        answers = read_answers(source.path if source.path.is_dir() else source.path.parent)
+        for path in source.of(".json", ".jsonl"):
+            if path.name.endswith("answers.json"):
+                continue
+            for row in json_rows(path):
+                if row.error is None:
+                    row.value = join_answer(row.value, answers)
+                yield self._found(row, path, source)
+
+    def identity(self, value: object, file: str) -> object:
+        if not isinstance(value, dict):
+            return value
+        return [{name: value[name] for name in value if name != _ANSWER}, value[_ANSWER]]
+
+    def row_id(self, row: JsonRow, file: str) -> str:
+        return text_of(row.value, "q_uid")
+
+    def item(self, row: JsonRow, file: str, source: Source) -> tuple[Item, Media, Reference, str]:
+        if row.value[_ANSWER] is None:
+            raise RowError("answer_missing", "no answer is published for this question")
+        item = egoschema_item(row.value)
+        reference = Reference(item.answer, "choice", item.options, index=True)
+        return item, Media("video", item.media), reference, self.name
+
+
 EGOSCHEMA = EgoSchema()
 
 # MVBench: one JSON file per task in `json/`: video, question, candidates, answer, start, end.
@@ -96,7 +201,25 @@ EGOSCHEMA = EgoSchema()
 FRAMES_FPS = 3.0  # MVBench's folders of frames (TVQA) hold three a second
 
 
-class MvBench(Reader):
+def mvbench_item(row: Mapping[str, Any], task: str, name: str) -> Item:
+    """A row of `json/<task>.json`; its `name` is its own id, or its number in the file."""
+    video = _required(row, "video").strip()
+    if row.get("answer") is None:
+        raise RowError("schema", "answer is missing")
+    return Item(
+        id=f"{task}/{name}",
+        question=_required(row, "question"),
+        media=video,
+        answer=row["answer"],
+        options=tuple(str(option) for option in list_of(row.get("candidates"))),
+        category=task,
+        scene=video,
+        start_s=number_of(row, "start"),
+        end_s=number_of(row, "end"),
+    )
+
+
+class MvBench(_JsonReader):
     name = "mvbench"
     about = "a JSON file per task: video, question, candidates, answer, start and end"
 
@@ -105,44 +228,24 @@ class MvBench(Reader):
         wanted = {"video", "question", "candidates", "answer"}
         return 0.95 if any(wanted <= row.keys() for row in rows) else 0.0
 
-    def read(self, source: Source, options: Options) -> Iterator[Found]:
-        for path in source.of(".json", ".jsonl"):
-            task = path.stem
-            for row in json_rows(path):
-                place = f"{source.name(path)}, row {row.number}"
-                key = record_key([task, row.value if row.error is None else row.raw])
-                if row.error is not None:
-                    yield Unread(place, key, "", row.error)
-                    continue
-                value = row.value
-                name = f"{task}/{text_of(value, 'question_id') or row.number - 1}"
-                video, question = text_of(value, "video"), text_of(value, "question")
-                choices = tuple(str(option) for option in list_of(value.get("candidates")))
-                if not video or not question or value.get("answer") is None:
-                    error = RowError("schema", "video, question or answer is missing")
-                    yield Unread(place, key, name, error)
-                    continue
-                folder = not video.lower().endswith((*VIDEO_ENDINGS, ".gif"))
-                yield Record(
-                    place=place,
-                    key=key,
-                    turns=(Turn(role="user", text=question),),
-                    media=(
-                        Media(
-                            "frames" if folder else "video",
-                            video,
-                            start_s=number_of(value, "start"),
-                            end_s=number_of(value, "end"),
-                            fps=(number_of(value, "fps") or FRAMES_FPS) if folder else None,
-                        ),
-                    ),
-                    reference=Reference(value["answer"], "choice", choices),
-                    id=name,
-                    question_type=task,
-                    source="mvbench",
-                    scene=video,
-                    benchmark="mvbench",
-                )
+    def identity(self, value: object, file: str) -> object:
+        return [Path(file).stem, value]
+
+    def row_id(self, row: JsonRow, file: str) -> str:
+        return f"{Path(file).stem}/{text_of(row.value, 'question_id') or row.number - 1}"
+
+    def item(self, row: JsonRow, file: str, source: Source) -> tuple[Item, Media, Reference, str]:
+        task, _, name = self.row_id(row, file).partition("/")
+        item = mvbench_item(row.value, task, name)
+        is_folder = not item.media.lower().endswith((*VIDEO_ENDINGS, ".gif"))
+        media = Media(
+            "frames" if is_folder else "video",
+            item.media,
+            start_s=item.start_s,
+            end_s=item.end_s,
+            fps=(number_of(row.value, "fps") or FRAMES_FPS) if is_folder else None,
+        )
+        return item, media, Reference(item.answer, "choice", item.options), self.name
 
 
 MVBENCH = MvBench()
@@ -150,7 +253,21 @@ MVBENCH = MvBench()
 # Open-EQA: one JSON list of question, answer, category and episode; frames in folders by episode.
 
 
-class OpenEqa(Reader):
+def openeqa_item(row: Mapping[str, Any]) -> Item:
+    """A row of open-eqa-v0.json; `media` is the episode, a folder of frames somewhere."""
+    episode = _required(row, "episode_history").strip()
+    return Item(
+        id=text_of(row, "question_id"),
+        question=_required(row, "question"),
+        media=episode,
+        answer=_required(row, "answer"),
+        category=text_of(row, "category"),
+        scene=episode,
+        aliases=tuple(str(answer) for answer in list_of(row.get("extra_answers"))),
+    )
+
+
+class OpenEqa(_JsonReader):
     name = "openeqa"
     about = "question, answer, category, episode_history; a folder of frames or a video by episode"
 
@@ -158,50 +275,14 @@ class OpenEqa(Reader):
         rows = [row for _, row in source.first_rows]
         return 0.95 if any({"episode_history", "question"} <= row.keys() for row in rows) else 0.0
 
-    def read(self, source: Source, options: Options) -> Iterator[Found]:
-        for path in source.of(".json", ".jsonl"):
-            folder = Path(source.name(path)).parent.as_posix()
-            for row in json_rows(path):
-                place = f"{source.name(path)}, row {row.number}"
-                key = record_key(row.value if row.error is None else row.raw)
-                if row.error is not None:
-                    yield Unread(place, key, "", row.error)
-                    continue
-                value = row.value
-                name = text_of(value, "question_id")
-                question, answer = text_of(value, "question"), text_of(value, "answer")
-                episode = text_of(value, "episode_history")
-                lacking = [
-                    n
-                    for n, text in [
-                        ("question", question),
-                        ("answer", answer),
-                        ("episode_history", episode),
-                    ]
-                    if not text
-                ]
-                if lacking:
-                    error = RowError("schema", f"{', '.join(lacking)} is missing")
-                    yield Unread(place, key, name, error)
-                    continue
-                frames = f"{folder}/frames/{episode}"
-                there = os.path.isdir(source.root / frames)
-                yield Record(
-                    place=place,
-                    key=key,
-                    turns=(Turn(role="user", text=question),),
-                    # `fps` None: the frames' own rate is not published, one a second is assumed
-                    media=(Media("frames", frames if there else episode),),
-                    reference=Reference(
-                        answer,
-                        aliases=tuple(str(a) for a in list_of(value.get("extra_answers"))),
-                    ),
-                    id=name,
-                    question_type=text_of(value, "category"),
-                    source="openeqa",
-                    scene=episode,
-                    benchmark="openeqa",
-                )
+    def item(self, row: JsonRow, file: str, source: Source) -> tuple[Item, Media, Reference, str]:
+        item = openeqa_item(row.value)
+        frames = f"{Path(file).parent.as_posix()}/frames/{item.media}"
+        there = os.path.isdir(source.root / frames)
+        # Without `fps`: the frames' own rate is not published, one a second is assumed.
+        media = Media("frames", frames if there else item.media)
+        reference = Reference(str(item.answer).strip(), aliases=item.aliases)
+        return item, media, reference, self.name
 
 
 OPENEQA = OpenEqa()
@@ -212,7 +293,22 @@ OPENEQA = OpenEqa()
 NORMALISED = 1
 
 
-class RefSpatial(Reader):
+def pointing_item(row: Mapping[str, Any]) -> Item:
+    """A row of RefSpatial's question.json or of Where2Place's point_questions.jsonl."""
+    image = _required(row, "rgb_path", "image_path", "image").strip()
+    return Item(
+        id=text_of(row, "id", "question_id"),
+        question=_required(row, "prompt", "text"),
+        suffix=str(row["suffix"]) if text_of(row, "suffix") else "",
+        media=image,
+        answer=text_of(row, "answer") or None,
+        category=text_of(row, "category"),
+        scene=image,
+        mask=text_of(row, "mask_path", "mask"),
+    )
+
+
+class RefSpatial(_JsonReader):
     name = "refspatial"
     about = "RefSpatial-Bench, RoboRefer and Where2Place: prompt, image, mask"
 
@@ -227,44 +323,35 @@ class RefSpatial(Reader):
     def read(self, source: Source, options: Options) -> Iterator[Found]:
         for path in source.of("question.json", "questions.json", "questions.jsonl", ".jsonl"):
             for row in json_rows(path):
-                yield _record(row, source, path)
+                yield self._found(row, path, source)
 
+    def identity(self, value: object, file: str) -> object:
+        return [file, value]
 
-def _record(row: JsonRow, source: Source, path: Path) -> Found:
-    place = f"{source.name(path)}, row {row.number}"
-    key = record_key([source.name(path), row.value if row.error is None else row.raw])
-    if row.error is not None:
-        return Unread(place, key, "", row.error)
-    value: dict[str, Any] = row.value
-    name = text_of(value, "id", "question_id")
-    folder = Path(source.name(path)).parent
-    prompt = " ".join(filter(None, [text_of(value, "prompt", "text"), text_of(value, "suffix")]))
-    image = text_of(value, "rgb_path", "image_path", "image")
-    if not prompt or not image:
-        lacking = "prompt" if not prompt else "rgb_path or image"
-        return Unread(place, key, name, RowError("schema", f"{lacking} is missing"))
-    mask = text_of(value, "mask_path", "mask")
-    if not mask and "prompt" not in value:  # Where2Place: masks/07.jpg belongs to images/07.jpg
-        mask = (Path("masks") / Path(image).name).as_posix()
-        image = image if "/" in image else f"images/{image}"
-    # Folders by task: ids count from 0 in each, so the folder is a part of the id.
-    task = text_of(value, "category") or (folder.name if folder.name else "")
-    return Record(
-        place=place,
-        key=key,
-        turns=(Turn(role="user", text=prompt),),
-        media=(Media("image", (folder / image).as_posix()),),
-        reference=Reference(
-            text_of(value, "answer") or None,
+    def item(self, row: JsonRow, file: str, source: Source) -> tuple[Item, Media, Reference, str]:
+        item, folder = pointing_item(row.value), Path(file).parent
+        image, mask = item.media, item.mask
+        if not mask and "prompt" not in row.value:  # Where2Place: masks/07.jpg is of images/07.jpg
+            mask = (Path("masks") / Path(image).name).as_posix()
+            image = image if "/" in image else f"images/{image}"
+        # Folders by task: ids count from 0 in each, so the folder is a part of the id.
+        task = item.category or folder.name
+        reference = Reference(
+            item.answer,
             kind="points",
             mask=Media("image", (folder / mask).as_posix()) if mask else None,
             scale=NORMALISED,
-        ),
-        id="/".join(filter(None, [task, name])),
-        question_type=task,
-        source="where2place" if path.name == "point_questions.jsonl" else "refspatial",
-        benchmark="where2place" if path.name == "point_questions.jsonl" else "refspatial",
-    )
+        )
+        item = replace(
+            item,
+            id="/".join(filter(None, [task, item.id])),
+            question=f"{item.question.strip()} {item.suffix.strip()}",
+            category=task,
+            scene="",
+        )
+        media = Media("image", (folder / image).as_posix())
+        is_where2place = Path(file).name == "point_questions.jsonl"
+        return item, media, reference, "where2place" if is_where2place else self.name
 
 
 REFSPATIAL = RefSpatial()
@@ -279,7 +366,23 @@ UNITS = {
 }
 
 
-class VsiBench(Reader):
+def vsibench_item(row: Mapping[str, Any]) -> Item:
+    """A row of test.jsonl: the video is `<dataset>/<scene_name>.mp4`."""
+    scene = _required(row, "scene_name").strip()
+    if row.get("ground_truth") is None:
+        raise RowError("schema", "ground_truth is missing")
+    return Item(
+        id=text_of(row, "id", "question_id"),
+        question=_required(row, "question"),
+        media=f"{text_of(row, 'dataset')}/{scene}.mp4",
+        answer=str(row["ground_truth"]),
+        options=tuple(str(option) for option in list_of(row.get("options"))),
+        category=text_of(row, "question_type"),
+        scene=scene,
+    )
+
+
+class VsiBench(_JsonReader):
     name = "vsibench"
     about = "conversations, video a path, question_type, data_source; or VSI-Bench's own rows"
 
@@ -296,42 +399,20 @@ class VsiBench(Reader):
     def read(self, source: Source, options: Options) -> Iterator[Found]:
         for path in source.of(".json", ".jsonl"):
             for row in json_rows(path):
+                if row.error is not None or "conversations" not in row.value:
+                    yield self._found(row, path, source)
+                    continue
+                kind = text_of(row.value, "question_type")
+                if kind in UNITS and not row.value.get("unit"):
+                    row.value["unit"] = UNITS[kind]
                 place = f"{source.name(path)}, row {row.number}"
-                if row.error is None and "conversations" in row.value:
-                    kind = text_of(row.value, "question_type")
-                    if kind in UNITS and not row.value.get("unit"):
-                        row.value["unit"] = UNITS[kind]
-                    yield from read_chat(row, place, "conversations", options)
-                else:
-                    yield _published(row, place)
+                yield from read_chat(row, place, "conversations", options)
 
-
-def _published(row: JsonRow, place: str) -> Found:
-    """A row of VSI-Bench's test.jsonl: the video is `<dataset>/<scene_name>.mp4`."""
-    key = record_key(row.value if row.error is None else row.raw)
-    if row.error is not None:
-        return Unread(place, key, "", row.error)
-    value: dict[str, Any] = row.value
-    name, kind = text_of(value, "id", "question_id"), text_of(value, "question_type")
-    question, scene = text_of(value, "question"), text_of(value, "scene_name")
-    if not question or not scene or value.get("ground_truth") is None:
-        lacking = "question" if not question else "scene_name" if not scene else "ground_truth"
-        return Unread(place, key, name, RowError("schema", f"{lacking} is missing"))
-    choices = [str(option) for option in value.get("options") or ()]
-    return Record(
-        place=place,
-        key=key,
-        turns=(Turn(role="user", text="\n".join([question, *choices])),),
-        media=(Media("video", f"{text_of(value, 'dataset')}/{scene}.mp4"),),
-        reference=Reference(
-            str(value["ground_truth"]), options=tuple(choices), unit=UNITS.get(kind, "")
-        ),
-        id=name,
-        question_type=kind,
-        source="vsibench",
-        scene=scene,
-        benchmark="vsibench",
-    )
+    def item(self, row: JsonRow, file: str, source: Source) -> tuple[Item, Media, Reference, str]:
+        item = vsibench_item(row.value)
+        reference = Reference(item.answer, options=item.options, unit=UNITS.get(item.category, ""))
+        asked = replace(item, question="\n".join([item.question.strip(), *item.options]))
+        return asked, Media("video", item.media), reference, self.name
 
 
 VSIBENCH = VsiBench()

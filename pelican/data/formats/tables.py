@@ -47,7 +47,7 @@ NAMES: dict[str, tuple[str, ...]] = {
 
 
 def column(row: Mapping[str, Any], name: str, options: Options) -> str | None:
-    """The column that holds `name`: the one that was named, else the first known that is there."""
+    """The column that holds `name`: the person's choice, else the first known one that is there."""
     if name in options.columns:
         return options.columns[name]
     return next((known for known in NAMES[name] if row.get(known) is not None), None)
@@ -190,7 +190,7 @@ def load(where: str, options: Options) -> dict[str, Any]:
 
 
 def _encoded(rows: Any, datasets: Any) -> Any:
-    """Without decoding: a broken image is then one row's fault, and nothing is encoded twice."""
+    """Leave images encoded: a broken one is then one row's fault, and none is encoded twice."""
     for name, feature in (rows.features or {}).items():
         kinds = (datasets.Image, datasets.Video)
         inner = getattr(feature, "feature", None)
@@ -265,7 +265,7 @@ class Parquet(Reader):
 
 
 def _rows(batch: pa.RecordBatch) -> Iterator[dict[str, Any] | RowError]:
-    """Arrow does not check that strings are UTF-8: a row at a time where a batch has a bad one."""
+    """Rows of a batch, one at a time if one has text that is not UTF-8, which Arrow does not check."""
     for i in range(batch.num_rows):
         try:
             yield batch.slice(i, 1).to_pylist()[0]
@@ -274,7 +274,7 @@ def _rows(batch: pa.RecordBatch) -> Iterator[dict[str, Any] | RowError]:
 
 
 def _sample(row: dict[str, Any], place: str) -> Found:
-    """A row of a pool: nothing is left to guess."""
+    """A row of one of Pelican's own pools, which needs no guessing."""
     key = record_key(row)
     name = str(row.get("id") or "")
     try:

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 from pydantic import TypeAdapter, ValidationError
 
-from pelican.data.entries import RESERVED, answer_fits, refuse
+from pelican.data.entries import RESERVED, answer_fits, first_message, refuse
 from pelican.data.formats.base import Found, Record, Reference, Unread
 from pelican.data.images import FORMATS, decoding
 from pelican.data.importing.media import Loader
@@ -46,7 +46,143 @@ from pelican.rewards.families import FAMILIES
 from pelican.rewards.masks import encode_mask
 from pelican.rewards.parse import ONES, extract_answer, normalise
 
-# From an answer as the source has it to one of Pelican's kinds, checked against its media.
+# `convert`: one record becomes a sample, or says why it can't.
+
+MAX_TEXT = 20_000  # characters of a turn
+# What a chat template or a processor would take for its own: it would break the prompt.
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+_SPLITS = {
+    "train": Split.TRAIN,
+    "training": Split.TRAIN,
+    "dev": Split.DEV,
+    "val": Split.DEV,
+    "validation": Split.DEV,
+    "test": Split.TEST,
+    "testing": Split.TEST,
+}
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """What a row gets where its source says nothing. With `force_split` every row gets `split`."""
+
+    source: str
+    license: str = ""
+    split: Literal["train", "dev", "test"] = "train"
+    force_split: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Good:
+    """A row that became a sample, with its label, its licence and its place in the source."""
+
+    sample: Sample
+    label: Label
+    license: str
+    place: str
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class Bad:
+    """A row that was left out."""
+
+    place: str
+    key: str
+    id: str
+    code: str
+    reason: str
+
+
+def convert(found: Found, loader: Loader, defaults: Defaults) -> Good | Bad:
+    """One record to a sample; reads and decodes its media. A faulty row becomes a `Bad`.
+
+    Raises:
+        UserInputError: No video decoder is installed, which is no row's fault.
+    """
+    if isinstance(found, Unread):
+        return Bad(found.place, found.key, found.id, found.error.code, found.error.reason)
+    try:
+        return _convert(found, loader, defaults)
+    except RowError as error:
+        return Bad(found.place, found.key, found.id, error.code, error.reason)
+    except ValidationError as error:
+        return Bad(found.place, found.key, found.id, "schema", first_message(error))
+    except UserInputError:
+        raise  # no decoder installed: no row's fault
+    except Exception as error:  # hostile rows must not end an import of 100,000
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        return Bad(found.place, found.key, found.id, "schema", reason)
+
+
+def _convert(record: Record, loader: Loader, defaults: Defaults) -> Good:
+    turns = tuple(_clean(turn) for turn in record.turns)
+    if not turns or turns[-1].role != "user" or not turns[-1].text:
+        raise RowError("schema", "the row has no question")
+    question = turns[-1].text
+    loaded = loader.load(record.media)
+    mask = record.reference.mask
+    opener: Callable[[], bytes] | None = partial(loader.image_bytes, mask) if mask else None
+    answer = read_answer(
+        record.reference,
+        question,
+        loaded.size,
+        record.question_type,
+        mask_bytes=opener,
+        shift_s=loaded.start_s,
+    )
+    if isinstance(answer, ChoiceAnswer):
+        turns = (*turns[:-1], Turn(role="user", text=with_options(question, answer)))
+    label = classify(question, answer, record.question_type, record.family, record.dimension)
+    source = record.source or defaults.source
+    sample = Sample(
+        id=f"{source}/{record.id or record.key}",
+        media_kind="clip" if loaded.clip else "image",
+        images=loaded.images,
+        times_s=loaded.times_s,
+        turns=turns,
+        family=label.family,
+        dimension=label.dimension,
+        answer=answer,
+        source=source,
+        scene=record.scene or f"{source}/{loaded.scene}",
+        split=_split(record.split, defaults),
+        benchmark=record.benchmark or "default",
+        # A blind guess among equals; for other kinds nobody has measured one.
+        chance=1 / len(answer.options) if isinstance(answer, ChoiceAnswer) else 0.0,
+    )
+    answer_fits(sample)
+    return Good(sample, label, record.license or defaults.license, record.place, record.key)
+
+
+def _clean(turn: Turn) -> Turn:
+    if len(turn.text) > MAX_TEXT:
+        raise RowError("text_long", f"a turn has {len(turn.text)} characters, above {MAX_TEXT}")
+    for markup in (RESERVED, _CONTROL):
+        refuse(markup, turn.text)
+    try:
+        turn.text.encode()
+    except UnicodeEncodeError:
+        raise RowError("text", "text is not UTF-8") from None
+    text = turn.text.strip()
+    return turn if text == turn.text else Turn(role=turn.role, text=text)
+
+
+def with_options(question: str, answer: ChoiceAnswer) -> str:
+    """The question with its lettered options, which some sources keep apart."""
+    if options_in(question) or all(option in question for option in answer.options):
+        return question
+    listed = [f"{chr(ord('A') + i)}. {o}" for i, o in enumerate(bare_options(answer.options))]
+    return "\n".join([question, *listed])
+
+
+def _split(said: str, defaults: Defaults) -> Split:
+    if not defaults.force_split and said.lower() in _SPLITS:
+        return _SPLITS[said.lower()]
+    return Split(defaults.split)
+
+
+# The answer, as one of Pelican's kinds: its form decides, then the question and its type.
 
 TEXT_WORDS = 4  # a longer free answer can't be asked for word by word
 _ANSWER: TypeAdapter[Answer] = TypeAdapter(Answer)
@@ -100,8 +236,7 @@ def read_answer(
             return _listed(value, reference, question, question_type, size, shift_s)
         return _text(str(value), reference, question, question_type, size, shift_s)
     except ValidationError as error:
-        said = error.errors(include_url=False, include_input=False)[0]["msg"]
-        raise RowError("answer", " ".join(said.split()).removeprefix("Value error, ")) from None
+        raise RowError("answer", first_message(error)) from None
 
 
 def _finite(value: object) -> None:
@@ -138,7 +273,7 @@ def _listed(
     nested = [list(v) for v in value if isinstance(v, list | tuple)]
     if nested and len(nested) == len(value):
         if not all(isinstance(n, int | float) for group in nested for n in group):
-            raise RowError("answer", "a list of lists that are no coordinates")
+            raise RowError("answer", "the answer is a list of lists that hold no coordinates")
         return located(nested, reference, question, size)
     texts = [str(v).strip() for v in value]
     if not texts or not all(texts):
@@ -205,7 +340,7 @@ def _text(
     return OpenAnswer(reference=text)
 
 
-# Options as sources write them, and which of them an answer means.
+# Multiple choice: the options in their many spellings, and the one that an answer means.
 
 LETTER = re.compile(r"\s*(?:[(\[]([A-Za-z])[)\]]|([A-Z])[).:]|([A-Za-z])\s*$)(?=\s|$)")
 _OPTION = re.compile(
@@ -236,7 +371,9 @@ def choice_of(value: Any, reference: Reference) -> ChoiceAnswer:
     """The option that is named by its letter, its text or its index. Raises RowError."""
     options = bare_options(reference.options)
     if not 2 <= len(options) <= 26:
-        raise RowError("answer", f"{len(options)} choices; two to 26 can be asked")
+        raise RowError(
+            "answer", f"the answer has {len(options)} choices; a question needs two to 26"
+        )
     if len({normalise(option) for option in options}) < len(options):
         raise RowError("answer", f"two choices are the same: {' / '.join(options)}")
     if isinstance(value, list | tuple) and len(value) == 1:
@@ -261,7 +398,110 @@ def choice_of(value: Any, reference: Reference) -> ChoiceAnswer:
     return ChoiceAnswer(options=options, answer=chr(ord("A") + at))
 
 
-# Family and capability dimension of a question by rules, each with a confidence.
+# Numbers: a count, or a length and its unit.
+
+# Units as sources write them: our unit, and the factor to it ("km" is 1000 of our "m").
+UNITS: dict[str, tuple[str, float]] = {
+    **dict.fromkeys(("mm", "millimeter", "millimeters", "millimetres"), ("mm", 1.0)),
+    **dict.fromkeys(("cm", "centimeter", "centimeters", "centimetre", "centimetres"), ("cm", 1.0)),
+    **dict.fromkeys(("m", "meter", "meters", "metre", "metres"), ("m", 1.0)),
+    **dict.fromkeys(("in", "inch", "inches"), ("in", 1.0)),
+    **dict.fromkeys(("ft", "foot", "feet"), ("ft", 1.0)),
+    **dict.fromkeys(("km", "kilometers", "kilometres"), ("m", 1000.0)),
+}
+_IN_UNIT = re.compile(r"\bin\s+(?:square\s+)?([a-z]+)\b", re.IGNORECASE)
+HOW_MANY = re.compile(r"\bhow many\b|\bnumber of\b|\bcount\b", re.IGNORECASE)
+
+
+def number_of(value: float, unit: str, question: str, question_type: str) -> Answer:
+    """A count or a length, by the unit, the question and its type. Raises RowError."""
+    if not unit and (match := _IN_UNIT.search(question)) and match[1].lower() in UNITS:
+        unit = match[1]
+    counted = "count" in question_type.lower() or bool(HOW_MANY.search(question))
+    if unit and not (counted and float(value).is_integer() and not _IN_UNIT.search(question)):
+        known = UNITS.get(unit.lower())
+        if known is None:
+            raise RowError("answer", f"unit {unit!r} is not known; write mm, cm, m, km, in or ft")
+        if value <= 0:
+            raise RowError(
+                "answer", f"a length of {value:g} {unit} can't be scored; it must be above 0"
+            )
+        return DistanceAnswer(value=value * known[1], unit=known[0])
+    if float(value).is_integer() and value >= 0:
+        return CountAnswer(value=int(value))
+    raise RowError(
+        "answer", f"{value:g} is no count, and no unit is given; add a field unit for a length"
+    )
+
+
+# Points, boxes and masks, on the grid that the question names (such as 0 to 1000).
+
+POINT_RADIUS = 0.03  # of the longer side: a point without a mask stands for a disc [D]
+MASK_SIDE = 256  # pixels of the longer side of a mask that is drawn from points
+_GRID = re.compile(
+    r"\b(?:0|zero)\s*(?:to|-|–|and|,)\s*(1000|999|100|99|1)\b(?!\.\d)", re.IGNORECASE
+)
+
+
+def grid(question: str, groups: Sequence[Sequence[float]] | None) -> int:
+    """The grid on which the question asks: 1, 100 or 1000 per side."""
+    match = _GRID.search(question)
+    if match:
+        return {"999": 1000, "99": 100}.get(match[1]) or int(match[1])
+    if groups is None or all(0 <= v <= 1 for group in groups for v in group):
+        return 1
+    raise RowError(
+        "answer",
+        "coordinates above 1, and the question names no grid such as 0 to 1000; add it to the"
+        " question, or divide by the image's width and height",
+    )
+
+
+def located(
+    groups: Sequence[Sequence[float]], reference: Reference, question: str, size: tuple[int, int]
+) -> Answer:
+    """A box, or points as a mask of discs. Raises RowError if one leaves the frame."""
+    scale = reference.scale or grid(question, groups)
+    if any(not 0 <= v <= scale for group in groups for v in group):
+        raise RowError("answer", f"a point lies outside its frame of {scale} x {scale}")
+    if len(groups) == 1 and len(groups[0]) == 4:
+        x0, y0, x1, y1 = groups[0]
+        return BoxAnswer(box=(x0, y0, x1, y1), scale=scale)
+    if any(len(group) != 2 for group in groups):
+        raise RowError("answer", "a point has two coordinates, a box four")
+    return PointsAnswer(mask=discs([(x / scale, y / scale) for x, y in groups], size), scale=scale)
+
+
+def discs(points: Sequence[tuple[float, float]], size: tuple[int, int]) -> Mask:
+    """A mask of a disc of POINT_RADIUS around each point (0 to 1) in an image's proportions."""
+    factor = min(1.0, MASK_SIDE / max(size))
+    width, height = (max(1, round(side * factor)) for side in size)
+    image = Image.new("L", (width, height))
+    radius = max(1.0, POINT_RADIUS * max(width, height))
+    draw = ImageDraw.Draw(image)
+    for x, y in points:
+        cx, cy = min(x * width, width - 1), min(y * height, height - 1)
+        draw.ellipse((cx - radius, cy - radius, cx + radius, cy + radius), fill=1)
+    return encode_mask(np.asarray(image))
+
+
+def read_mask(data: bytes, size: tuple[int, int]) -> Mask:
+    """A mask image: what is brighter than half is inside. Raises RowError if it fits no `size`."""
+    with decoding("answer", "the mask"), Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        if image.size != size:
+            raise RowError(
+                "mask_size",
+                f"a mask of {image.width} x {image.height} for an image of {size[0]} x {size[1]}",
+            )
+        grey = np.asarray(image.convert("L"))
+    # Masks of 0 and 1 are as common as masks of 0 and 255.
+    pixels = (grey > (127 if grey.max(initial=0) > 1 else 0)).astype(np.uint8)
+    if not pixels.any():
+        raise RowError("answer", "the mask is empty")
+    return encode_mask(pixels)
+
+
+# Labels: the family and the capability dimension of a question, by rules, with a confidence.
 
 F, D = Family, Dimension
 M = TypeVar("M", bound=StrEnum)
@@ -269,7 +509,7 @@ M = TypeVar("M", bound=StrEnum)
 
 @dataclass(frozen=True, slots=True)
 class Label:
-    """What a question was taken for. `confidence` 0 to 1; 1 is said by the source or a person."""
+    """Family and dimension of a question, by which `rule`, and how sure: 1 is a source's or person's word."""
 
     family: Family
     dimension: Dimension
@@ -345,7 +585,7 @@ _WORD_RULES: tuple[tuple[str, Family, Dimension, float], ...] = (
 )  # fmt: skip
 _RULES = tuple((re.compile(p, re.IGNORECASE | re.DOTALL), f, d, c) for p, f, d, c in _WORD_RULES)
 
-# Where nothing else speaks: what the kind of answer says.
+# Where no other rule fits: what the kind of answer suggests.
 _KINDS: dict[str, tuple[Family, Dimension, float]] = {
     "points": (F.AFFORDANCE, D.PERCEPTION_GROUNDING, 0.6),
     "box": (F.AFFORDANCE, D.PERCEPTION_GROUNDING, 0.6),
@@ -411,236 +651,3 @@ def _member(kind: type[M], name: str, otherwise: M) -> M:
         raise RowError(
             "schema", f"{name!r} is no {kind.__name__.lower()}; there are {known}"
         ) from None
-
-
-# One record to one sample, or to the reason why not.
-
-MAX_TEXT = 20_000  # characters of a turn
-# What a chat template or a processor would take for its own: it would break the prompt.
-_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
-_SPLITS = {
-    "train": Split.TRAIN,
-    "training": Split.TRAIN,
-    "dev": Split.DEV,
-    "val": Split.DEV,
-    "validation": Split.DEV,
-    "test": Split.TEST,
-    "testing": Split.TEST,
-}
-
-
-@dataclass(frozen=True)
-class Defaults:
-    """What holds for rows that do not say it; `force_split` holds for all."""
-
-    source: str
-    license: str = ""
-    split: Literal["train", "dev", "test"] = "train"
-    force_split: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Good:
-    """A sample, and where it came from."""
-
-    sample: Sample
-    label: Label
-    license: str
-    place: str
-    key: str
-
-
-@dataclass(frozen=True, slots=True)
-class Bad:
-    """A row that was left out."""
-
-    place: str
-    key: str
-    id: str
-    code: str
-    reason: str
-
-
-def convert(found: Found, loader: Loader, defaults: Defaults) -> Good | Bad:
-    """Never raises for what a row says. Reads and decodes the row's media."""
-    if isinstance(found, Unread):
-        return Bad(found.place, found.key, found.id, found.error.code, found.error.reason)
-    try:
-        return _convert(found, loader, defaults)
-    except RowError as error:
-        return Bad(found.place, found.key, found.id, error.code, error.reason)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        reason = " ".join(str(first["msg"]).split()).removeprefix("Value error, ")
-        return Bad(found.place, found.key, found.id, "schema", reason)
-    except UserInputError:
-        raise  # no decoder installed: no row's fault
-    except Exception as error:  # hostile rows must not end an import of 100,000
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-        return Bad(found.place, found.key, found.id, "schema", reason)
-
-
-def _convert(record: Record, loader: Loader, defaults: Defaults) -> Good:
-    turns = tuple(_clean(turn) for turn in record.turns)
-    if not turns or turns[-1].role != "user" or not turns[-1].text:
-        raise RowError("schema", "the row has no question")
-    question = turns[-1].text
-    loaded = loader.load(record.media)
-    mask = record.reference.mask
-    opener: Callable[[], bytes] | None = partial(loader.image_bytes, mask) if mask else None
-    answer = read_answer(
-        record.reference,
-        question,
-        loaded.size,
-        record.question_type,
-        mask_bytes=opener,
-        shift_s=loaded.start_s,
-    )
-    if isinstance(answer, ChoiceAnswer):
-        turns = (*turns[:-1], Turn(role="user", text=with_options(question, answer)))
-    label = classify(question, answer, record.question_type, record.family, record.dimension)
-    source = record.source or defaults.source
-    sample = Sample(
-        id=f"{source}/{record.id or record.key}",
-        media_kind="clip" if loaded.clip else "image",
-        images=loaded.images,
-        times_s=loaded.times_s,
-        turns=turns,
-        family=label.family,
-        dimension=label.dimension,
-        answer=answer,
-        source=source,
-        scene=record.scene or f"{source}/{loaded.scene}",
-        split=_split(record.split, defaults),
-        benchmark=record.benchmark or "default",
-        # A blind guess among equals; for other kinds nobody has measured one.
-        chance=1 / len(answer.options) if isinstance(answer, ChoiceAnswer) else 0.0,
-    )
-    answer_fits(sample)
-    return Good(sample, label, record.license or defaults.license, record.place, record.key)
-
-
-def _clean(turn: Turn) -> Turn:
-    if len(turn.text) > MAX_TEXT:
-        raise RowError("text_long", f"a turn has {len(turn.text)} characters, above {MAX_TEXT}")
-    for markup in (RESERVED, _CONTROL):
-        refuse(markup, turn.text)
-    try:
-        turn.text.encode()
-    except UnicodeEncodeError:
-        raise RowError("text", "text is not UTF-8") from None
-    text = turn.text.strip()
-    return turn if text == turn.text else Turn(role=turn.role, text=text)
-
-
-def with_options(question: str, answer: ChoiceAnswer) -> str:
-    """The question with its lettered options, which some sources keep apart."""
-    if options_in(question) or all(option in question for option in answer.options):
-        return question
-    listed = [f"{chr(ord('A') + i)}. {o}" for i, o in enumerate(bare_options(answer.options))]
-    return "\n".join([question, *listed])
-
-
-def _split(said: str, defaults: Defaults) -> Split:
-    if not defaults.force_split and said.lower() in _SPLITS:
-        return _SPLITS[said.lower()]
-    return Split(defaults.split)
-
-
-# Whether a number is a count or a length, and in which unit.
-
-# What sources write: our unit, and how many of ours it is.
-UNITS: dict[str, tuple[str, float]] = {
-    **dict.fromkeys(("mm", "millimeter", "millimeters", "millimetres"), ("mm", 1.0)),
-    **dict.fromkeys(("cm", "centimeter", "centimeters", "centimetre", "centimetres"), ("cm", 1.0)),
-    **dict.fromkeys(("m", "meter", "meters", "metre", "metres"), ("m", 1.0)),
-    **dict.fromkeys(("in", "inch", "inches"), ("in", 1.0)),
-    **dict.fromkeys(("ft", "foot", "feet"), ("ft", 1.0)),
-    **dict.fromkeys(("km", "kilometers", "kilometres"), ("m", 1000.0)),
-}
-_IN_UNIT = re.compile(r"\bin\s+(?:square\s+)?([a-z]+)\b", re.IGNORECASE)
-HOW_MANY = re.compile(r"\bhow many\b|\bnumber of\b|\bcount\b", re.IGNORECASE)
-
-
-def number_of(value: float, unit: str, question: str, question_type: str) -> Answer:
-    """A count or a length, by the unit, the question and its type. Raises RowError."""
-    if not unit and (match := _IN_UNIT.search(question)) and match[1].lower() in UNITS:
-        unit = match[1]
-    counted = "count" in question_type.lower() or bool(HOW_MANY.search(question))
-    if unit and not (counted and float(value).is_integer() and not _IN_UNIT.search(question)):
-        known = UNITS.get(unit.lower())
-        if known is None:
-            raise RowError("answer", f"{unit!r} is no unit of length that is known")
-        if value <= 0:
-            raise RowError("answer", f"a length of {value:g} {unit} can't be scored")
-        return DistanceAnswer(value=value * known[1], unit=known[0])
-    if float(value).is_integer() and value >= 0:
-        return CountAnswer(value=int(value))
-    raise RowError("answer", f"{value:g} is no count, and no unit is given; add a field unit")
-
-
-# Points, boxes and masks of a source, on the grid that its question names.
-
-POINT_RADIUS = 0.03  # of the longer side: a point without a mask stands for a disc [D]
-MASK_SIDE = 256  # pixels of the longer side of a mask that is drawn from points
-_GRID = re.compile(
-    r"\b(?:0|zero)\s*(?:to|-|–|and|,)\s*(1000|999|100|99|1)\b(?!\.\d)", re.IGNORECASE
-)
-
-
-def grid(question: str, groups: Sequence[Sequence[float]] | None) -> int:
-    """The grid on which the question asks: 1, 100 or 1000 per side."""
-    match = _GRID.search(question)
-    if match:
-        return {"999": 1000, "99": 100}.get(match[1]) or int(match[1])
-    if groups is None or all(0 <= v <= 1 for group in groups for v in group):
-        return 1
-    raise RowError(
-        "answer",
-        "coordinates above 1, and the question names no grid such as 0 to 1000; add it to the"
-        " question, or divide by the image's width and height",
-    )
-
-
-def located(
-    groups: Sequence[Sequence[float]], reference: Reference, question: str, size: tuple[int, int]
-) -> Answer:
-    """A box, or points as a mask of discs. Raises RowError if one leaves the frame."""
-    scale = reference.scale or grid(question, groups)
-    if any(not 0 <= v <= scale for group in groups for v in group):
-        raise RowError("answer", f"a point lies outside its frame of {scale} x {scale}")
-    if len(groups) == 1 and len(groups[0]) == 4:
-        x0, y0, x1, y1 = groups[0]
-        return BoxAnswer(box=(x0, y0, x1, y1), scale=scale)
-    if any(len(group) != 2 for group in groups):
-        raise RowError("answer", "a point has two coordinates, a box four")
-    return PointsAnswer(mask=discs([(x / scale, y / scale) for x, y in groups], size), scale=scale)
-
-
-def discs(points: Sequence[tuple[float, float]], size: tuple[int, int]) -> Mask:
-    """A mask of a disc of POINT_RADIUS around each point (0 to 1) in an image's proportions."""
-    factor = min(1.0, MASK_SIDE / max(size))
-    width, height = (max(1, round(side * factor)) for side in size)
-    image = Image.new("L", (width, height))
-    radius = max(1.0, POINT_RADIUS * max(width, height))
-    draw = ImageDraw.Draw(image)
-    for x, y in points:
-        cx, cy = min(x * width, width - 1), min(y * height, height - 1)
-        draw.ellipse((cx - radius, cy - radius, cx + radius, cy + radius), fill=1)
-    return encode_mask(np.asarray(image))
-
-
-def read_mask(data: bytes, size: tuple[int, int]) -> Mask:
-    """A mask image: what is brighter than half is inside. Raises RowError if it fits no `size`."""
-    with decoding("answer", "the mask"), Image.open(io.BytesIO(data), formats=FORMATS) as image:
-        if image.size != size:
-            raise RowError(
-                "mask_size",
-                f"a mask of {image.width} x {image.height} for an image of {size[0]} x {size[1]}",
-            )
-        grey = np.asarray(image.convert("L"))
-    # Masks of 0 and 1 are as common as masks of 0 and 255.
-    pixels = (grey > (127 if grey.max(initial=0) > 1 else 0)).astype(np.uint8)
-    if not pixels.any():
-        raise RowError("answer", "the mask is empty")
-    return encode_mask(pixels)

@@ -1,4 +1,4 @@
-"""Labels of an imported pool mended afterwards: by hand from a CSV, or by a judge model."""
+"""New labels for an imported pool: from a CSV that a person corrected, or from a judge model."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ from pelican.data.versions import (
     Shard,
     Version,
     commit,
-    current,
     link_or_copy,
-    locked,
+    lock_versions,
+    read_current,
     shard_of,
     versions_folder,
 )
@@ -46,7 +46,7 @@ PERSON = "corrected"
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What a row's label shall be; an empty `family` or `dimension` stays as it is."""
+    """The new label of a row; an empty `family` or `dimension` stays as it is."""
 
     family: str
     dimension: str
@@ -68,8 +68,8 @@ def relabel(
     pool: Path, wanted: dict[str, Wanted], note: str, where: str = ""
 ) -> tuple[Version, int]:
     """Give the rows of `wanted`, by id, new labels; see `correct_labels`. `note`: for the version."""
-    with locked(pool) as folder:
-        before = current(pool)
+    with lock_versions(pool) as folder:
+        before = read_current(pool)
         if before is None:
             raise UserInputError(f"there is no imported pool at {pool}")
         staged = folder / ".new"
@@ -103,7 +103,7 @@ def relabel(
 
 
 def _read(labels: Path) -> dict[str, Wanted]:
-    """By id; family and dimension are "" where nothing is said."""
+    """The CSV by id; family and dimension are "" where its fields are empty."""
     found: dict[str, Wanted] = {}
     try:
         with labels.open(newline="", encoding="utf-8-sig") as file:
@@ -130,7 +130,7 @@ def _read(labels: Path) -> dict[str, Wanted]:
 
 
 def _shard(source: Path, target: Path, left: dict[str, Wanted], shard: Shard) -> tuple[int, Shard]:
-    """Rows that changed, and the shard: the same file under a second name if none did.
+    """Relabel one shard: how many rows changed, and the shard, linked instead of copied if none did.
 
     Takes what it applied out of `left`.
     """
@@ -206,7 +206,7 @@ _NAMED: dict[type[StrEnum], re.Pattern[str]] = {
 
 @dataclass(frozen=True)
 class Judged:
-    """The version that the pool is now. `asked` rows; those `labelled`, and of these `moved`."""
+    """The pool's version, and how many rows were asked about, got a label, and moved to another one."""
 
     version: Version
     asked: int
@@ -217,13 +217,13 @@ class Judged:
 def judge_labels(
     pool: Path, config: JudgeConfig, below: float, progress: Callable[[int], None]
 ) -> Judged:
-    """Ask about every row whose confidence is below `below`; what has a majority is a new version.
+    """Ask a judge about every row whose confidence is under `below`; majorities make a new version.
 
     The confidence is the share of the votes that went with it, at most CEILING. What was said once
     is kept beside the pool's versions and not asked again. Raises UserInputError,
     InfrastructureError.
     """
-    before = current(pool)
+    before = read_current(pool)
     if before is None:
         raise UserInputError(f"there is no imported pool at {pool}")
     votes = Votes(config, FolderStore(versions_folder(pool)), setting=ENDPOINT)
@@ -295,6 +295,6 @@ def _prompt(row: dict[str, Any]) -> tuple[str, frozenset[str]]:
 
 
 def _named(kind: type[StrEnum], reply: str) -> str:
-    """The family or dimension that a reply names; of a thought that is shown, what follows it."""
+    """The family or dimension that a reply names, thinking left out; "" if it names none."""
     found = _NAMED[kind].search(reply.rpartition("</think>")[2])
     return found[1].lower() if found else ""

@@ -26,12 +26,12 @@ FOLDERS = 16  # of one level that are looked into for a hint
 
 @lru_cache(maxsize=1024)
 def _resolved(folder: str) -> str:
-    """Without links. Kept: files of a data set share few folders, and each part costs a call."""
+    """The folder with its links followed; cached, because many files share few folders."""
     return str(Path(folder).resolve())
 
 
 def _followed(base: str, rest: str) -> tuple[str, int]:
-    """`rest` below `base` with every link followed, so that none leads out; its mode, 0 if none."""
+    """The real path of `rest` below `base`, every link followed, and its mode; 0 if nothing is there."""
     parent, name = os.path.split(os.path.join(base, rest))
     if name in ("", ".", ".."):
         target = str(Path(base, rest).resolve())
@@ -45,7 +45,7 @@ def _followed(base: str, rest: str) -> tuple[str, int]:
 
 
 def _mode(path: str) -> int:
-    """Type and rights of what stands at `path`, of a link itself; 0 if nothing does."""
+    """The mode (type and rights) of `path`, of a link itself; 0 if nothing is there."""
     try:
         return os.lstat(path).st_mode
     except (OSError, ValueError):
@@ -54,7 +54,7 @@ def _mode(path: str) -> int:
 
 @lru_cache(maxsize=64)
 def _folders(root: str) -> tuple[str, ...]:
-    """The folders one and two levels below `root`, for a hint: the first few."""
+    """The first few folders one and two levels below `root`, in which a hint looks for a file."""
     found: list[str] = []
     level = [root]
     for _ in range(2):
@@ -69,7 +69,7 @@ def _folders(root: str) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Finder:
-    """Where media lie. `mapping`: prefix in the data -> folder here; `roots` are tried in order.
+    """Finds the files that rows name. `mapping`: prefix in the data -> folder here; `roots` in order.
 
     Nothing outside `roots` and the mapped folders is opened, whatever a row names.
     """
@@ -82,7 +82,7 @@ class Finder:
         if "://" in path:
             raise RowError("media_missing", f"{path!r} is an address; download it first")
         if "\x00" in path or any("\ud800" <= char <= "\udfff" for char in path):
-            raise RowError("media_path", "a path holds a zero byte or half a character")
+            raise RowError("media_path", "a path holds a zero byte or text that is not UTF-8")
         for prefix, here in self.mapping:
             if path == prefix or path.startswith(prefix.rstrip("/") + "/"):
                 rest = path[len(prefix.rstrip("/")) :].lstrip("/")
@@ -106,7 +106,7 @@ class Finder:
                 found = self._inside(root, str(Path(path).relative_to(base)), path, folder)
                 if found is not None:
                     return found
-                raise RowError("media_missing", f"{path!r} is not there")
+                raise RowError("media_missing", f"{path!r} does not exist")
         raise RowError("media_missing", f"{path!r} is outside the media folders{self._hint(path)}")
 
     def _inside(self, root: Path, rest: str, path: str, folder: bool) -> Path | None:
@@ -123,7 +123,7 @@ class Finder:
             raise RowError("media_path", f"{path!r} is a loop of links") from None
 
     def _hint(self, path: str) -> str:
-        """The option that would find it: a --map if its last parts are below a root, or a --media."""
+        """The option that would find the file: --map where its last parts are below a root, else --media."""
         parts = Path(path).parts
         if ".." in parts:
             return ""
@@ -244,7 +244,9 @@ class Loader:
         paths = sorted(p for p in folder.iterdir() if p.suffix.lower() in _ENDINGS)
         paths = [p for p in paths if not p.stem.endswith(("-depth", "_depth"))]
         if len(paths) < 2:
-            raise RowError("clip_step", f"folder {medium.path!r} holds {len(paths)} frames")
+            raise RowError(
+                "clip_step", f"folder {medium.path!r} holds {len(paths)} frames; a clip needs two"
+            )
         fps = medium.fps or 1.0
         first = max(0, int((medium.start_s or 0.0) * fps))
         last = len(paths) if medium.end_s is None else min(len(paths), int(medium.end_s * fps) + 1)
@@ -264,12 +266,14 @@ class Loader:
             _named(file, self.image_bytes(file), self.rule.max_pixels)[0] for file in files
         )
         if len(frames) < 2:
-            raise RowError("clip_step", f"folder {medium.path!r} shows one frame in its window")
+            raise RowError(
+                "clip_step", f"folder {medium.path!r} has one frame in its window; a clip needs two"
+            )
         return Clip(frames, tuple(round((i - first) / fps, 6) for i in chosen))
 
 
 def _named(medium: Media, data: bytes, max_pixels: int) -> tuple[bytes, tuple[int, int]]:
-    """See `_prepared`; what is wrong names the file."""
+    """As `_prepared`, but the error names the file."""
     try:
         return _prepared(data, max_pixels)
     except RowError as error:
@@ -308,7 +312,10 @@ def _prepared(data: bytes, max_pixels: int) -> tuple[bytes, tuple[int, int]]:
     with decoding(), Image.open(io.BytesIO(data), formats=FORMATS) as image:
         width, height = image.size
         if min(width, height) < MIN_SIDE or max(width, height) > MAX_ASPECT * min(width, height):
-            raise RowError("image_shape", f"an image of {width} x {height} pixels shows nothing")
+            raise RowError(
+                "image_shape",
+                f"an image of {width} x {height} pixels is too small or narrow to show anything",
+            )
         said = "exif" in image.info or "xmp" in image.info
         if image.format not in JPEGS or not said or image.getexif().get(_ORIENTATION, 1) == 1:
             return usable(image, data, max_pixels), (width, height)

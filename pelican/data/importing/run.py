@@ -1,4 +1,7 @@
-"""An import as a whole: rows in, decoded side by side, shards out; the same call continues."""
+"""An import: rows of a source are converted in parallel and become a new version of a pool.
+
+An import that was cut off goes on when the same command is given again.
+"""
 
 from __future__ import annotations
 
@@ -32,22 +35,22 @@ from pelican.data.versions import (
     Shard,
     Version,
     commit,
-    current,
     link_or_copy,
-    locked,
+    lock_versions,
+    read_current,
     read_quarantine,
     shard_of,
 )
 from pelican.errors import UserInputError
 
-# The rows of a source that are not done yet, converted side by side, in their order.
+# Rows of the source that the pool has not yet: converted in parallel, given in their order.
 
-BATCH = 16  # stills that a worker is handed at once: each handing over costs as much as a decode
+BATCH = 16  # stills in one task of a worker, because starting a task costs as much as one decode
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything that says what an import is to do. `settings`: the person's choices, for the card."""
+    """What an import is to do. `settings` are the options as given, for the data card."""
 
     where: str
     reader: Reader
@@ -68,11 +71,11 @@ class Tally:
     quarantined: Counter[str] = field(default_factory=Counter)
 
     @property
-    def seen(self) -> int:
+    def total(self) -> int:
         return self.good + self.kept + self.quarantined.total()
 
 
-def converted(
+def convert_rows(
     plan: Plan, source: Source, keys: Set[str], left_out: Set[str], tally: Tally
 ) -> Iterator[Good | Bad]:
     """Results in the order of the source. Two more batches than workers are held at most."""
@@ -110,9 +113,11 @@ def _batches(rows: Iterator[Found]) -> Iterator[list[Found]]:
 def _fresh(
     plan: Plan, source: Source, keys: Set[str], left_out: Set[str], tally: Tally
 ) -> Iterator[Found]:
-    """Records that are not done yet; one that stands twice in the source comes as a fault.
+    """Rows that must still be converted; a row that is twice in the source is an `Unread` the second time.
 
-    `keys`: of rows that are good already; `left_out`: of those that a finished chunk left out.
+    Args:
+        keys: Of rows that the pool or a finished chunk has.
+        left_out: Of rows that a finished chunk has in quarantine.
     """
     name = plan.defaults.source  # two data sets may have the same row about other media
     seen: Counter[str] = Counter()
@@ -131,10 +136,10 @@ def _fresh(
             yield found
 
 
-# An import: the rows of a source that the pool has not yet, converted side by side.
+# The import itself.
 #
-# After a kill the same command keeps the finished chunks. After mending it tries again what was left
-# out: only rows that the pool holds, told by the digest of what stands in the source, are passed over.
+# After a kill the same command keeps the finished chunks. After the source was mended it tries the
+# rows again that were left out: only rows that the pool holds are skipped, by the digest of the row.
 
 
 @dataclass(frozen=True)
@@ -149,8 +154,8 @@ class Result:
 def run_import(plan: Plan, pool: Path, progress: Callable[[Tally], None]) -> Result:
     """Import a source into a pool. Raises UserInputError; a row's fault is quarantined instead."""
     source = Source(plan.where)
-    with locked(pool) as folder:
-        before = current(pool)
+    with lock_versions(pool) as folder:
+        before = read_current(pool)
         with Work(folder / ".import", _identity(plan, source, before)) as work:
             tally = Tally()
             _fill(work, plan, source, pool if before else None, tally, progress)
@@ -169,7 +174,7 @@ def _fill(
     keys, ids = _known(pool, work)
     left_out = {bad.key: bad.code for bad in work.quarantined()}
     tally.quarantined.update(left_out.values())
-    for row in converted(plan, source, keys, left_out.keys(), tally):
+    for row in convert_rows(plan, source, keys, left_out.keys(), tally):
         if isinstance(row, Good):
             tally.good += 1
             name = row.sample.id
@@ -238,14 +243,14 @@ def _finish(
     staged = work.folder.with_name(".new")
     shutil.rmtree(staged, ignore_errors=True)
     staged.mkdir()
-    named = []
+    merged = []
     for shard in before.shards if before else ():
         link_or_copy(pool / shard.name, staged / shard.name)
-        named.append(shard)
+        merged.append(shard)
     for path, shard in shards:
-        name = f"part-{len(named):05d}.parquet"
+        name = f"part-{len(merged):05d}.parquet"
         link_or_copy(path, staged / name)
-        named.append(shard.model_copy(update={"name": name}))
+        merged.append(shard.model_copy(update={"name": name}))
     with (staged / QUARANTINE).open("w", encoding="utf-8") as file:
         for row in [*others, *left_out.values()]:
             file.write(json.dumps(row) + "\n")
@@ -262,10 +267,10 @@ def _finish(
         made=datetime.now(UTC).isoformat(timespec="seconds"),
         sources=_sources(before, this),
         settings=plan.settings,
-        shards=tuple(named),
-        rows=sum(shard.rows for shard in named),
+        shards=tuple(merged),
+        rows=sum(shard.rows for shard in merged),
         quarantined=len(others) + len(left_out),
-        counts=counts_of([staged / shard.name for shard in named]),
+        counts=counts_of([staged / shard.name for shard in merged]),
     )
     write_labels(staged, version)
     write_card(staged, pool.name, version)
@@ -283,7 +288,7 @@ def _sources(before: Version | None, this: Imported) -> tuple[Imported, ...]:
     return (*kept, this.model_copy(update={"rows": rows}))
 
 
-# What an unfinished import keeps on disk: chunks, each committed by its JSON file, written last.
+# Chunks of an unfinished import on disk; a chunk counts once its JSON file, written last, is there.
 
 PLAN = "plan.json"
 MAX_BAD = 5000  # quarantined rows of a chunk

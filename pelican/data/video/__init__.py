@@ -24,7 +24,7 @@ from pelican.data.images import SAFE_PIXELS, refused_above, scaled
 from pelican.data.tables import RowError
 from pelican.errors import UserInputError
 
-# What a decoder offers, and which one is used.
+# Decoders: their interface, and the choice of one.
 
 DECODER = env.VIDEO_DECODER
 
@@ -81,7 +81,7 @@ def open_video(path: Path, max_pixels: int = SAFE_PIXELS) -> Video:
 
 @cache
 def decoder_name() -> str:
-    """`pyav`, or `torchcodec` where PELICAN_VIDEO_DECODER says so; one that loads.
+    """The decoder to use: pyav, or torchcodec where PELICAN_VIDEO_DECODER says so.
 
     PyAV comes first: it brings its FFmpeg, needs no torch, and can be held back from hostile files.
     """
@@ -112,14 +112,14 @@ def torchcodec_fault() -> str:
     return ""
 
 
-# Clips that were cut before, by digest of the video and the rule; may be deleted at any time.
+# The cache of clips, by digest of video and rule. The folder may be deleted at any time.
 
 MAX_BYTES = 4 << 30  # on disk
 REMEMBERED = 4  # in memory: the questions of one video stand together
 
 
 class ClipCache:
-    """`cut_clip` that remembers. Threads may share it; a file that is damaged is cut again."""
+    """`cut_clip` with a cache on disk. Threads may share it; a damaged cache file is made again."""
 
     def __init__(self, folder: Path | None) -> None:
         self._folder = folder
@@ -186,13 +186,13 @@ class ClipCache:
 
 @lru_cache(maxsize=256)
 def file_digest(path: str, size: int, time_ns: int) -> str:
-    """Of a file's content; read once for a size and time."""
+    """A digest of a file's content; read again only when its size or time has changed."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "blake2b").hexdigest()
 
 
 def _trim(folder: Path) -> None:
-    """Drop what was used longest ago until `MAX_BYTES` are left."""
+    """Delete the clips that were used longest ago, until `MAX_BYTES` are left."""
     files = sorted(
         ((p.stat().st_mtime, p.stat().st_size, p) for p in folder.glob("*.zip")), key=lambda f: f[0]
     )
@@ -288,7 +288,7 @@ def _window(
 
 
 def targets(start_s: float, end_s: float, rule: ClipRule) -> list[float]:
-    """Times from `start_s` on in equal steps, the end left out; at least two in any window."""
+    """Times in equal steps from `start_s` to before the end; two at least."""
     step = max(rule.step_s, (end_s - start_s) / rule.max_frames)
     step = min(step, (end_s - start_s) / 2)
     count = max(2, math.ceil((end_s - start_s) / step - 1e-9))
@@ -308,7 +308,7 @@ def _whole(
             f"video {name!r} ends at {reached_s:.1f} s of the {info.duration_s:.1f} s that it names",
         )
     if frames < 2:
-        raise RowError("clip_step", f"video {name!r} shows one frame alone")
+        raise RowError("clip_step", f"video {name!r} gives one frame; a clip needs two")
 
 
 def encoded(image: Image.Image, max_pixels: int) -> bytes:

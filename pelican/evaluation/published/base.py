@@ -22,7 +22,7 @@ LETTER_DIRECTLY = "Answer with the option's letter from the given choices direct
 
 
 def by_letter(read: Callable[[str], str]) -> Callable[[Question, Reply, Context], Grade]:
-    """Right if the letter that `read` finds in the reply is the truth's."""
+    """A grade of 1 if `read` finds the letter of the truth in the reply, else 0."""
 
     def grade(question: Question, reply: Reply, context: Context) -> Grade:
         letter = read(reply.text)
@@ -137,7 +137,7 @@ def polygon_of(text: str) -> list[Point] | None:
 
 
 def in_polygon(point: Point, corners: Sequence[Point]) -> bool:
-    """By the even-odd rule: a ray to the right crosses the outline an odd number of times."""
+    """Whether a point is in a polygon: a ray to the right crosses its outline an odd number of times."""
     x, y = point
     inside = False
     for (xa, ya), (xb, yb) in zip(corners, [corners[-1], *corners[:-1]], strict=True):
@@ -148,7 +148,7 @@ def in_polygon(point: Point, corners: Sequence[Point]) -> bool:
 
 # The final answer of a completion, and the published rules that read a choice from it.
 #
-# The rules are those of the named harnesses, with their oddities, so that scores compare.
+# The rules are those of the harness that each one names, oddities included, so that scores compare.
 
 _ANSWER = re.compile(r"<answer>(.*?)(?:</answer>|\Z)", re.DOTALL)
 _LEADING = re.compile(r"[(\s]*([A-Z])", re.IGNORECASE)
@@ -181,7 +181,7 @@ def final_reply(completion: str) -> Reply:
 
 
 def first_word(text: str) -> str:
-    """Up to the first space, without dots at its end (VSI-Bench)."""
+    """The reply up to its first space, without dots at the end (VSI-Bench)."""
     return text.split(" ")[0].rstrip(".").strip()
 
 
@@ -356,5 +356,5 @@ def _mean(values: Mapping[str, float]) -> float:
 
 
 def graded_as(right: bool, answer: str) -> Grade:
-    """1 or 0; an empty answer says so."""
+    """A grade of 1 or 0; its reason is "no answer" where the answer is empty."""
     return Grade(float(right), answer, "" if right else "wrong" if answer else "no answer")

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from pelican.data.formats.published import egoschema_item, join_answer, read_answers
 from pelican.evaluation.published.base import (
     LETTER_DIRECTLY,
     Benchmark,
@@ -26,9 +27,7 @@ from pelican.evaluation.published.load import (
     files_below,
     letter_of,
     lettered,
-    read_file,
     read_files,
-    text,
 )
 from pelican.records import Dimension, Family
 
@@ -36,31 +35,26 @@ from pelican.records import Dimension, Family
 def _rows(folder: Path) -> Iterator[tuple[str, Row]]:
     patterns = ("questions.json", "Subset/*.parquet", "*.parquet")
     files = files_below(folder, patterns, "questions.json or Subset/*.parquet")
-    answers: Row = {}
-    if (folder / "subset_answers.json").is_file():
-        (answers,) = read_file(folder / "subset_answers.json")
+    answers = read_answers(folder)
     for name, row in read_files(files, folder):
-        yield name, {**row, "_answer": answers.get(str(row.get("q_uid")), row.get("answer"))}
+        yield name, join_answer(row, answers)
 
 
 def _question(row: Row, folder: Path) -> Question | None:
-    if row["_answer"] is None:
+    item = egoschema_item(row)
+    if item.answer is None:
         return None  # of the 5031, only 500 answers are public
-    name = text(row, "q_uid", "video_idx")
-    listed = row.get("option")
-    if isinstance(listed, list):
-        options = tuple(str(option) for option in listed)
-    else:
-        plain = [text(row, f"option {i}") for i in range(5)]
-        options = tuple(lettered(plain, "{letter}. {option}").split("\n"))
-    video = next((p for p in ("videos", ".") if (folder / p / f"{name}.mp4").is_file()), "videos")
+    options = item.options
+    if not isinstance(row.get("option"), list):  # lmms-eval's are lettered already
+        options = tuple(lettered(options, "{letter}. {option}").split("\n"))
+    video = next((p for p in ("videos", ".") if (folder / p / item.media).is_file()), "videos")
     return Question(
-        id=f"egoschema-{name}",
-        prompt="\n".join([text(row, "question"), *options, LETTER_DIRECTLY]),
-        media=Clip(f"{video}/{name}.mp4"),
-        truth=letter_of(row["_answer"], len(options)),
+        id=f"egoschema-{item.id}",
+        prompt="\n".join([item.question, *options, LETTER_DIRECTLY]),
+        media=Clip(f"{video}/{item.media}"),
+        truth=letter_of(item.answer, len(options)),
         group="egoschema",
-        scene=name,
+        scene=item.scene,
         options=options,
         chance=1 / len(options),
     )

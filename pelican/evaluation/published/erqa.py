@@ -7,7 +7,12 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
+from typing import Any
+
+from google.protobuf import descriptor_pb2, message_factory, text_format
+from google.protobuf.message import DecodeError
 
 from pelican.errors import UserInputError
 from pelican.evaluation.published.base import (
@@ -44,20 +49,13 @@ def _rows(folder: Path) -> Iterator[tuple[str, Row]]:
             raise UserInputError(f"{path} can't be read ({error}); download it again") from None
 
 
-def _row(number: int, example: dict[str, Feature]) -> Row:
+def _row(number: int, example: dict[str, list[bytes]]) -> Row:
     """One example of the original file, as the Parquet copy has it."""
-
-    def words(name: str) -> str | None:
-        value = next(iter(example.get(name) or ()), None)
-        return value.decode("utf-8", "replace") if isinstance(value, bytes) else None
-
-    return {
-        "question_id": str(number),
-        "question": words("question"),
-        "answer": words("answer"),
-        "question_type": words("question_type"),
-        "images": list(example.get("image/encoded") or ()),
-    }
+    row: Row = {"question_id": str(number), "images": example.get("image/encoded", [])}
+    for name in ("question", "answer", "question_type"):
+        values = example.get(name)
+        row[name] = values[0].decode("utf-8", "replace") if values else None
+    return row
 
 
 def _question(row: Row, folder: Path) -> Question:
@@ -93,19 +91,37 @@ BENCHMARK = Benchmark(
     scores=over_questions,
 )
 
-# TFRecord files of `tf.train.Example`, read without TensorFlow.
-#
-# The record framing is that of TensorFlow's guide "TFRecord and tf.train.Example"; the message is read
-# by protobuf's wire format. Checksums are not verified.
+# TFRecord files, read without TensorFlow: the framing by hand (no checksum is verified), the messages
+# by protobuf, which comes with kfp. Source: TensorFlow's guide "TFRecord and tf.train.Example".
 
-Feature = list[bytes] | list[int]
 _HEAD, _TAIL = 12, 4  # bytes: a length and its checksum before the data, the data's checksum after
+# The part of tensorflow/core/example/example.proto that is read. A map is a list of its entries.
+_SCHEMA = """
+name: "example.proto" package: "erqa"
+message_type { name: "Bytes" field { name: "value" number: 1 label: LABEL_REPEATED type: TYPE_BYTES } }
+message_type { name: "Feature"
+  field { name: "bytes" number: 1 label: LABEL_OPTIONAL type: TYPE_MESSAGE type_name: "Bytes" } }
+message_type { name: "Entry"
+  field { name: "key" number: 1 label: LABEL_OPTIONAL type: TYPE_STRING }
+  field { name: "value" number: 2 label: LABEL_OPTIONAL type: TYPE_MESSAGE type_name: "Feature" } }
+message_type { name: "Features"
+  field { name: "feature" number: 1 label: LABEL_REPEATED type: TYPE_MESSAGE type_name: "Entry" } }
+message_type { name: "Example"
+  field { name: "features" number: 1 label: LABEL_OPTIONAL type: TYPE_MESSAGE type_name: "Features" } }
+"""
 
 
-def read_examples(path: Path) -> Iterator[dict[str, Feature]]:
-    """Each example's features: lists of bytes or of whole numbers; floats are left out.
+@cache
+def _example_class() -> Any:
+    schema = text_format.Parse(_SCHEMA, descriptor_pb2.FileDescriptorProto())
+    return message_factory.GetMessages([schema])["erqa.Example"]
 
-    Raises ValueError where the file is cut off or is none.
+
+def read_examples(path: Path) -> Iterator[dict[str, list[bytes]]]:
+    """The features of bytes of each `tf.train.Example`; numbers are left out.
+
+    Raises:
+        ValueError: The file is cut off, or is no TFRecord file.
     """
     size = path.stat().st_size
     with path.open("rb") as file:
@@ -115,78 +131,9 @@ def read_examples(path: Path) -> Iterator[dict[str, Feature]]:
             (length,) = struct.unpack("<Q", head[:8])
             if length > size - file.tell() - _TAIL:
                 raise ValueError("a record is longer than its file")
-            yield _example(file.read(length))
+            try:
+                example = _example_class().FromString(file.read(length))
+            except DecodeError as error:
+                raise ValueError(f"a record is no tf.train.Example: {error}") from None
+            yield {entry.key: list(entry.value.bytes.value) for entry in example.features.feature}
             file.read(_TAIL)
-
-
-def _example(data: bytes) -> dict[str, Feature]:
-    """Example {1: Features {1: map entry {1: name, 2: Feature}}}."""
-    found: dict[str, Feature] = {}
-    for features in _messages(data, 1):
-        for entry in _messages(features, 1):
-            fields = {number: value for number, value in _fields(entry)}
-            name, feature = fields.get(1), fields.get(2)
-            if isinstance(name, bytes) and isinstance(feature, bytes):
-                found[name.decode()] = _feature(feature)
-    return found
-
-
-def _feature(data: bytes) -> Feature:
-    """Feature {1: bytes list {1: bytes …}, 3: list of numbers {1: packed or single varints}}."""
-    for number, value in _fields(data):
-        if number == 1 and isinstance(value, bytes):
-            return list(_messages(value, 1))
-        if number == 3 and isinstance(value, bytes):
-            numbers: list[int] = []
-            for _, part in _fields(value):
-                numbers += [part] if isinstance(part, int) else list(_varints(part))
-            return numbers
-    return []
-
-
-def _messages(data: bytes, wanted: int) -> Iterator[bytes]:
-    for number, value in _fields(data):
-        if number == wanted and isinstance(value, bytes):
-            yield value
-
-
-def _fields(data: bytes) -> Iterator[tuple[int, bytes | int]]:
-    """Field numbers and values of a message: varints as numbers, the rest as bytes."""
-    at = 0
-    while at < len(data):
-        key, at = _varint(data, at)
-        kind = key & 7
-        if kind == 0:
-            value, at = _varint(data, at)
-            yield key >> 3, value
-            continue
-        if kind == 2:
-            length, at = _varint(data, at)
-        elif kind in (1, 5):
-            length = 8 if kind == 1 else 4
-        else:
-            raise ValueError(f"wire type {kind} is not that of an Example")
-        if at + length > len(data):
-            raise ValueError("a field is longer than its message")
-        yield key >> 3, data[at : at + length]
-        at += length
-
-
-def _varints(data: bytes) -> Iterator[int]:
-    at = 0
-    while at < len(data):
-        value, at = _varint(data, at)
-        yield value
-
-
-def _varint(data: bytes, at: int) -> tuple[int, int]:
-    value = 0
-    for shift in range(0, 70, 7):
-        if at >= len(data):
-            raise ValueError("a number is cut off")
-        byte = data[at]
-        at += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, at
-    raise ValueError("a number is too long")

@@ -33,7 +33,7 @@ _PLACEHOLDER = re.compile(r"\s*<image(?:\s*\d+)?>\s*")
 
 
 def files_below(folder: Path, patterns: Iterable[str], wanted: str) -> list[Path]:
-    """The files of the first pattern that matches any. `wanted` says what was looked for."""
+    """The files of the first pattern that matches any; `wanted` names them in the error."""
     if not folder.is_dir():
         raise UserInputError(f"{folder} is not a folder; give --data the benchmark's folder")
     for pattern in patterns:
@@ -191,7 +191,7 @@ Frames = tuple[list[float], list[bytes]]
 
 
 def read_frames(clip: Clip, folder: Path, count: int, max_pixels: int) -> Frames:
-    """Times in seconds and frames of the middles of `count` equal parts; fewer in a short clip.
+    """The frames in the middle of `count` equal parts, with their times; fewer in a short clip.
 
     Raises RowError if the clip can't be read or its path leaves the folder.
     """
@@ -266,7 +266,7 @@ Placed = tuple[str, int, Question]  # file, row, question
 
 @dataclass
 class Loaded:
-    """Questions of a folder as they are read; `not_public` have no answer to score against."""
+    """What `load` left out: rows in quarantine, and how many questions have no public answer."""
 
     quarantine: Quarantine = field(default_factory=Quarantine)
     not_public: int = 0
@@ -274,7 +274,7 @@ class Loaded:
 
 def load(benchmark: Benchmark, folder: Path, loaded: Loaded) -> Iterator[Placed]:
     """The usable questions with their file and row; what can't be used is quarantined."""
-    seen: set[str] = set()
+    ids: set[str] = set()
     numbers: Counter[str] = Counter()
     for file, row in benchmark.rows(folder):
         number = numbers[file]
@@ -286,9 +286,9 @@ def load(benchmark: Benchmark, folder: Path, loaded: Loaded) -> Iterator[Placed]
                 loaded.not_public += 1
                 continue
             name = question.id
-            if name in seen:
+            if name in ids:
                 raise RowError("duplicate_id", f"id {name!r} occurred before")
-            seen.add(name)
+            ids.add(name)
         except RowError as error:
             loaded.quarantine.add(file, number, name, error)
         except (TypeError, ValueError, KeyError, AttributeError) as error:

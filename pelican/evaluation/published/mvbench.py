@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from pelican.data.formats.published import FRAMES_FPS, mvbench_item
 from pelican.data.tables import RowError
 from pelican.evaluation.published.base import (
     Benchmark,
@@ -19,7 +20,7 @@ from pelican.evaluation.published.base import (
     by_letter,
     over_questions,
 )
-from pelican.evaluation.published.load import files_below, lettered, read_file, text, texts
+from pelican.evaluation.published.load import files_below, lettered, read_file
 from pelican.records import Dimension, Family
 
 # Where the videos of a task lie below video/, as its own release and as lmms-eval names them.
@@ -58,7 +59,6 @@ BOUNDED = frozenset(
     }
 )
 _CUT = frozenset({"star/Charades_segment", "sta/sta_video_segment", "tvqa/video_fps3_hq_segment"})
-_FRAMES_FPS = 3.0  # of episodic_reasoning's folders of frames
 
 _LETTERED = re.compile(r"([A-E])\.\s*.+$", re.IGNORECASE)
 _ALONE = re.compile(r"\b([A-E])\b", re.IGNORECASE)
@@ -79,30 +79,29 @@ def _question(row: Row, folder: Path) -> Question:
     task = str(row["_task"])
     if task not in FOLDERS:
         raise RowError("schema", f"task {task!r} is none of MVBench's twenty")
-    options, answer = texts(row, "candidates"), text(row, "answer")
-    if answer not in options:
-        raise RowError("answer", f"answer {answer!r} is none of the candidates")
-    video = text(row, "video")
-    below, root = _place(folder, task, video)
+    item = mvbench_item(row, task, f"{row['_row']:03d}")
+    if item.answer not in item.options:
+        raise RowError("answer", f"answer {item.answer!r} is none of the candidates")
+    below, root = _place(folder, task, item.media)
     bounded = task in BOUNDED and root not in _CUT
     return Question(
         id=f"mvbench-{task}-{row['_row']:03d}",
         prompt=(
-            f"Question:{text(row, 'question')}\nOption:\n"
-            + lettered(options, "({letter}) {option}")
+            f"Question:{item.question}\nOption:\n"
+            + lettered(item.options, "({letter}) {option}")
             + "\nOnly give the best option."
         ),
         media=Clip(
             below,
-            start_s=float(row.get("start") or 0.0) if bounded else 0.0,
-            end_s=float(row["end"]) if bounded and row.get("end") is not None else None,
-            fps=_FRAMES_FPS if root == "tvqa/frames_fps3_hq" else None,
+            start_s=(item.start_s or 0.0) if bounded else 0.0,
+            end_s=item.end_s if bounded else None,
+            fps=FRAMES_FPS if root == "tvqa/frames_fps3_hq" else None,
         ),
-        truth=chr(ord("A") + options.index(answer)),
+        truth=chr(ord("A") + item.options.index(item.answer)),
         group=task,
-        scene=f"{root}/{video}",
-        options=options,
-        chance=1 / len(options),
+        scene=f"{root}/{item.media}",
+        options=item.options,
+        chance=1 / len(item.options),
     )
 
 

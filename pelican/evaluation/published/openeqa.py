@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from pelican.data.formats.published import openeqa_item
 from pelican.evaluation.published.base import (
     Benchmark,
     Clip,
@@ -41,18 +42,17 @@ def _rows(folder: Path) -> Iterator[tuple[str, Row]]:
 
 
 def _question(row: Row, folder: Path) -> Question:
-    episode = text(row, "episode_history")
+    item = openeqa_item(row)
     roots = ("frames", "data/frames", ".")
-    root = next((r for r in roots if (folder / r / episode).is_dir()), roots[0])
-    others = row.get("extra_answers") or ()
+    root = next((r for r in roots if (folder / r / item.media).is_dir()), roots[0])
     return Question(
         id=f"openeqa-{text(row, 'question_id')}",
-        prompt=text(row, "question"),
-        media=Clip(f"{root}/{episode}", fps=1.0),
-        truth=text(row, "answer"),
+        prompt=item.question,
+        media=Clip(f"{root}/{item.media}", fps=1.0),
+        truth=str(item.answer),
         group=text(row, "category"),
-        scene=episode,
-        options=tuple(str(other) for other in others),
+        scene=item.scene,
+        options=item.aliases,
     )
 
 

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
+from pelican.data.formats.published import pointing_item
+from pelican.data.tables import RowError
 from pelican.errors import UserInputError
 from pelican.evaluation.published.base import (
     Benchmark,
@@ -59,14 +61,14 @@ def _where2place_rows(folder: Path) -> Iterator[tuple[str, Row]]:
 
 
 def _where2place(row: Row, folder: Path) -> Question:
-    image = text(row, "image")
+    item = pointing_item(row)
     return Question(
         id=f"where2place-{row['_number']:02d}",
-        prompt=text(row, "text"),
-        media=(Picture(path=f"images/{image}"),),
+        prompt=item.question,
+        media=(Picture(path=f"images/{item.media}"),),
         truth="mask",
         group="where2place",
-        scene=image,
+        scene=item.scene,
         # Masks are numbered by the line, not by question_id.
         mask=Picture(path=f"masks/{row['_number']:02d}.jpg"),
     )
@@ -95,15 +97,18 @@ def _refspatial_rows(folder: Path) -> Iterator[tuple[str, Row]]:
 
 
 def _refspatial(row: Row, folder: Path) -> Question:
-    task, image = row["_task"], text(row, "rgb_path")
+    task, item = row["_task"], pointing_item(row)
+    for name, value in (("suffix", item.suffix), ("mask_path", item.mask)):
+        if not value:
+            raise RowError("schema", f"{name} is missing")
     return Question(
         id=f"refspatial-{task.lower()}-{text(row, 'id')}",
-        prompt=f"{text(row, 'prompt')} {text(row, 'suffix')}",
-        media=(Picture(path=f"{task}/{image}"),),
+        prompt=f"{item.question} {item.suffix}",
+        media=(Picture(path=f"{task}/{item.media}"),),
         truth="mask",
         group=task,
-        scene=image,
-        mask=Picture(path=f"{task}/{text(row, 'mask_path')}"),
+        scene=item.scene,
+        mask=Picture(path=f"{task}/{item.mask}"),
     )
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from pelican.data.formats.published import vsibench_item
 from pelican.data.tables import RowError
 from pelican.evaluation.published.base import (
     LETTER_DIRECTLY,
@@ -47,9 +48,9 @@ def _rows(folder: Path) -> Iterator[tuple[str, Row]]:
 
 
 def _question(row: Row, folder: Path) -> Question:
-    kind = text(row, "question_type")
-    parts = ["These are frames of a video.", text(row, "question")]
-    truth = text(row, "ground_truth")
+    item = vsibench_item(row)
+    kind, truth = item.category, str(item.answer)
+    parts = ["These are frames of a video.", item.question]
     options: tuple[str, ...] = ()
     if kind in CHOICES:
         options = texts(row, "options")
@@ -61,14 +62,13 @@ def _question(row: Row, folder: Path) -> Question:
             raise RowError("answer", f"ground_truth {truth!r} is not a number above 0")
     else:
         raise RowError("schema", f"question_type {kind!r} is none of VSI-Bench's")
-    scene = f"{text(row, 'dataset')}/{text(row, 'scene_name')}"
     return Question(
         id=f"vsibench-{text(row, 'id')}",
         prompt="\n".join(parts),
-        media=Clip(f"{scene}.mp4"),
+        media=Clip(item.media),
         truth=truth,
         group=kind,
-        scene=scene,
+        scene=item.media.removesuffix(".mp4"),
         options=options,
         chance=1 / len(options) if options else 0.0,
     )

@@ -26,32 +26,54 @@ class TriggerConfig(Frozen):
     """
 
     model: str = Field("tiny", description="the model whose current version is retrained")
-    recipe: str = "tiny"
-    overrides: str = Field("", description="as of --set")
-    launcher: str = Field("auto", description="local, pytorchjob, kubeflow; auto: as configured")
-    command: str = Field("", description="called instead of `pelican retrain`, same arguments")
-    source: str | None = Field(None, description="store of the objects; none: the store itself")
-    bucket: str | None = Field(None, description="other buckets' events are ignored")
-    prefix: str = Field("", description="keys below it count")
-    suffix: str = ".parquet"
+    recipe: str = Field("tiny", description="recipe of the retraining")
+    overrides: str = Field("", description="fields of the recipe to change, as of `--set`")
+    launcher: str = Field(
+        "auto",
+        description="where runs take place: local, pytorchjob, kubeflow; auto: as the environment says",
+    )
+    command: str = Field(
+        "",
+        description="command that is called instead of `pelican retrain`, with the same arguments",
+    )
+    source: str | None = Field(
+        None, description="store that new objects are delivered to; none: the store itself"
+    )
+    bucket: str | None = Field(None, description="bucket whose events count; none: every bucket's")
+    prefix: str = Field("", description="beginning of the keys that count")
+    suffix: str = Field(".parquet", description="end of the keys that count")
     tokens: list[SecretStr] = Field([], description="bearer tokens (MinIO's auth_token)")
     secrets: list[SecretStr] = Field([], description="HMAC keys of signed requests")
-    quiet_s: float = Field(60, ge=0, description="a batch is whole after so long without an event")
-    max_wait_s: float = Field(900, ge=0, description="or when its first event is so old")
-    max_objects: int = Field(1000, gt=0, description="or when it has so many objects")
-    tick_s: float = Field(2, gt=0, description="how often batches are looked after")
-    lease_s: float = Field(60, gt=0, description="a replica that is silent so long is replaced")
-    attempts: int = Field(10, gt=0, description="starts of one batch's run")
-    backoff_s: float = Field(10, gt=0, description="before the second start; doubles up to 10 min")
-    tolerance_s: float = Field(300, gt=0, description="age of a signed request's timestamp")
-    retention_s: float = Field(
-        90 * 86400, gt=0, description="settled events and request ids are remembered so long"
+    quiet_s: float = Field(
+        60, ge=0, description="a batch is whole after so many seconds without an event"
     )
-    audit_s: float = Field(400 * 86400, gt=0, description="decisions are kept so long")
-    max_body: int = Field(1 << 20, gt=0, description="bytes of a request")
-    max_events: int = Field(1000, gt=0, description="of one request")
-    rate: float = Field(10, gt=0, description="requests a second from one address")
-    burst: int = Field(100, gt=0, description="requests at once from one address")
+    max_wait_s: float = Field(
+        900, ge=0, description="a batch is whole, too, when its first event is so old"
+    )
+    max_objects: int = Field(
+        1000, gt=0, description="a batch is whole, too, when it has so many objects"
+    )
+    tick_s: float = Field(2, gt=0, description="seconds between two looks at the batches")
+    lease_s: float = Field(
+        60, gt=0, description="seconds of silence after which another replica takes over"
+    )
+    attempts: int = Field(10, gt=0, description="most starts of one batch's run")
+    backoff_s: float = Field(
+        10, gt=0, description="seconds before the second start; they double up to 10 minutes"
+    )
+    tolerance_s: float = Field(
+        300, gt=0, description="greatest age of a signed request's timestamp in seconds"
+    )
+    retention_s: float = Field(
+        90 * 86400,
+        gt=0,
+        description="seconds for which settled events and request ids are remembered",
+    )
+    audit_s: float = Field(400 * 86400, gt=0, description="seconds for which decisions are kept")
+    max_body: int = Field(1 << 20, gt=0, description="most bytes of a request")
+    max_events: int = Field(1000, gt=0, description="most events of a request")
+    rate: float = Field(10, gt=0, description="most requests a second from one address")
+    burst: int = Field(100, gt=0, description="most requests at once from one address")
 
 
 def read_config(environment: Mapping[str, str] | None = None) -> TriggerConfig:

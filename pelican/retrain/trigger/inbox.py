@@ -41,7 +41,7 @@ class ObjectEvent(Frozen):
 
     @property
     def id(self) -> str:
-        """The same for every event about the same object version."""
+        """An id that all events about one version of an object share."""
         return _digest(self.bucket, self.key, self.tag)
 
     @property
@@ -170,23 +170,23 @@ class Inbox:
 
     def receive(self, event: ObjectEvent) -> Received:
         """Keep an event; when this returns it is safe. The same object version counts once."""
-        if self._superseded(event):
+        if self._is_superseded(event):
             return "superseded"
         seen_key, pending_key = f"{ROOT}/seen/{event.id}.json", f"{ROOT}/pending/{event.id}.json"
-        if self._seen(event.id) is not None:
+        if self._read_seen(event.id) is not None:
             return "duplicate"
         pending = Pending(event=event, received=self.clock())
         first = self.store.write(pending_key, _json(pending), if_absent=True)
         if self.store.write(seen_key, _json(Seen(event=event)), if_absent=True):
             return "new"
         # Somebody marked it in between: another replica, for the same batch, or a seal.
-        seen = self._seen(event.id)
+        seen = self._read_seen(event.id)
         if first and seen is not None and seen.batch is not None:
             self.store.delete(pending_key)
         return "duplicate"
 
     def pending(self) -> list[Pending]:
-        """What waits, the oldest first. One that another replica is taking away may be left out."""
+        """Events that wait, the oldest first; one that another replica just takes may be missing."""
         found = []
         for key in list(self.store.keys(f"{ROOT}/pending")):
             try:
@@ -217,7 +217,7 @@ class Inbox:
             return None
         fresh = []
         for found in waiting:
-            seen = self._seen(found.event.id)
+            seen = self._read_seen(found.event.id)
             if seen is not None and seen.batch is not None:  # a late duplicate
                 self.store.delete(f"{ROOT}/pending/{found.event.id}.json")
             else:
@@ -266,7 +266,7 @@ class Inbox:
         return Batch.model_validate_json(self.store.read(f"{ROOT}/batches/{number:06d}.json"))
 
     def _data_version(self, events: list[ObjectEvent]) -> str:
-        """Of every key its newest version; named by what it holds."""
+        """Make the data version that has the newest version of every key; its content gives its name."""
         newest: dict[str, ObjectEvent] = {}
         for event in events:
             before = newest.get(event.key)
@@ -276,8 +276,8 @@ class Inbox:
         source = self.config.source or self.store.uri
         return make_version(self.store, f"{self.config.model}-batch", source, objects).name
 
-    def _superseded(self, event: ObjectEvent) -> bool:
-        """Whether a newer version of the key was told of before; else this is the newest."""
+    def _is_superseded(self, event: ObjectEvent) -> bool:
+        """Whether an event before this one was about a newer version of the key."""
         key = f"{ROOT}/keys/{event.key_id}.json"
         while True:
             try:
@@ -293,7 +293,7 @@ class Inbox:
             if self.store.write(key, _json(event), if_absent=tag is None, if_tag=tag):
                 return False
 
-    def _seen(self, event_id: str) -> Seen | None:
+    def _read_seen(self, event_id: str) -> Seen | None:
         try:
             return Seen.model_validate_json(self.store.read(f"{ROOT}/seen/{event_id}.json"))
         except KeyError:
@@ -326,7 +326,7 @@ def read_audit(store: ObjectStore) -> list[dict[str, Any]]:
     entries: dict[str, dict[str, Any]] = {}
     for key in store.keys(AUDIT):
         if key.endswith(".jsonl"):
-            entries |= _packed(store.read(key))
+            entries |= _read_packed(store.read(key))
         else:
             entries.setdefault(_name(key), json.loads(store.read(key)))
     return sorted(entries.values(), key=lambda entry: str(entry["at"]))
@@ -366,7 +366,7 @@ def _pack(store: ObjectStore, day: str, keys: list[str]) -> None:
             data, tag = store.read_tagged(key)
         except KeyError:
             data, tag = b"", None
-        entries = _packed(data)
+        entries = _read_packed(data)
         before = len(entries)
         for one in keys:
             try:
@@ -381,7 +381,7 @@ def _pack(store: ObjectStore, day: str, keys: list[str]) -> None:
             return
 
 
-def _packed(data: bytes) -> dict[str, dict[str, Any]]:
+def _read_packed(data: bytes) -> dict[str, dict[str, Any]]:
     """The decisions of a day's object by the names that they had."""
     entries = [json.loads(line) for line in data.splitlines()]
     return {entry.pop("id"): entry for entry in entries}

@@ -20,7 +20,7 @@ WATERMARK = f"{ROOT}/watermark.json"
 
 @dataclass(frozen=True)
 class Watermark:
-    """What polling has seen: all that was written until `until` (seconds since 1970), and `tags`."""
+    """What polling has handed on: all that was written until `until` (seconds since 1970), and `tags`."""
 
     until: float = -1.0
     tags: Mapping[str, str] = field(default_factory=dict)
@@ -30,14 +30,14 @@ def poll(source: ObjectStore, inbox: Inbox, *, rescan: bool = False) -> int:
     """Hand every object above the watermark to the inbox; returns how many were new.
 
     The watermark holds the tag of every key that is there and was handed on. S3 lists tags and
-    times, so what was overwritten is found, and what was written `retention_s` before the newest
-    object is told by its time alone. A folder lists neither: there a known key is not read again
+    times, so what was overwritten is found; what was written `retention_s` before the newest
+    object is recognised by its time alone. A folder lists neither: there a known key is not read again
     unless `rescan`, so deliver new data under a new key. The watermark moves after the events are
-    safe, so a poll that is cut off is repeated; an event that is told twice counts once.
+    safe, so a poll that is cut off is repeated; an event that comes twice counts once.
     """
     config = inbox.config
     mark, tag = _read_watermark(inbox.store)
-    there = _listed(source, config.prefix, mark, rescan)
+    there = _list(source, config.prefix, mark, rescan)
     found: dict[str, str] = {}
     new, newest = 0, mark.until
     for key, (now, written) in sorted(there.items()):
@@ -65,7 +65,7 @@ def poll(source: ObjectStore, inbox: Inbox, *, rescan: bool = False) -> int:
         mark, tag = _read_watermark(inbox.store)  # another replica polls too
 
 
-def _listed(
+def _list(
     source: ObjectStore, prefix: str, mark: Watermark, rescan: bool
 ) -> dict[str, tuple[str, float]]:
     """Tag and time of the objects in the folder that `prefix` is in, by key."""

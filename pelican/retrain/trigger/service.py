@@ -58,7 +58,7 @@ def authenticate(
 ) -> Sender:
     """Raises RefusedError (401). Every token and key is compared, in constant time."""
     if SIGNATURE in headers:
-        return _signed(headers, body, secrets, tolerance_s, now)
+        return _check_signature(headers, body, secrets, tolerance_s, now)
     scheme, _, given = headers.get("authorization", "").partition(" ")
     if scheme.lower() != "bearer" or not given:
         raise RefusedError(401, "unsigned", "a bearer token or a signature is needed")
@@ -68,7 +68,7 @@ def authenticate(
     return Sender("bearer")
 
 
-def _signed(
+def _check_signature(
     headers: Mapping[str, str],
     body: bytes,
     secrets: Sequence[SecretStr],
@@ -209,9 +209,9 @@ def create_app(
 
 async def _read(request: Request, limit: int) -> bytes:
     """The body, of at most `limit` bytes whatever its header says."""
-    told = request.headers.get("content-length", "")
+    declared = request.headers.get("content-length", "")
     too_large = RefusedError(413, "too_large", f"the body is above {limit} bytes")
-    if told.isdecimal() and (len(told) > 15 or int(told) > limit):
+    if declared.isdecimal() and (len(declared) > 15 or int(declared) > limit):
         raise too_large
     body = bytearray()
     async for chunk in request.stream():

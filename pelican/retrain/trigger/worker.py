@@ -1,4 +1,4 @@
-"""Looks after the batches: seals them, starts one run each, in order, and follows it to its end."""
+"""The trigger's worker: from sealed batches to runs that ended, and what may be forgotten then."""
 
 from __future__ import annotations
 
@@ -32,171 +32,7 @@ from pelican.retrain.trigger.inbox import ROOT, Batch, Inbox, Seen
 from pelican.runs.layout import CANCELLED, run_prefix, state
 from pelican.storage.store import ObjectStore
 
-# What the trigger remembers of events and requests, deleted when it is old enough.
-
-EVERY_S = 3600.0
-TIDIED = f"{ROOT}/tidied.json"
-
-
-def is_due(store: ObjectStore, now: float) -> bool:
-    """Whether nobody tidied for an hour; then the caller shall, and no other replica or poll will."""
-    try:
-        data, tag = store.read_tagged(TIDIED)
-        last = float(data)
-    except KeyError:
-        last, tag = 0.0, None
-    if now - last < EVERY_S:
-        return False
-    return store.write(TIDIED, str(now).encode(), if_absent=tag is None, if_tag=tag)
-
-
-def prune(store: ObjectStore, older_s: float) -> int:
-    """Delete marks of settled events, newest versions of keys and ids of requests; returns how many.
-
-    An event that waits for its batch keeps its mark. A notification that comes again after
-    `older_s` counts as new; a signed request does not, as its timestamp is too old by then.
-    """
-    now, count = time.time(), 0
-    for kind in ("seen", "keys", "requests"):
-        try:
-            ages = store.ages(f"{ROOT}/{kind}")
-        except FileNotFoundError:  # another replica deletes too
-            continue
-        for key, written in ages.items():
-            if now - written > older_s and (kind != "seen" or _is_settled(store, key)):
-                store.delete(key)
-                count += 1
-    return count
-
-
-def _is_settled(store: ObjectStore, key: str) -> bool:
-    try:
-        return Seen.model_validate_json(store.read(key)).batch is not None
-    except KeyError:
-        return False
-
-
-# Starts a batch's run by the one idempotent call, as a process of its own, and says how it is.
-
-log = logging.getLogger("pelican.retrain.trigger")
-COMMAND = (sys.executable, "-m", "pelican", "retrain")
-STOP_S = 15.0
-USER_INPUT = 2
-State = Literal["running", "complete", "refused", "lost"]
-_Process = subprocess.Popen[bytes]
-
-
-@dataclass
-class _Started:
-    process: _Process
-    output: IO[bytes]
-
-
-class CommandSubmitter:
-    """`pelican retrain …` in the background. The call is idempotent, so it may be made again."""
-
-    def __init__(self, store: ObjectStore, config: TriggerConfig) -> None:
-        self.store, self.config = store, config
-        self.command = shlex.split(config.command) or list(COMMAND)
-        self._started: dict[str, _Started] = {}
-
-    def plan(self, data: str, model: str) -> Plan:
-        """The run that `start` would start."""
-        overrides = [self.config.overrides] if self.config.overrides else []
-        return plan_of(self.store, data, model, self.config.recipe, overrides)
-
-    def start(self, data: str, model: str, run: str) -> None:
-        """Start the call, unless this process has it running."""
-        if run in self._started and self._started[run].process.poll() is None:
-            return
-        config = self.config
-        command = [*self.command, "--data", data, "--from", model, "--recipe", config.recipe]
-        command += ["--set", config.overrides, "--launcher", config.launcher]
-        command += ["--store", self.store.uri]
-        secret = ("PELICAN_TRIGGER_TOKENS", "PELICAN_TRIGGER_SECRETS")
-        environment = {k: v for k, v in env.read_all().items() if not k.startswith(secret)}
-        output = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
-        process = subprocess.Popen(
-            command,
-            env={**environment, "PYTHONPATH": env.python_path()},
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-        self._started[run] = _Started(process, output)
-
-    def look(self, run: str) -> tuple[State, str]:
-        """How a run is, and a sentence: `refused` is not worth another start, `lost` is."""
-        started = self._started.get(run)
-        if started is not None and started.process.poll() is None:
-            return "running", ""
-        found = state(self.store, run)
-        if found == "complete" and read_verdict(self.store, run) is not None:
-            return "complete", ""
-        if found == "running":
-            return "running", "in another process"
-        if self.store.exists(f"{run_prefix(run)}/{CANCELLED}"):
-            return "refused", "the run was cancelled; `pelican retrain` continues it"
-        if self._goes_on_in_kubeflow(run):
-            return "running", "in Kubeflow"
-        if started is None:
-            return "lost", "the process that ran it is gone"
-        sentence = _last_error(started.output)
-        code = started.process.returncode
-        # A call that came while another process had the run says nothing about the run.
-        wrong = code == USER_INPUT and "is being run by process" not in sentence
-        return ("refused" if wrong else "lost"), sentence or f"exit status {code}"
-
-    def _goes_on_in_kubeflow(self, run: str) -> bool:
-        """Whether Kubeflow has the run, though no process follows it. Its silence is no end."""
-        kfp_run = kfp_run_of(self.store, run)
-        if kfp_run is None or not env.read("KFP_HOST"):
-            return False
-        try:
-            return Kfp().state(kfp_run) not in (None, *ENDED)
-        except PelicanError as error:
-            log.warning("how run %s is can't be told: %s", run, error)
-            return True
-
-    def stop(self) -> None:
-        """End what was started; the runs can be continued.
-
-        Stages that are processes end with it. Jobs of a cluster go on: asked to end, the call would
-        delete them, so it is not asked, and whoever takes the run over adopts them.
-        """
-        running = [s.process for s in self._started.values() if s.process.poll() is None]
-        way = signal.SIGKILL if self._has_jobs() else signal.SIGTERM
-        for process in running:
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, way)
-        for process in running:
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(STOP_S)
-            if process.poll() is None:
-                with suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
-
-    def _has_jobs(self) -> bool:
-        """Whether the stages of what was started run elsewhere."""
-        if self.config.command:
-            return False
-        try:
-            return choose(self.config.launcher, self.store.uri)[0] != "local"
-        except UserInputError:  # then nothing was started
-            return False
-
-
-def _last_error(output: IO[bytes]) -> str:
-    """The sentence after the last `error:`, else the last line."""
-    output.seek(max(0, output.seek(0, os.SEEK_END) - 20_000))
-    lines = [x for x in output.read().decode("utf-8", "replace").splitlines() if x.strip()]
-    told = [line.partition("error: ")[2] for line in lines if line.startswith("error: ")]
-    return (told or lines or [""])[-1][:500]
-
-
-# Looks after the batches: seals them, starts one run each, in order, and follows it to its end.
+# The worker seals batches, starts one run each, in order, and follows it to its end.
 #
 # A replica works on a batch under a lease in the store. If it falls silent another takes over; that
 # can repeat a start, never double a run, because the run's name comes from data, model version and
@@ -206,7 +42,7 @@ MAX_BACKOFF_S = 600.0
 
 
 class Submitter(Protocol):
-    """Who starts runs; see `pelican.retrain.trigger.worker`."""
+    """The part that starts, watches and stops runs; `CommandSubmitter` is the real one."""
 
     def plan(self, data: str, model: str) -> Plan: ...
     def start(self, data: str, model: str, run: str) -> None: ...
@@ -248,7 +84,7 @@ class Worker:
         self._end = threading.Event()
 
     def run(self) -> None:
-        """Tick until `stop`. Whatever a tick raises is told and tried again at the next."""
+        """Tick until `stop`. What a tick raises is logged, and the next one tries again."""
         while not self._end.wait(self.config.tick_s):
             try:
                 self.tick()
@@ -295,7 +131,7 @@ class Worker:
             self.metrics.decisions.labels("idle").inc()
 
     def idle(self) -> bool:
-        """Nothing waits and every batch is finished."""
+        """Whether nothing waits and every batch is finished."""
         return not self.inbox.pending() and self.all_finished()
 
     def all_finished(self) -> bool:
@@ -450,3 +286,167 @@ def _key(number: int) -> str:
 
 def _json(status: Status) -> bytes:
     return status.model_dump_json(indent=1).encode()
+
+
+# The submitter starts a batch's run by the one idempotent call, as a process of its own.
+
+log = logging.getLogger("pelican.retrain.trigger")
+COMMAND = (sys.executable, "-m", "pelican", "retrain")
+STOP_S = 15.0
+USER_INPUT = 2
+State = Literal["running", "complete", "refused", "lost"]
+_Process = subprocess.Popen[bytes]
+
+
+@dataclass
+class _Started:
+    process: _Process
+    output: IO[bytes]
+
+
+class CommandSubmitter:
+    """`pelican retrain …` in the background. The call is idempotent, so it may be made again."""
+
+    def __init__(self, store: ObjectStore, config: TriggerConfig) -> None:
+        self.store, self.config = store, config
+        self.command = shlex.split(config.command) or list(COMMAND)
+        self._started: dict[str, _Started] = {}
+
+    def plan(self, data: str, model: str) -> Plan:
+        """The run that `start` would start."""
+        overrides = [self.config.overrides] if self.config.overrides else []
+        return plan_of(self.store, data, model, self.config.recipe, overrides)
+
+    def start(self, data: str, model: str, run: str) -> None:
+        """Start the call, unless this process has it running."""
+        if run in self._started and self._started[run].process.poll() is None:
+            return
+        config = self.config
+        command = [*self.command, "--data", data, "--from", model, "--recipe", config.recipe]
+        command += ["--set", config.overrides, "--launcher", config.launcher]
+        command += ["--store", self.store.uri]
+        secret = ("PELICAN_TRIGGER_TOKENS", "PELICAN_TRIGGER_SECRETS")
+        environment = {k: v for k, v in env.read_all().items() if not k.startswith(secret)}
+        output = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
+        process = subprocess.Popen(
+            command,
+            env={**environment, "PYTHONPATH": env.python_path()},
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        self._started[run] = _Started(process, output)
+
+    def look(self, run: str) -> tuple[State, str]:
+        """The state of a run and a sentence. `lost` is worth another start, `refused` is not."""
+        started = self._started.get(run)
+        if started is not None and started.process.poll() is None:
+            return "running", ""
+        found = state(self.store, run)
+        if found == "complete" and read_verdict(self.store, run) is not None:
+            return "complete", ""
+        if found == "running":
+            return "running", "in another process"
+        if self.store.exists(f"{run_prefix(run)}/{CANCELLED}"):
+            return "refused", "the run was cancelled; `pelican retrain` continues it"
+        if self._goes_on_in_kubeflow(run):
+            return "running", "in Kubeflow"
+        if started is None:
+            return "lost", "the process that ran it is gone"
+        sentence = _last_error(started.output)
+        code = started.process.returncode
+        # A call that came while another process had the run says nothing about the run.
+        wrong = code == USER_INPUT and "is being run by process" not in sentence
+        return ("refused" if wrong else "lost"), sentence or f"exit status {code}"
+
+    def _goes_on_in_kubeflow(self, run: str) -> bool:
+        """Whether Kubeflow has the run, though no process follows it. Its silence is no end."""
+        kfp_run = kfp_run_of(self.store, run)
+        if kfp_run is None or not env.read("KFP_HOST"):
+            return False
+        try:
+            return Kfp().state(kfp_run) not in (None, *ENDED)
+        except PelicanError as error:
+            log.warning("the state of run %s is not known: %s", run, error)
+            return True
+
+    def stop(self) -> None:
+        """End what was started; the runs can be continued.
+
+        Stages that are processes end with it. Jobs of a cluster go on: asked to end, the call would
+        delete them, so it is not asked, and whoever takes the run over adopts them.
+        """
+        running = [s.process for s in self._started.values() if s.process.poll() is None]
+        way = signal.SIGKILL if self._has_jobs() else signal.SIGTERM
+        for process in running:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, way)
+        for process in running:
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(STOP_S)
+            if process.poll() is None:
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+
+    def _has_jobs(self) -> bool:
+        """Whether the stages of what was started run elsewhere."""
+        if self.config.command:
+            return False
+        try:
+            return choose(self.config.launcher, self.store.uri)[0] != "local"
+        except UserInputError:  # then nothing was started
+            return False
+
+
+def _last_error(output: IO[bytes]) -> str:
+    """The sentence after the last `error:`, else the last line."""
+    output.seek(max(0, output.seek(0, os.SEEK_END) - 20_000))
+    lines = [x for x in output.read().decode("utf-8", "replace").splitlines() if x.strip()]
+    errors = [line.partition("error: ")[2] for line in lines if line.startswith("error: ")]
+    return (errors or lines or [""])[-1][:500]
+
+
+# Pruning deletes what the trigger remembers of events and requests, once it is old enough.
+
+EVERY_S = 3600.0
+TIDIED = f"{ROOT}/tidied.json"
+
+
+def is_due(store: ObjectStore, now: float) -> bool:
+    """Whether nobody tidied for an hour; then the caller shall, and no other replica or poll will."""
+    try:
+        data, tag = store.read_tagged(TIDIED)
+        last = float(data)
+    except KeyError:
+        last, tag = 0.0, None
+    if now - last < EVERY_S:
+        return False
+    return store.write(TIDIED, str(now).encode(), if_absent=tag is None, if_tag=tag)
+
+
+def prune(store: ObjectStore, older_s: float) -> int:
+    """Delete marks of settled events, newest versions of keys and ids of requests; returns how many.
+
+    An event that waits for its batch keeps its mark. A notification that comes again after
+    `older_s` counts as new; a signed request does not, as its timestamp is too old by then.
+    """
+    now, count = time.time(), 0
+    for kind in ("seen", "keys", "requests"):
+        try:
+            ages = store.ages(f"{ROOT}/{kind}")
+        except FileNotFoundError:  # another replica deletes too
+            continue
+        for key, written in ages.items():
+            if now - written > older_s and (kind != "seen" or _is_settled(store, key)):
+                store.delete(key)
+                count += 1
+    return count
+
+
+def _is_settled(store: ObjectStore, key: str) -> bool:
+    try:
+        return Seen.model_validate_json(store.read(key)).batch is not None
+    except KeyError:
+        return False

@@ -135,3 +135,15 @@ def test_mvbench_cuts_windows_and_reads_tasks_from_file_names(tmp_path: Path) ->
         "action_sequence/2": "answer",
         "action_sequence/3": "media_missing",
     }
+
+
+def test_vsibench_with_options_that_are_no_list_costs_one_row(tmp_path: Path) -> None:
+    root = tmp_path / "vsi"
+    video(root / "scannet" / "s.mp4", 3.0)
+    row = {"dataset": "scannet", "scene_name": "s", "question_type": "object_counting"}
+    row |= {"question": "How many chairs are in this room?", "ground_truth": "4"}
+    rows = [{**row, "id": 0, "options": None}, {**row, "id": 1, "options": 7}]
+    write_lines(root / "test.jsonl", rows)
+    found = imported(root, tmp_path / "pool", split="test")
+    assert (found.reader, list(found.samples)) == ("vsibench", ["vsibench/0"])
+    assert found.bad == {"1": "answer"}

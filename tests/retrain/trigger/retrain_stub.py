@@ -13,7 +13,7 @@ import sys
 import time
 from pathlib import Path
 
-from pelican.base.files import exclusive
+from pelican.base.files import run_alone
 from pelican.retrain.plan import plan_of
 from pelican.retrain.records import Verdict, read_verdict, write_verdict
 from pelican.runs.layout import run_lock
@@ -32,7 +32,7 @@ def main() -> None:
     if away and Path(away).exists():
         print("error: the made backend is away", file=sys.stderr)
         sys.exit(75)
-    with exclusive(run_lock(store, plan.run), plan.run):
+    with run_alone(run_lock(store, plan.run), plan.run):
         if read_verdict(store, plan.run) is not None:
             return
         time.sleep(float(os.environ.get("MADE_SLOW_S", "0")))
