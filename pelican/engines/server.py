@@ -23,6 +23,7 @@ from pelican.base.model import Frozen
 from pelican.base.process import die_with_parent
 from pelican.config import env
 from pelican.config.recipe import Recipe, Sampling
+from pelican.engines import vllm_private
 from pelican.engines.vllm import VllmEngine
 from pelican.errors import InfrastructureError, PelicanError, UserInputError
 from pelican.records import Sample
@@ -138,7 +139,7 @@ class VllmBackend(VllmEngine, Backend):
             checkpoint,
             recipe.rl.threads,
             logprobs_mode="processed_logprobs",
-            worker_extension_cls="pelican.engines.vllm_worker.Reloading",
+            worker_extension_cls=vllm_private.WORKER,
         )
         self._asked: queue.SimpleQueue[tuple[Any, Any, Future[Any]] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._serve, name="vllm", daemon=True)
@@ -203,7 +204,7 @@ class VllmBackend(VllmEngine, Backend):
             while True:
                 # Weights change between batches; what is asked meanwhile waits.
                 while loads and not waiting:
-                    self._reload(loads[0][0])
+                    vllm_private.reload_weights(self._llm, loads[0][0])
                     loads.pop(0)[1].set_result(None)
                 while not loads:
                     try:
@@ -217,11 +218,12 @@ class VllmBackend(VllmEngine, Backend):
                         loads.append((prompt, future))
                     else:
                         self._begin(prompt, parameters, future, waiting)
-                for output in self._llm.llm_engine.step() if waiting else ():
-                    if output.finished:
-                        waiting.pop(output.request_id).set_result(output)
+                for output in vllm_private.step(self._llm) if waiting else ():
+                    waiting.pop(output.request_id).set_result(output)
         except BaseException as error:  # the engine is gone: nobody may wait for it for ever
-            lost = InfrastructureError(f"vLLM's engine ended: {type(error).__name__}: {error}")
+            lost = error
+            if not isinstance(error, PelicanError):
+                lost = InfrastructureError(f"vLLM's engine ended: {type(error).__name__}: {error}")
             for future in [*waiting.values(), *(future for _, future in loads)]:
                 future.set_exception(lost)
             while (left := self._asked.get()) is not None:
@@ -230,22 +232,12 @@ class VllmBackend(VllmEngine, Backend):
     def _begin(
         self, prompt: Any, parameters: Any, future: Future[Any], waiting: dict[str, Future[Any]]
     ) -> None:
-        from vllm.exceptions import VLLMClientError
-
         try:
-            (name,) = self._llm.enqueue([prompt], [parameters], use_tqdm=False)
-        except VLLMClientError as error:  # too long a prompt, above all
-            future.set_exception(UserInputError(f"vLLM refuses a request: {error}"))
+            (name,) = vllm_private.enqueue(self._llm, [prompt], [parameters], "a request")
+        except UserInputError as error:
+            future.set_exception(error)
         else:
-            # Inside, vLLM adds a random end to the number that the output has.
-            waiting[name.partition("-")[0]] = future
-
-    def _reload(self, checkpoint: Path) -> None:
-        """Weights of the same shapes in place; what was computed with the old ones is forgotten."""
-        self._llm.collective_rpc("load_pelican_weights", args=(str(checkpoint),))
-        self._llm.llm_engine.reset_encoder_cache()
-        if not self._llm.reset_prefix_cache():
-            raise InfrastructureError("vLLM kept keys of the old weights: requests were running")
+            waiting[name] = future
 
 
 def _read_output(output: Any) -> Completion:

@@ -14,11 +14,17 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 from torch import Tensor
-from transformers.cache_utils import DynamicLayer
 
 from pelican.config import env
 from pelican.config.recipe import ModelConfig, Sampling
 from pelican.engines.base import Engine, conversation, rollout_seed
+from pelican.engines.transformers_private import (
+    count_patches,
+    make_room,
+    next_logits,
+    rotary_positions,
+    vision_tower,
+)
 from pelican.engines.vision import FeatureBank, FeatureFiles, ImageSource, PixelSource, Prepared
 from pelican.errors import UserInputError
 from pelican.records import Rollout, Sample
@@ -33,46 +39,6 @@ from pelican.records import Rollout, Sample
 _ROOM_STEPS = 16  # what a cache grows by
 
 
-class GrowingLayer(DynamicLayer):  # type: ignore[misc]
-    """Keys and values [batch, heads, length, width] in buffers with room: a step copies nothing."""
-
-    def __init__(self, layer: DynamicLayer, room: int) -> None:
-        super().__init__()
-        self.dtype, self.device = layer.keys.dtype, layer.keys.device
-        self.is_initialized = True
-        self._room = room
-        self._buffers = (_with_room(layer.keys, room), _with_room(layer.values, room))
-        self._show(layer.keys.shape[-2])
-
-    def _show(self, length: int) -> None:
-        self.keys, self.values = (buffer[..., :length, :] for buffer in self._buffers)
-
-    def update(
-        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
-    ) -> tuple[Tensor, Tensor]:
-        start = self.keys.shape[-2]
-        stop = start + key_states.shape[-2]
-        if stop > self._buffers[0].shape[-2]:
-            room = max(self._room, stop - start)
-            self._buffers = (_with_room(self.keys, room), _with_room(self.values, room))
-        for buffer, new in zip(self._buffers, (key_states, value_states), strict=True):
-            buffer[..., start:stop, :] = new
-        self._show(stop)
-        return self.keys, self.values
-
-    def batch_select_indices(self, indices: Tensor) -> None:
-        length = self.keys.shape[-2]
-        self._buffers = (self._buffers[0][indices], self._buffers[1][indices])
-        self._show(length)
-
-
-def _with_room(states: Tensor, room: int) -> Tensor:
-    batch, heads, length, width = states.shape
-    buffer = states.new_empty(batch, heads, length + room, width)
-    buffer[..., :length, :] = states
-    return buffer
-
-
 class Decoder:
     """The rollouts of some prompts, a token each at a step.
 
@@ -82,7 +48,7 @@ class Decoder:
 
     def __init__(self, model: Any, cache: Any, mask: Tensor, positions: Tensor, n: int) -> None:
         self._model, self._cache, self._n = model, cache, n
-        cache.layers = [GrowingLayer(layer, n * _ROOM_STEPS) for layer in cache.layers]
+        make_room(cache, n * _ROOM_STEPS)
         self._sees = mask.bool().unsqueeze(1).expand(-1, n, -1)
         self._position = positions.amax((0, 2)) + 1
         self._own = torch.eye(n, dtype=torch.bool, device=mask.device)
@@ -91,17 +57,9 @@ class Decoder:
         """Logits [groups, n, vocabulary] after `tokens` [groups, n]."""
         groups = len(tokens)
         self._sees = torch.cat([self._sees, self._own.expand(groups, -1, -1)], 2)
-        text = self._model.model.language_model
-        output = text(
-            inputs_embeds=text.embed_tokens(tokens),
-            attention_mask={"full_attention": self._sees.unsqueeze(1)},
-            position_ids=self._position.view(1, -1, 1).expand(3, -1, self._n),
-            past_key_values=self._cache,
-            use_cache=True,
-        )
+        positions = self._position.view(1, -1, 1).expand(3, -1, self._n)
         self._position = self._position + 1
-        logits: Tensor = self._model.lm_head(output.last_hidden_state)
-        return logits
+        return next_logits(self._model, tokens, self._sees, positions, self._cache)
 
     def keep(self, groups: Tensor) -> None:
         """Go on with these groups alone."""
@@ -169,8 +127,7 @@ class PromptEncoder:
     def _tokens(self, image: bytes) -> int:
         with Image.open(io.BytesIO(image)) as opened:
             width, height = opened.size
-        patches: int = self.processor.image_processor.get_number_of_image_patches(height, width)
-        return patches // self._merge
+        return count_patches(self.processor.image_processor, height, width) // self._merge
 
     def _text(self, sample: Sample) -> str:
         """The chat as text, with one token for each image.
@@ -296,7 +253,7 @@ def load_model(model: ModelConfig, checkpoint: Path) -> tuple[Any, PromptEncoder
 
 def prepare_model(model: ModelConfig, policy: Any, processor: Any) -> PromptEncoder:
     """Freeze and cache the vision tower as the recipe says; returns the prompt encoder."""
-    visual = policy.model.visual
+    visual = vision_tower(policy)
     if model.freeze_vision:
         visual.requires_grad_(False)
     if model.freeze_vision and model.cache_vision:
@@ -375,7 +332,7 @@ class TransformersEngine(Engine):
         types = self.encoder.token_types(ids)
         images = {k: v.to(device) for k, v in self.encoder.image_inputs(prompts).items()}
         ids, mask, types = ids.to(device), mask.to(device), types.to(device)
-        positions = _positions(model, ids, mask, types, images.get("image_grid_thw"))
+        positions = rotary_positions(model, ids, mask, types, images.get("image_grid_thw"))
         output = model(
             input_ids=ids,
             attention_mask=mask,
@@ -429,19 +386,6 @@ class TransformersEngine(Engine):
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-
-
-def _positions(
-    model: Any, ids: Tensor, mask: Tensor, types: Tensor, grids: Tensor | None
-) -> Tensor:
-    """Rotary positions (temporal, height, width), shape [3, batch, length]."""
-    if grids is not None:
-        positions: Tensor = model.model.get_rope_index(
-            ids, mm_token_type_ids=types, image_grid_thw=grids, attention_mask=mask
-        )[0]
-        return positions
-    plain = (mask.cumsum(-1) - 1).clamp(min=0)
-    return plain.unsqueeze(0).expand(3, -1, -1)
 
 
 def _uniforms(seeds: Sequence[Sequence[int]], steps: int) -> Tensor:

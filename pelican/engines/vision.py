@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from pelican.config import env
+from pelican.engines.transformers_private import patches_per_token, replace_forward
 
 # Features of a frozen vision tower on disk: stages that follow each other encode an image once.
 #
@@ -159,9 +160,8 @@ class FeatureBank:
         self, visual: nn.Module, image_processor: Any, files: FeatureFiles | None = None
     ) -> None:
         self._processor = image_processor
-        self._encode = visual.forward
         self._device = next(visual.parameters()).device
-        self._merge = int(visual.spatial_merge_size) ** 2  # type: ignore[arg-type]
+        self._merge = patches_per_token(visual)
         self._keys: dict[bytes, int] = {}
         self._grids: list[Grid] = []
         self._features: list[Tensor] = []
@@ -169,7 +169,7 @@ class FeatureBank:
         for digest, grid, features in files.read() if files else ():
             self._keep(digest, grid, features)
         self._found = len(self._features)
-        visual.forward = self._look_up
+        self._encode = replace_forward(visual, self._look_up)
         visual.requires_grad_(False)
 
     def _keep(self, digest: bytes, grid: Grid, features: Tensor) -> None:
@@ -207,8 +207,7 @@ class FeatureBank:
         prepared = preprocess(self._processor, list(images.values()))
         rows = torch.cat([image.rows for image in prepared])
         grids = torch.tensor([image.grid for image in prepared])
-        encoded = self._encode(rows.to(self._device), grid_thw=grids.to(self._device))
-        features = encoded.pooler_output
+        features = self._encode(rows.to(self._device), grids.to(self._device))
         sizes = [g[0] * g[1] * g[2] // self._merge for g in (image.grid for image in prepared)]
         for digest, image, feature in zip(images, prepared, features.split(sizes), strict=True):
             own = feature.clone()
@@ -216,17 +215,16 @@ class FeatureBank:
             if self._files is not None:
                 self._files.add(digest, image.grid, own)
 
-    def _look_up(self, hidden_states: Tensor, grid_thw: Tensor, **_: Any) -> Any:
-        from transformers.modeling_outputs import BaseModelOutputWithPooling
-
-        starts = grid_thw.prod(-1).cumsum(0) - grid_thw.prod(-1)
-        keys = hidden_states[starts.to(hidden_states.device), 0].long()
-        hidden = hidden_states[:: self._merge] < 0  # the rows of one token follow each other
+    def _look_up(self, rows: Tensor, grids: Tensor) -> Tensor:
+        """Features [tokens, hidden] of rows of keys [patches, 1]; grids are [images, 3]."""
+        starts = grids.prod(-1).cumsum(0) - grids.prod(-1)
+        keys = rows[starts.to(rows.device), 0].long()
+        hidden = rows[:: self._merge] < 0  # the rows of one token follow each other
         keys = torch.where(keys < 0, -keys - 1, keys)
         features = torch.cat([self._features[key] for key in keys.tolist()])
         if hidden.any():
             features = features.masked_fill(hidden.to(features.device), 0.0)
-        return BaseModelOutputWithPooling(last_hidden_state=features, pooler_output=features)
+        return features
 
     def masked(self, image: Prepared, share: float, generator: torch.Generator) -> Prepared:
         """The image with the features of about `share` of its tokens 0.

@@ -17,9 +17,10 @@ from PIL import Image
 from pelican.base.process import guard_group
 from pelican.config import env
 from pelican.config.recipe import ModelConfig, Sampling, VllmConfig
+from pelican.engines import vllm_private
 from pelican.engines.base import Engine, rollout_seed
 from pelican.engines.transformers import messages
-from pelican.errors import InfrastructureError, UserInputError
+from pelican.errors import UserInputError
 from pelican.records import Rollout, Sample
 
 _ENVIRONMENT = {
@@ -74,9 +75,6 @@ class VllmEngine(Engine):
     def generate(
         self, samples: Iterable[Sample], sampling: Sampling, n: int, seed: int
     ) -> Iterator[list[Rollout]]:
-        from vllm.v1.engine.exceptions import EngineDeadError
-
-        core = self._llm.llm_engine
         todo = iter(samples)
         groups: deque[tuple[Sample, list[Rollout | None]]] = deque()
         waiting: dict[str, tuple[Sample, list[Rollout | None], int]] = {}
@@ -89,34 +87,25 @@ class VllmEngine(Engine):
                         waiting[name] = (sample, group, index)
                 if not waiting:
                     return
-                for output in core.step():
-                    if output.finished:
-                        sample, group, index = waiting.pop(output.request_id)
-                        group[index] = self._rollout(
-                            sample.id, index, rollout_seed(seed, sample.id, index), output
-                        )
+                for output in vllm_private.step(self._llm):
+                    sample, group, index = waiting.pop(output.request_id)
+                    group[index] = self._rollout(
+                        sample.id, index, rollout_seed(seed, sample.id, index), output
+                    )
                 while groups and None not in groups[0][1]:
                     yield [rollout for rollout in groups.popleft()[1] if rollout is not None]
-        except EngineDeadError as error:
-            raise InfrastructureError("vLLM's engine ended; its last words are above") from error
         finally:
             if waiting:  # whoever reads the rollouts gave up
-                core.abort_request(list(waiting))
+                vllm_private.abort(self._llm, waiting)
 
     def _enqueue(self, sample: Sample, sampling: Sampling, n: int, seed: int) -> list[str]:
         """Ask for the rollouts of one sample; the names under which vLLM gives them back."""
-        from vllm.exceptions import VLLMClientError
-
         self._check_images(sample)
         parameters = [
             self._parameters(sampling, rollout_seed(seed, sample.id, index)) for index in range(n)
         ]
-        try:
-            names = self._llm.enqueue([self._prompt(sample)] * n, parameters, use_tqdm=False)
-        except VLLMClientError as error:  # too long a prompt, above all
-            raise UserInputError(f"vLLM refuses sample {sample.id!r}: {error}") from error
-        # Inside, vLLM adds a random end to the number that the output has.
-        return [name.partition("-")[0] for name in names]
+        prompts = [self._prompt(sample)] * n
+        return vllm_private.enqueue(self._llm, prompts, parameters, f"sample {sample.id!r}")
 
     def _check_images(self, sample: Sample) -> None:
         if len(sample.images) > self._max_images:
@@ -174,7 +163,7 @@ class VllmEngine(Engine):
     def close(self) -> None:
         llm, self._llm = self._llm, None
         if llm is not None:
-            llm.llm_engine.engine_core.shutdown(timeout=_PATIENCE_S)
+            vllm_private.shut_down(llm, _PATIENCE_S)
         guard, self._guard = self._guard, None
         if guard is not None:
             guard.kill()

@@ -19,6 +19,7 @@ from pelican.base.process import all_gather_object
 from pelican.config.recipe import RlConfig
 from pelican.engines.base import rollout_seed
 from pelican.engines.transformers import Encoded, TransformersEngine
+from pelican.engines.transformers_private import has_replaced_forward
 from pelican.monitoring.record import timed
 from pelican.records import Sample, Score
 from pelican.training.hints import add_hint
@@ -139,7 +140,7 @@ class DeliberateGrpoTrainer(GrpoTrainer):
         self._exchange: Any = None  # the process group for groups; None is the default one
         if self.ref_model is not None and isinstance(engine, TransformersEngine):
             visual = engine.policy.model.visual
-            if visual.forward.__name__ == "_look_up":
+            if has_replaced_forward(visual):
                 # The frozen tower is the same in both, so they share its cached features.
                 self.ref_model.model.visual = visual
         add_shared_prefix_logps(self.model, config.group_size, self.temperature)
