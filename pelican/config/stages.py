@@ -4,7 +4,7 @@ Who starts, schedules, counts, draws or checks stages asks this table. So a new 
 module, its component, a task in a pipeline, and a field of `resources` if it shall run on a cluster.
 
 Imports nothing of Pelican: settings, monitoring and launchers all read it. Fields of the recipe are
-dotted names (`rl.processes`), code is named by its module.
+dotted names (`rl.processes`, of `pelican/config/recipe.py`), code is named by its module.
 """
 
 from __future__ import annotations
