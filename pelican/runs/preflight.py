@@ -24,7 +24,7 @@ from pelican.runs.failure import told
 from pelican.runs.layout import CANCELLED, FAILURE, RECIPE, SUMMARY, read_json, run_prefix
 from pelican.stages.stage import corrections_place, input_digest, resolve_input
 from pelican.storage import local_path, open_store
-from pelican.storage.checkpoints import check_checkpoint, listing
+from pelican.storage.checkpoints import check_checkpoint, list_files
 from pelican.storage.manifests import file_digest, versions
 from pelican.storage.store import ObjectStore
 
@@ -250,7 +250,7 @@ def check_space(store: ObjectStore, recipe: Recipe) -> None:
     """Room for the checkpoints: two phases a loop, each with the trainer's state (4 x) on its way."""
     if store.remote:
         return
-    folder = listing(env.resolve(recipe.models.policy))
+    folder = list_files(env.resolve(recipe.models.policy))
     sizes = folder.sizes if folder else {}
     weights = sum(size for file, size in sizes.items() if file.endswith(".safetensors"))
     phases = recipe.loops * (recipe.rl.enabled + recipe.sft.enabled)
