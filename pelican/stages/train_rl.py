@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 import torch
 
+from pelican.base.process import all_gather_object
 from pelican.config import env
 from pelican.config.recipe import Recipe, RewardConfig
 from pelican.data.lazy import CACHE_BYTES, LazySamples
