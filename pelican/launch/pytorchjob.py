@@ -131,7 +131,7 @@ class JobLog:
                 continue
             name = pod["metadata"]["name"]
             self.note(f"the last lines of {name}")
-            for line in kube.log(name, tailLines=str(LAST_LINES)).splitlines():
+            for line in kube.log(name, LAST_LINES).splitlines():
                 if parse(line) is None:
                     self._write(line)
 
