@@ -1,17 +1,19 @@
-"""The one client of OpenAI-compatible chat endpoints: teacher, judge and served policies use it."""
+"""The one client of OpenAI-compatible chat endpoints: teacher, judge and served policies use it.
+
+On httpx, not on OpenAI's own SDK: `docs/decisions/2026-11-30-chat-without-openais-sdk.md` says why.
+"""
 
 from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
+from urllib.parse import urlsplit
 
 from pelican.errors import InfrastructureError, UserInputError
 
-if TYPE_CHECKING:
-    import httpx
-
 ATTEMPTS = 6  # requests for one reply, unless the caller says otherwise
+_BUSY = (408, 409, 425, 429)  # and everything from 500: the server may answer later
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,12 +27,10 @@ class ChatReply:
 
 
 class ChatClient:
-    """Posts to `<url>/chat/completions`; `url` ends in /v1. Safe to use from several threads.
+    """Posts to `<url>/chat/completions`. Safe to use from several threads.
 
     A busy or failing server is asked again, then it is an InfrastructureError; a wrong key or model
     is a UserInputError; a request that the server refuses (too long, say) is that reply's error.
-    `who` and `setting` name the endpoint in these sentences; the key comes from the environment
-    variable `key_variable` alone.
     """
 
     def __init__(
@@ -46,11 +46,25 @@ class ChatClient:
         backoff_s: float = 1.0,
         timeout_s: float = 600.0,
     ) -> None:
+        """Connects to nothing yet.
+
+        Args:
+            url: Address of the endpoint, to its /v1.
+            model: The name under which the endpoint serves the model.
+            who: What the endpoint is, for messages: "judge".
+            setting: The option or field that names it, for messages: "reward.judge.endpoint".
+            key_variable: The environment variable that may hold its key.
+            concurrency: Requests at a time, at most.
+            attempts: Requests for one reply, ATTEMPTS if None.
+            backoff_s: The longest wait before the second attempt; each further wait may be twice as
+                long as the one before, and a minute at most.
+            timeout_s: For one reply.
+
+        Raises:
+            UserInputError: `url` is not an http(s) URL.
+        """
         import httpx
 
-        if not url.startswith(("http://", "https://")):
-            raise UserInputError(f"{setting} {url!r} is not an http(s) URL; give its /v1")
-        key = os.environ.get(key_variable)
         self.url = url.rstrip("/")
         self.model = model
         self.concurrency = concurrency
@@ -59,8 +73,9 @@ class ChatClient:
         self._key_variable = key_variable
         self._attempts = attempts or ATTEMPTS
         self._backoff_s = backoff_s
+        _check_url(url, setting)
         self._client = httpx.Client(
-            headers={"Authorization": f"Bearer {key}"} if key else {},
+            headers=_read_key(key_variable),
             timeout=httpx.Timeout(timeout_s, connect=10.0),
             limits=httpx.Limits(max_connections=concurrency),
         )
@@ -70,37 +85,36 @@ class ChatClient:
         self._client.close()
 
     def ask(self, body: dict[str, Any]) -> ChatReply:
-        """One reply to a request without its model. Raises InfrastructureError, UserInputError."""
-        import httpx
-        from tenacity import (
-            Retrying,
-            retry_if_exception_type,
-            stop_after_attempt,
-            wait_random_exponential,
-        )
+        """One reply to a request, which does not name the model itself.
 
-        retrying = Retrying(
-            retry=retry_if_exception_type((httpx.TransportError, _BusyError)),
-            stop=stop_after_attempt(self._attempts),
-            wait=wait_random_exponential(multiplier=self._backoff_s, max=60.0),
+        Raises:
+            InfrastructureError: The endpoint is away, or busy at every attempt.
+            UserInputError: It refuses the key, or has no such model.
+        """
+        import httpx
+        import tenacity
+
+        retrying = tenacity.Retrying(
+            retry=tenacity.retry_if_exception_type((httpx.TransportError, _BusyError)),
+            stop=tenacity.stop_after_attempt(self._attempts),
+            wait=tenacity.wait_random_exponential(multiplier=self._backoff_s, max=60.0),
             reraise=True,
         )
-        request = {"model": self.model, **body}
         try:
-            for attempt in retrying:
-                with attempt:
-                    url = f"{self.url}/chat/completions"
-                    return self._read(self._client.post(url, json=request))
-        except (httpx.TransportError, _BusyError) as error:
-            raise InfrastructureError(
-                f"{self._who} did not answer in {self._attempts} attempts"
-                f" ({type(error).__name__}: {error}); start it or check {self._setting}"
-            ) from None
-        raise AssertionError("tenacity returns or raises")
+            return retrying(self._ask_once, {"model": self.model, **body})
+        except httpx.TransportError as error:
+            why = f"{type(error).__name__}: {error}"
+        except _BusyError as error:
+            why = str(error)
+        raise InfrastructureError(
+            f"{self._who} did not answer in {self._attempts} attempts ({why}); start it or check"
+            f" {self._setting}"
+        )
 
-    def _read(self, response: httpx.Response) -> ChatReply:
+    def _ask_once(self, request: dict[str, Any]) -> ChatReply:
+        response = self._client.post(f"{self.url}/chat/completions", json=request)
         status = response.status_code
-        if status in (408, 409, 425, 429) or status >= 500:
+        if status in _BUSY or status >= 500:
             raise _BusyError(f"status {status}")
         if status in (401, 403):
             raise UserInputError(
@@ -114,31 +128,25 @@ class ChatClient:
         if status >= 300:
             return ChatReply("", 0, error=f"the endpoint refused the request (status {status})")
         try:
-            content = response.json()
-            choice = content["choices"][0]
-            message = choice["message"]
-            text, thought = message.get("content") or "", message.get("reasoning_content") or ""
-            tokens = int((content.get("usage") or {}).get("completion_tokens") or 0)
-            cut = choice.get("finish_reason") == "length"
-        except (ValueError, KeyError, IndexError, TypeError, AttributeError):
+            return _read_completion(response.json())
+        except (ValueError, LookupError, TypeError, AttributeError):
             return ChatReply("", 0, error="the endpoint's reply is not a chat completion")
-        if thought and "<think>" not in text:  # servers that split the thinking off
-            text = f"<think>{thought}</think>{text}"
-        text = text.encode("utf-8", "replace").decode()
-        return ChatReply(text, tokens, "length" if cut else "stop")
 
 
 def served_models(url: str, setting: str, key_variable: str) -> list[str]:
-    """The names that `<url>/models` lists. Raises UserInputError if it lists none."""
+    """The names that `<url>/models` lists.
+
+    Raises:
+        UserInputError: It lists none, or is no address of an endpoint; `setting` names it.
+    """
     import httpx
 
-    key = os.environ.get(key_variable)
-    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    _check_url(url, setting)
     address = f"{url.rstrip('/')}/models"
     try:
-        listed = httpx.get(address, headers=headers, timeout=10.0).raise_for_status().json()
-        names = [str(one["id"]) for one in listed["data"]]
-    except (httpx.HTTPError, httpx.InvalidURL, ValueError, LookupError, TypeError) as error:
+        response = httpx.get(address, headers=_read_key(key_variable), timeout=10.0)
+        names = [str(model["id"]) for model in response.raise_for_status().json()["data"]]
+    except (httpx.HTTPError, ValueError, LookupError, TypeError) as error:
         raise UserInputError(
             f"{address} does not list its models ({error}); check {setting}, or name the model"
         ) from None
@@ -149,3 +157,33 @@ def served_models(url: str, setting: str, key_variable: str) -> list[str]:
 
 class _BusyError(Exception):
     """The server can't answer now; it may later."""
+
+
+def _read_key(variable: str) -> dict[str, str]:
+    """The header with the key from the environment; none without a key."""
+    key = os.environ.get(variable)
+    return {"Authorization": f"Bearer {key}"} if key else {}
+
+
+def _check_url(url: str, setting: str) -> None:
+    try:
+        parts = urlsplit(url)
+        is_http = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port that is no number, say
+        is_http = False
+    if not is_http:
+        raise UserInputError(f"{setting} {url!r} is not an http(s) URL; give its /v1")
+
+
+def _read_completion(content: Any) -> ChatReply:
+    """The reply's text, with the thinking that some servers split off put back in front of it."""
+    choice = content["choices"][0]
+    message = choice["message"]
+    text, thought = message.get("content") or "", message.get("reasoning_content") or ""
+    if thought and "<think>" not in text:
+        text = f"<think>{thought}</think>{text}"
+    return ChatReply(
+        text.encode("utf-8", "replace").decode(),
+        int((content.get("usage") or {}).get("completion_tokens") or 0),
+        "length" if choice.get("finish_reason") == "length" else "stop",
+    )

@@ -1,23 +1,22 @@
-"""The generation server of a training: it draws completions with weights that it is told to load."""
+"""The generation server of a training: samples completions, by weights that the training sends."""
 
 from __future__ import annotations
 
 import base64
-import json
 import os
 import queue
 import signal
+import socket
 import sys
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
-from pydantic import Field, ValidationError
+from pydantic import BeforeValidator, ConfigDict, Field, PlainSerializer
 
 from pelican.base.files import replacing
 from pelican.base.model import Frozen
@@ -28,14 +27,16 @@ from pelican.engines.vllm import VllmEngine
 from pelican.errors import InfrastructureError, PelicanError, UserInputError
 from pelican.records import Sample
 
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
 # Engines behind a generation server: several clients at once, and weights that change.
 
 
-@dataclass(frozen=True)
-class Drawn:
-    """One completion: its token ids, and the log-probabilities that they were drawn with.
+class Completion(NamedTuple):
+    """The token ids of a completion, and the log-probability of each by the weights that sampled it.
 
-    Those are after temperature and top-p, by the weights that drew them.
+    Log-probabilities are those after temperature and top-p; an empty list where nobody reads them.
     """
 
     ids: list[int]
@@ -48,7 +49,7 @@ class Backend(ABC):
     @abstractmethod
     def complete(
         self, samples: Sequence[Sample], sampling: Sampling, seeds: Sequence[Sequence[int]]
-    ) -> list[list[Drawn]]:
+    ) -> list[list[Completion]]:
         """One completion per sample and seed."""
 
     @abstractmethod
@@ -85,7 +86,7 @@ class TransformersBackend(Backend):
 
     def complete(
         self, samples: Sequence[Sample], sampling: Sampling, seeds: Sequence[Sequence[int]]
-    ) -> list[list[Drawn]]:
+    ) -> list[list[Completion]]:
         from pelican.engines.transformers import completion_logps
 
         encoder, found = self._engine.encoder, []
@@ -104,7 +105,7 @@ class TransformersBackend(Backend):
                         top_p=sampling.top_p,
                         without=encoder.media_token_ids,
                     )
-                    found.append([Drawn(i, p) for i, p in zip(group, logps, strict=True)])
+                    found.append([Completion(i, p) for i, p in zip(group, logps, strict=True)])
         return found
 
     def logps(
@@ -145,7 +146,7 @@ class VllmBackend(VllmEngine, Backend):
 
     def complete(
         self, samples: Sequence[Sample], sampling: Sampling, seeds: Sequence[Sequence[int]]
-    ) -> list[list[Drawn]]:
+    ) -> list[list[Completion]]:
         groups = []
         for sample, own in zip(samples, seeds, strict=True):
             self._check_images(sample)
@@ -156,7 +157,7 @@ class VllmBackend(VllmEngine, Backend):
                 parameters.logprobs = 0  # of the drawn token alone
                 drawn.append(self._ask(prompt, parameters))
             groups.append(drawn)
-        return [[_drawn(future.result()) for future in group] for group in groups]
+        return [[_read_output(future.result()) for future in group] for group in groups]
 
     def logps(
         self, samples: Sequence[Sample], completions: Sequence[Sequence[int]]
@@ -247,17 +248,20 @@ class VllmBackend(VllmEngine, Backend):
             raise InfrastructureError("vLLM kept keys of the old weights: requests were running")
 
 
-def _drawn(output: Any) -> Drawn:
+def _read_output(output: Any) -> Completion:
     one = output.outputs[0]
     ids = list(one.token_ids)
-    return Drawn(ids, [float(at[i].logprob) for at, i in zip(one.logprobs, ids, strict=True)])
+    return Completion(ids, [float(at[i].logprob) for at, i in zip(one.logprobs, ids, strict=True)])
 
 
-# A generation server: completions over HTTP for a training whose weights change.
+# The service: completions over HTTP for a training whose weights change.
 #
 # `python -m pelican.engines.server FILE` with a ServerSpec in JSON. Three posts, `complete`, `logps`
-# and `load`, bodies in JSON, images in base64; `GET /` says which weights are loaded. It has no
-# authentication and loads only what lies in its own folder: keep it inside the cluster.
+# and `load`, whose bodies are the models below; `GET /` says which weights are loaded. Server and
+# training are of one release. There is no authentication, and only weights in the server's own folder
+# are loaded: keep it inside the cluster.
+
+_THREADS = 1024  # requests at a time; a rank of a training has one
 
 
 class ServerSpec(Frozen):
@@ -271,14 +275,52 @@ class ServerSpec(Frozen):
     ready: str | None = Field(None, description="file that gets the URL once requests are taken")
 
 
-def to_json(sample: Sample) -> dict[str, Any]:
-    """A sample as JSON; `from_json` reads it."""
+def _read_sample(row: Any) -> Any:
+    if not isinstance(row, dict):  # a Sample already
+        return row
+    return {**row, "images": [base64.b64decode(image) for image in row["images"]]}
+
+
+def _write_sample(sample: Sample) -> dict[str, Any]:
     images = [base64.b64encode(image).decode() for image in sample.images]
     return {**sample.model_dump(mode="json", exclude={"images"}), "images": images}
 
 
-def from_json(row: dict[str, Any]) -> Sample:
-    return Sample.model_validate({**row, "images": [base64.b64decode(i) for i in row["images"]]})
+# As a sample is, but for its images, which are in base64.
+WireSample = Annotated[Sample, BeforeValidator(_read_sample), PlainSerializer(_write_sample)]
+
+
+class Message(Frozen):
+    """The body of a request or a reply. A log-probability may be infinite, or not a number."""
+
+    model_config = ConfigDict(ser_json_inf_nan="constants")
+
+
+class LoadRequest(Message):
+    name: str = Field(description="of a folder below the server's own")
+
+
+class CompleteRequest(Message):
+    samples: list[WireSample]
+    sampling: Sampling
+    seeds: list[list[int]] = Field(description="of each sample's completions")
+
+
+class LogpsRequest(Message):
+    samples: list[WireSample]
+    completions: list[list[int]] = Field(description="token ids, one completion of each sample")
+
+
+class Reply(Message):
+    weights: str = Field(description="the name of the weights that gave it")
+
+
+class CompleteReply(Reply):
+    drawn: list[list[Completion]]
+
+
+class LogpsReply(Reply):
+    logps: list[list[float]]
 
 
 class Weights:
@@ -290,6 +332,7 @@ class Weights:
         self._lock = threading.Lock()
 
     def load(self, name: str) -> None:
+        """Bring the backend to these weights. Raises UserInputError if they are not there."""
         place = self._folder / name
         if Path(name).name != name or not place.is_dir():
             raise UserInputError(
@@ -301,83 +344,128 @@ class Weights:
             self.name = name
 
 
-class Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    server: Server
+def make_app(weights: Weights) -> FastAPI:
+    """The service; its functions run in threads, because a batch takes minutes."""
+    from anyio.to_thread import current_default_thread_limiter
+    from fastapi import FastAPI
+    from fastapi.exceptions import RequestValidationError
+    from fastapi.responses import JSONResponse
+    from starlette.exceptions import HTTPException
 
-    def do_GET(self) -> None:
-        self._reply(200, {"weights": self.server.weights.name})
+    @asynccontextmanager
+    async def open_threads(_: FastAPI) -> AsyncIterator[None]:
+        current_default_thread_limiter().total_tokens = _THREADS
+        yield
 
-    def do_POST(self) -> None:
-        try:
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            self._reply(200, self._answer(self.path.strip("/"), body))
-        except (UserInputError, ValidationError, KeyError, TypeError, ValueError) as error:
-            told = str(error) if isinstance(error, PelicanError) else f"bad request: {error!r}"
-            self._reply(400, {"error": told})
-        except Exception as error:
-            self._reply(500, {"error": f"{type(error).__name__}: {error}"})
+    app = FastAPI(openapi_url=None, lifespan=open_threads)
 
-    def _answer(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
-        weights = self.server.weights
-        if path == "load":
-            weights.load(body["name"])
-            return {"weights": weights.name}
-        samples = [from_json(row) for row in body["samples"]]
-        if path == "logps":
-            found = weights.backend.logps(samples, body["completions"])
-            return {"weights": weights.name, "logps": found}
-        if path == "complete":
-            sampling = Sampling.model_validate(body["sampling"])
-            before = weights.name
-            groups = weights.backend.complete(samples, sampling, body["seeds"])
-            if weights.name != before:
-                raise RuntimeError(f"weights changed from {before} to {weights.name} meanwhile")
-            drawn = [[[one.ids, one.logps] for one in group] for group in groups]
-            return {"weights": before, "drawn": drawn}
-        raise UserInputError(f"a generation server has no /{path}")
+    @app.get("/")
+    def name_weights() -> Reply:
+        return Reply(weights=weights.name)
 
-    def _reply(self, status: int, value: dict[str, Any]) -> None:
-        data = json.dumps(value).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
+    @app.post("/load")
+    def load(request: LoadRequest) -> Reply:
+        weights.load(request.name)
+        return Reply(weights=weights.name)
 
-    def log_message(self, *_: Any) -> None:
-        """Not a line for each request."""
+    @app.post("/logps")
+    def logps(request: LogpsRequest) -> LogpsReply:
+        found = weights.backend.logps(request.samples, request.completions)
+        return LogpsReply(weights=weights.name, logps=found)
+
+    @app.post("/complete")
+    def complete(request: CompleteRequest) -> CompleteReply:
+        before = weights.name
+        drawn = weights.backend.complete(request.samples, request.sampling, request.seeds)
+        if weights.name != before:
+            raise RuntimeError(f"weights changed from {before} to {weights.name} meanwhile")
+        return CompleteReply(weights=before, drawn=drawn)
+
+    def answer(error: type[Exception], status: int, describe: Callable[[Any, Any], str]) -> None:
+        async def reply(request: Any, error: Exception) -> JSONResponse:
+            return JSONResponse({"error": describe(request, error)}, status)
+
+        app.add_exception_handler(error, reply)
+
+    answer(UserInputError, 400, lambda _, error: str(error))
+    answer(RequestValidationError, 400, lambda _, error: f"bad request: {_name_fault(error)}")
+    answer(HTTPException, 404, lambda request, _: f"a generation server has no {request.url.path}")
+    answer(Exception, 500, lambda _, error: f"{type(error).__name__}: {error}")  # logged, too
+    return app
 
 
-class Server(ThreadingHTTPServer):
-    """Serves until `shutdown`; a thread for each connection."""
+def _name_fault(error: Any) -> str:
+    first = error.errors()[0]
+    return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
 
-    daemon_threads = True
 
-    def __init__(self, backend: Backend, folder: Path, host: str = "127.0.0.1", port: int = 0):
-        super().__init__((host, port), Handler)
+class Server:
+    """Serves a backend until it is stopped. The socket takes requests from the beginning."""
+
+    def __init__(
+        self, backend: Backend, folder: Path, host: str = "127.0.0.1", port: int = 0
+    ) -> None:
+        """Bind the socket.
+
+        Args:
+            backend: What answers.
+            folder: Where weights to load lie.
+            host: The address of this machine to listen at; its loopback unless given.
+            port: 0 for any that is free.
+
+        Raises:
+            UserInputError: Nothing can listen there.
+        """
+        import uvicorn
+
         self.weights = Weights(backend, folder)
+        try:
+            self._socket = socket.create_server((host, port), backlog=_THREADS)
+        except OSError as error:
+            raise UserInputError(
+                f"a generation server can't listen at {host}:{port} ({error.strerror or error});"
+                " choose another --host or --port"
+            ) from None
+        config = uvicorn.Config(make_app(self.weights), log_level="warning", server_header=False)
+        self._server = uvicorn.Server(config)
 
     @property
     def url(self) -> str:
-        host, port = self.server_address[:2]
-        return f"http://{host!s}:{port}"
+        host, port = self._socket.getsockname()[:2]
+        return f"http://{host}:{port}"
+
+    def run(self) -> None:
+        """Serve, in the thread that calls it, until `stop`."""
+        self._server.run(sockets=[self._socket])
+
+    def stop(self) -> None:
+        """Make `run` return, from another thread."""
+        self._server.should_exit = True
 
 
 def serve(spec: ServerSpec) -> None:
-    """Load the engine, then serve until the process is ended."""
+    """Load the engine, then serve until the process is ended.
+
+    Raises:
+        UserInputError: There is no such checkpoint, or nothing can listen at the address.
+        InfrastructureError: The service ended by itself.
+    """
     from pelican.storage.checkpoints import check_checkpoint
 
     check_checkpoint("--checkpoint", spec.checkpoint)
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     backend = open_backend(spec.recipe, Path(spec.checkpoint))
     try:
-        with Server(backend, Path(spec.folder), spec.host, spec.port) as server:
-            print(f"serving completions at {server.url}", flush=True)
-            if spec.ready:
-                with replacing(Path(spec.ready)) as file:
-                    file.write_text(server.url)
-            server.serve_forever()
+        server = Server(backend, Path(spec.folder), spec.host, spec.port)
+        # In the main thread uvicorn would take SIGTERM for a wish to finish what was asked first.
+        thread = threading.Thread(target=server.run, name="server", daemon=True)
+        thread.start()
+        print(f"serving completions at {server.url}", flush=True)
+        if spec.ready:
+            with replacing(Path(spec.ready)) as file:
+                file.write_text(server.url)
+        thread.join()
+        raise InfrastructureError("the generation server ended; its last words are above")
     finally:
         backend.close()
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import http.client
-import json
 import os
 import shutil
 import socket
@@ -14,15 +12,26 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
+import httpx
 import torch
 
 from pelican.base.process import PARENT, all_gather_object, broadcast_object
 from pelican.config import env
 from pelican.config.recipe import GenerationConfig, Recipe, Sampling
-from pelican.engines.server import Drawn, ServerSpec, to_json
+from pelican.engines.server import (
+    CompleteReply,
+    CompleteRequest,
+    Completion,
+    LoadRequest,
+    LogpsReply,
+    LogpsRequest,
+    Message,
+    Reply,
+    ServerSpec,
+)
 from pelican.engines.transformers import (
     Encoded,
     PromptEncoder,
@@ -40,6 +49,7 @@ from pelican.training.distributed import copy_weights, save_whole
 
 PROBES = 2  # completions of each process whose likelihood is compared
 _PROBE_TOKENS = 64
+R = TypeVar("R", bound=Reply)
 
 
 class Generation(ABC):
@@ -61,7 +71,7 @@ class Generation(ABC):
         prompts: Sequence[Encoded],
         sampling: Sampling,
         seeds: Sequence[Sequence[int]],
-    ) -> list[list[Drawn]]:
+    ) -> list[list[Completion]]:
         """One completion per sample and seed; `logps` are empty where nobody reads them."""
 
 
@@ -81,67 +91,90 @@ class InProcess(Generation):
         prompts: Sequence[Encoded],
         sampling: Sampling,
         seeds: Sequence[Sequence[int]],
-    ) -> list[list[Drawn]]:
+    ) -> list[list[Completion]]:
         groups = self._engine.complete(prompts, sampling, seeds)
-        return [[Drawn(ids, []) for ids in group] for group in groups]
+        return [[Completion(ids, []) for ids in group] for group in groups]
 
 
 class Client:
     """One generation server."""
 
     def __init__(self, url: str) -> None:
-        parts = urlsplit(url)
-        if parts.scheme != "http" or not parts.hostname:
+        try:
+            parts = urlsplit(url)
+            is_http = parts.scheme == "http" and bool(parts.hostname) and parts.port != 0
+        except ValueError:  # a port that is no number, say
+            is_http = False
+        if not is_http:
             raise UserInputError(
                 f"{env.GENERATION_SERVERS}: {url!r} is not a URL such as http://host:80"
             )
-        self.url, self._address = url, (parts.hostname, parts.port or 80)
+        self.url = url.rstrip("/")
+        self._http = httpx.Client(
+            timeout=None,  # a batch may take minutes, and a server that died closes the connection
+            transport=httpx.HTTPTransport(
+                trust_env=False,  # no proxy
+                # A connection for each request: a server closes idle ones, maybe as they are used.
+                limits=httpx.Limits(max_keepalive_connections=0),
+                # So that a machine that vanished is noticed, however long a batch may take.
+                socket_options=[(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)],
+            ),
+        )
 
-    def post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
-        """Waits as long as it takes: a batch may take minutes, and a dead server closes."""
-        connection = http.client.HTTPConnection(*self._address)
+    def post(self, path: str, request: Message, reply: type[R]) -> R:
+        """The server's reply; waits for it as long as it takes.
+
+        Args:
+            path: What is asked for: `complete`, `logps` or `load`.
+            request: The body.
+            reply: The model of what comes back.
+
+        Raises:
+            InfrastructureError: The server is not there, or failed.
+            UserInputError: It refuses the request.
+        """
+        name = f"the generation server {self.url}"
+        headers = {"Content-Type": "application/json"}
+        body = request.model_dump_json()
         try:
-            connection.connect()
-            # So that a machine that vanished is noticed, however long a batch may take.
-            connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-            connection.request("POST", f"/{path}", json.dumps(body))
-            reply = connection.getresponse()
-            found: dict[str, Any] = json.loads(reply.read())
-        except (OSError, http.client.HTTPException, ValueError) as error:
+            response = self._http.post(f"{self.url}/{path}", content=body, headers=headers)
+        except httpx.HTTPError as error:
             raise InfrastructureError(
-                f"the generation server {self.url} does not answer ({error!r}); is it still there?"
+                f"{name} does not answer ({error!r}); is it still there?"
             ) from error
-        finally:
-            connection.close()
-        if reply.status == 400:
-            raise UserInputError(f"the generation server {self.url}: {found['error']}")
-        if reply.status != 200:
-            raise InfrastructureError(f"the generation server {self.url}: {found['error']}")
-        return found
+        try:
+            if response.is_success:
+                return reply.model_validate_json(response.content)
+            message = f"{name}: {response.json()['error']}"
+        except (ValueError, LookupError, TypeError):
+            raise InfrastructureError(
+                f"{name} gives a reply (status {response.status_code}) that is not a generation"
+                " server's of this release; is it another service, or an older one?"
+            ) from None
+        raise (UserInputError if response.is_client_error else InfrastructureError)(message)
 
     def load(self, name: str) -> None:
-        self.post("load", {"name": name})
+        """Make the server go on with the weights of this name in the common folder."""
+        self.post("load", LoadRequest(name=name), Reply)
 
     def complete(
         self, samples: Sequence[Sample], sampling: Sampling, seeds: Sequence[Sequence[int]]
-    ) -> tuple[str, list[list[Drawn]]]:
-        """The name of the weights that drew, and the completions."""
-        body = {
-            "samples": [to_json(sample) for sample in samples],
-            "sampling": sampling.model_dump(mode="json"),
-            "seeds": [list(own) for own in seeds],
-        }
-        found = self.post("complete", body)
-        drawn = [[Drawn(ids, logps) for ids, logps in group] for group in found["drawn"]]
-        return found["weights"], drawn
+    ) -> tuple[str, list[list[Completion]]]:
+        """The name of the weights that sampled, and the completions."""
+        request = CompleteRequest(
+            samples=list(samples), sampling=sampling, seeds=[list(own) for own in seeds]
+        )
+        found = self.post("complete", request, CompleteReply)
+        return found.weights, found.drawn
 
     def logps(
         self, samples: Sequence[Sample], completions: Sequence[Sequence[int]]
     ) -> list[list[float]]:
-        rows = [to_json(sample) for sample in samples]
-        found = self.post("logps", {"samples": rows, "completions": [list(c) for c in completions]})
-        logps: list[list[float]] = found["logps"]
-        return logps
+        """Log-probabilities of the tokens of one completion of each sample, at temperature 1."""
+        request = LogpsRequest(
+            samples=list(samples), completions=[list(own) for own in completions]
+        )
+        return self.post("logps", request, LogpsReply).logps
 
 
 class Served(Generation):
@@ -243,7 +276,7 @@ class Served(Generation):
         prompts: Sequence[Encoded],
         sampling: Sampling,
         seeds: Sequence[Sequence[int]],
-    ) -> list[list[Drawn]]:
+    ) -> list[list[Completion]]:
         if not samples:
             return []
         name, drawn = self._client.complete(samples, sampling, seeds)

@@ -17,7 +17,7 @@ from pelican.config.presets import find_recipe
 from pelican.config.recipe import Recipe, Sampling
 from pelican.data.tables import read_samples
 from pelican.engines.base import rollout_seed
-from pelican.engines.server import Drawn, TransformersBackend, VllmBackend
+from pelican.engines.server import Completion, TransformersBackend, VllmBackend
 from pelican.records import Sample
 from pelican.rewards import score
 from pelican.training.checkpoints import save_policy
@@ -112,7 +112,7 @@ def test_success_rates_are_the_same_within_their_confidence_intervals(
     samples, n = dev[::6], 4
     tokenizer = transformers._engine.encoder
 
-    def rates(groups: list[list[Drawn]]) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
+    def rates(groups: list[list[Completion]]) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
         """Share of successes and of right formats per sample, [samples, 2]."""
         scores = [
             [score(one, tokenizer.decode(drawn.ids), recipe().reward) for drawn in group]

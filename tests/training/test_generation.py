@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -11,13 +12,23 @@ import pytest
 import torch
 
 from pelican.config.recipe import Recipe, Sampling
-from pelican.engines.server import Backend, Drawn, Server, TransformersBackend, from_json, to_json
+from pelican.engines.server import (
+    Backend,
+    CompleteReply,
+    Completion,
+    LoadRequest,
+    LogpsReply,
+    LogpsRequest,
+    Server,
+    TransformersBackend,
+)
 from pelican.errors import InfrastructureError, UserInputError
 from pelican.records import Sample
 from pelican.training.distributed import load_for_training
 from pelican.training.grpo import StepRecord
 from pelican.training.grpo_scale import RolloutQueue, ScaledGrpoTrainer
 from pelican.training.sampling import Client, Served, server_environment
+from tests.endpoints import serving
 from tests.training.scaled import recipe_of
 from tests.training.trainers import SAMPLES, losses, scaled_grpo
 
@@ -33,7 +44,7 @@ class Forgetful(Backend):
 
     def complete(
         self, samples: Sequence[Sample], sampling: Sampling, seeds: Sequence[Sequence[int]]
-    ) -> list[list[Drawn]]:
+    ) -> list[list[Completion]]:
         return self.inner.complete(samples, sampling, seeds)
 
     def logps(
@@ -56,13 +67,12 @@ def serve(twin: Path, tmp_path: Path) -> Iterator[Serve]:
     def start(wrap: Callable[[Backend], Backend] = lambda backend: backend) -> Server:
         engine = wrap(TransformersBackend(recipe(), twin))
         servers.append(Server(engine, tmp_path / "weights"))
-        threading.Thread(target=servers[-1].serve_forever, daemon=True).start()
+        threading.Thread(target=servers[-1].run, daemon=True).start()
         return servers[-1]
 
     yield start
     for server in servers:
-        server.shutdown()
-        server.server_close()
+        server.stop()
 
 
 def recipe(steps: int = 4, **generation: Any) -> Recipe:
@@ -81,8 +91,13 @@ def trainer_of(
 
 
 def test_a_sample_goes_over_the_wire_whole() -> None:
-    for one in SAMPLES:
-        assert from_json(to_json(one)) == one
+    request = LogpsRequest(samples=SAMPLES, completions=[[3, 4]] * len(SAMPLES))
+    assert LogpsRequest.model_validate_json(request.model_dump_json()) == request
+    assert request.samples == SAMPLES
+    found = Completion([1, 2, 3], [-0.1, -math.inf, math.nan])
+    reply = CompleteReply(weights="w", drawn=[[found]])
+    assert str(CompleteReply.model_validate_json(reply.model_dump_json())) == str(reply)
+    assert reply.model_dump_json() == '{"weights":"w","drawn":[[[[1,2,3],[-0.1,-Infinity,NaN]]]]}'
 
 
 def test_a_server_trains_as_a_copy_in_the_process_does(
@@ -175,11 +190,23 @@ def test_what_goes_wrong_at_the_server_is_told(twin: Path, tmp_path: Path, serve
     with pytest.raises(UserInputError, match=r"no weights '\.\./twin'"):
         client.load("../twin")
     with pytest.raises(UserInputError, match="has no /nonsense"):
-        client.post("nonsense", {"samples": []})
-    with pytest.raises(UserInputError, match="bad request"):
-        client.post("complete", {"samples": []})
+        client.post("nonsense", LoadRequest(name="x"), LogpsReply)
+    with pytest.raises(UserInputError, match=r"bad request: body.samples: "):
+        client.post("complete", LoadRequest(name="x"), CompleteReply)
+    other = Client(server.url + "/other")
+    with pytest.raises(UserInputError, match="has no /other/load"):
+        other.load("x")
+    with serving(lambda request: (200, b"<html>")) as address:
+        with pytest.raises(
+            InfrastructureError, match=r"not a generation server's .*another service"
+        ):
+            Client(address).load("x")
+    with pytest.raises(UserInputError, match=r"can't listen at 127\.0\.0\.1:\d+ .*another --host"):
+        Server(server.weights.backend, tmp_path, port=int(server.url.rpartition(":")[2]))
     with pytest.raises(UserInputError, match="is not a URL"):
         Client("gpu-3:8000")
+    with pytest.raises(UserInputError, match="is not a URL"):
+        Client("http://gpu-3:port")
     gone = Client("http://127.0.0.1:9")
     with pytest.raises(InfrastructureError, match=r"127\.0\.0\.1:9 does not answer"):
         gone.load("x")
