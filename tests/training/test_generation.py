@@ -196,11 +196,11 @@ def test_what_goes_wrong_at_the_server_is_told(twin: Path, tmp_path: Path, serve
     other = Client(server.url + "/other")
     with pytest.raises(UserInputError, match="has no /other/load"):
         other.load("x")
-    with serving(lambda request: (200, b"<html>")) as address:
-        with pytest.raises(
-            InfrastructureError, match=r"not a generation server's .*another service"
-        ):
-            Client(address).load("x")
+    with (
+        serving(lambda request: (200, b"<html>")) as address,
+        pytest.raises(InfrastructureError, match=r"not a generation server's .*another service"),
+    ):
+        Client(address).load("x")
     with pytest.raises(UserInputError, match=r"can't listen at 127\.0\.0\.1:\d+ .*another --host"):
         Server(server.weights.backend, tmp_path, port=int(server.url.rpartition(":")[2]))
     with pytest.raises(UserInputError, match="is not a URL"):
