@@ -84,7 +84,8 @@ def run(samples: int) -> None:
         pools = {processes: spawn.Pool(processes) for processes in PROCESSES}
         for pool in pools.values():
             pool.map(busy, [1] * 8, chunksize=1)  # numpy is imported
-        for _ in range(ROUNDS if samples >= 64 else 1):  # in turns: what else the machine does falls on all
+        rounds = ROUNDS if samples >= 64 else 1
+        for _ in range(rounds):  # in turns: what else the machine does falls on all
             for processes, recipe in recipes.items():
                 took, share = busy_seconds(pools[processes], processes)
                 found.setdefault(("plain work", processes), []).append(took)

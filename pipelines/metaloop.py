@@ -18,7 +18,15 @@ from kfp import dsl
 from pelican.config.presets import for_pipeline
 from pelican.config.recipe import Recipe
 from pelican.records import Phase
-from pipelines.parts import Prefix, Scores, Stages, checked, named, only_if, summarised
+from pipelines.parts import (
+    Prefix,
+    Scores,
+    Stages,
+    add_preflight,
+    closing_summary,
+    name_task,
+    only_if,
+)
 
 METALOOP = __doc__
 EVALUATE = "Held-out scores of one policy: the recipe's `models.policy`."
@@ -30,11 +38,11 @@ def build_metaloop(config: Recipe, name: str = "metaloop") -> Any:
 
     @dsl.pipeline(name=name.replace("_", "-"), description=METALOOP)
     def metaloop(store: str, run: str, recipe: str) -> None:
-        with summarised(store, run, name):
-            policy = checked(store, run, recipe)
+        with closing_summary(store, run, name):
+            policy = add_preflight(store, run, recipe)
             scores = Stages(store, run, 0, Phase.BASE).evaluate(policy).prefix
             loop = first_loop(store=store, run=run, policy=policy, base=scores, previous=scores)
-            named(loop, f"loop 1 of {config.loops}")
+            name_task(loop, f"loop 1 of {config.loops}")
 
     return metaloop
 
@@ -60,7 +68,7 @@ def build_loop(k: int, config: Recipe) -> Any:
                 deeper = next_loop(
                     store=store, run=run, policy=policy, base=base, previous=scores.prefix
                 )
-                named(deeper, f"loop {k + 1} of {config.loops}")
+                name_task(deeper, f"loop {k + 1} of {config.loops}")
 
     return loop
 
@@ -97,8 +105,8 @@ def build_evaluate(config: Recipe) -> Any:
 
     @dsl.pipeline(name="evaluate", description=EVALUATE)
     def evaluate(store: str, run: str, recipe: str) -> None:
-        with summarised(store, run, "evaluate"):
-            policy = checked(store, run, recipe)
+        with closing_summary(store, run, "evaluate"):
+            policy = add_preflight(store, run, recipe)
             Stages(store, run, 0, Phase.BASE).evaluate(policy)
 
     return evaluate

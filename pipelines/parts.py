@@ -1,4 +1,4 @@
-"""The stages as tasks of a graph, shared by all pipelines: named for a person, never cached.
+"""The stages as tasks of a graph, shared by all pipelines: with names that people read, never cached.
 
 Every task's name in the graph is unique in it. KFP's run page looks for a task's executions by this
 name over the whole run: of two of one name it shows the last one's numbers at both, and it crashes
@@ -28,26 +28,28 @@ Prefix = Any  # a prefix of the store: a text, or the output of a task
 PHASES = {Phase.BASE: "base", Phase.RL: "RL", Phase.SFT: "SFT"}
 
 
-def named(task: Task, name: str) -> Task:
+def name_task(task: Task, name: str) -> Task:
     """`task` under a name for a person, its cache off."""
     return task.set_display_name(name).set_caching_options(False)
 
 
-def prepared(task: Task, name: str) -> Task:
-    """`task`, named, with what the pipeline that is being built gives to its pods."""
-    return named(set_up(task), name)
+def prepare_task(task: Task, name: str) -> Task:
+    """`task` under that name, with what the pipeline that is being built gives to its pods."""
+    return name_task(set_up(task), name)
 
 
-def checked(store: Prefix, run: Prefix, recipe: Prefix) -> Prefix:
-    """The base policy, once recipe, data and checkpoints have been checked."""
+def add_preflight(store: Prefix, run: Prefix, recipe: Prefix) -> Prefix:
+    """A task that checks recipe, data and checkpoints; gives the base policy to start from."""
     task = components.preflight.preflight(store=store, run=run, recipe=recipe)
-    return prepared(task, "preflight").output
+    return prepare_task(task, "preflight").output
 
 
-def summarised(store: Prefix, run: Prefix, pipeline: str) -> AbstractContextManager[Any]:
-    """Whatever happens inside, the summary and the report are written at the end."""
+def closing_summary(store: Prefix, run: Prefix, pipeline: str) -> AbstractContextManager[Any]:
+    """Tasks inside are followed by the summary and the report, also after a failure."""
     task = components.summary.summary(store=store, run=run, pipeline=pipeline)
-    handler: AbstractContextManager[Any] = dsl.ExitHandler(prepared(task, "summary"), name=pipeline)
+    handler: AbstractContextManager[Any] = dsl.ExitHandler(
+        prepare_task(task, "summary"), name=pipeline
+    )
     return handler
 
 
@@ -97,4 +99,4 @@ class Stages:
         # kfp makes the task's name of the component's: `rollout-loop-1-rl`.
         own = PythonComponent(replace(component.component_spec, name=name), component.python_func)
         task = own(store=self.store, run=self.run, loop=self.loop, phase=self.phase.value, **inputs)
-        return prepared(task, name)
+        return prepare_task(task, name)

@@ -21,7 +21,7 @@ from components.promote import promote
 from pelican.config.recipe import Recipe
 from pelican.records import Phase
 from pipelines.metaloop import build_loop
-from pipelines.parts import Stages, checked, named, only_if, prepared, summarised
+from pipelines.parts import Stages, add_preflight, closing_summary, name_task, only_if, prepare_task
 
 POLL = "One look for new data: the pipeline of a recurring run, where a store sends no events."
 
@@ -32,23 +32,23 @@ def build_retrain(config: Recipe) -> Any:
 
     @dsl.pipeline(name="retrain", description=__doc__)
     def retrain(store: str, run: str, recipe: str) -> None:
-        with summarised(store, run, "retrain"):
-            start = checked(store, run, recipe)
-            taken = prepared(intake(store=store, run=run, checked=start), "intake of new data")
+        with closing_summary(store, run, "retrain"):
+            start = add_preflight(store, run, recipe)
+            taken = prepare_task(intake(store=store, run=run, checked=start), "intake of new data")
             current = taken.output
             diagnosis = Stages(store, run, 0, Phase.BASE)
             rollouts = diagnosis.add("rollout", policy=current)
             scores = diagnosis.add("reward", rollouts=rollouts)
             ledger = diagnosis.add("filter", scores=scores, policy=current)
-            weak = prepared(practice(store=store, run=run, ledger=ledger), "diagnosis")
+            weak = prepare_task(practice(store=store, run=run, ledger=ledger), "diagnosis")
             with only_if(weak.outputs["Output"] == 1, "any weakness?"):
                 base = diagnosis.evaluate(current).prefix
                 loop = first_loop(store=store, run=run, policy=current, base=base, previous=base)
-                named(loop, f"loop 1 of {config.loops}")
-                judged = prepared(gate(store=store, run=run).after(loop), "gate")
+                name_task(loop, f"loop 1 of {config.loops}")
+                judged = prepare_task(gate(store=store, run=run).after(loop), "gate")
                 with only_if(judged.outputs["Output"] == 1, "better, nothing forgotten?"):
                     version = judged.outputs["version"]
-                    prepared(promote(store=store, run=run, version=version), "promote")
+                    prepare_task(promote(store=store, run=run, version=version), "promote")
 
     return retrain
 
@@ -73,6 +73,6 @@ def build_poll(default_store: str) -> Any:
             prefix=prefix,
             launcher=launcher,
         )
-        prepared(task, "poll")
+        prepare_task(task, "poll")
 
     return look

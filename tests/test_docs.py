@@ -29,9 +29,7 @@ MAKEFILE = (ROOT / "Makefile").read_text()
 TARGETS = set(re.findall(r"^([a-z][a-z-]*):.*## ", MAKEFILE, re.MULTILINE))
 VARIABLES = set(re.findall(r"^(?:export )?([A-Z_]+) \?=", MAKEFILE, re.MULTILINE)) | {"PYTHON"}
 FOLDERS = "benchmarks|components|docs|images|manifests|models|pelican|pipelines|requirements|samples|tests|tiny"
-MOST_PAGES = 16  # of docs/*.md: what is new finds its place in one of them
-# Made beside these pages; delete the line once they are there.
-COMING = {"pelican/config/stages.py"}
+MOST_PAGES = 16
 
 
 def blocks(text: str) -> Iterator[str]:
@@ -127,9 +125,7 @@ def test_every_command_of_a_page_exists(page: Path) -> None:
 def test_every_path_of_a_page_exists(page: Path) -> None:
     for name in inline(page.read_text(encoding="utf-8")):
         if re.fullmatch(rf"(?:{FOLDERS})/[\w.*/-]+", name):
-            assert list(ROOT.glob(name.rstrip("/"))) or name in COMING, (
-                f"{page.name}: {name} is not there"
-            )
+            assert list(ROOT.glob(name.rstrip("/"))), f"{page.name}: {name} is not there"
     for module in re.findall(
         r"python -m ((?:benchmarks|manifests|pelican|tiny)[\w.]*)", page.read_text()
     ):
@@ -165,12 +161,10 @@ def test_each_file_of_the_main_path_names_the_next() -> None:
     path = main_path()
     assert len(path) == 12
     for here, following in pairwise(path):
-        if {here, following} & COMING:
-            continue
         text = (ROOT / here).read_text(encoding="utf-8")
         module = following.removesuffix(".py").replace("/", ".")
         assert following in text or re.search(rf"\b{module}\b", text), f"{here}: {following}"
-    assert all((ROOT / name).exists() or name in COMING for name in path)
+    assert all((ROOT / name).exists() for name in path)
 
 
 def test_a_decision_is_dated_and_short() -> None:
@@ -188,7 +182,7 @@ def test_every_page_that_the_code_names_exists() -> None:
             if path.suffix not in (".py", ".js", ".html", ".yaml", ".md"):
                 continue
             for name in re.findall(r"docs/[\w/-]+\.md", path.read_text(encoding="utf-8")):
-                assert (ROOT / name).exists() or name in COMING, f"{path}: {name} is not there"
+                assert (ROOT / name).exists(), f"{path}: {name} is not there"
 
 
 def test_make_hands_quoted_overrides_on(tmp_path: Path) -> None:

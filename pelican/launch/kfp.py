@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pelican.base.net import refused, sentence, trusting
+from pelican.base.net import explain_refusal, find_refusal, make_tls_context
 from pelican.config import env as settings
 from pelican.errors import InfrastructureError, PelicanError, UserInputError
 from pelican.launch.job import CancelledError
@@ -69,7 +69,7 @@ class Kfp:
         self.settings = settings or KfpSettings.from_environment()
         configuration = api.Configuration(host=self.settings.host)
         if self.settings.ca:
-            trusting(self.settings.ca, CA)  # else a bad file is found at the first request
+            make_tls_context(self.settings.ca, CA)  # else a bad file is found at the first request
         configuration.ssl_ca_cert = self.settings.ca
         configuration.api_key_prefix["authorization"] = "Bearer"
         configuration.refresh_api_key_hook = self._renew_token
@@ -216,9 +216,9 @@ class Kfp:
             kind = InfrastructureError if (error.status or 500) >= 500 else UserInputError
             raise kind(f"Kubeflow at {at}: {error.reason} {_message(error.body)}") from None
         except HTTPError as error:
-            tls = refused(error)
+            tls = find_refusal(error)
             if tls is not None:
-                raise sentence(tls, at, self.settings.ca, CA) from None
+                raise explain_refusal(tls, at, self.settings.ca, CA) from None
             raise InfrastructureError(f"Kubeflow at {at} does not answer: {error}") from None
 
 

@@ -1,24 +1,28 @@
-"""The few calls of the Kubernetes API that a launcher needs; answers are plain trees."""
+"""What a launcher needs of the Kubernetes API, by the client `kubernetes`; answers are trees."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from functools import partial
-from urllib.parse import urlencode
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any
 
 import urllib3
 from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random_exponential
 
 from pelican.config import env
 from pelican.errors import InfrastructureError, PelicanError, UserInputError
-from pelican.launch.podspec import GROUP, PLURAL, VERSION, Tree
+from pelican.launch.podspec import CONTAINER, GROUP, PLURAL, VERSION, Tree
+
+if TYPE_CHECKING:
+    from kubernetes.client import ApiException
 
 PATIENCE_S = 120.0  # an API server may be restarted under us
-REQUEST_S = 20.0
+_TIMEOUT = (5.0, 20.0)  # seconds to connect, and to read
+_NO_LIMIT = (5.0, None)  # of a log that is followed
 _METADATA = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
-_TRANSIENT = (408, 429, 500, 502, 503, 504)
+_TRANSIENT = (0, 408, 429, 500, 502, 503, 504)
+_CONNECTION = (urllib3.exceptions.HTTPError, ConnectionError, TimeoutError)
 
 
 class Conflict(PelicanError):
@@ -50,44 +54,45 @@ class Kube:
                 )
         except (config.ConfigException, OSError) as error:
             raise UserInputError(f"no cluster is configured ({error}); set KUBECONFIG") from None
-        configuration.retries = False
+        configuration.retries = False  # of urllib3, below ours
         self._api = client.ApiClient(configuration)
-        self._jobs = f"/apis/{GROUP}/{VERSION}/namespaces/{namespace}/{PLURAL}"
-        self._core = f"/api/v1/namespaces/{namespace}"
+        self._core = client.CoreV1Api(self._api)
+        self._custom = client.CustomObjectsApi(self._api)
+        self._of_jobs = (GROUP, VERSION, namespace, PLURAL)
 
     def create_job(self, job: Tree) -> Tree:
         """Raises Conflict if one of this name is there."""
-        return self._call("POST", self._jobs, body=job)
+        made: Tree = self._call(self._custom.create_namespaced_custom_object, *self._of_jobs, job)
+        return made
 
     def job(self, name: str) -> Tree:
         """Raises Absent."""
-        return self._call("GET", f"{self._jobs}/{name}")
+        found: Tree = self._call(self._custom.get_namespaced_custom_object, *self._of_jobs, name)
+        return found
 
     def jobs(self, selector: str) -> list[Tree]:
-        found = self._call("GET", self._jobs, {"labelSelector": selector})
-        return list(found["items"])
+        """The PyTorchJobs that have these labels."""
+        call = self._custom.list_namespaced_custom_object
+        return list(self._call(call, *self._of_jobs, label_selector=selector)["items"])
 
     def annotate_job(self, name: str, annotations: Mapping[str, str]) -> None:
         """Raises Absent."""
-        body = {"metadata": {"annotations": dict(annotations)}}
-        self._call(
-            "PATCH", f"{self._jobs}/{name}", body=body, content="application/merge-patch+json"
-        )
+        body = {"metadata": {"annotations": dict(annotations)}}  # sent as a merge patch
+        self._call(self._custom.patch_namespaced_custom_object, *self._of_jobs, name, body)
 
     def delete_job(self, name: str, uid: str | None = None) -> None:
         """With its pods. Nothing happens if it is gone, or is another one than `uid`."""
         body: Tree = {"propagationPolicy": "Foreground"}
         if uid:
             body["preconditions"] = {"uid": uid}
-        try:
-            self._call("DELETE", f"{self._jobs}/{name}", body=body)
-        except (Absent, Conflict):
-            return
+        with suppress(Absent, Conflict):
+            call = self._custom.delete_namespaced_custom_object
+            self._call(call, *self._of_jobs, name, body=body)
 
     def pods(self, job: str) -> list[Tree]:
         """The pods of a job, rank 0's first."""
         selector = f"training.kubeflow.org/job-name={job}"
-        found = self._call("GET", f"{self._core}/pods", {"labelSelector": selector})
+        found = self._tree(self._core.list_namespaced_pod, label_selector=selector)
 
         def order(pod: Tree) -> tuple[bool, int]:
             labels = pod["metadata"]["labels"]
@@ -101,33 +106,42 @@ class Kube:
 
         Page by page: a busy namespace has thousands of events, in the order of their names.
         """
-        query = {"limit": "500", "fieldSelector": "type=Warning"}
+        query: Tree = {"limit": 500, "field_selector": "type=Warning"}
         about: list[Tree] = []
         while True:
-            found = self._call("GET", f"{self._core}/events", query)
+            found = self._tree(self._core.list_namespaced_event, **query)
             about += [e for e in found["items"] if e["involvedObject"].get("name") in names]
             if not (following := found["metadata"].get("continue")):
                 break
-            query["continue"] = following
+            query["_continue"] = following
         return sorted(about, key=lambda e: e.get("lastTimestamp") or e.get("eventTime") or "")
 
-    def log(self, pod: str, **wishes: str) -> str:
-        """What the stage's container printed; empty if it has not."""
-        query = {"container": "pytorch", **wishes}
+    def log(self, pod: str, lines: int) -> str:
+        """The last lines that the stage's container printed; empty if it has not begun."""
         try:
-            return self._raw("GET", f"{self._core}/pods/{pod}/log", query).decode(
-                "utf-8", "replace"
+            answer = self._call(
+                self._core.read_namespaced_pod_log,
+                pod,
+                self.namespace,
+                container=CONTAINER,
+                tail_lines=lines,
+                _preload_content=False,  # else a log that is JSON comes as Python's repr of it
             )
         except (Absent, UserInputError):
             return ""
+        return bytes(answer.data).decode("utf-8", "replace")
 
     def stream_log(self, pod: str, since: str | None) -> Iterator[str]:
-        """Lines with their time before them, until the container ends or the connection breaks."""
-        query = {"container": "pytorch", "follow": "true", "timestamps": "true"}
+        """Lines with their time before them, until the container ends or the connection breaks.
+
+        Not by `watch.Watch` (kubernetes 30.1): it drops a last line without a newline, which is what
+        a killed process leaves, and `read_namespaced_pod_log` has no `sinceTime`.
+        """
+        query = {"container": CONTAINER, "follow": "true", "timestamps": "true"}
         if since:
             query["sinceTime"] = since
-        with _meaning(self.namespace):
-            response = self._request("GET", f"{self._core}/pods/{pod}/log", query, stream=True)
+        with _errors(self.namespace):
+            response = self._get("pods/{name}/log", pod, query=query, _request_timeout=_NO_LIMIT)
             pending = b""
             try:
                 for chunk in response.stream(65536):
@@ -142,120 +156,96 @@ class Kube:
     def has_secret(self, name: str) -> bool:
         """Asks for its metadata alone. Raises UserInputError if this identity may not ask."""
         try:
-            self._raw("GET", f"{self._core}/secrets/{name}", accept=_METADATA)
+            # Not read_namespaced_secret: what is in the Secret would come along.
+            self._call(self._get, "secrets/{name}", name, accept=_METADATA)
         except Absent:
             return False
         return True
 
     def may(self, verb: str, resource: str, group: str = "") -> bool:
         """Whether this identity may do that in the namespace."""
+        from kubernetes.client import AuthorizationV1Api
+
         attributes = {"namespace": self.namespace, "verb": verb, "group": group}
         attributes["resource"], _, subresource = resource.partition("/")
         if subresource:
             attributes["subresource"] = subresource
-        body = {
-            "apiVersion": "authorization.k8s.io/v1",
-            "kind": "SelfSubjectAccessReview",
-            "spec": {"resourceAttributes": attributes},
-        }
-        path = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
-        return bool(self._call("POST", path, body=body)["status"]["allowed"])
+        call = AuthorizationV1Api(self._api).create_self_subject_access_review
+        body = {"spec": {"resourceAttributes": attributes}}
+        return bool(self._call(call, body).status.allowed)
 
-    def _call(
-        self,
-        method: str,
-        path: str,
-        query: Mapping[str, str] | None = None,
-        body: object = None,
-        content: str = "application/json",
-    ) -> Tree:
-        found: Tree = json.loads(self._raw(method, path, query, body, content))
-        return found
+    def _tree(self, call: Callable[..., Any], **query: Any) -> Tree:
+        """The answer as it was sent: models of the library would rename its fields."""
+        answer = self._call(call, self.namespace, _preload_content=False, **query)
+        tree: Tree = json.loads(answer.data)
+        return tree
 
-    def _raw(
+    def _get(
         self,
-        method: str,
         path: str,
+        name: str,
+        *,
         query: Mapping[str, str] | None = None,
-        body: object = None,
-        content: str = "application/json",
         accept: str = "application/json",
-    ) -> bytes:
+        _request_timeout: tuple[float, float | None],
+    ) -> urllib3.BaseHTTPResponse:
+        """A request that the generated methods can't say, by what they are made of."""
+        response: urllib3.BaseHTTPResponse = self._api.call_api(
+            f"/api/v1/namespaces/{{namespace}}/{path}",
+            "GET",
+            {"namespace": self.namespace, "name": name},
+            dict(query or {}),
+            {"Accept": accept},
+            auth_settings=["BearerToken"],
+            _return_http_data_only=True,
+            _preload_content=False,
+            _request_timeout=_request_timeout,
+        )
+        return response
+
+    def _call(self, call: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+        """`call`, again while the API is away, for at most the patience that was given."""
         retrying = Retrying(
             retry=retry_if_exception(_is_transient),
             stop=stop_after_delay(self._patience_s),
             wait=wait_random_exponential(0.3, max=5.0),
             reraise=True,
         )
-        with _meaning(self.namespace):
-            request = partial(self._request, method, path, query, body, content, accept=accept)
-            return bytes(retrying(request).data)
-
-    def _request(
-        self,
-        method: str,
-        path: str,
-        query: Mapping[str, str] | None = None,
-        body: object = None,
-        content: str = "application/json",
-        *,
-        accept: str = "application/json",
-        stream: bool = False,
-    ) -> urllib3.BaseHTTPResponse:
-        headers = {"Accept": accept, "Content-Type": content}
-        self._api.update_params_for_auth(headers, [], ["BearerToken"])  # a token may be renewed
-        url = self._api.configuration.host + path
-        response: urllib3.BaseHTTPResponse = self._api.rest_client.pool_manager.request(
-            method,
-            f"{url}?{urlencode(query)}" if query else url,
-            body=None if body is None else json.dumps(body),
-            headers=headers,
-            preload_content=not stream,
-            retries=False,
-            timeout=urllib3.Timeout(connect=5.0, read=None if stream else REQUEST_S),
-        )
-        if response.status >= 400:
-            raise _Refused(response.status, bytes(response.data))
-        return response
-
-
-class _Refused(Exception):
-    """What the API answered if not with success."""
-
-    def __init__(self, status: int, body: bytes) -> None:
-        self.status = status
-        try:
-            self.message = str(json.loads(body)["message"])
-        except (TypeError, ValueError, KeyError):
-            self.message = f"HTTP status {status}"
+        with _errors(self.namespace):
+            return retrying(call, *arguments, **options, _request_timeout=_TIMEOUT)
 
 
 @contextmanager
-def _meaning(namespace: str) -> Iterator[None]:
-    """The API's errors as ours."""
+def _errors(namespace: str) -> Iterator[None]:
+    """The library's errors as ours."""
+    from kubernetes.client import ApiException
+
     try:
         yield
-    except _Refused as error:
+    except ApiException as error:
         raise _error_of(error, namespace) from None
-    except Exception as error:
-        if isinstance(error, PelicanError) or not _is_transient(error):
-            raise
+    except _CONNECTION as error:
         raise InfrastructureError(f"the Kubernetes API does not answer: {error}") from error
 
 
 def _is_transient(error: BaseException) -> bool:
-    if isinstance(error, _Refused):
-        return error.status in _TRANSIENT
-    return isinstance(error, (urllib3.exceptions.HTTPError, ConnectionError, TimeoutError))
+    """`status` is what an ApiException has: 0 for one of TLS."""
+    return isinstance(error, _CONNECTION) or getattr(error, "status", None) in _TRANSIENT
 
 
-def _error_of(error: _Refused, namespace: str) -> PelicanError:
+def _error_of(error: ApiException, namespace: str) -> PelicanError:
+    try:
+        message = str(json.loads(error.body)["message"])
+    except (TypeError, ValueError, KeyError):
+        message = " ".join(str(error.reason).split()) or f"HTTP status {error.status}"
     if error.status == 404:
-        return Absent(error.message)
+        return Absent(message)
     if error.status == 409:
-        return Conflict(error.message)
+        return Conflict(message)
     if error.status in (401, 403):
-        return UserInputError(f"the cluster refuses (namespace {namespace!r}): {error.message}")
+        return UserInputError(f"the cluster refuses (namespace {namespace!r}): {message}")
+    if error.status == 0:
+        return InfrastructureError(f"the Kubernetes API does not answer: {message}")
     if error.status in _TRANSIENT:
-        return InfrastructureError(f"the Kubernetes API fails: {error.message}")
-    return UserInputError(f"the Kubernetes API refuses: {error.message}")
+        return InfrastructureError(f"the Kubernetes API fails: {message}")
+    return UserInputError(f"the Kubernetes API refuses: {message}")

@@ -150,9 +150,9 @@ class _Gang:
         for key, _ in self._selector.select(timeout):
             self._read(key.data)
         codes = [rank.process.poll() for rank in self._ranks]
-        others = None in codes or 0 in codes
+        any_left = None in codes or 0 in codes
         for rank, code in zip(self._ranks, codes, strict=True):
-            if code is not None and code < 0 and self.replicas and others:
+            if code is not None and code < 0 and self.replicas and any_left:
                 continue  # lost, not wrong: the others take its work over
             if code not in (None, 0):
                 self.failure = rank
@@ -247,9 +247,9 @@ def _explain(job: Job, gang: _Gang, log_file: Path) -> PelicanError:
     error, code = gang.failure.error, gang.failure.process.returncode
     last = gang.tail[-1] if gang.tail else "it printed nothing"
     if error is not None:
-        told = int(str(error.get("exit_code", 1)))
-        where = "" if told in (2, 77) else f" (log: {log_file})"
-        return error_of(told, f"{error.get('message', last)}{where}")
+        status = int(str(error.get("exit_code", 1)))
+        where = "" if status in (2, 77) else f" (log: {log_file})"
+        return error_of(status, f"{error.get('message', last)}{where}")
     if any(word in line for word in _TRANSIENT for line in gang.tail):
         return InfrastructureError(f"{job.name}: {last} (log: {log_file})")
     if code is not None and code < 0:

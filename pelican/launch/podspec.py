@@ -18,7 +18,7 @@ from pelican.config.stages import STAGES, Uses, value_of
 from pelican.errors import UserInputError
 from pelican.launch.job import Job
 
-# From a stage and its resources to a PyTorchJob: a pure function, the same job for the same stage.
+# The PyTorchJob of a stage: the same stage gives the same job.
 
 GROUP, VERSION, PLURAL = "kubeflow.org", "v1", "pytorchjobs"
 MANAGED, RUN, STAGE, KFP_RUN = (
@@ -33,9 +33,10 @@ DIGEST, ATTEMPT, FOLLOWED, STORE = (
     "pelican.dev/followed",
     "pelican.dev/store",
 )
-# Of an elastic job's processes, each from the last checkpoint: other pods came or went.
+# How often an elastic job may start its processes anew: each time that pods came or went.
 RESTARTS = 100
-# Rank 0 would name its store to others at the first meeting only: who joins later waits for ever.
+# Without it rank 0 names its store at the first rendezvous only, and a pod that joins later waits for
+# ever.
 MEETING = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
 MAX_NAME = 50  # the operator adds `-worker-10`, and a label has 63 characters
 
@@ -158,8 +159,8 @@ def _make_elastic(spec: Tree, name: str, least: int, pods: int, resources: Stage
     }
     spec["pytorchReplicaSpecs"]["Worker"]["restartPolicy"] = "ExitCode"
     (container,) = spec["pytorchReplicaSpecs"]["Master"]["template"]["spec"]["containers"]
-    named = [{"name": name, "value": value} for name, value in MEETING.items()]
-    container["env"] = [*container["env"], *named]  # the Worker's template is the same
+    meeting = [{"name": name, "value": value} for name, value in MEETING.items()]
+    container["env"] = [*container["env"], *meeting]  # the Worker's template is the same
 
 
 def of_attempt(tree: Tree, number: int, time: str) -> Tree:

@@ -38,11 +38,11 @@ from pelican.stages.fingerprint import finished_manifest
 from pelican.storage import open_store
 from pelican.storage.store import ObjectStore
 
-# The log of a running pod, line by line, each once, whatever connections break.
+# The log of a running pod: every line once, also when connections break.
 
 
 class LogFollower:
-    """Follows one pod in a thread of its own; `on_line` is called from it."""
+    """Follows one pod's log in a thread of its own, which calls `on_line` for each line."""
 
     def __init__(self, kube: Kube, pod: str, on_line: Callable[[str], None]) -> None:
         self._kube, self._pod, self._on_line = kube, pod, on_line
@@ -75,12 +75,12 @@ class LogFollower:
             self._ended.wait(1.0)
 
     def _take(self, line: str) -> None:
-        """Times are in nanoseconds, `sinceTime` in seconds: lines come again and are left out."""
-        time, _, text = line.partition(" ")
-        if time < self._last or (time == self._last and text in self._same):
+        """Leave out lines that come again: they have nanoseconds, but `sinceTime` counts in seconds."""
+        written, _, text = line.partition(" ")
+        if written < self._last or (written == self._last and text in self._same):
             return
-        if time != self._last:
-            self._last, self._same = time, []
+        if written != self._last:
+            self._last, self._same = written, []
         self._same.append(text)
         self._on_line(text)
 
@@ -97,10 +97,10 @@ class JobLog:
     def __init__(self, store: ObjectStore, key: str, on_progress: OnProgress | None) -> None:
         self._store, self._key, self._on_progress = store, key, on_progress
         folder, _, name = key.rpartition("/")
-        # Of its own: two launchers may follow one job from one machine.
+        # A file of this launcher alone, because two may follow one job from one machine.
         self._path: Path = store.local_root(folder) / f".{name}.{uuid.uuid4().hex}.tmp"
         try:
-            self._path.write_bytes(store.read(key))  # of earlier attempts, by whomever
+            self._path.write_bytes(store.read(key))  # lines of earlier attempts
         except KeyError:
             self._path.write_bytes(b"")
         self._file = self._path.open("a", encoding="utf-8")
@@ -123,7 +123,7 @@ class JobLog:
             follower.finish(FINISH_S)
 
     def failed(self, kube: Kube, pods: Sequence[Tree]) -> None:
-        """The last lines of the pods that failed, but of those that were followed."""
+        """Add the last lines of the failed pods whose logs were not followed."""
         for pod in pods:
             if pod["metadata"]["uid"] in self._followers:
                 continue
@@ -131,12 +131,12 @@ class JobLog:
                 continue
             name = pod["metadata"]["name"]
             self.note(f"the last lines of {name}")
-            for line in kube.log(name, tailLines=str(LAST_LINES)).splitlines():
+            for line in kube.log(name, LAST_LINES).splitlines():
                 if parse(line) is None:
                     self._write(line)
 
     def keep(self) -> None:
-        """Bring what there is to the store."""
+        """Copy the log, as far as it is written, to the store."""
         self._file.flush()
         self._store.put(self._key, self._path)
 
@@ -160,12 +160,12 @@ class JobLog:
 
 # The launcher of a cluster: a stage as a PyTorchJob of the training operator (v1).
 #
-# The job's name follows from run, loop and stage. Whoever launches the stage next finds the job: of
-# the same digest it is adopted, so that the death of a launcher costs nothing.
+# The job's name follows from run, loop and stage, so the next launcher of the stage finds the job and
+# adopts it if its digest is the same. So no work is lost when a launcher dies.
 
 POLL_S = 1.0
 FOLLOWED_S = 60.0  # between two notes on the job that somebody follows it
-EXPLAIN_S = 3.0  # a pod that has not started after this long is asked why
+EXPLAIN_S = 3.0  # after which a pod that has not started is asked why
 GONE_S = 10.0  # for another launcher to make the job again, or for a deletion to end
 MOST_PREEMPTIONS = 20
 
@@ -181,7 +181,7 @@ class _Followed:
     name: str
     uid: str
     attempt: int
-    told: str = ""
+    explained: str = ""  # why it waits, as it was said last
     waits_since: float | None = None
     noted: float = field(default_factory=time.monotonic)
 
@@ -239,7 +239,7 @@ class PyTorchJobLauncher(Launcher):
             self._kube.delete_job(self._current.name, self._current.uid)
 
     def _leave(self, current: _Followed) -> None:
-        """A job that failed stays until its TTL, for whoever else follows it; one that waits goes."""
+        """Delete a job that has not ended; a failed one stays until its TTL, for others who follow it."""
         try:
             ended = _ended(self._kube.job(current.name))
         except Absent:
@@ -290,7 +290,9 @@ class PyTorchJobLauncher(Launcher):
                     f" {theirs}, wanted {digest}); end it with `pelican cancel {run}`, or choose"
                     " another run name"
                 )
-            self._kube.delete_job(name, meta["uid"])  # of before; its result is not the wanted one
+            self._kube.delete_job(
+                name, meta["uid"]
+            )  # it has ended, without the result that is wanted
         raise InfrastructureError(f"the job {name!r} is being deleted, but does not go")
 
     def _follow(
@@ -318,7 +320,7 @@ class PyTorchJobLauncher(Launcher):
             if time.monotonic() - current.noted > FOLLOWED_S:
                 current.noted = time.monotonic()
                 now = datetime.now(UTC).isoformat(timespec="seconds")
-                with suppress(Absent):  # the next look tells what that means
+                with suppress(Absent):  # then the next look finds out why
                     self._kube.annotate_job(current.name, {FOLLOWED: now})
                 log.keep()
             time.sleep(POLL_S)
@@ -366,8 +368,8 @@ class PyTorchJobLauncher(Launcher):
             if waited > (resources.pending_s or 0):
                 return StuckError(f"{current.name} has not started after {waited:.0f} s")
             return None
-        if reason.message != current.told:
-            current.told = reason.message
+        if reason.message != current.explained:
+            current.explained = reason.message
             emit("event", {"event": "waiting", **_where(job), "message": reason.message})
         if reason.limit_s is not None and waited > reason.limit_s:
             return UserInputError(f"{current.name}: {reason.message}")
@@ -402,7 +404,7 @@ def _where(job: Job) -> dict[str, Any]:
     return {"stage": job.spec.stage, "loop": job.spec.loop, "phase": job.spec.phase.value}
 
 
-# Jobs whose run is gone: a launcher that was killed can't delete its own.
+# The reaper: jobs whose run is gone, because a launcher that was killed can't delete its own.
 
 
 def reap_jobs(
@@ -415,7 +417,7 @@ def reap_jobs(
     nothing about jobs of another store.
     """
     for job in kube.jobs(f"{MANAGED}=pelican"):
-        if _finished(job) or "deletionTimestamp" in job["metadata"]:
+        if _ended(job) or "deletionTimestamp" in job["metadata"]:
             continue
         why = _orphaned(job, store, grace_s)
         if why is None:
@@ -423,11 +425,6 @@ def reap_jobs(
         if not dry_run:
             kube.delete_job(job["metadata"]["name"], job["metadata"]["uid"])
         yield job["metadata"]["name"], why
-
-
-def _finished(job: Tree) -> bool:
-    conditions = job.get("status", {}).get("conditions", [])
-    return any(c["type"] in ("Succeeded", "Failed") and c["status"] == "True" for c in conditions)
 
 
 def _orphaned(job: Tree, store: ObjectStore | None, grace_s: float) -> str | None:

@@ -15,7 +15,7 @@ from pelican.launch.local import ProcessLauncher
 from pelican.monitoring.progress import Event, emit
 from pelican.monitoring.record import JobWatch, watched
 from pelican.records import Phase
-from pelican.runs.failure import told
+from pelican.runs.failure import record_failure
 from pelican.runs.layout import pool_of, require_recipe, stage_prefix
 from pelican.stages.fingerprint import finished_manifest
 from pelican.stages.stage import CORRECTIONS, StageName, StageSpec, corrections_place
@@ -54,7 +54,7 @@ def step(
     `inputs`: name -> prefix of the stage that wrote it, or a checkpoint; an empty one is left out.
     """
     objects = open_store(store)
-    with told(objects, run, stage, loop, phase):
+    with record_failure(objects, run, stage, loop, phase):
         spec = make_spec(objects, stage, run, loop, phase, inputs)
         return StepResult(spec.output, _run(objects, spec))
 
@@ -64,12 +64,12 @@ def make_spec(
 ) -> StageSpec:
     """The stage's specification from the run's recipe."""
     recipe = require_recipe(store, run)
-    named = {name: where for name, where in inputs.items() if where}
+    places = {name: where for name, where in inputs.items() if where}
     for name, field in STAGES[stage].needs(recipe).items():
         of_recipe = env.resolve(value_of(recipe, field))
-        named[name] = pool_of(recipe, run, stage, loop, field) or of_recipe
-    if "pool" in named and (fixes := corrections_place(store, recipe)):
-        named[CORRECTIONS] = fixes
+        places[name] = pool_of(recipe, run, stage, loop, field) or of_recipe
+    if "pool" in places and (fixes := corrections_place(store, recipe)):
+        places[CORRECTIONS] = fixes
     return StageSpec(
         stage=stage,
         store=store.uri,
@@ -77,7 +77,7 @@ def make_spec(
         loop=loop,
         phase=Phase(phase),
         output=stage_prefix(run, loop, stage, phase),
-        inputs=named,
+        inputs=places,
         recipe=recipe,
     )
 
@@ -91,9 +91,9 @@ def make_job(spec: StageSpec) -> Job:
 
 
 def smaller_job(job: Job) -> Job | None:
-    """The same with half of what is decoded together; None for a stage that this helps nothing.
+    """The same job with half of the completions decoded together; None if that would not help.
 
-    No completion depends on its batch. What training learns does, so it is never made smaller here.
+    No completion depends on its batch. What training learns does, so its batch stays as it is.
     """
     config = job.spec.recipe.rollout
     size = env.batch_size(config.batch_size)

@@ -31,7 +31,7 @@ from pelican.registry.models import (
 )
 from pelican.retrain.data import FACTS, WEAKNESS, Sources, compose, diagnose, take_in
 from pelican.retrain.records import Intake, Outcome, Verdict, Weakness, find_version, write_verdict
-from pelican.runs.failure import told
+from pelican.runs.failure import record_failure
 from pelican.runs.layout import (
     intake_prefix,
     last_policy,
@@ -230,7 +230,7 @@ def _run_step(
 ) -> Result:
     """Run a step with the run's recipe. Ends the process with one sentence on failure."""
     objects = open_store(store)
-    with told(objects, run, name):
+    with record_failure(objects, run, name):
         return work(objects, require_recipe(objects, run))
 
 

@@ -1,4 +1,4 @@
-"""How a step of a pipeline fails: told in the log, kept in the run, one sentence, an exit status."""
+"""How a step of a pipeline fails: a line in its log, `failure.json` in the run, an exit status."""
 
 from __future__ import annotations
 
@@ -14,10 +14,21 @@ from pelican.storage.store import ObjectStore
 
 
 @contextmanager
-def told(
+def record_failure(
     store: ObjectStore, run: str, stage: str, loop: int = 0, phase: str = "base"
 ) -> Iterator[None]:
-    """Of a PelicanError inside write `failure.json`, print its sentence, and end the process."""
+    """A step of a run: of a PelicanError inside, write `failure.json` and print the sentence.
+
+    Args:
+        store: where the run lies.
+        run: its name.
+        stage: the stage, or another step of the pipeline such as `preflight`.
+        loop: of the stage; 0 is before the first.
+        phase: of the stage.
+
+    Raises:
+        SystemExit: with the error's exit status, in place of the error.
+    """
     try:
         yield
     except PelicanError as error:

@@ -21,11 +21,11 @@ from pelican.errors import UserInputError
 from pelican.monitoring import record
 from pelican.monitoring.exporter import pushed
 from pelican.monitoring.progress import emit
-from pelican.runs.failure import told
+from pelican.runs.failure import record_failure
 from pelican.runs.layout import CANCELLED, FAILURE, RECIPE, SUMMARY, read_json, run_prefix
 from pelican.stages.stage import corrections_place, input_digest, resolve_input
 from pelican.storage import local_path, open_store
-from pelican.storage.checkpoints import check_checkpoint, listing
+from pelican.storage.checkpoints import check_checkpoint, list_files
 from pelican.storage.manifests import file_digest, versions
 from pelican.storage.store import ObjectStore
 
@@ -111,12 +111,12 @@ def _needed(recipe: Recipe) -> list[str]:
 
 def check_places(store: ObjectStore, recipe: Recipe) -> None:
     """Whether every folder that the recipe names is there: at once, before a run gets its name."""
-    named = needed_models(recipe)
+    places = needed_models(recipe)
     if not recipe.retrain.parent:
-        named |= {f"data.{name}": getattr(recipe.data, name) for name in needed_pools(recipe)}
+        places |= {f"data.{name}": getattr(recipe.data, name) for name in needed_pools(recipe)}
         if recipe.data.corrections:
-            named["data.corrections"] = recipe.data.corrections
-    for field, where in named.items():
+            places["data.corrections"] = recipe.data.corrections
+    for field, where in places.items():
         place = env.resolve(where)
         if "://" in place or (not where.startswith("/") and store.exists(where)):
             continue
@@ -258,7 +258,7 @@ def check_space(store: ObjectStore, recipe: Recipe) -> None:
     """Room for the checkpoints: two phases a loop, each with the trainer's state (4 x) on its way."""
     if store.remote:
         return
-    folder = listing(env.resolve(recipe.models.policy))
+    folder = list_files(env.resolve(recipe.models.policy))
     sizes = folder.sizes if folder else {}
     weights = sum(size for file, size in sizes.items() if file.endswith(".safetensors"))
     phases = recipe.loops * (recipe.rl.enabled + recipe.sft.enabled)
@@ -273,7 +273,7 @@ def check_space(store: ObjectStore, recipe: Recipe) -> None:
 
 def run_preflight(store: str, run: str, recipe: str) -> str:
     """What the component calls; returns where the base policy lies. Ends the process on failure."""
-    with told(open_store(store), run, "preflight"), pushed("preflight", "base"):
+    with record_failure(open_store(store), run, "preflight"), pushed("preflight", "base"):
         parsed = preflight(store, run, recipe)
     emit("event", {"event": "checked", "stage": "preflight", "loop": 0, "phase": "base"})
     return env.resolve(parsed.models.policy)

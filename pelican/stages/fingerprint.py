@@ -1,6 +1,6 @@
-"""What determines a stage's result, and how a finished one is recognised: by its fingerprint.
+"""The fingerprint of a stage: what determines its result, and so how a finished stage is recognised.
 
-Light: launchers ask whether a stage is done without loading what a stage works with.
+Light, because launchers ask whether a stage is done without loading what a stage works with.
 """
 
 from __future__ import annotations
@@ -49,20 +49,20 @@ def _part(tree: Any, name: str) -> Any:
     return tree
 
 
-# How a stage begins and ends: what is of another recipe goes, and the manifest comes last.
+# How a stage begins: what another recipe left below its prefix is deleted.
 
 _MARK = "work/fingerprint"  # of the recipe and inputs that lie below a stage's prefix
 _SEEN = "work/inputs"  # the same by sizes and times, then that fingerprint
 
 
 def finished_manifest(store: ObjectStore, spec: StageSpec) -> Manifest | None:
-    """The stage's manifest if it is of the same recipe and inputs: then nothing is left to do."""
+    """The stage's manifest if it has the same fingerprint: then nothing is left to do."""
     done = read_manifest(store, spec.output)
     return done if done is not None and done.fingerprint == stage_fingerprint(store, spec) else None
 
 
 def begin(store: ObjectStore, spec: StageSpec) -> str | Manifest:
-    """Rank 0 clears what is of another recipe; gives the fingerprint, or the finished manifest."""
+    """Rank 0 deletes what another recipe left; gives the fingerprint, or the finished manifest."""
     identity = stage_fingerprint(store, spec)
     done = read_manifest(store, spec.output)
     if done is not None and done.fingerprint == identity:
@@ -84,9 +84,10 @@ def begin(store: ObjectStore, spec: StageSpec) -> str | Manifest:
 
 
 def identity_seen(store: ObjectStore, spec: StageSpec) -> str | None:
-    """The fingerprint that rank 0 found, if the inputs have the sizes and times here that it saw.
+    """The fingerprint that rank 0 found, if the inputs have the same sizes and times here as there.
 
-    So a replica need not read its inputs. None says nothing: they may be copies of another time.
+    So a replica need not read its inputs. None says nothing: this machine's copies may be of another
+    time.
     """
     try:
         found, _, identity = store.read(f"{spec.output}/{_SEEN}").decode().partition(" ")
@@ -96,7 +97,7 @@ def identity_seen(store: ObjectStore, spec: StageSpec) -> str | None:
 
 
 def open_or_finished(store: ObjectStore, spec: StageSpec, identity: str) -> str | Manifest | None:
-    """What `begin` of rank 0 gave, seen from another process; None if it has not begun."""
+    """What `begin` of rank 0 gave, as another process finds it; None if it has not begun."""
     done = read_manifest(store, spec.output)
     if done is not None:
         return done if done.fingerprint == identity else None
@@ -113,8 +114,8 @@ def _mark(store: ObjectStore, spec: StageSpec) -> str:
 # A finished stage of another run instead of the same work again: PELICAN_REUSE=on.
 #
 # Runs that differ in one idea share what comes before it: the base's evaluation, the first rollouts.
-# What is taken over has the same fingerprint (the stage's part of the recipe, loop, phase, the content of
-# its inputs), was made by the same code and packages, and lies in the same folder's store.
+# The donor has the same fingerprint (the stage's part of the recipe, loop, phase, the content of its
+# inputs), was made by the same code and packages, and lies in the same store, a folder.
 
 CODE = "code"  # in a manifest's versions
 

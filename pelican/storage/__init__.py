@@ -1,4 +1,4 @@
-"""Objects under a prefix, in a folder or in S3; manifests, claims, checkpoints."""
+"""Stores: objects below a prefix, in a folder or in S3; manifests, claims and checkpoints in them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,11 @@ from pelican.storage.store import FolderStore, ObjectStore
 
 
 def open_store(uri: str) -> ObjectStore:
-    """The store at `uri`: a folder's path or `file://` URI, or `s3://bucket/prefix`."""
+    """The store at a folder's path, a `file://` URI, or `s3://bucket/prefix`.
+
+    Raises:
+        UserInputError: another scheme, or a path that is a file.
+    """
     if uri.startswith("file://"):
         return FolderStore(uri.removeprefix("file://"))
     if uri.startswith("s3://"):
@@ -28,13 +32,17 @@ def open_store(uri: str) -> ObjectStore:
 
 
 def open_uri(uri: str) -> tuple[ObjectStore, str]:
-    """The store of the bucket that `s3://bucket/key` names, and the key."""
+    """The bucket of `s3://bucket/key` as a store, and the key."""
     bucket, _, key = uri.removeprefix("s3://").partition("/")
     return open_store(f"s3://{bucket}"), key.strip("/")
 
 
 def local_path(where: str) -> Path:
-    """A path as it is; what an s3:// URI names as a path of the cache. Raises KeyError."""
+    """The path `where` itself, or for an s3:// URI the path of its copy on this machine.
+
+    Raises:
+        KeyError: there is no such object, nor one below it.
+    """
     if "://" not in where:
         return Path(where)
     store, key = open_uri(where)

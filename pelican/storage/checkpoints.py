@@ -1,4 +1,4 @@
-"""Hugging Face checkpoints as they lie in a folder or below an s3:// prefix."""
+"""Hugging Face checkpoints in a folder or below an s3:// prefix: listed and checked, not downloaded."""
 
 from __future__ import annotations
 
@@ -11,10 +11,8 @@ from pathlib import Path
 from pelican.errors import UserInputError
 from pelican.storage import open_uri
 
-# What a folder or s3:// prefix must hold to be a Hugging Face checkpoint in whole safetensors.
-
 INDEX = "model.safetensors.index.json"
-# What transformers and vLLM read beside the weights; one of the names of a line is enough.
+# What transformers and vLLM read beside the weights; of the names on one line, one is enough.
 FILES = (
     ("config.json",),
     ("tokenizer_config.json",),
@@ -24,8 +22,16 @@ FILES = (
 
 
 def check_checkpoint(name: str, where: str) -> None:
-    """Files, configuration and whole weights, read in parts. Raises UserInputError naming `name`."""
-    folder = listing(where)
+    """Check that a checkpoint has its files, a configuration, and weights that are whole.
+
+    Args:
+        name: what the recipe calls it, for the sentence, such as `models.policy`.
+        where: a folder or an s3:// URI; only headers of the weights are read.
+
+    Raises:
+        UserInputError: a file is missing or not whole.
+    """
+    folder = list_files(where)
     if folder is None or not folder.sizes:
         raise UserInputError(
             f"{name}: there is no checkpoint at {where}; check the path, or make the small ones"
@@ -45,12 +51,12 @@ def check_checkpoint(name: str, where: str) -> None:
         raise UserInputError(f"{name}: {where}/config.json is not JSON; copy it again") from None
     if INDEX in folder.sizes:
         try:
-            named = set(json.loads(folder.read(INDEX))["weight_map"].values())
+            shards = set(json.loads(folder.read(INDEX))["weight_map"].values())
         except (ValueError, LookupError, TypeError, AttributeError):
             raise UserInputError(
                 f"{name}: {where}/{INDEX} names no weights; copy it again"
             ) from None
-        missing = sorted(named - set(folder.sizes))
+        missing = sorted(shards - set(folder.sizes))
         if missing:
             raise UserInputError(
                 f"{name}: the checkpoint {where} lacks {missing[0]}; copy it again"
@@ -60,7 +66,16 @@ def check_checkpoint(name: str, where: str) -> None:
 
 
 def check_safetensors(name: str, folder: Listing, file: str) -> None:
-    """The header is read and its longest offset compared with the file's size; no tensor is."""
+    """Check that a safetensors file is as long as its header says; no tensor is read.
+
+    Args:
+        name: what the recipe calls the checkpoint, for the sentence.
+        folder: where the file lies.
+        file: its name in that folder.
+
+    Raises:
+        UserInputError: it is shorter or longer, or has no header.
+    """
     size = folder.sizes[file]
     try:
         (length,) = struct.unpack("<Q", folder.read(file, 0, 8))
@@ -81,24 +96,24 @@ def check_safetensors(name: str, folder: Listing, file: str) -> None:
         )
 
 
-# The files of one folder or s3:// prefix, by name and size, and parts of them without a download.
-
-
 @dataclass(frozen=True)
 class Listing:
-    """`sizes`: file name -> bytes; files of subfolders by their relative path."""
+    """The files of a folder or prefix, and parts of them without a download.
+
+    `sizes` has the bytes of each file by its path relative to `where`.
+    """
 
     where: str
     sizes: Mapping[str, int]
     _part: Callable[[str, int, int], bytes]
 
     def read(self, name: str, start: int = 0, length: int | None = None) -> bytes:
-        """Bytes of a file, all of them or `length` from `start`."""
+        """The bytes of a file, or `length` of them from `start`."""
         return self._part(name, start, self.sizes[name] if length is None else length)
 
 
-def listing(where: str) -> Listing | None:
-    """What lies at a path or an s3:// URI; None if that is no folder, nor a prefix with objects."""
+def list_files(where: str) -> Listing | None:
+    """The files at a path or an s3:// URI; None if that is no folder, nor a prefix with objects."""
     if "://" not in where:
         folder = Path(where)
         return _of_folder(folder) if folder.is_dir() else None
@@ -117,14 +132,15 @@ def listing(where: str) -> Listing | None:
 def newest_shard(where: str) -> float:
     """Unix time at which the newest *.parquet at a path or an s3:// URI was written; 0 without one.
 
-    Of objects it is the store's time: a copy on this machine is as old as its download.
+    For objects this is the time that the store says, because a copy on this machine is only as old
+    as its download.
     """
     if "://" not in where:
         place = Path(where)
         files = [place] if place.is_file() else place.rglob("*.parquet")
         return max((file.stat().st_mtime for file in files), default=0.0)
     store, key = open_uri(where)
-    # A pool of one file is found in the folder that it is in.
+    # A pool of one file is listed by its folder, because no object lies below it.
     ages = store.ages(key) or store.ages(key.rpartition("/")[0])
     shards = (name for name in ages if name == key or name.startswith(f"{key}/"))
     return max((ages[name] for name in shards if name.endswith(".parquet")), default=0.0)

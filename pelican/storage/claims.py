@@ -1,8 +1,8 @@
-"""Work claimed through the store: each item by one replica at a time, taken over if that is lost.
+"""Claims through the store: each item belongs to one replica at a time; a lost one's is taken over.
 
-A claim is an object that its owner rewrites every few seconds. Others watch its entity tag by their
-own clock: one that did not change for `lease_s` is of a lost replica. So clocks need not agree, and
-an owner that was only slow learns that it lost the item.
+A claim is an object that its owner rewrites every few seconds. The other replicas watch its entity
+tag by their own clocks: if it does not change for `lease_s`, its owner is lost. So clocks need not
+agree, and an owner that was only slow learns that it lost the item.
 """
 
 from __future__ import annotations
@@ -28,9 +28,10 @@ class Claim:
 
 
 class Claims:
-    """Claims below one prefix. `owner` is unique among replicas; `attempt` names their generation.
+    """The claims below one prefix, as one replica sees them.
 
-    Claims of another attempt are free at once: whoever starts one knows that the last has ended.
+    A claim of another attempt is free at once, because whoever starts an attempt knows that the
+    last one has ended.
     """
 
     def __init__(
@@ -43,10 +44,19 @@ class Claims:
         lease_s: float = 60.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """
+        Args:
+            store: where the claims are.
+            prefix: below which they are, such as `runs/r/loop-1/rollout-rl/work/claims`.
+            owner: this replica's name, unique among the replicas.
+            attempt: the name of the generation of replicas.
+            lease_s: seconds after which a claim that did not change is of a lost replica.
+            clock: seconds, of this replica alone.
+        """
         self._store, self._prefix = store, prefix
         self._owner, self._attempt = owner, attempt
         self._lease_s, self._clock = lease_s, clock
-        self._seen: dict[str, tuple[str, float]] = {}
+        self._watched: dict[str, tuple[str, float]] = {}  # claim -> its tag, since when
         self._beats = 0
 
     @contextmanager
@@ -61,7 +71,7 @@ class Claims:
             while not ended.wait(self._lease_s / 4):
                 try:
                     kept = self.renew(name)
-                except Exception as error:  # not to know is to have lost it
+                except Exception as error:  # another may have taken it, so it counts as lost
                     log.warning("the claim on %s was not renewed: %s", name, error)
                     kept = False
                 if not kept:
@@ -88,16 +98,16 @@ class Claims:
         held = json.loads(data)
         if held["attempt"] != self._attempt or held["owner"] == self._owner:
             return self._store.write(key, self._body(), if_tag=tag)
-        seen = self._seen.get(name)
-        if seen is None or seen[0] != tag:
-            self._seen[name] = (tag, self._clock())
+        last = self._watched.get(name)
+        if last is None or last[0] != tag:
+            self._watched[name] = (tag, self._clock())
             return False
-        if self._clock() - seen[1] < self._lease_s:
+        if self._clock() - last[1] < self._lease_s:
             return False
         return self._store.write(key, self._body(), if_tag=tag)
 
     def renew(self, name: str) -> bool:
-        """Say that we are alive; False if the item is another's by now."""
+        """Rewrite the claim, which says that this replica lives; False if another has it by now."""
         try:
             data, tag = self._store.read_tagged(self._key(name))
         except KeyError:
@@ -118,6 +128,6 @@ class Claims:
 
 
 def release(store: ObjectStore, prefix: str) -> None:
-    """Delete the claims of all stages below `prefix`, whose replicas have ended."""
+    """Delete the claims of all stages below `prefix`, after their replicas have ended."""
     for key in [key for key in store.keys(prefix) if f"/{CLAIMS}/" in key]:
         store.delete(key)

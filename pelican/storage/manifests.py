@@ -1,7 +1,7 @@
-"""`manifest.json`: written last, so that a stage is either whole or not there.
+"""`manifest.json` of a stage: written last, so that a stage is either whole or not there.
 
-A stage whose manifest has the fingerprint of its recipe and inputs is done; that is how a run
-resumes on any launcher.
+A stage is done if its manifest has the fingerprint of its recipe and inputs; so a run resumes with
+any launcher.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class OutputFile(Frozen):
 
 
 class Manifest(Frozen):
-    """What a finished stage wrote and from what. Metrics are finite numbers."""
+    """What a finished stage wrote, and from which inputs. Metrics are finite numbers."""
 
     stage: str
     run: str
@@ -62,14 +62,14 @@ class Manifest(Frozen):
         return (self.finished - self.started).total_seconds()
 
     def digest(self) -> str:
-        """Identity of the content: what later stages name as their input."""
+        """The digest of the content, by which later stages name this stage as their input."""
         return digest_of(
             [self.stage, self.fingerprint, [o.model_dump(mode="json") for o in self.outputs]]
         )
 
 
 def fingerprint(stage: str, settings: object, inputs: dict[str, str]) -> str:
-    """Digest of what determines a stage's result. `inputs`: name -> digest."""
+    """The digest of what determines a stage's result; `inputs` has a digest for each name."""
     return digest_of([stage, settings, inputs])
 
 
@@ -92,9 +92,10 @@ def file_digest(path: Path) -> str:
 
 
 def describe_outputs(store: ObjectStore, prefix: str) -> list[OutputFile]:
-    """Every file below `prefix` except the manifest and what begins with `work/`.
+    """Every file below `prefix` except the manifest and what lies in `work/`.
 
-    They are on the disk then: a manifest that outlasts a power cut must not name what does not.
+    The files are synced to the disk first, because a manifest that outlasts a power cut must not
+    name a file that doesn't.
     """
     names = {key: key.removeprefix(f"{prefix}/") for key in store.keys(prefix)}
     kept = {k: n for k, n in names.items() if n != MANIFEST and not n.startswith(WORK)}
@@ -107,7 +108,7 @@ def describe_outputs(store: ObjectStore, prefix: str) -> list[OutputFile]:
 
 
 def versions() -> dict[str, str]:
-    """Versions of the packages that a result depends on, those installed."""
+    """The versions of Python and of those packages that a result depends on and that are installed."""
     found = {"python": platform.python_version()}
     for name in _PACKAGES:
         try:

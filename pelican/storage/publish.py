@@ -1,4 +1,4 @@
-"""Pools and checkpoints of this machine, brought to the store so that pods can read them."""
+"""Publishing: pools and checkpoints of this machine go to the store, where pods can read them."""
 
 from __future__ import annotations
 
@@ -25,38 +25,41 @@ _FIELDS = (
 
 
 def publish(store: ObjectStore, recipe: Recipe) -> Recipe:
-    """`recipe` with URIs for paths: each lies once in the store, under a name with its digest.
+    """Upload what the recipe names by path; returns the recipe with URIs instead.
 
-    So what a run reads never changes under it, and the same files are brought only once. A teacher
-    behind an endpoint is a name, no path, and stays. Raises UserInputError for a path that is none.
+    The name in the store has the content's digest, so that what a run reads never changes, and the
+    same files are uploaded once. A teacher behind an endpoint stays, because it is no path.
+
+    Raises:
+        UserInputError: there is nothing at a path.
     """
     tree = recipe.model_dump()
     for section, name in _FIELDS:
         where = tree[section][name]
-        needless = name in ("teacher", "replay") and not recipe.sft.enabled
-        if "://" in where or needless or (name == "teacher" and recipe.distill.endpoint):
+        unused = name in ("teacher", "replay") and not recipe.sft.enabled
+        if "://" in where or unused or (name == "teacher" and recipe.distill.endpoint):
             continue
         path = Path(env.resolve(where))
         if not path.exists():
             raise UserInputError(f"{section}.{name}: there is nothing at {path}; change the field")
-        tree[section][name] = f"{store.uri}/{_bring(store, path)}"
+        tree[section][name] = f"{store.uri}/{_upload(store, path)}"
     return Recipe.model_validate(tree)
 
 
 def places(recipe: Recipe) -> str:
-    """Where a published recipe's pools and checkpoints lie, as overrides."""
+    """The URIs of a published recipe's pools and checkpoints, as overrides for a command."""
     tree = recipe.model_dump()
     found = {f"{section}.{name}": tree[section][name] for section, name in _FIELDS}
     return " ".join(f"{field}={where}" for field, where in found.items() if "://" in where)
 
 
-def _bring(store: ObjectStore, path: Path) -> str:
-    """Upload what is missing of a file or folder; returns its key. Its name has its digest."""
+def _upload(store: ObjectStore, path: Path) -> str:
+    """Upload a file or folder unless the store has all of it; returns its key, which has its digest."""
     files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
     root = path if path.is_dir() else path.parent
     digests = {p.relative_to(root).as_posix(): file_digest(p) for p in files}
     key = f"{DATA}/{path.name if path.is_dir() else path.stem}-{digest_of(sorted(digests.items()))[:12]}"
-    whole = f"{key}.json"  # last, so that a half upload is not taken for all of it
+    whole = f"{key}.json"  # written last: it says that all files are there
     if not store.exists(whole):
         print(f"uploading {path} to {store.uri}/{key}", file=sys.stderr, flush=True)
         with ThreadPoolExecutor(4) as threads:

@@ -133,8 +133,7 @@ class S3Store(ObjectStore):
             elif if_tag is not None:
                 written = self._write_if(name, data, {"If-Match": f'"{if_tag}"'}, key)
             else:
-                tags = self._tags(key)
-                retry(lambda: send(self.client, self.bucket, name, data, tags), is_worth_resending)
+                send(self.client, self.bucket, name, data, self._tags(key))
                 written = True
         if written:
             STORE_BYTES.inc(len(data), direction="write")
@@ -379,7 +378,7 @@ def upload(
 
     Args:
         tags: of the object, for the bucket's rules.
-        parallel: parts that are sent at a time; one more is held in memory.
+        parallel: parts that are sent at a time; the client holds up to two more in memory.
 
     Returns:
         The object's entity tag, and the file as it was sent.
@@ -491,8 +490,8 @@ def _download(client: Minio, bucket: str, name: str, target: Path) -> Object:
         try:
             for start, one in zip(starts, ranges, strict=True):
                 one.result()
-                if noted:
-                    digest.update(os.pread(descriptor, PART, start))
+                for at in range(start, min(start + PART, size), _BLOCK) if noted else ():
+                    digest.update(os.pread(descriptor, _BLOCK, at))
             if noted and noted != digest.hexdigest():
                 raise InfrastructureError(
                     f"s3://{bucket}/{name} was damaged on its way or in the store"

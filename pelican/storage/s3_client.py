@@ -23,7 +23,7 @@ from minio.error import InvalidResponseError, S3Error, ServerError
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
 from pelican.base.metrics import STORE_ERRORS, STORE_RETRIES
-from pelican.base.net import refused, sentence, trusting
+from pelican.base.net import explain_refusal, find_refusal, make_tls_context
 from pelican.config import env as environment
 from pelican.errors import InfrastructureError, PelicanError, UserInputError
 
@@ -119,7 +119,7 @@ def make_client(settings: S3Settings, *, patient: bool = True) -> Minio:
     pool = urllib3.PoolManager(
         timeout=urllib3.Timeout(connect=CONNECT_S, read=READ_S),
         maxsize=32,
-        ssl_context=trusting(settings.ca, CA) if parts.scheme == "https" else None,
+        ssl_context=make_tls_context(settings.ca, CA) if parts.scheme == "https" else None,
         retries=_Retry(
             total=tries,
             backoff_factor=0.5,
@@ -148,7 +148,7 @@ class _Retry(urllib3.Retry):
 
     def increment(self, *args: Any, **more: Any) -> Self:
         error = more.get("error")
-        if error is not None and refused(error) is not None:
+        if error is not None and find_refusal(error) is not None:
             raise error
         return super().increment(*args, **more)
 
@@ -205,7 +205,7 @@ def is_transient(error: BaseException) -> bool:
         return error.code in _TRANSIENT_CODES
     if isinstance(error, ServerError):
         return error.status_code in _TRANSIENT_STATUS
-    if refused(error) is not None:
+    if find_refusal(error) is not None:
         return False
     kinds = (urllib3.exceptions.HTTPError, InvalidResponseError, ConnectionError, TimeoutError)
     return isinstance(error, kinds)
@@ -260,8 +260,8 @@ def _explain(error: Exception, settings: S3Settings, bucket: str) -> PelicanErro
             return UserInputError(
                 f"{at} refuses access to bucket {bucket!r} ({error.code}); check the credentials"
             )
-    if (tls := refused(error)) is not None:
-        return sentence(tls, at, settings.ca, CA)
+    if (tls := find_refusal(error)) is not None:
+        return explain_refusal(tls, at, settings.ca, CA)
     if isinstance(error, InvalidResponseError) and "HTTPS server" in str(error):
         return UserInputError(f"{at} speaks TLS; set S3_ENDPOINT_URL=https://…")
     if is_transient(error):

@@ -1,4 +1,4 @@
-"""One interface to objects under a prefix; here the folder, S3 implements the same."""
+"""The interface of stores, and a folder as a store; `s3.py` has the bucket."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from pelican.base.metrics import STORE_BYTES
 from pelican.errors import UserInputError
 
 _LOCK = ".lock.tmp"
-WORK = "work/"  # below a stage's prefix: kept for its next attempt, no part of its result
+WORK = "work/"  # below a stage's prefix: for its next attempt, no part of its result
 
 
 class ObjectStore(ABC):
     """Objects by key; a key is a relative POSIX path without `..`.
 
-    What is written below `local_root` is in a folder's store at once; in a remote one after `put`
-    or `upload`.
+    A file written below `local_root` is in the store at once if the store is a folder; in a remote
+    one it is after `put` or `upload`.
     """
 
     uri: str
@@ -30,7 +30,7 @@ class ObjectStore(ABC):
 
     @abstractmethod
     def probe(self) -> None:
-        """One quick look. Raises UserInputError or InfrastructureError if the store is not there."""
+        """Ask once. Raises UserInputError or InfrastructureError if the store is not there."""
 
     @abstractmethod
     def exists(self, key: str) -> bool: ...
@@ -41,19 +41,24 @@ class ObjectStore(ABC):
 
     @abstractmethod
     def read_tagged(self, key: str) -> tuple[bytes, str]:
-        """The object and its entity tag, to be handed to `write(if_tag=...)`. Raises KeyError."""
+        """The object, and its entity tag for `write(if_tag=...)`. Raises KeyError."""
 
     @abstractmethod
     def write(
         self, key: str, data: bytes, *, if_absent: bool = False, if_tag: str | None = None
     ) -> bool:
-        """Atomically. False, and nothing written, if `if_absent` and the object is there already,
-        or if its entity tag is not `if_tag` any more (gone counts as changed).
+        """Write an object atomically, and say whether it was written.
+
+        Args:
+            key: of the object.
+            data: its bytes.
+            if_absent: write only if there is no such object.
+            if_tag: write only if the object has this entity tag; one that is gone has not.
         """
 
     @abstractmethod
     def keys(self, prefix: str = "") -> Iterator[str]:
-        """Keys below `prefix`, sorted, temporary ones left out."""
+        """The keys at or below `prefix`, sorted, without temporary files."""
 
     @abstractmethod
     def delete(self, key: str) -> None: ...
@@ -64,9 +69,9 @@ class ObjectStore(ABC):
 
     @abstractmethod
     def local(self, key: str) -> Path:
-        """A local path with the object's content, or of the folder below `key`; downloads if needed.
+        """A local path of the object, or of the folder below `key`; downloaded if needed.
 
-        A downloaded folder lacks what is below its `work/`. Raises KeyError.
+        A downloaded folder is without its `work/`. Raises KeyError.
         """
 
     @abstractmethod
@@ -78,15 +83,15 @@ class ObjectStore(ABC):
         return self.local_root(prefix)
 
     def upload(self, prefix: str, *, skip: tuple[str, ...] = ()) -> None:
-        """Put what lies below `local_root(prefix)`, but its `work/` and the names to skip."""
+        """Put the files below `local_root(prefix)`, without `work/` and the names in `skip`."""
         return  # a folder's store has it already
 
     def sync(self, keys: Iterable[str]) -> None:
-        """These objects outlast a power cut."""
-        return  # a remote store promises it by its answer
+        """Make sure that these objects outlast a power cut."""
+        return  # a remote store promises it when it answers
 
     def abandoned(self) -> dict[str, tuple[int, float]]:
-        """Temporary files that a killed writer left: bytes, and when last written, by key."""
+        """Temporary files that killed writers left, by key: bytes, and when they were last written."""
         return {}
 
     def describe(self, key: str) -> tuple[int, str]:
@@ -97,18 +102,18 @@ class ObjectStore(ABC):
 
     @abstractmethod
     def sizes(self, prefix: str) -> dict[str, int]:
-        """Bytes of the objects below `prefix`, by key."""
+        """The bytes of each object below `prefix`."""
 
     @abstractmethod
     def ages(self, prefix: str) -> dict[str, float]:
-        """When the objects below `prefix` were last written, in seconds since 1970, by key."""
+        """When each object below `prefix` was last written, in seconds since 1970."""
 
     def tags(self, prefix: str) -> dict[str, str]:
-        """By key at or below `prefix`, what tells that an object changed."""
+        """For each key at or below `prefix`, a tag that changes when the object does."""
         return {key: self.describe(key)[1] for key in self.keys(prefix)}
 
     def entries(self, prefix: str) -> dict[str, tuple[str, float]]:
-        """`tags` and `ages` in one look."""
+        """The tag and the age of each object at or below `prefix`, from one listing if possible."""
         ages = self.ages(prefix)
         return {key: (tag, ages[key]) for key, tag in self.tags(prefix).items() if key in ages}
 
@@ -175,7 +180,7 @@ class FolderStore(ObjectStore):
         return True
 
     def _swap(self, path: Path, temporary: Path, tag: str) -> bool:
-        """Put `temporary` in the place of `path` if that is still what `tag` names."""
+        """Replace `path` by `temporary` if the file there still has this tag."""
         with lock_file(path.with_name(f".{path.name}{_LOCK}")):
             try:
                 if _tag(path.read_bytes()) != tag:

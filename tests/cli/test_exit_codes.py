@@ -12,7 +12,7 @@ from pelican.errors import PelicanError, ResourceError, UserInputError
 from pelican.launch.explain import PreemptedError
 from pelican.launch.job import CancelledError, StageError
 from pelican.launch.pytorchjob import StuckError
-from pelican.runs.failure import told
+from pelican.runs.failure import record_failure
 from pelican.storage.store import FolderStore
 
 
@@ -31,7 +31,7 @@ def test_a_step_that_failed_keeps_its_status(
     tmp_path: Path, error: type[PelicanError], status: int
 ) -> None:
     store = FolderStore(tmp_path)
-    with pytest.raises(SystemExit) as ended, told(store, "r", "train-rl", 2, "rl"):
+    with pytest.raises(SystemExit) as ended, record_failure(store, "r", "train-rl", 2, "rl"):
         raise error("it ended")
     assert ended.value.code == status
     failure = json.loads(store.read("runs/r/failure.json"))

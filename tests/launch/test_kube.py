@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
@@ -9,7 +10,8 @@ import pytest
 import yaml
 
 from pelican.cli.doctor import credentials
-from pelican.launch.kube import Kube
+from pelican.errors import InfrastructureError, UserInputError
+from pelican.launch.kube import Absent, Conflict, Kube
 from tests.endpoints import Answer, Request, serving
 
 
@@ -89,3 +91,90 @@ def test_doctor_looks_for_the_secrets_of_jobs_and_of_kubeflows_steps(
     assert "namespace profile" in missing.about and "-n profile" in missing.mend
     # What is in a Secret is never asked for.
     assert all("PartialObjectMetadata" in request.headers["accept"] for request in asked)
+
+
+JOBS = "/apis/kubeflow.org/v1/namespaces/pelican/pytorchjobs"
+PODS = "/api/v1/namespaces/pelican/pods"
+
+
+def test_jobs_are_made_annotated_and_deleted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Request] = []
+
+    def answer(request: Request) -> Answer:
+        asked.append(request)
+        if request.path.endswith("/gone"):
+            return 404, {"message": "no such job"}
+        if request.method == "POST":
+            return 409, {"message": "it is there"}
+        return 200, {"metadata": {"name": "j"}}
+
+    with serving(answer) as address:
+        monkeypatch.setenv("KUBECONFIG", str(config_of(tmp_path, address)))
+        kube = Kube("pelican")
+        with pytest.raises(Conflict, match="it is there"):
+            kube.create_job({"metadata": {"name": "j"}})
+        assert kube.job("j") == {"metadata": {"name": "j"}}
+        kube.annotate_job("j", {"pelican.dev/followed": "now"})
+        kube.delete_job("j", "7")
+        kube.delete_job("gone")
+        with pytest.raises(Absent):
+            kube.annotate_job("gone", {"a": "b"})
+    made, _, patched, deleted, *_ = asked
+    assert (made.path, json.loads(made.body)) == (JOBS, {"metadata": {"name": "j"}})
+    assert (patched.method, patched.path) == ("PATCH", f"{JOBS}/j")
+    # The kind of patch that custom resources take and that keeps the other annotations.
+    assert patched.headers["content-type"] == "application/merge-patch+json"
+    assert json.loads(patched.body) == {
+        "metadata": {"annotations": {"pelican.dev/followed": "now"}}
+    }
+    assert json.loads(deleted.body) == {
+        "propagationPolicy": "Foreground",
+        "preconditions": {"uid": "7"},
+    }
+
+
+def test_a_log_is_read_as_it_was_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[dict[str, list[str]]] = []
+
+    def answer(request: Request) -> Answer:
+        parts = urlsplit(request.path)
+        asked.append(parse_qs(parts.query))
+        if parts.path == f"{PODS}/none/log":
+            return 400, {"message": "waiting to start"}
+        return 200, b'{"a": null}' if "tailLines" in asked[-1] else b"1 one\n2 \n3 cut \xff off"
+
+    with serving(answer) as address:
+        monkeypatch.setenv("KUBECONFIG", str(config_of(tmp_path, address)))
+        kube = Kube("pelican")
+        assert kube.log("p", 60) == '{"a": null}'
+        assert kube.log("none", 60) == ""
+        assert [*kube.stream_log("p", "then")] == ["1 one", "2 ", "3 cut \ufffd off"]
+        with pytest.raises(UserInputError, match="waiting to start"):
+            next(kube.stream_log("none", None))
+    assert asked[0] == {"container": ["pytorch"], "tailLines": ["60"]}
+    assert asked[2] == {
+        "container": ["pytorch"],
+        "follow": ["true"],
+        "timestamps": ["true"],
+        "sinceTime": ["then"],
+    }
+
+
+def test_an_api_that_is_away_is_asked_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    review = {"spec": {"resourceAttributes": {}}, "status": {"allowed": True}}
+    answers: list[Answer] = [(503, b"busy"), (200, review)]
+    with serving(lambda _: answers.pop(0)) as address:
+        monkeypatch.setenv("KUBECONFIG", str(config_of(tmp_path, address)))
+        assert Kube("pelican", patience_s=20.0).may("get", "pods/log")
+        answers.append((503, b"busy"))
+        with pytest.raises(InfrastructureError, match="fails"):
+            Kube("pelican", patience_s=0.0).jobs("a=b")
+        answers.append((403, {"message": "you may not"}))
+        with pytest.raises(UserInputError, match=r"namespace 'pelican'.*you may not"):
+            Kube("pelican").pods("j")
+    with pytest.raises(InfrastructureError, match="does not answer"):
+        Kube("pelican", patience_s=0.0).job("j")

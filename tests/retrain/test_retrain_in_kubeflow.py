@@ -16,7 +16,7 @@ from pelican.retrain.plan import Plan, plan_of
 from pelican.retrain.records import Verdict, write_verdict
 from pelican.retrain.trigger.config import TriggerConfig
 from pelican.retrain.trigger.worker import CommandSubmitter
-from pelican.runs.failure import told
+from pelican.runs.failure import record_failure
 from pelican.runs.layout import CANCELLED, run_prefix
 from pelican.storage.manifests import now
 from pelican.storage.s3 import S3Store
@@ -119,7 +119,7 @@ def test_what_the_failed_step_said_is_what_the_call_says(
     following: tuple[Plan, Callable[[], PelicanError | None]],
 ) -> None:
     plan, end = following
-    with pytest.raises(SystemExit), told(store, plan.run, "intake"):
+    with pytest.raises(SystemExit), record_failure(store, plan.run, "intake"):
         raise UserInputError("a scene is on both sides")
     backend.states.append("FAILED")
     error = end()

@@ -20,7 +20,7 @@ from pelican.errors import InfrastructureError, UserInputError
 from pelican.monitoring import record
 from pelican.stages.stage import input_digest, resolve_input
 from pelican.storage import open_store, s3
-from pelican.storage.checkpoints import listing, newest_shard
+from pelican.storage.checkpoints import list_files, newest_shard
 from pelican.storage.manifests import file_digest
 from pelican.storage.s3 import S3Store
 from pelican.storage.s3_client import S3Settings
@@ -298,7 +298,7 @@ def test_uris_of_recipes_resolve(bucket: Bucket) -> None:
     assert input_digest(bucket.store(), uri) == before
     outside.write("pool/part.parquet", b"more")
     assert input_digest(store, uri) != before
-    found = listing(uri)
+    found = list_files(uri)
     assert found is not None
     assert dict(found.sizes) == {"part.parquet": 4}
     assert found.read("part.parquet", 1, 2) == b"or"
