@@ -1,4 +1,4 @@
-"""Who generates completions: transformers, vLLM, or a replay of recorded rollouts."""
+"""Engines that generate completions: transformers, vLLM, an endpoint, a replay of recorded rollouts."""
 
 from pelican.engines.base import Engine
 from pelican.engines.opening import open_engine

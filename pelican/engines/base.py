@@ -1,4 +1,4 @@
-"""What an engine is: conversations in, completions out."""
+"""The interface of engines: samples in, completions out."""
 
 from __future__ import annotations
 
@@ -13,47 +13,60 @@ from pelican.base.model import digest_of
 from pelican.config.recipe import Sampling
 from pelican.records import Rollout, Sample
 
-# The one interface of all engines. Imports no torch.
-
 
 class Engine(ABC):
     """Makes completions of samples, from one checkpoint."""
 
-    # Whether `generate` takes samples one by one, as it has room, and not all of them first.
+    # Whether `generate` reads the next sample when it has room, and not all of them first.
     continuous = False
 
     @abstractmethod
     def generate(
         self, samples: Iterable[Sample], sampling: Sampling, n: int, seed: int
     ) -> Iterator[list[Rollout]]:
-        """`n` rollouts per sample, in the order of `samples`, as they are ready.
+        """Sample rollouts.
 
-        The random numbers of a rollout depend on `seed`, its sample's id and its index only.
+        Args:
+            samples: What is asked.
+            sampling: Temperature, top-p and length.
+            n: Rollouts per sample.
+            seed: Of the stage. Random numbers of a rollout depend on it, on the sample's id and on
+                the rollout's index alone.
+
+        Yields:
+            The `n` rollouts of one sample after the other, in their order, as they are ready.
         """
 
     def embed(self, samples: Sequence[Sample]) -> npt.NDArray[np.float32]:
-        """Mean vision features per sample, shape [len(samples), width]; not every engine can."""
+        """Mean vision features of each sample, shape [len(samples), width].
+
+        Raises:
+            NotImplementedError: The engine has no features.
+        """
         raise NotImplementedError(f"{type(self).__name__} gives no embeddings")
 
     def close(self) -> None:
-        """End what the engine started; nothing, unless it has processes of its own."""
+        """End what the engine started, such as processes; by default nothing."""
         return None
 
 
 def rollout_seed(seed: int, sample_id: str, index: int) -> int:
-    """A 63-bit seed of its own for every rollout."""
+    """The seed of one rollout, 63 bits."""
     return int(digest_of([seed, sample_id, index]), 16) >> 1
-
-
-# A sample as chat messages: the one order of media and text that every engine shows a model.
 
 
 def conversation(
     sample: Sample, system_prompt: str | None, image_part: Callable[[bytes], dict[str, Any]]
 ) -> list[dict[str, Any]]:
-    """The sample's turns, its images in the user's first as `image_part` writes them.
+    """A sample as chat messages, the same for every engine.
 
-    Frames of a clip are images, each after its time in seconds.
+    Images come first in the user's first turn. Frames of a clip are images, each after its time in
+    seconds.
+
+    Args:
+        sample: What is asked.
+        system_prompt: In front of its turns, None for none.
+        image_part: Writes an image as a part of a message.
     """
     media: list[dict[str, Any]] = []
     for time, image in zip(sample.times_s, sample.images, strict=True):

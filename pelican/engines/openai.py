@@ -1,4 +1,4 @@
-"""A policy that is served elsewhere: an OpenAI-compatible endpoint, such as a running vLLM."""
+"""The engine on an OpenAI-compatible endpoint, such as a running vLLM: a policy served elsewhere."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _MAGIC = {b"\x89PNG": "png", b"RIFF": "webp", b"BM": "bmp"}
 class EndpointEngine(Engine):
     """Completions of a served policy. Images travel as data URLs.
 
-    A request that the server refuses gives an empty completion; `refused` keeps why, by sample.
+    A request that the endpoint refuses gives an empty completion; `refused` has the reason, by sample.
     """
 
     def __init__(self, client: ChatClient, system_prompt: str | None) -> None:
@@ -60,7 +60,23 @@ def ask_all(
     n: int,
     seed: int,
 ) -> Iterator[list[ChatReply]]:
-    """`n` replies per sample in the order of `samples`, several requests at a time."""
+    """Replies of an endpoint, several requests at a time.
+
+    Args:
+        client: Of the endpoint, which says how many requests.
+        samples: What is asked.
+        system_prompt: In front of each sample's turns, None for none.
+        sampling: Temperature, top-p and length.
+        n: Replies per sample.
+        seed: Of the stage; each reply has one of its own, which depends on it.
+
+    Yields:
+        `n` replies, for one sample after the other.
+
+    Raises:
+        InfrastructureError: The endpoint is away.
+        UserInputError: It refuses the key or has no such model.
+    """
 
     def requests() -> Iterator[dict[str, Any]]:
         for sample in samples:

@@ -1,4 +1,4 @@
-"""Opens the engine that a recipe names; only then what it needs is imported."""
+"""Opening of an engine; what it needs is imported only then."""
 
 from __future__ import annotations
 
@@ -13,7 +13,17 @@ from pelican.storage.checkpoints import check_checkpoint
 def open_engine(
     config: RolloutConfig, model: ModelConfig, checkpoint: Path, threads: int = 1
 ) -> Engine:
-    """Load the engine that `config.engine` names, with `checkpoint`."""
+    """Load the engine that a recipe names.
+
+    Args:
+        config: The recipe's section `rollout`.
+        model: The recipe's section `model`.
+        checkpoint: The policy; for `replay` a folder of recorded rollouts.
+        threads: Of the process, on a CPU.
+
+    Raises:
+        UserInputError: There is no such checkpoint, or the engine is not installed.
+    """
     if config.engine == "replay":
         from pelican.engines.replay import ReplayEngine
 

@@ -1,4 +1,4 @@
-"""Replays recorded rollouts, so that a trainer or a reward is debugged without a model."""
+"""The engine that replays recorded rollouts, to debug a trainer or a reward without a model."""
 
 from __future__ import annotations
 

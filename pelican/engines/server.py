@@ -31,7 +31,7 @@ from pelican.records import Sample
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
-# Engines behind a generation server: several clients at once, and weights that change.
+# Backends: engines that several clients ask at a time, and whose weights change.
 
 
 class Completion(NamedTuple):
@@ -45,37 +45,44 @@ class Completion(NamedTuple):
 
 
 class Backend(ABC):
-    """What a generation server does; called by several threads."""
+    """What a generation server samples with. Several threads may call it at a time."""
 
     @abstractmethod
     def complete(
         self, samples: Sequence[Sample], sampling: Sampling, seeds: Sequence[Sequence[int]]
     ) -> list[list[Completion]]:
-        """One completion per sample and seed."""
+        """Sample one completion per sample and seed.
+
+        Args:
+            samples: What is asked.
+            sampling: Temperature, top-p and length.
+            seeds: Of each sample's completions.
+        """
 
     @abstractmethod
     def logps(
         self, samples: Sequence[Sample], completions: Sequence[Sequence[int]]
     ) -> list[list[float]]:
-        """Log-probabilities of one given completion of each sample, at temperature 1."""
+        """Log-probabilities of the tokens of one given completion of each sample, at temperature 1."""
 
     @abstractmethod
     def load(self, checkpoint: Path) -> None:
-        """Go on with other weights of the same shapes, once what was asked before is done."""
+        """Go on with other weights of the same shapes, once requests that came before are answered."""
 
     def close(self) -> None:
+        """End what the backend started."""
         return None
 
 
 def open_backend(recipe: Recipe, checkpoint: Path) -> Backend:
-    """The backend of `rollout.engine`."""
+    """Load the backend that `rollout.engine` names."""
     if recipe.rollout.engine == "vllm":
         return VllmBackend(recipe, checkpoint)
     return TransformersBackend(recipe, checkpoint)
 
 
 class TransformersBackend(Backend):
-    """The transformers engine, one request at a time: for CPUs and for tests of what is around it."""
+    """The transformers engine, which answers one request at a time: for CPUs and for tests."""
 
     def __init__(self, recipe: Recipe, checkpoint: Path) -> None:
         from pelican.engines.transformers import TransformersEngine
@@ -129,19 +136,22 @@ class TransformersBackend(Backend):
 
 
 class VllmBackend(VllmEngine, Backend):
-    """One vLLM engine; requests of all clients share its batch. One thread talks to the engine."""
+    """One vLLM engine, whose batch the requests of all clients share.
+
+    vLLM's engine may not be called by several threads, so a thread of its own does it: `complete`,
+    `logps` and `load` put requests into a queue and wait for their futures.
+    """
 
     def __init__(self, recipe: Recipe, checkpoint: Path) -> None:
-        # The log-probabilities of what was drawn: after temperature and top-p.
         super().__init__(
             recipe.rollout.vllm,
             recipe.model,
             checkpoint,
             recipe.rl.threads,
-            logprobs_mode="processed_logprobs",
+            logprobs_mode="processed_logprobs",  # after temperature and top-p
             worker_extension_cls=vllm_private.WORKER,
         )
-        self._asked: queue.SimpleQueue[tuple[Any, Any, Future[Any]] | None] = queue.SimpleQueue()
+        self._requests: queue.SimpleQueue[tuple[Any, Any, Future[Any]] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._serve, name="vllm", daemon=True)
         self._thread.start()
 
@@ -152,12 +162,12 @@ class VllmBackend(VllmEngine, Backend):
         for sample, own in zip(samples, seeds, strict=True):
             self._check_images(sample)
             prompt = self._prompt(sample)
-            drawn = []
+            group = []
             for seed in own:
                 parameters = self._parameters(sampling, seed)
-                parameters.logprobs = 0  # of the drawn token alone
-                drawn.append(self._ask(prompt, parameters))
-            groups.append(drawn)
+                parameters.logprobs = 0  # of the sampled token alone
+                group.append(self._ask(prompt, parameters))
+            groups.append(group)
         return [[_read_output(future.result()) for future in group] for group in groups]
 
     def logps(
@@ -182,51 +192,51 @@ class VllmBackend(VllmEngine, Backend):
 
     def load(self, checkpoint: Path) -> None:
         done: Future[Any] = Future()
-        self._asked.put((checkpoint, None, done))
+        self._requests.put((checkpoint, None, done))
         done.result()
 
     def close(self) -> None:
         if self._thread.is_alive():
-            self._asked.put(None)
+            self._requests.put(None)
             self._thread.join()
         super().close()
 
     def _ask(self, prompt: Any, parameters: Any) -> Future[Any]:
         future: Future[Any] = Future()
-        self._asked.put((prompt, parameters, future))
+        self._requests.put((prompt, parameters, future))
         return future
 
     def _serve(self) -> None:
-        """Until told to end: take what is asked, decode a step, hand out what is finished."""
+        """Take requests, decode a step, hand out what is finished; until the queue gives None."""
         waiting: dict[str, Future[Any]] = {}
         loads: list[tuple[Path, Future[Any]]] = []
         try:
             while True:
-                # Weights change between batches; what is asked meanwhile waits.
+                # Weights change while no request runs; the queue waits meanwhile.
                 while loads and not waiting:
                     vllm_private.reload_weights(self._llm, loads[0][0])
                     loads.pop(0)[1].set_result(None)
                 while not loads:
                     try:
-                        asked = self._asked.get(block=not waiting)
+                        request = self._requests.get(block=not waiting)
                     except queue.Empty:
                         break
-                    if asked is None:
+                    if request is None:
                         return
-                    prompt, parameters, future = asked
+                    prompt, parameters, future = request
                     if parameters is None:
                         loads.append((prompt, future))
                     else:
                         self._begin(prompt, parameters, future, waiting)
                 for output in vllm_private.step(self._llm) if waiting else ():
                     waiting.pop(output.request_id).set_result(output)
-        except BaseException as error:  # the engine is gone: nobody may wait for it for ever
+        except BaseException as error:  # the engine is gone: no client may wait for it for ever
             lost = error
             if not isinstance(error, PelicanError):
                 lost = InfrastructureError(f"vLLM's engine ended: {type(error).__name__}: {error}")
             for future in [*waiting.values(), *(future for _, future in loads)]:
                 future.set_exception(lost)
-            while (left := self._asked.get()) is not None:
+            while (left := self._requests.get()) is not None:
                 left[2].set_exception(lost)
 
     def _begin(

@@ -29,66 +29,76 @@ from pelican.engines.vision import FeatureBank, FeatureFiles, ImageSource, Pixel
 from pelican.errors import UserInputError
 from pelican.records import Rollout, Sample
 
-# Decoding all rollouts of a prompt as one sequence: the prompt's keys and values are there once.
+# Decoding. All n rollouts of a prompt are one sequence, so the prompt's keys and values are there once.
 #
-# Rollout j of n puts its token of step t at place j of the t-th n after the prompt, and a mask lets it
-# see the prompt and its own tokens alone. So a step reads prompt + n * t keys a prompt instead of
-# n * (prompt + t), and nothing is repeated or concatenated: with short answers on long prompts the
-# reading is most of the work.
+# At step t rollout j of n appends its token at position prompt + n * t + j, and a mask lets it see the
+# prompt and its own tokens alone. For example, with n = 2 the sequence is: prompt, first tokens of
+# rollouts 0 and 1, second tokens of rollouts 0 and 1. A step reads prompt + n * t keys instead of
+# n * (prompt + t). This is faster because most of a step is reading keys, with short answers on long
+# prompts.
 
 _ROOM_STEPS = 16  # what a cache grows by
 
 
 class Decoder:
-    """The rollouts of some prompts, a token each at a step.
-
-    `cache` and `mask` [groups, length] are those of the prompts' forward pass, `positions`
-    [3, groups, length] their rotary positions.
-    """
+    """Decodes the rollouts of some prompts, one token each at a step. A prompt's rollouts are a group."""
 
     def __init__(self, model: Any, cache: Any, mask: Tensor, positions: Tensor, n: int) -> None:
+        """Take over after the forward pass of the prompts.
+
+        Args:
+            model: A Qwen2.5-VL with its head.
+            cache: The keys and values of the prompts.
+            mask: [groups, length], 0 where padding is.
+            positions: [3, groups, length] rotary positions.
+            n: Rollouts of each prompt.
+        """
         self._model, self._cache, self._n = model, cache, n
         make_room(cache, n * _ROOM_STEPS)
-        self._sees = mask.bool().unsqueeze(1).expand(-1, n, -1)
+        self._visible = mask.bool().unsqueeze(1).expand(-1, n, -1)
         self._position = positions.amax((0, 2)) + 1
         self._own = torch.eye(n, dtype=torch.bool, device=mask.device)
 
     def step(self, tokens: Tensor) -> Tensor:
         """Logits [groups, n, vocabulary] after `tokens` [groups, n]."""
         groups = len(tokens)
-        self._sees = torch.cat([self._sees, self._own.expand(groups, -1, -1)], 2)
+        self._visible = torch.cat([self._visible, self._own.expand(groups, -1, -1)], 2)
         positions = self._position.view(1, -1, 1).expand(3, -1, self._n)
         self._position = self._position + 1
-        return next_logits(self._model, tokens, self._sees, positions, self._cache)
+        return next_logits(self._model, tokens, self._visible, positions, self._cache)
 
     def keep(self, groups: Tensor) -> None:
-        """Go on with these groups alone."""
+        """Go on with these groups alone; `groups` are indices, shape [kept]."""
         self._cache.batch_select_indices(groups)
-        self._sees, self._position = self._sees[groups], self._position[groups]
+        self._visible, self._position = self._visible[groups], self._position[groups]
 
 
-# Top-p: which tokens are drawn from.
+# Top-p sampling: the likeliest tokens alone.
 
 
-def outside(probabilities: Tensor, top_p: float) -> Tensor:
-    """Mask of `probabilities` [..., tokens]: all but the likeliest, which together reach `top_p`."""
+def top_p_mask(probabilities: Tensor, top_p: float) -> Tensor:
+    """True where a token is not sampled, shape [..., tokens] as `probabilities`.
+
+    The likeliest tokens stay, until they reach `top_p` together. For example, of 0.5, 0.3, 0.2 and
+    `top_p` 0.6 the first two stay.
+    """
     ranked, order = probabilities.sort(-1, descending=True)
     return (ranked.cumsum(-1) - ranked >= top_p).gather(-1, order.argsort(-1))
 
 
-# From a sample to token ids: the model's chat template, its media, its padding.
+# Encoding of a sample: the model's chat template, tokens of images, padding.
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """Token ids of a prompt (and of its completion, if any) with its images."""
+    """Token ids of a prompt (and of its completion, if there is one) with its images."""
 
     ids: list[int]
     images: list[Prepared]
 
 
 def messages(sample: Sample, system_prompt: str | None) -> list[dict[str, Any]]:
-    """The sample for a processor's chat template, which gets the images apart."""
+    """The sample's turns for a processor's chat template, with a mark where each image stands."""
     return conversation(sample, system_prompt, lambda _: {"type": "image"})
 
 
@@ -120,7 +130,7 @@ class PromptEncoder:
         return Encoded(ids, prepared)
 
     def length(self, sample: Sample) -> int:
-        """Tokens of the prompt. Of the images only their sizes are read."""
+        """How many tokens the prompt has. Images are not decoded; only their sizes are read."""
         text: list[int] = self.tokenizer(self._text(sample), add_special_tokens=False)["input_ids"]
         return len(text) + sum(self._tokens(image) - 1 for image in sample.images)
 
@@ -166,7 +176,7 @@ class PromptEncoder:
         }
 
     def pad(self, rows: Sequence[Sequence[int]], side: str) -> tuple[Tensor, Tensor]:
-        """Token ids and mask, shape [len(rows), longest]; `side` is where the padding goes."""
+        """Token ids and mask, shape [len(rows), longest]; padding goes to `side`, left or right."""
         width = max(len(row) for row in rows)
         ids = torch.full((len(rows), width), self.pad_token_id)
         mask = torch.zeros((len(rows), width), dtype=torch.long)
@@ -177,7 +187,7 @@ class PromptEncoder:
         return ids, mask
 
     def token_types(self, ids: Tensor) -> Tensor:
-        """`mm_token_type_ids`: 1 where a token stands for an image."""
+        """`mm_token_type_ids`, shape as `ids`: 1 where a token stands for an image."""
         return (ids == self.image_token_id).to(torch.int32)
 
 
@@ -196,11 +206,21 @@ def completion_logps(
     without: Sequence[int] = (),
     device: torch.device | None = None,
 ) -> list[list[float]]:
-    """Of every token of `completions`, one of each prompt; the tokens `without` are impossible.
+    """Log-probabilities of the tokens of given completions, by one forward pass.
 
-    With `top_p` they are those of the draw: among the likeliest tokens alone, and the drawn one,
-    which rounding may have put beside them. One plain forward pass, so `model` may be sharded and
-    wrapped: then it is collective.
+    Args:
+        model: A policy; it may be sharded and wrapped, then every rank has to call this.
+        encoder: Of the policy.
+        prompts: What was asked.
+        completions: Token ids, one completion of each prompt.
+        temperature: That of the sampling.
+        top_p: That of the sampling: the likeliest tokens alone count, and the completion's own,
+            which rounding may have put just outside of them.
+        without: Ids of tokens that can't be sampled.
+        device: Where the inputs go, the model's device if None.
+
+    Returns:
+        A list of numbers for each completion, one per token.
     """
     device = device or model.device
     prompt_ids, prompt_mask = encoder.pad([prompt.ids for prompt in prompts], "left")
@@ -225,19 +245,19 @@ def completion_logps(
     logps = (logits / temperature).log_softmax(-1)
     own = ids.to(device).unsqueeze(-1)
     if top_p < 1:
-        impossible = outside(logps.exp(), top_p).scatter_(-1, own, False)
+        impossible = top_p_mask(logps.exp(), top_p).scatter_(-1, own, False)
         logps = logps.masked_fill(impossible, -torch.inf).log_softmax(-1)
     chosen = logps.gather(-1, own).squeeze(-1).tolist()
     return [row[: len(one)] for row, one in zip(chosen, completions, strict=True)]
 
 
-# Batched generation with transformers: one prefill per prompt, shared by its rollouts.
+# The engine: batches of prompts, one forward pass of a prompt for all its rollouts.
 
-_COMPACT = 0.75  # finished prompts leave the batch once less than this share is alive
+_COMPACT = 0.75  # of the prompts of a batch; once fewer are unfinished, the finished ones leave it
 
 
 def load_model(model: ModelConfig, checkpoint: Path) -> tuple[Any, PromptEncoder]:
-    """The checkpoint's model and prompt encoder; a frozen tower is cached if the recipe says so."""
+    """The checkpoint's model and prompt encoder. A frozen tower is cached if the recipe says so."""
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -325,7 +345,16 @@ class TransformersEngine(Engine):
     def complete(
         self, prompts: Sequence[Encoded], sampling: Sampling, seeds: Sequence[Sequence[int]]
     ) -> list[list[list[int]]]:
-        """Completion ids, one list per prompt and seed; the end token is kept where it came."""
+        """Sample completions of encoded prompts.
+
+        Args:
+            prompts: In one batch.
+            sampling: Temperature, top-p and length.
+            seeds: Of each prompt's completions; as many for every prompt.
+
+        Returns:
+            Token ids, one list per prompt and seed, with the end token if the completion has one.
+        """
         n = len(seeds[0])
         model, device = self.policy, self.policy.device
         ids, mask = self.encoder.pad([prompt.ids for prompt in prompts], "left")
@@ -343,15 +372,15 @@ class TransformersEngine(Engine):
         )
         decoder = Decoder(model, output.past_key_values, mask, positions, n)
         logits = output.logits[:, -1:].expand(-1, n, -1).clone()
-        noise = _uniforms(seeds, sampling.max_tokens).to(device)
+        noise = _draw_uniforms(seeds, sampling.max_tokens).to(device)
         ends = self.encoder.eos_token_id
         finished: list[list[list[int]]] = [[[] for _ in range(n)] for _ in prompts]
         alive = torch.arange(len(prompts), device=device)
         done = torch.zeros(len(prompts), n, dtype=torch.bool, device=device)
         for step in range(sampling.max_tokens):
-            # A sampled image token would be taken for an image when the policy is trained.
+            # An image token must not be sampled: in training it would be taken for an image.
             logits[..., self.encoder.media_token_ids] = -torch.inf
-            token = _sample(logits.flatten(0, 1), sampling, noise[alive, :, step].flatten())
+            token = _sample_token(logits.flatten(0, 1), sampling, noise[alive, :, step].flatten())
             token = token.view(-1, n)
             for group, values, over in zip(
                 alive.tolist(), token.tolist(), done.tolist(), strict=True
@@ -375,21 +404,24 @@ class TransformersEngine(Engine):
         if not isinstance(images, FeatureBank):
             raise NotImplementedError("embeddings need model.cache_vision")
         means = []
-        for sample in samples:  # a pool may have more images than memory has room for
+        for sample in samples:  # one by one: a pool may have more images than fit into memory
             means.append(images.mean(sample.images).float().cpu().numpy())
             images.forget()
         return np.stack(means)
 
     def close(self) -> None:
-        """Give the memory of the device back, for who comes next in this process."""
+        """Free the memory of the device, for what this process loads next."""
         del self.policy, self.encoder
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
 
-def _uniforms(seeds: Sequence[Sequence[int]], steps: int) -> Tensor:
-    """Uniform numbers [prompts, n, steps], each rollout's from its own seed: no batch changes them."""
+def _draw_uniforms(seeds: Sequence[Sequence[int]], steps: int) -> Tensor:
+    """Random numbers in [0, 1), shape [prompts, n, steps].
+
+    Those of a rollout depend on its own seed alone, so a completion is the same in any batch.
+    """
     return torch.from_numpy(
         np.array(
             [
@@ -400,13 +432,19 @@ def _uniforms(seeds: Sequence[Sequence[int]], steps: int) -> Tensor:
     )
 
 
-def _sample(logits: Tensor, sampling: Sampling, noise: Tensor) -> Tensor:
-    """Next token by inverting the cumulative distribution at `noise`; greedy at temperature 0."""
+def _sample_token(logits: Tensor, sampling: Sampling, noise: Tensor) -> Tensor:
+    """The next token of each row, shape [rows].
+
+    Args:
+        logits: [rows, vocabulary].
+        sampling: Temperature 0 takes the likeliest token.
+        noise: [rows] random numbers; a token is where the cumulative distribution reaches it.
+    """
     if sampling.temperature == 0:
         return logits.argmax(-1)
     probabilities = (logits.double() / sampling.temperature).softmax(-1)
     if sampling.top_p < 1:
-        probabilities = probabilities.masked_fill(outside(probabilities, sampling.top_p), 0)
+        probabilities = probabilities.masked_fill(top_p_mask(probabilities, sampling.top_p), 0)
     cumulative = probabilities.cumsum(-1)
     token = torch.searchsorted(cumulative, (noise * cumulative[:, -1]).unsqueeze(1), right=True)
     return token.squeeze(1).clamp(max=logits.shape[-1] - 1)

@@ -22,18 +22,18 @@ from torch import Tensor, nn
 from pelican.config import env
 from pelican.engines.transformers_private import patches_per_token, replace_forward
 
-# Features of a frozen vision tower on disk: stages that follow each other encode an image once.
+# Features of a frozen vision tower on disk, so that the stages of a run encode an image once.
 #
-# A folder per tower, named by the digest of its weights and of how images are prepared; in it parts,
-# each written whole or not at all, by any number of processes. Reading maps the files, so that the
-# processes of a machine share one copy. The folder may be deleted at any time.
+# Each tower has a folder, named by the digest of its weights and of the preprocessing of images. In it
+# are parts: any number of processes write them, each part whole or not at all. Reading maps the files,
+# so the processes of a machine share one copy. The folder may be deleted at any time.
 
-LIMIT_BYTES = 1 << 30  # of one tower's folder; what comes after is encoded again by each stage
-_PART = 512  # images that are worth a file
+LIMIT_BYTES = 1 << 30  # of one tower's folder; beyond it each stage encodes its new images again
+_PART = 512  # images of a part
 
 
 def tower_digest(visual: nn.Module, image_processor: Any) -> str:
-    """Of the weights and of the preprocessing, 16 hexadecimal digits."""
+    """Digest of a tower's weights and of the preprocessing, 16 hexadecimal digits."""
     digest = hashlib.blake2b(image_processor.to_json_string().encode(), digest_size=8)
     for name, tensor in sorted(visual.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
@@ -42,7 +42,7 @@ def tower_digest(visual: nn.Module, image_processor: Any) -> str:
 
 
 class FeatureFiles:
-    """The files of one tower. An image is known by the blake2b digest (16 bytes) of its file."""
+    """The files of one tower. Images are keyed by the blake2b digest (16 bytes) of their bytes."""
 
     def __init__(self, visual: nn.Module, image_processor: Any, folder: Path | None = None) -> None:
         root = folder or env.cache() / "features"
@@ -55,7 +55,7 @@ class FeatureFiles:
             try:
                 part = load_file(path)
             except (OSError, SafetensorError):
-                continue  # deleted meanwhile, or another version's; it is only a cache
+                continue  # deleted meanwhile, or of another version: it is only a cache
             sizes = part["sizes"].tolist()
             grids = part["grids"].tolist()
             digests = part["digests"].numpy()
@@ -65,24 +65,24 @@ class FeatureFiles:
                 yield digest.tobytes(), (grid[0], grid[1], grid[2]), features
 
     def add(self, digest: bytes, grid: tuple[int, int, int], features: Tensor) -> None:
-        """Remember one image; written with the next part."""
+        """Keep the features [tokens, hidden] of one image for the next part."""
         self._new.append((digest, grid, features))
         if len(self._new) >= _PART:
             self.flush()
 
     def flush(self) -> None:
-        """Write what is new as a part of its own."""
+        """Write what was added since the last part as a new one, if there is room for it."""
         new, self._new = self._new, []
         size = sum(features.nbytes for _, _, features in new)
-        if not new or self._there() + size > LIMIT_BYTES:
+        if not new or self._folder_bytes() + size > LIMIT_BYTES:
             return
         self._folder.mkdir(parents=True, exist_ok=True)
         path = self._folder / f"{uuid.uuid4().hex}.safetensors"
         save_file(_table(new), path.with_suffix(".partial"))
         os.replace(path.with_suffix(".partial"), path)
 
-    def _there(self) -> int:
-        """Bytes in the folder, by whichever process."""
+    def _folder_bytes(self) -> int:
+        """How large the folder is, with the parts of all processes."""
         total = 0
         for path in self._folder.glob("*.safetensors"):
             with suppress(FileNotFoundError):
@@ -100,14 +100,16 @@ def _table(rows: Sequence[tuple[bytes, tuple[int, int, int], Tensor]]) -> dict[s
     }
 
 
-# Images on their way into the model: preprocessed once, and encoded once if the tower is frozen.
+# Sources of prepared images: each image is preprocessed once, and encoded once if the tower is frozen.
 #
 # The processor's output of one image is `rows` of shape [t * h * w, width], with its grid (t, h, w).
-# `FeatureBank` replaces the rows by a key of width 1 and the vision tower's forward by a look-up, so
-# that everything between (batching, TRL's slicing, gradient accumulation) is unchanged.
+# `FeatureBank` replaces them by rows of width 1 that hold the image's key, and the tower's forward by a
+# look-up of keys. So everything between (batching, TRL's slicing, gradient accumulation) is unchanged.
 
 Grid = tuple[int, int, int]
-_PIXEL_CACHE = 256  # preprocessed images kept; rollouts of one group follow each other
+_PIXEL_CACHE = (
+    256  # preprocessed images that are kept, because rollouts of one group follow each other
+)
 
 
 @dataclass(frozen=True)
@@ -129,7 +131,7 @@ class PixelSource:
         return [self._one(image) for image in images]
 
     def masked(self, image: Prepared, share: float, generator: torch.Generator) -> Prepared:
-        """The image with about `share` of its patches black."""
+        """The image with a random `share` of its patches black."""
         mean, std = (
             torch.tensor(v) for v in (self._processor.image_mean, self._processor.image_std)
         )
@@ -150,10 +152,10 @@ class PixelSource:
 
 
 class FeatureBank:
-    """Features of a frozen vision tower, in memory: [h * w / 4, hidden] floats per image.
+    """Features of a frozen vision tower in memory, [h * w / 4, hidden] floats per image.
 
-    Installing it replaces `visual.forward`: a batch of keys becomes a batch of features. With
-    `files` it starts with what earlier stages encoded, and leaves there what it encodes.
+    Making one replaces `visual.forward`: afterwards it turns a batch of keys into a batch of features.
+    With `files` the bank starts with what earlier stages encoded, and leaves there what it encodes.
     """
 
     def __init__(
@@ -179,12 +181,12 @@ class FeatureBank:
             self._features.append(features)
 
     def flush(self) -> None:
-        """Leave what was encoded for the stages that follow."""
+        """Write what was encoded to the files, for the stages that follow."""
         if self._files is not None:
             self._files.flush()
 
     def forget(self) -> None:
-        """Let go of what was encoded here; what was prepared before can't be looked up any more."""
+        """Free what was encoded here. Images that were prepared before can't be looked up any more."""
         del self._features[self._found :], self._grids[self._found :]
         while len(self._keys) > self._found:  # the newest first
             self._keys.popitem()
@@ -227,9 +229,10 @@ class FeatureBank:
         return features
 
     def masked(self, image: Prepared, share: float, generator: torch.Generator) -> Prepared:
-        """The image with the features of about `share` of its tokens 0.
+        """The image with the features of a random `share` of its tokens 0.
 
-        A negative row says so to the look-up. What the tower saw around a token stays in the others.
+        Rows with a negative key mark these tokens for the look-up. Features of the other tokens stay
+        as they are, although the tower saw the hidden ones when it computed them.
         """
         tokens = len(image.rows) // self._merge
         hidden = torch.rand(tokens, 1, generator=generator) < share
@@ -237,7 +240,7 @@ class FeatureBank:
         return Prepared(rows, image.grid)
 
     def mean(self, images: Sequence[bytes]) -> Tensor:
-        """Mean feature over the tokens of all `images`, shape [hidden]."""
+        """Mean of the features of all tokens of all `images`, shape [hidden]."""
         keys = [int(p.rows[0, 0]) for p in self.prepare(images)]
         return torch.cat([self._features[key] for key in keys]).mean(0)
 

@@ -1,6 +1,6 @@
-"""Generation by vLLM: continuous batching in processes of its own, the prompt's prefix shared.
+"""The engine on vLLM: continuous batching in processes of its own, one prefix for a prompt's rollouts.
 
-Loaded only when the recipe names it; `docs/scaling.md` says how it is installed.
+Imported only if the recipe wants it; `docs/scaling.md` says how it is installed.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ _ENVIRONMENT = {
 }
 _CPU_CACHE_GIB = 1.0
 _BANNED = -100.0  # the lowest bias that vLLM takes
-_PATIENCE_S = 60.0  # for the engine's processes to end by themselves
+_PATIENCE_S = 60.0  # in which the engine's processes may end by themselves
 
 
 class VllmEngine(Engine):
-    """One vLLM engine, kept warm until it is closed. `more` are arguments of vLLM's `LLM`."""
+    """One vLLM engine, which runs until it is closed."""
 
     continuous = True
 
@@ -49,6 +49,18 @@ class VllmEngine(Engine):
         threads: int,
         **more: Any,
     ) -> None:
+        """Start the engine.
+
+        Args:
+            config: The recipe's section `rollout.vllm`.
+            model: The recipe's section `model`.
+            checkpoint: What to load.
+            threads: Of each process, on a CPU.
+            more: Further arguments of vLLM's `LLM`.
+
+        Raises:
+            UserInputError: vllm can't be imported, or there are fewer GPUs than the recipe wants.
+        """
         for name, value in {**_ENVIRONMENT, "OMP_NUM_THREADS": str(threads)}.items():
             env.set_default(name, value)
         try:
@@ -65,7 +77,7 @@ class VllmEngine(Engine):
         self._tokenizer = self._processor.tokenizer
         self._system_prompt = model.system_prompt
         self._max_images = model.max_images
-        # While one batch is decoded, prompts of the next are prepared.
+        # So many requests are under way that prompts are prepared while others are decoded.
         self._ahead = 2 * config.max_num_seqs
         options = vllm_options(config, model, on_cpu=bool(current_platform.is_cpu())) | more
         self._guard = guard_group()
@@ -95,11 +107,11 @@ class VllmEngine(Engine):
                 while groups and None not in groups[0][1]:
                     yield [rollout for rollout in groups.popleft()[1] if rollout is not None]
         finally:
-            if waiting:  # whoever reads the rollouts gave up
+            if waiting:  # the reader of the rollouts gave up
                 vllm_private.abort(self._llm, waiting)
 
     def _enqueue(self, sample: Sample, sampling: Sampling, n: int, seed: int) -> list[str]:
-        """Ask for the rollouts of one sample; the names under which vLLM gives them back."""
+        """Ask for the rollouts of one sample; returns the names of their outputs."""
         self._check_images(sample)
         parameters = [
             self._parameters(sampling, rollout_seed(seed, sample.id, index)) for index in range(n)
@@ -115,7 +127,7 @@ class VllmEngine(Engine):
             )
 
     def _prompt(self, sample: Sample) -> dict[str, Any]:
-        """The prompt's token ids with one token per image, which vLLM expands; the images."""
+        """A prompt in vLLM's form: token ids with one token per image, which vLLM expands, and images."""
         text = self._processor.apply_chat_template(
             messages(sample, self._system_prompt), add_generation_prompt=True, tokenize=False
         )
@@ -123,7 +135,7 @@ class VllmEngine(Engine):
         if not sample.images:
             return prompt
         images = [Image.open(io.BytesIO(image)).convert("RGB") for image in sample.images]
-        # Named by their bytes: vLLM would hash the pixels anew for every rollout.
+        # Images get the digest of their bytes as names, else vLLM hashes the pixels for each rollout.
         names = [hashlib.blake2b(image, digest_size=16).hexdigest() for image in sample.images]
         return prompt | {
             "multi_modal_data": {"image": images},
@@ -139,11 +151,11 @@ class VllmEngine(Engine):
             top_p=sampling.top_p,
             max_tokens=sampling.max_tokens,
             seed=seed if sampling.temperature > 0 else None,
-            # The tokenizer's end token alone: generation_config.json may name others, at which the
-            # transformers engine does not stop.
+            # The tokenizer's end token alone, as in the transformers engine: generation_config.json
+            # may name others.
             ignore_eos=True,
             stop_token_ids=[self._tokenizer.eos_token_id],
-            # A sampled image token would be taken for an image when the policy is trained.
+            # An image token must not be sampled: in training it would be taken for an image.
             logit_bias={token: _BANNED for token in banned},
             detokenize=False,
         )
@@ -179,19 +191,19 @@ def vllm_options(config: VllmConfig, model: ModelConfig, *, on_cpu: bool) -> dic
         "gpu_memory_utilization": config.gpu_memory_utilization,
         "max_num_seqs": config.max_num_seqs,
         "enable_prefix_caching": config.enable_prefix_caching,
-        # Compiling for a CPU takes minutes, at every start.
+        # Compiling takes minutes on a CPU, at every start.
         "enforce_eager": config.enforce_eager or on_cpu,
-        # Clips are images here; without the limit vLLM keeps memory free for the longest video.
+        # Clips are sent as images. Without a limit of 0 vLLM reserves memory for the longest video.
         "limit_mm_per_prompt": {"image": model.max_images, "video": 0},
         "disable_log_stats": True,
     }
     if on_cpu:
-        # After half a prompt vLLM winds a request's random numbers back, which CPUs cannot do: the
-        # engine would die of the first prompt that does not fit into a step.
+        # When a prompt is split, vLLM rewinds the request's random numbers, which it can't do on a CPU:
+        # the engine would end at the first prompt that does not fit into a step.
         options["enable_chunked_prefill"] = False
     if config.max_model_len is not None:
         options["max_model_len"] = config.max_model_len
-    # Of a CPU's memory vLLM would take the share that is meant for a GPU.
+    # Without a size vLLM would take the same share of a CPU's memory as of a GPU's.
     cache = config.kv_cache_gib or (_CPU_CACHE_GIB if on_cpu else None)
     if cache is not None:
         options["kv_cache_memory_bytes"] = int(cache * 2**30)
@@ -199,9 +211,13 @@ def vllm_options(config: VllmConfig, model: ModelConfig, *, on_cpu: bool) -> dic
 
 
 def visible_devices(gpus: int, environment: Mapping[str, str]) -> dict[str, str]:
-    """CUDA_VISIBLE_DEVICES of this rank, where several ranks share a machine: `gpus` to each.
+    """CUDA_VISIBLE_DEVICES for the engine of this rank; empty if the rank has the machine alone.
 
-    vLLM takes the first GPUs that it sees, so every rank would take the same.
+    Ranks of one machine get `gpus` each, because vLLM takes the first GPUs that it sees, so all ranks
+    would share them.
+
+    Raises:
+        UserInputError: There are not enough GPUs.
     """
     if int(environment.get("LOCAL_WORLD_SIZE", "1")) == 1:
         return {}

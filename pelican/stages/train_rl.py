@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from pelican.training.checkpoints import Losses
     from pelican.training.curve import RlCurve
     from pelican.training.grpo import DeliberateGrpoTrainer, Scorer
-    from pelican.training.sampling import Generation
+    from pelican.training.sampling import Sampler
 
 
 def run(inputs: Inputs, config: Recipe, job: StageJob) -> StageResult:
@@ -132,7 +132,7 @@ def _train(
     from pelican.training.curve import STATE, RlCurve
     from pelican.training.distributed import load_for_training
     from pelican.training.grpo import schedule
-    from pelican.training.sampling import PROBES, served_generation
+    from pelican.training.sampling import PROBES, open_sampler
 
     rl, start = config.rl, inputs["policy"]
     if not torch.cuda.is_available():
@@ -156,15 +156,13 @@ def _train(
     probes = order[job.rank :: job.world_size][:PROBES] if served else []
     place = job.output("work/generation")
     serving = whole_recipe(config) if served else config
-    with served_generation(
-        serving, start, place, encoder, [samples[i] for i in probes]
-    ) as generation:
+    with open_sampler(serving, start, place, encoder, [samples[i] for i in probes]) as sampler:
         trainer = _trainer(
             config,
             start,
             policy,
             encoder,
-            generation,
+            sampler,
             args=grpo_arguments(config, work, job.world_size, seed),
             train_dataset=Dataset.from_dict({"prompt": [""] * len(order), "sample": order}),
             callbacks=[curve, losses, KeepCheckpoints(keep)],
@@ -189,7 +187,7 @@ def _trainer(
     start: Path,
     policy: Any,
     encoder: PromptEncoder,
-    generation: Generation | None,
+    sampler: Sampler | None,
     **arguments: Any,
 ) -> DeliberateGrpoTrainer:
     """TRL's trainer with the policy spread over the processes, or whole in each. `start`: its weights."""
@@ -204,7 +202,7 @@ def _trainer(
             recipe=config,
             checkpoint=start,
             encoder=encoder,
-            generation=generation,
+            sampler=sampler,
             **arguments,
         )
     policy.config.name_or_path = str(start)  # where TRL loads the reference

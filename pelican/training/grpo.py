@@ -24,7 +24,7 @@ from pelican.monitoring.record import timed
 from pelican.records import Sample, Score
 from pelican.training.hints import add_hint
 from pelican.training.logprobs import add_shared_prefix_logps, shared_prefix_logps, split_rows
-from pelican.training.sampling import Generation
+from pelican.training.sampling import Sampler
 from pelican.training.trl_private import GrpoTrainer
 
 # (sample, completion, its number in the group, optimiser step)
@@ -112,7 +112,7 @@ class DeliberateGrpoTrainer(GrpoTrainer):
     def __init__(
         self,
         *args: Any,
-        engine: TransformersEngine | Generation,
+        engine: TransformersEngine | Sampler,
         samples: Sequence[Sample],
         config: RlConfig,
         scorer: Scorer,

@@ -29,7 +29,7 @@ from pelican.training.distributed import (
 )
 from pelican.training.grpo import DeliberateGrpoTrainer, Group, StepRecord
 from pelican.training.logprobs import add_shared_prefix_logps
-from pelican.training.sampling import Generation, InProcess
+from pelican.training.sampling import LocalSampler, Sampler
 from pelican.training.trl_private import GrpoTrainer
 
 T = TypeVar("T")
@@ -38,7 +38,7 @@ T = TypeVar("T")
 class ScaledGrpoTrainer(ScaledTraining, DeliberateGrpoTrainer):
     """DeliberateGrpoTrainer with a sharded or adapted policy, and with passes of bounded size.
 
-    Completions come from `generation`, by default from a whole copy of the policy in each process. It is
+    Completions come from `sampler`, by default from a whole copy of the policy in each process. It is
     brought to the policy's weights before every step; or, if they may be `max_staleness` steps old,
     once in so many steps, and then draws for the steps to come while this one trains. The reference is
     the policy at the start of the phase, or without its adapters.
@@ -53,14 +53,14 @@ class ScaledGrpoTrainer(ScaledTraining, DeliberateGrpoTrainer):
         recipe: Recipe,
         checkpoint: Path,
         encoder: Any,
-        generation: Generation | None = None,
+        sampler: Sampler | None = None,
         **kwargs: Any,
     ):
         config = kwargs["args"]
         beta, config.beta = config.beta, 0.0  # TRL would gather its own reference whole
-        generation = generation or InProcess(load_copy(recipe, checkpoint), encoder)
-        super().__init__(*args, engine=generation, config=recipe.rl, **kwargs)
-        self._generation = generation
+        sampler = sampler or LocalSampler(load_copy(recipe, checkpoint), encoder)
+        super().__init__(*args, engine=sampler, config=recipe.rl, **kwargs)
+        self._sampler = sampler
         self._staleness = recipe.rl.generation.max_staleness
         self._queue: RolloutQueue[StepRecord] | None = RolloutQueue() if self._staleness else None
         if self._queue is not None and self.accelerator.num_processes > 1:
@@ -96,7 +96,7 @@ class ScaledGrpoTrainer(ScaledTraining, DeliberateGrpoTrainer):
         return reference.to(self.accelerator.device).eval()
 
     def draw(self, samples: Sequence[int]) -> StepRecord:
-        """As the parent's, with new weights of `generation` when its own are too old."""
+        """As the parent's, with new weights of the sampler when its own are too old."""
         step, queue = int(self.state.global_step), self._queue
         from_queue = bool(queue)
         if queue:
@@ -114,7 +114,7 @@ class ScaledGrpoTrainer(ScaledTraining, DeliberateGrpoTrainer):
         return record
 
     def _sync(self, step: int) -> None:
-        difference = self._generation.sync(self.model_wrapped, step)
+        difference = self._sampler.sync_weights(self.model_wrapped, step)
         if difference is not None:
             self.record_metric("sync_difference", difference)
 
@@ -130,7 +130,7 @@ class ScaledGrpoTrainer(ScaledTraining, DeliberateGrpoTrainer):
         prompts: Sequence[Encoded],
         seeds: Sequence[Sequence[int]],
     ) -> tuple[list[list[list[int]]], Sequence[list[list[float]] | None]]:
-        groups = self._generation.complete(samples, prompts, self._config.sampling, seeds)
+        groups = self._sampler.complete(samples, prompts, self._config.sampling, seeds)
         ids = [[one.ids for one in group] for group in groups]
         if self._cap is None:
             return ids, [None] * len(groups)

@@ -1,4 +1,4 @@
-"""Where GRPO's completions come from: a copy of the policy in this process, or a server."""
+"""Samplers of GRPO's completions: a copy of the policy in this process, or a generation server."""
 
 from __future__ import annotations
 
@@ -42,26 +42,26 @@ from pelican.errors import InfrastructureError, UserInputError
 from pelican.records import Sample
 from pelican.training.distributed import copy_weights, save_whole
 
-# Where GRPO's completions come from: a copy of the policy in this process, or a server.
-#
-# Either is brought to the policy's weights before it draws. What a server got is checked: both sides
-# say how likely the same completions are.
+# The samplers. Each gets the policy's weights before it samples. For a server this is checked: policy and
+# server both compute the log-probabilities of the same completions, the probes.
 
-PROBES = 2  # completions of each process whose likelihood is compared
+PROBES = 2  # completions of each process that are compared
 _PROBE_TOKENS = 64
 R = TypeVar("R", bound=Reply)
 
 
-class Generation(ABC):
-    """Completions by the policy."""
+class Sampler(ABC):
+    """What a trainer samples the policy's completions with."""
 
     encoder: PromptEncoder
 
     @abstractmethod
-    def sync(self, policy: Any, step: int) -> float | None:
-        """Bring generation to the policy's weights. Collective: all ranks take part.
+    def sync_weights(self, policy: Any, step: int) -> float | None:
+        """Bring the sampler to the policy's weights. Collective: every rank has to call it.
 
-        The mean difference of log-probabilities that is left, if there is a way to see it.
+        Returns:
+            How much log-probabilities of policy and sampler differ afterwards, on average; None if
+            they can't.
         """
 
     @abstractmethod
@@ -72,17 +72,28 @@ class Generation(ABC):
         sampling: Sampling,
         seeds: Sequence[Sequence[int]],
     ) -> list[list[Completion]]:
-        """One completion per sample and seed; `logps` are empty where nobody reads them."""
+        """Sample completions.
+
+        Args:
+            samples: What is asked.
+            prompts: The same, encoded.
+            sampling: Temperature, top-p and length.
+            seeds: Of each sample's completions.
+
+        Returns:
+            One completion per sample and seed. `logps` are empty if the weights are always the
+            policy's own, because then nobody reads them.
+        """
 
 
-class InProcess(Generation):
-    """A whole copy of the policy in each process."""
+class LocalSampler(Sampler):
+    """A whole copy of the policy in this process."""
 
     def __init__(self, copy: Any, encoder: PromptEncoder) -> None:
         self.encoder = encoder
         self._engine = TransformersEngine(copy, encoder, batch_size=1)
 
-    def sync(self, policy: Any, step: int) -> None:
+    def sync_weights(self, policy: Any, step: int) -> None:
         copy_weights(policy, self._engine.policy)
 
     def complete(
@@ -96,7 +107,7 @@ class InProcess(Generation):
         return [[Completion(ids, []) for ids in group] for group in groups]
 
 
-class Client:
+class ServerClient:
     """One generation server."""
 
     def __init__(self, url: str) -> None:
@@ -177,11 +188,10 @@ class Client:
         return self.post("logps", request, LogpsReply).logps
 
 
-class Served(Generation):
-    """Servers that read the policy's weights from a folder, one folder for each transfer.
+class RemoteSampler(Sampler):
+    """Generation servers, which read the policy's weights from a folder that all have mounted.
 
-    Rank r asks server r modulo their number. `probes` are this rank's samples whose completions,
-    drawn once, are compared after every transfer.
+    Rank r asks server r modulo their number. Each transfer of weights has a folder of its own.
     """
 
     def __init__(
@@ -193,6 +203,20 @@ class Served(Generation):
         encoder: PromptEncoder,
         probes: Sequence[Sample],
     ) -> None:
+        """Load nothing yet.
+
+        Args:
+            config: The recipe's section `rl.generation`.
+            dtype: The type of the weights in the folder.
+            servers: Their URLs.
+            folder: Where weights are left for them.
+            encoder: Of the policy.
+            probes: This rank's samples whose completions, sampled once, are compared after every
+                transfer; the first PROBES of them.
+
+        Raises:
+            UserInputError: There are more servers than ranks, or an URL is none.
+        """
         self.encoder = encoder
         ranks = torch.distributed.is_initialized()
         self._rank = torch.distributed.get_rank() if ranks else 0
@@ -202,14 +226,14 @@ class Served(Generation):
                 f"{env.GENERATION_SERVERS} has {len(servers)} servers but training has"
                 f" {self._world} processes, each of which asks one; name fewer"
             )
-        self._client = Client(servers[self._rank % len(servers)])
+        self._client = ServerClient(servers[self._rank % len(servers)])
         self._loads = self._rank < len(servers)
         self._folder, self._dtype, self._tolerance = folder, dtype, config.tolerance
         self._name = ""
         self._probes = list(probes[:PROBES])
         self._completions: list[list[int]] = []
 
-    def sync(self, policy: Any, step: int) -> float:
+    def sync_weights(self, policy: Any, step: int) -> float:
         name = f"step-{step:08d}"
         save_whole(
             policy,
@@ -225,7 +249,7 @@ class Served(Generation):
                 self._client.load(name)
             except (UserInputError, InfrastructureError) as error:
                 failed = error
-        self._all_or_none(failed)
+        self._raise_together(failed)
         if self._rank == 0:
             for other in self._folder.glob("step-*"):
                 if other.name != name:
@@ -234,20 +258,23 @@ class Served(Generation):
         return self._compare(policy, step)
 
     def _compare(self, policy: Any, step: int) -> float:
-        """Mean difference of log-probabilities, the largest of all ranks; too large is an error."""
+        """Mean difference of log-probabilities on the probes, the largest of all ranks.
+
+        Raises:
+            UserInputError: It is above `rl.generation.tolerance`.
+        """
         failed = None
         theirs: list[list[float]] = []
         try:
             if not self._completions:
                 sampling = Sampling(temperature=1.0, max_tokens=_PROBE_TOKENS)
-                _, drawn = self._client.complete(
-                    self._probes, sampling, [[i] for i in range(len(self._probes))]
-                )
-                self._completions = [group[0].ids for group in drawn]
+                seeds = [[i] for i in range(len(self._probes))]
+                _, groups = self._client.complete(self._probes, sampling, seeds)
+                self._completions = [group[0].ids for group in groups]
             theirs = self._client.logps(self._probes, self._completions)
         except (UserInputError, InfrastructureError) as error:
             failed = error
-        self._all_or_none(failed)
+        self._raise_together(failed)
         ours = completion_logps(
             policy,
             self.encoder,
@@ -279,16 +306,16 @@ class Served(Generation):
     ) -> list[list[Completion]]:
         if not samples:
             return []
-        name, drawn = self._client.complete(samples, sampling, seeds)
+        name, groups = self._client.complete(samples, sampling, seeds)
         if name != self._name:
             raise InfrastructureError(
                 f"the generation server {self._client.url} has the weights {name!r} instead of"
                 f" {self._name!r}; does another training use it?"
             )
-        return drawn
+        return groups
 
-    def _all_or_none(self, failed: Exception | None) -> None:
-        """Go on only if no rank failed, so that none waits for another."""
+    def _raise_together(self, failed: Exception | None) -> None:
+        """Raise on every rank if one failed, because the others would wait for it for ever."""
         errors = [error for error in all_gather_object(str(failed) if failed else None) if error]
         if failed is not None:
             raise failed
@@ -296,32 +323,46 @@ class Served(Generation):
             raise InfrastructureError(f"another process of the training: {errors[0]}")
 
 
-def dtype_of(recipe: Recipe) -> torch.dtype:
-    """The type that a policy is served in."""
+def serving_dtype(recipe: Recipe) -> torch.dtype:
+    """The type in which the sampler has the policy's weights."""
     found: torch.dtype = getattr(torch, recipe.model.dtype)
     return found
 
 
-# A training's generation servers: those that are named, or one started beside rank 0.
+# Opening a sampler: at the servers that the environment names, or at one started beside rank 0.
 
 _POLL_S = 0.2
 _PATIENCE_S = 60.0
-# torchrun's, which vLLM would take for its own.
+# Variables of torchrun, which vLLM would take for its own.
 _TORCHRUN = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK", "ROLE_RANK")
 _RENDEZVOUS = ("MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_RUN_ID")
 
 
 @contextmanager
-def served_generation(
+def open_sampler(
     recipe: Recipe,
     checkpoint: Path,
     work: Path,
     encoder: PromptEncoder,
     probes: Sequence[Sample],
-) -> Iterator[Generation | None]:
-    """What the trainer draws from; None if each process has a copy of the policy.
+) -> Iterator[Sampler | None]:
+    """The sampler of a training, and a server for it if none is named. Every rank has to call it.
 
-    Called by every rank. `work` is a folder for the weights of a server that is started here.
+    Args:
+        recipe: Of the training.
+        checkpoint: What a server that is started here loads first.
+        work: Its folder, for weights.
+        encoder: Of the policy.
+        probes: This rank's samples that are compared after each transfer of weights.
+
+    Yields:
+        The sampler; None if the recipe wants a copy of the policy in each process, which the trainer
+        makes itself.
+
+    Raises:
+        UserInputError: The environment names servers without a folder, or there is more than one
+            machine without servers.
+        InfrastructureError: The server that is started here ends.
     """
     config = recipe.rl.generation
     if config.where == "process":
@@ -335,7 +376,7 @@ def served_generation(
                 f"{env.GENERATION_SERVERS} is set but {env.GENERATION_FOLDER} is not; set"
                 " it to the folder that they and the training have mounted"
             )
-        yield Served(config, dtype_of(recipe), servers, Path(folder), encoder, probes)
+        yield RemoteSampler(config, serving_dtype(recipe), servers, Path(folder), encoder, probes)
         return
     if env.world_size() != env.local_world_size():
         raise UserInputError(
@@ -343,36 +384,38 @@ def served_generation(
             f" generation-server` and name it in {env.GENERATION_SERVERS}"
         )
     server: subprocess.Popen[bytes] | None = None
-    told: str | Exception | None = None
+    url = ""
+    failed: Exception | None = None
     try:
         if rank == 0:
             try:
-                server, told = _start(recipe, checkpoint, work)
+                server, url = _start_server(recipe, checkpoint, work)
             except (UserInputError, InfrastructureError) as error:
-                told = error
-        told = broadcast_object(told)
-        if isinstance(told, Exception):
-            raise told
-        assert told is not None
-        yield Served(config, dtype_of(recipe), [told], work, encoder, probes)
+                failed = error
+        url, failed = broadcast_object((url, failed))
+        if failed is not None:
+            raise failed
+        yield RemoteSampler(config, serving_dtype(recipe), [url], work, encoder, probes)
     finally:
         if server is not None:
-            _end(server)
+            _end_server(server)
             shutil.rmtree(work, ignore_errors=True)
 
 
-def _start(recipe: Recipe, checkpoint: Path, work: Path) -> tuple[subprocess.Popen[bytes], str]:
-    """The server's process, and its URL once it takes requests. It dies with this process."""
+def _start_server(
+    recipe: Recipe, checkpoint: Path, work: Path
+) -> tuple[subprocess.Popen[bytes], str]:
+    """A server's process, and its URL once it takes requests. It dies with this process."""
     work.mkdir(parents=True, exist_ok=True)
     spec, ready = work / "server.json", work / "url"
     ready.unlink(missing_ok=True)
-    asked = ServerSpec(
+    server_spec = ServerSpec(
         recipe=recipe,
         checkpoint=str(checkpoint.absolute()),
         folder=str(work.absolute()),
         ready=str(ready),
     )
-    spec.write_text(asked.model_dump_json())
+    spec.write_text(server_spec.model_dump_json())
     gpus = recipe.rollout.vllm.tensor_parallel_size if torch.cuda.is_available() else 0
     environment = server_environment(env.read_all(), gpus, torch.cuda.device_count())
     environment[PARENT] = str(os.getpid())
@@ -392,7 +435,16 @@ def _start(recipe: Recipe, checkpoint: Path, work: Path) -> tuple[subprocess.Pop
 
 
 def server_environment(environment: Mapping[str, str], gpus: int, visible: int) -> dict[str, str]:
-    """Without torchrun's variables, and with the `gpus` after those of the training's processes."""
+    """The environment of a server that is started beside a training.
+
+    Args:
+        environment: That of the training, whose torchrun variables are left out.
+        gpus: How many the server needs; it gets those after the training's own.
+        visible: How many GPUs the machine shows, where CUDA_VISIBLE_DEVICES is not set.
+
+    Raises:
+        UserInputError: There are not enough of them.
+    """
     kept = {k: v for k, v in environment.items() if k not in (*_TORCHRUN, *_RENDEZVOUS)}
     if gpus:
         taken = int(environment.get("LOCAL_WORLD_SIZE", "1"))
@@ -408,7 +460,7 @@ def server_environment(environment: Mapping[str, str], gpus: int, visible: int) 
     return kept
 
 
-def _end(server: subprocess.Popen[bytes]) -> None:
+def _end_server(server: subprocess.Popen[bytes]) -> None:
     server.terminate()
     try:
         server.wait(_PATIENCE_S)

@@ -112,12 +112,12 @@ def test_results_come_in_the_order_of_the_samples(engine: TransformersEngine) ->
 
 
 def test_top_p_zero_noise_takes_the_likeliest_token() -> None:
-    from pelican.engines.transformers import _sample
+    from pelican.engines.transformers import _sample_token
 
     logits = torch.tensor([[0.0, 3.0, 1.0]])
     narrow = Sampling(temperature=1.0, top_p=0.5)
     for noise in (0.0, 0.5, 0.999):
-        assert _sample(logits, narrow, torch.tensor([noise], dtype=torch.float64)).item() == 1
+        assert _sample_token(logits, narrow, torch.tensor([noise], dtype=torch.float64)).item() == 1
 
 
 def test_a_draw_from_the_likeliest_tokens_is_scored_as_such(engine: TransformersEngine) -> None:

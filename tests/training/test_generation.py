@@ -27,7 +27,7 @@ from pelican.records import Sample
 from pelican.training.distributed import load_for_training
 from pelican.training.grpo import StepRecord
 from pelican.training.grpo_scale import RolloutQueue, ScaledGrpoTrainer
-from pelican.training.sampling import Client, Served, server_environment
+from pelican.training.sampling import RemoteSampler, ServerClient, server_environment
 from tests.endpoints import serving
 from tests.training.scaled import recipe_of
 from tests.training.trainers import SAMPLES, losses, scaled_grpo
@@ -184,7 +184,7 @@ def test_a_server_that_keeps_its_old_weights_is_found_out(
 
 def test_what_goes_wrong_at_the_server_is_told(twin: Path, tmp_path: Path, serve: Serve) -> None:
     server = serve()
-    client = Client(server.url)
+    client = ServerClient(server.url)
     with pytest.raises(UserInputError, match=r"no weights 'step-9'.*same folder mounted"):
         client.load("step-9")
     with pytest.raises(UserInputError, match=r"no weights '\.\./twin'"):
@@ -193,26 +193,28 @@ def test_what_goes_wrong_at_the_server_is_told(twin: Path, tmp_path: Path, serve
         client.post("nonsense", LoadRequest(name="x"), LogpsReply)
     with pytest.raises(UserInputError, match=r"bad request: body.samples: "):
         client.post("complete", LoadRequest(name="x"), CompleteReply)
-    other = Client(server.url + "/other")
+    other = ServerClient(server.url + "/other")
     with pytest.raises(UserInputError, match="has no /other/load"):
         other.load("x")
     with (
         serving(lambda request: (200, b"<html>")) as address,
         pytest.raises(InfrastructureError, match=r"not a generation server's .*another service"),
     ):
-        Client(address).load("x")
+        ServerClient(address).load("x")
     with pytest.raises(UserInputError, match=r"can't listen at 127\.0\.0\.1:\d+ .*another --host"):
         Server(server.weights.backend, tmp_path, port=int(server.url.rpartition(":")[2]))
     with pytest.raises(UserInputError, match="is not a URL"):
-        Client("gpu-3:8000")
+        ServerClient("gpu-3:8000")
     with pytest.raises(UserInputError, match="is not a URL"):
-        Client("http://gpu-3:port")
-    gone = Client("http://127.0.0.1:9")
+        ServerClient("http://gpu-3:port")
+    gone = ServerClient("http://127.0.0.1:9")
     with pytest.raises(InfrastructureError, match=r"127\.0\.0\.1:9 does not answer"):
         gone.load("x")
     encoder = load_for_training(recipe(), twin)[1]
     with pytest.raises(UserInputError, match=r"2 servers but training has 1"):
-        Served(recipe().rl.generation, torch.float32, [server.url] * 2, tmp_path, encoder, SAMPLES)
+        RemoteSampler(
+            recipe().rl.generation, torch.float32, [server.url] * 2, tmp_path, encoder, SAMPLES
+        )
 
 
 def test_another_training_at_the_same_server_is_noticed(
@@ -220,16 +222,16 @@ def test_another_training_at_the_same_server_is_noticed(
 ) -> None:
     server = serve()
     policy, encoder = load_for_training(recipe(), twin)
-    served = Served(
+    sampler = RemoteSampler(
         recipe().rl.generation, torch.float32, [server.url], tmp_path / "weights", encoder, SAMPLES
     )
-    assert served.sync(policy, 7) < 1e-4
+    assert sampler.sync_weights(policy, 7) < 1e-4
     prompts = [encoder.prompt(SAMPLES[0])]
-    ((one, _),) = served.complete(SAMPLES[:1], prompts, WARM, [[1, 2]])
+    ((one, _),) = sampler.complete(SAMPLES[:1], prompts, WARM, [[1, 2]])
     assert len(one.ids) == len(one.logps) and max(one.logps) <= 0
     server.weights.name = "step-00000003"
     with pytest.raises(InfrastructureError, match=r"'step-00000003' instead of 'step-00000007'"):
-        served.complete(SAMPLES[:1], prompts, WARM, [[1]])
+        sampler.complete(SAMPLES[:1], prompts, WARM, [[1]])
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from pelican.training.arguments import grpo_arguments, sft_arguments
 from pelican.training.distributed import load_for_training
 from pelican.training.grpo import StepRecord, schedule
 from pelican.training.grpo_scale import ScaledGrpoTrainer
-from pelican.training.sampling import Served
+from pelican.training.sampling import RemoteSampler
 from pelican.training.sft import Demonstration, DemonstrationTrainer
 from pelican.training.variants import trainer_of
 from tests.data.factory import clip, sample
@@ -118,10 +118,10 @@ def scaled_grpo(
     args = grpo_arguments(made, work, world, 0)
     args.logging_steps = 1
     policy, encoder = load_for_training(made, twin)
-    generation = None
+    sampler = None
     if url is not None and folder is not None:
         config = made.rl.generation
-        generation = Served(config, torch.float32, [url], folder, encoder, samples)
+        sampler = RemoteSampler(config, torch.float32, [url], folder, encoder, samples)
     return ScaledGrpoTrainer(
         policy,
         args=args,
@@ -130,7 +130,7 @@ def scaled_grpo(
         recipe=made,
         checkpoint=twin,
         encoder=encoder,
-        generation=generation,
+        sampler=sampler,
         samples=samples,
         scorer=letters,
         on_step=on_step,
