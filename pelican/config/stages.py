@@ -47,6 +47,9 @@ class Stage:
     # What of the recipe determines the result, sections or fields, and where a section is listed whole,
     # more. A finished stage is known again by them, so a change here does every stage again.
     result: tuple[str, ...] = ()
+    # What the stage reads apart from that, because it can't change the result. A stage sees nothing else
+    # of the recipe.
+    reads: tuple[str, ...] = ()
     processes: str = ""  # the field that says how many; none: one, whatever the pods
     threads: str = ""  # the field that says how many a process has; none: one
     # Any number of processes, of any speed, without a process group; one may be lost.
@@ -138,8 +141,6 @@ _ROWS = (
         generated="teacher_tokens",
         endings=("unknown",),
     ),
-    # Which engine a training draws with is `rollout`, and does not count: either draws from the same
-    # policy.
     Stage(
         name="train-rl",
         module="pelican.stages.train_rl",
@@ -150,6 +151,8 @@ _ROWS = (
         inputs=("policy", "buffer"),
         data=_POOL,
         result=("seed", "model", "rl", "reward", "data.max_pixels", "parallel"),
+        # The engine that draws the completions: each draws from the same policy.
+        reads=("rollout",),
         processes="rl.processes",
         threads="rl.threads",
         elastic=True,
@@ -188,6 +191,8 @@ _ROWS = (
         optional=("base", "previous"),
         data={"evaluation": "data.evaluation", "general": "data.general"},
         result=("seed", "model", "eval", "rollout", "reward", "data"),
+        # Whether the loop goes on after this phase: a metric says which gates are obeyed.
+        reads=("sft.enabled",),
         processes="rollout.workers",
         memory="rollout.batch_size",
         endings=("stop", "length"),

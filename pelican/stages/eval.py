@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import polars as pl
 
 from pelican.base.process import in_order
+from pelican.config.recipe import Recipe
 from pelican.data.entries import Entry
 from pelican.data.pool import PoolIndex, read_index
 from pelican.data.tables import Quarantine
@@ -26,9 +27,10 @@ from pelican.evaluation.metrics import (
 )
 from pelican.monitoring import record
 from pelican.records import Rollout, Sample
-from pelican.rewards import Judge, judge_of, judge_workers, score
+from pelican.rewards import Judge, judge_workers, score
+from pelican.stages.job import StageJob
 from pelican.stages.parts import Parts, when_needed
-from pelican.stages.runner import StageContext
+from pelican.stages.stage import Inputs, StageResult
 
 PART = 256  # samples between two points of resuming
 SUITES: dict[str, Suite] = {"evaluation": "embodied", "general": "general"}
@@ -43,96 +45,94 @@ class _Part:
     entries: Sequence[Entry]
 
 
-def run(context: StageContext) -> None:
+def run(inputs: Inputs, config: Recipe, job: StageJob) -> StageResult:
     """Inputs policy, evaluation, general; optional base and previous, earlier eval stages.
 
     Every rank answers the parts of its turn; rank 0 joins them, and writes `results.parquet`,
     `summary.json` and `gate.json`.
     """
-    recipe = context.recipe
-    asked = _parts(context)
+    result = StageResult()
+    pools = {name: read_index(inputs[name]) for name in SUITES}
+    if job.rank == 0:
+        result.counts["quarantined"] = sum(len(pool.quarantine) for pool in pools.values())
+    asked = _parts(pools)
     sizes = [len(part.entries) for part in asked]
-    parts = Parts(context, "part", sizes, write_results)
-    judge = judge_of(recipe.reward, training=False, store=context.store)
-    with when_needed(lambda: _open(context)) as engine:
-        parts.answer(lambda number: _rows(context, engine, judge, asked[number]))
-    context.judged(judge)
-    if context.rank == 0:
+    parts = Parts(job, "part", sizes, write_results)
+    judge = job.judge(config.reward)
+    with when_needed(lambda: open_engine(config.rollout, config.model, inputs["policy"])) as engine:
+        parts.answer(lambda number: _rows(config, job, engine, judge, asked[number]))
+    result.add_judge(judge)
+    if job.rank == 0:
         frame = pl.concat([pl.read_parquet(file) for file in parts.files()])
-        _conclude(context, frame.select(RESULTS.names).sort("suite", "sample_id"), sum(sizes))
+        frame = frame.select(RESULTS.names).sort("suite", "sample_id")
+        result.counts["quarantined"] += sum(sizes) - len(frame)
+        _conclude(inputs, config, job, result, frame)
+    return result
 
 
-def _parts(context: StageContext) -> list[_Part]:
-    parts: list[_Part] = []
-    for name, suite in SUITES.items():
-        pool = read_index(context.input(name))
-        if context.rank == 0:
-            context.counts["quarantined"] += len(pool.quarantine)
-        for start in range(0, len(pool.entries), PART):
-            entries = pool.entries[start : start + PART]
-            parts.append(_Part(suite, pool, entries))
-    return parts
-
-
-def _open(context: StageContext) -> Engine:
-    recipe = context.recipe
-    return open_engine(recipe.rollout, recipe.model, context.input("policy"))
+def _parts(pools: Mapping[str, PoolIndex]) -> list[_Part]:
+    return [
+        _Part(suite, pools[name], pools[name].entries[start : start + PART])
+        for name, suite in SUITES.items()
+        for start in range(0, len(pools[name].entries), PART)
+    ]
 
 
 def _rows(
-    context: StageContext, engine: Callable[[], Engine], judge: Judge | None, part: _Part
+    config: Recipe,
+    job: StageJob,
+    engine: Callable[[], Engine],
+    judge: Judge | None,
+    part: _Part,
 ) -> Iterator[ResultRow]:
     """The scored answers of one part; a sample whose image can't be read is left out."""
-    recipe = context.recipe
-    pixels = recipe.data.max_pixels
+    pixels = config.data.max_pixels
     quarantine = Quarantine()
     with record.timed("data"):
         loaded = part.pool.load(part.entries, max_pixels=pixels, quarantine=quarantine)
         samples: list[Sample] = list(loaded)
-    context.left_out(quarantine)
+    job.log_left_out(quarantine)
     if not samples:
         return
-    groups = engine().generate(samples, recipe.eval.sampling, 1, recipe.seed)
+    groups = engine().generate(samples, config.eval.sampling, 1, config.seed)
 
     def row(answered: tuple[Sample, list[Rollout]]) -> ResultRow:
         sample, (rollout,) = answered
         record.generated([rollout])
-        scored = score(
-            sample, rollout.completion, context.spec.rewards, seed=recipe.seed, judge=judge
-        )
+        scored = score(sample, rollout.completion, config.reward, seed=config.seed, judge=judge)
         return result_row(sample, part.suite, rollout, scored)
 
     answered = zip(samples, record.timed_each("generate", groups), strict=True)
-    yield from in_order(row, answered, judge_workers(recipe.reward, judge))
+    yield from in_order(row, answered, judge_workers(config.reward, judge))
 
 
-def _conclude(context: StageContext, frame: pl.DataFrame, expected: int) -> None:
+def _conclude(
+    inputs: Inputs, config: Recipe, job: StageJob, result: StageResult, frame: pl.DataFrame
+) -> None:
     """Write results, summary and gate, and name the numbers of the manifest."""
-    recipe, output = context.recipe, context.spec.output
     for suite in SUITES.values():
         if frame.filter(suite=suite).is_empty():
             raise UserInputError(
                 f"no image of the {suite} suite can be read; check the data section"
             )
     earlier: dict[str, tuple[str, pl.DataFrame]] = {
-        name: (context.spec.inputs[name], read_results(context.input(name)))
+        name: (inputs.place(name), read_results(inputs[name]))
         for name in ("base", "previous")
-        if name in context.spec.inputs
+        if name in inputs
     }
-    summary = summarise(frame, earlier, resamples=recipe.eval.bootstrap, seed=recipe.seed)
-    gate = decide(summary, recipe.eval)
-    frame.write_parquet(context.output("results.parquet"), compression="zstd")
-    context.put("results.parquet")
-    context.store.write(f"{output}/summary.json", summary.model_dump_json(indent=1).encode())
-    context.store.write(f"{output}/gate.json", gate.model_dump_json(indent=1).encode())
-    context.counts["samples"] = len(frame)
-    context.counts["quarantined"] += expected - len(frame)
-    context.counts["tokens"] = int(frame["tokens"].sum())
-    context.notes["gate"] = gate.reasons
+    summary = summarise(frame, earlier, resamples=config.eval.bootstrap, seed=config.seed)
+    gate = decide(summary, config.eval)
+    frame.write_parquet(job.output("results.parquet"), compression="zstd")
+    job.put("results.parquet")
+    job.write("summary.json", summary.model_dump_json(indent=1).encode())
+    job.write("gate.json", gate.model_dump_json(indent=1).encode())
+    result.counts["samples"] = len(frame)
+    result.counts["tokens"] = int(frame["tokens"].sum())
+    result.notes["gate"] = gate.reasons
     for name, value in manifest_metrics(summary).items():
-        context.metric(name, value)
-    context.metric("go_on", float(gate.go_on))
-    record.evaluated(summary, gate, recipe.obeys_gate_after(context.spec.phase))
+        result.add_metric(name, value)
+    result.add_metric("go_on", float(gate.go_on))
+    record.evaluated(summary, gate, config.obeys_gate_after(job.phase))
 
 
 def manifest_metrics(summary: Summary) -> dict[str, float]:

@@ -4,59 +4,61 @@ from __future__ import annotations
 
 import polars as pl
 
+from pelican.config.recipe import Recipe
 from pelican.data.tables import pool_columns
 from pelican.dppo.difficulty import FILES, rates_of, write_tables
 from pelican.errors import UserInputError
-from pelican.stages.runner import StageContext
-from pelican.stages.stage import input_digest
+from pelican.stages.job import StageJob
+from pelican.stages.stage import Inputs, StageResult
 
 
-def run(context: StageContext) -> None:
+def run(inputs: Inputs, config: Recipe, job: StageJob) -> StageResult:
     """Inputs scores, pool and policy; writes `ledger.parquet`, `buffer.parquet`, `weak.parquet`.
 
     Both phases write all three; RL takes the buffer, SFT the weak set.
     """
-    if context.rank:
-        return
-    spec = context.spec
+    result = StageResult()
+    if job.rank:
+        return result
     columns = ("id", "family", "dimension", "source")
-    pool = pool_columns(context.input("pool"), columns, context.corrections())
-    scores = sorted(context.input("scores").glob("scores-*.parquet"))
+    pool = pool_columns(inputs["pool"], columns, inputs.corrections())
+    scores = sorted(inputs["scores"].glob("scores-*.parquet"))
     if not scores:
-        where = spec.inputs["scores"]
+        where = inputs.place("scores")
         raise UserInputError(f"input {where!r} holds no scores-*.parquet; run the reward stage")
-    if "policy" not in spec.inputs:
+    if "policy" not in inputs:
         raise UserInputError("the filter stage needs the input 'policy', which the ledger names")
     rates = rates_of(scores, pool)
-    context.progress(1, 2, "tables")
-    policy = input_digest(context.store, spec.inputs["policy"])
-    seed = 1000 * context.recipe.seed + spec.loop  # else every loop drew the same of equal samples
+    job.progress(1, 2, "tables")
+    policy = inputs.digest("policy")
+    seed = 1000 * config.seed + job.loop  # else every loop drew the same of equal samples
     buffer, weak = write_tables(
-        context.output(),
+        job.output(),
         rates,
-        context.recipe.filter,
+        config.filter,
         seed,
-        loop=spec.loop,
-        phase=spec.phase,
+        loop=job.loop,
+        phase=job.phase,
         policy=policy,
     )
     for name in FILES:
-        context.put(name)
-    context.progress(2, 2, "tables")
-    context.counts.update(buffer.counts, weak=weak)
+        job.put(name)
+    job.progress(2, 2, "tables")
+    result.counts.update(buffer.counts, weak=weak)
     if buffer.rows.is_empty():
         counts = buffer.counts
-        context.notes["buffer"] = (
+        result.notes["buffer"] = (
             f"the buffer is empty: of {counts['samples']} samples {counts['mastered']} are mastered"
             f" and {counts['intractable']} intractable, so RL has nothing to practise and is skipped"
         )
-    _measure(context, rates)
+    _measure(result, rates)
+    return result
 
 
-def _measure(context: StageContext, rates: pl.DataFrame) -> None:
+def _measure(result: StageResult, rates: pl.DataFrame) -> None:
     if rates.is_empty():
         return
-    context.metric("mean_success_rate", rates.select(pl.col("success_rate").mean()).item())
+    result.add_metric("mean_success_rate", rates.select(pl.col("success_rate").mean()).item())
     by_family = rates.group_by("family").agg(pl.col("success_rate").mean())
     for family, rate in by_family.sort("family").iter_rows():
-        context.metric(f"success_rate/{family}", rate)
+        result.add_metric(f"success_rate/{family}", rate)

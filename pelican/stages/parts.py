@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
 from pelican.monitoring import record
-from pelican.stages.runner import StageContext
+from pelican.stages.job import StageJob
 
 _POLL_S = 0.5
 Row = TypeVar("Row")
@@ -27,44 +27,41 @@ Costly = TypeVar("Costly", bound=_Closes)
 class Parts(Generic[Row]):
     """Files `work/<name>-<number>.parquet`; `sizes`: the samples of each part."""
 
-    context: StageContext
+    job: StageJob
     name: str
     sizes: Sequence[int]
     write: Callable[[Path, Sequence[Row]], None]
 
     def answer(self, rows_of: Callable[[int], Iterable[Row]]) -> None:
         """This rank's parts, but those that are there from before. `rows_of`: the rows of one."""
-        context = self.context
-        mine = range(context.rank, len(self.sizes), context.world_size)
+        job = self.job
+        mine = range(job.rank, len(self.sizes), job.world_size)
         total = sum(self.sizes[number] for number in mine)
         done, answered, began = 0, 0, time.monotonic()
         for number in mine:
-            if not context.store.exists(self._key(number)):
+            if not job.has(self._file(number)):
                 rows: list[Row] = []
                 for row in rows_of(number):
                     rows.append(row)
                     answered += 1
                     rate = answered / max(1e-9, time.monotonic() - began)
-                    context.progress(min(done + len(rows), total - 1), total, "samples", rate=rate)
-                self.write(context.output(self._file(number)), rows)
-                context.put(self._file(number))
+                    job.progress(min(done + len(rows), total - 1), total, "samples", rate=rate)
+                self.write(job.output(self._file(number)), rows)
+                job.put(self._file(number))
             done += self.sizes[number]
-            context.progress(done, total, "samples")
+            job.progress(done, total, "samples")
 
     def files(self) -> Iterator[Path]:
         """The parts of all ranks in order, each as soon as it is there."""
         for number in range(len(self.sizes)):
-            while not self.context.store.exists(self._key(number)):
+            while not self.job.has(self._file(number)):
                 record.waited()
                 with record.timed("wait"):
                     time.sleep(_POLL_S)  # of another rank; if it fails, its launcher ends us too
-            yield self.context.store.local(self._key(number))
+            yield self.job.local(self._file(number))
 
     def _file(self, number: int) -> str:
         return f"work/{self.name}-{number:05d}.parquet"
-
-    def _key(self, number: int) -> str:
-        return f"{self.context.spec.output}/{self._file(number)}"
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 
 from pelican.base.model import digest_of
+from pelican.config.recipe import Recipe
 from pelican.data.entries import Entry
 from pelican.data.pool import PoolIndex, read_index
 from pelican.data.select import loop_samples
@@ -18,7 +19,8 @@ from pelican.data.tables import Quarantine, QuarantineRow, write_rows, write_tab
 from pelican.engines import Engine, open_engine
 from pelican.monitoring import record
 from pelican.records import Phase, Rollout, Sample
-from pelican.stages.runner import Held, Items, StageContext, claims_of
+from pelican.stages.job import Lease, Leases, StageJob
+from pelican.stages.stage import Inputs, StageResult
 
 # Rollout: the policy answers every sample of the loop T times; one Parquet shard at a time.
 
@@ -35,91 +37,88 @@ SELECTION = pa.schema(
 Shards = list[Sequence[Entry]]
 
 
-def work(context: StageContext) -> tuple[PoolIndex, Shards]:
+def work(inputs: Inputs, config: Recipe, job: StageJob) -> tuple[PoolIndex, Shards]:
     """Inputs policy and pool; writes `rollouts-*.parquet`, shard by shard as they are claimed.
 
     Returns when all shards are there, by whichever replica. A shard that is there is not made again.
     """
-    spec, recipe = context.spec, context.recipe
-    index, shards = _shards(context)
-    tries = _tries(context)
+    index, shards = _shards(inputs, config, job)
+    tries = config.rollout.weak_samples if job.phase is Phase.SFT else config.rollout.samples
     numbers = {_shard_name(number): number for number in range(len(shards))}
-    items = Items(context, claims_of(context), list(numbers), lambda: _finished(context))
+    leases = job.leases(list(numbers), lambda: _finished(job))
     rollouts = [tries * len(shard) for shard in shards]
-    share = _fair_share(rollouts, context)
+    share = _fair_share(rollouts, job)
     # What an earlier attempt left counts as replica 0's.
-    done = sum(rollouts[numbers[name]] for name in _finished(context)) if context.rank == 0 else 0
-    seed = phase_seed(recipe.seed, spec.loop, spec.phase)
+    done = sum(rollouts[numbers[name]] for name in _finished(job)) if job.rank == 0 else 0
+    seed = phase_seed(config.seed, job.loop, job.phase)
 
     def load(name: str, quarantine: Quarantine) -> Iterator[Sample]:
-        pixels = recipe.data.max_pixels
+        pixels = config.data.max_pixels
         return index.load(shards[numbers[name]], max_pixels=pixels, quarantine=quarantine)
 
     def commit(name: str, rows: list[Rollout], quarantine: Quarantine) -> None:
-        _commit(context, numbers[name], rows, quarantine)
+        _commit(job, numbers[name], rows, quarantine)
 
-    under_way = UnderWay(items, load, commit)
+    in_flight = InFlightShards(leases, load, commit)
     engine: Engine | None = None
     generated, began = 0, time.monotonic()
     try:
-        while (held := items.take()) is not None or items.wait():
-            if held is None:
+        while (lease := leases.take()) is not None or leases.wait():
+            if lease is None:
                 continue
-            engine = engine or _open(context)
-            samples = under_way.samples(held, more=engine.continuous)
+            engine = engine or open_engine(config.rollout, config.model, inputs["policy"])
+            samples = in_flight.samples(lease, more=engine.continuous)
             if not engine.continuous:
                 with record.timed("data"):
                     samples = iter(list(samples))
-            groups = engine.generate(samples, recipe.rollout.sampling, tries, seed)
+            groups = engine.generate(samples, config.rollout.sampling, tries, seed)
             for group in record.timed_each("generate", groups):
-                under_way.answer(group)
+                in_flight.answer(group)
                 record.generated(group)
                 generated += len(group)
                 rate = generated / max(1e-9, time.monotonic() - began)
-                done += sum(rollouts[numbers[name]] for name in under_way.commit())
-                there = done + under_way.rollouts()
+                done += sum(rollouts[numbers[name]] for name in in_flight.commit())
+                there = done + in_flight.rollouts()
                 # A replica that is faster than others does more than its share.
-                context.progress(min(there, share - 1), share, "rollouts", rate=rate)
+                job.progress(min(there, share - 1), share, "rollouts", rate=rate)
             # A shard may have no usable sample.
-            done += sum(rollouts[numbers[name]] for name in under_way.commit())
+            done += sum(rollouts[numbers[name]] for name in in_flight.commit())
     finally:
-        under_way.release()
-    context.progress(share, share, "rollouts")
+        in_flight.release()
+    job.progress(share, share, "rollouts")
     if engine is not None:
         engine.close()
     return index, shards
 
 
-def finish(context: StageContext, plan: tuple[PoolIndex, Shards]) -> None:
+def finish(
+    inputs: Inputs, config: Recipe, job: StageJob, plan: tuple[PoolIndex, Shards]
+) -> StageResult:
     """Write `selection.parquet`, and count what all replicas made; `plan` is what `work` gave."""
     index, shards = plan
-    _write_selection(context, shards)
-    context.counts.update(index.corrected)
-    _count_quarantine(context, index.quarantine.rows)
+    _write_selection(job, shards)
+    result = StageResult()
+    result.counts.update(index.corrected)
+    _count_quarantine(result, index.quarantine.rows)
     for number in range(len(shards)):
-        facts = json.loads(context.store.read(_facts_key(context, number)))
-        context.counts.update(facts["counts"])
-        _count_quarantine(context, [QuarantineRow(**row) for row in facts["quarantine"]])
+        facts = json.loads(job.read(_facts_name(number)))
+        result.counts.update(facts["counts"])
+        _count_quarantine(result, [QuarantineRow(**row) for row in facts["quarantine"]])
+    return result
 
 
-def _shards(context: StageContext) -> tuple[PoolIndex, Shards]:
+def _shards(inputs: Inputs, config: Recipe, job: StageJob) -> tuple[PoolIndex, Shards]:
     """The samples of this loop and phase, in shards."""
-    spec, recipe = context.spec, context.recipe
-    index = read_index(context.input("pool"), context.corrections())
-    entries = loop_samples(index, recipe, spec.loop, spec.phase)
-    size = recipe.rollout.shard_size
+    index = read_index(inputs["pool"], inputs.corrections())
+    entries = loop_samples(index, config, job.loop, job.phase)
+    size = config.rollout.shard_size
     return index, [entries[i : i + size] for i in range(0, len(entries), size)]
 
 
-def _tries(context: StageContext) -> int:
-    config = context.recipe.rollout
-    return config.weak_samples if context.spec.phase is Phase.SFT else config.samples
-
-
-def _fair_share(rollouts: Sequence[int], context: StageContext) -> int:
+def _fair_share(rollouts: Sequence[int], job: StageJob) -> int:
     """What this replica's progress counts to; the shares of all sum to the whole."""
-    whole, size = sum(rollouts), context.world_size
-    return whole * (context.rank + 1) // size - whole * context.rank // size
+    whole, size = sum(rollouts), job.world_size
+    return whole * (job.rank + 1) // size - whole * job.rank // size
 
 
 def phase_seed(seed: int, loop: int, phase: Phase) -> int:
@@ -127,34 +126,26 @@ def phase_seed(seed: int, loop: int, phase: Phase) -> int:
     return int(digest_of([seed, loop, phase.value]), 16) >> 1
 
 
-def _open(context: StageContext) -> Engine:
-    recipe = context.recipe
-    return open_engine(recipe.rollout, recipe.model, context.input("policy"))
-
-
 def _shard_name(number: int) -> str:
     return f"rollouts-{number:05d}.parquet"
 
 
-def _facts_key(context: StageContext, number: int) -> str:
-    return f"{context.spec.output}/work/shard-{number:05d}.json"
+def _facts_name(number: int) -> str:
+    return f"work/shard-{number:05d}.json"
 
 
-def _finished(context: StageContext) -> set[str]:
+def _finished(job: StageJob) -> set[str]:
     """Names of the shards that are there and whose facts were noted."""
-    prefix = f"{context.spec.output}/"
-    keys = {key.removeprefix(prefix) for key in context.store.keys(context.spec.output)}
-    noted = {key for key in keys if key.startswith("work/shard-")}
-    names = {f"rollouts-{key[len('work/shard-') : -len('.json')]}.parquet" for key in noted}
-    return names & keys
+    files = job.names()
+    noted = {name for name in files if name.startswith("work/shard-")}
+    shards = {f"rollouts-{name[len('work/shard-') : -len('.json')]}.parquet" for name in noted}
+    return shards & files
 
 
-def _commit(
-    context: StageContext, number: int, rows: Sequence[Rollout], quarantine: Quarantine
-) -> None:
+def _commit(job: StageJob, number: int, rows: Sequence[Rollout], quarantine: Quarantine) -> None:
     """Write the shard, then what is known about it: with that it counts as finished."""
-    write_rows(context.output(_shard_name(number)), rows, Rollout)
-    context.put(_shard_name(number))
+    write_rows(job.output(_shard_name(number)), rows, Rollout)
+    job.put(_shard_name(number))
     counts = Counter(
         samples=len({row.sample_id for row in rows}),
         rollouts=len(rows),
@@ -162,18 +153,18 @@ def _commit(
         truncated=sum(row.finish == "length" for row in rows),
     )
     facts = {"counts": dict(counts), "quarantine": quarantine.notes(len(quarantine))}
-    context.store.write(_facts_key(context, number), json.dumps(facts).encode())
+    job.write(_facts_name(number), json.dumps(facts).encode())
 
 
-def _count_quarantine(context: StageContext, rows: Sequence[QuarantineRow]) -> None:
+def _count_quarantine(result: StageResult, rows: Sequence[QuarantineRow]) -> None:
     """Count rows by code and keep the first 200 for the report."""
     quarantine = Quarantine(list(rows))
-    context.counts.update({f"quarantined_{code}": n for code, n in quarantine.counts.items()})
-    kept = context.notes.setdefault("quarantine", [])
+    result.counts.update({f"quarantined_{code}": n for code, n in quarantine.counts.items()})
+    kept = result.notes.setdefault("quarantine", [])
     kept += quarantine.notes(200 - len(kept))
 
 
-def _write_selection(context: StageContext, shards: Sequence[Sequence[Entry]]) -> None:
+def _write_selection(job: StageJob, shards: Sequence[Sequence[Entry]]) -> None:
     """The subset of this loop and phase, for the later stages and the report."""
     rows = [
         {
@@ -186,8 +177,8 @@ def _write_selection(context: StageContext, shards: Sequence[Sequence[Entry]]) -
         for entry in shard
     ]
     table = pa.Table.from_pylist(rows, schema=SELECTION)
-    write_table(context.output("selection.parquet"), table)
-    context.put("selection.parquet")
+    write_table(job.output("selection.parquet"), table)
+    job.put("selection.parquet")
 
 
 __all__ = ["SELECTION", "finish", "phase_seed", "work"]
@@ -200,31 +191,31 @@ Commit = Callable[[str, list[Rollout], Quarantine], None]
 
 @dataclass
 class _Shard:
-    held: Held
+    lease: Lease
     asked: int = 0  # samples that the engine got
     all_asked: bool = False
     groups: list[list[Rollout]] = field(default_factory=list)  # of the samples that it answered
     quarantine: Quarantine = field(default_factory=Quarantine)
 
 
-class UnderWay:
+class InFlightShards:
     """Shards in the order in which the engine got their samples.
 
     `load` gives the samples of a shard by its name, `commit` writes what was answered of it.
     """
 
-    def __init__(self, items: Items, load: Load, commit: Commit) -> None:
-        self._items, self._load, self._commit = items, load, commit
+    def __init__(self, leases: Leases, load: Load, commit: Commit) -> None:
+        self._leases, self._load, self._commit = leases, load, commit
         self._shards: deque[_Shard] = deque()
 
-    def samples(self, held: Held, *, more: bool) -> Iterator[Sample]:
-        """The samples of the shard that is held and, if `more`, of the next that is free, and so on.
+    def samples(self, lease: Lease, *, more: bool) -> Iterator[Sample]:
+        """The samples of a leased shard and, if `more`, of the next that is free, and so on.
 
         An engine that takes samples as it has room then never waits for the slowest of a shard. It
         asks for the next shard with the last samples of the one before still in work, so this
         replica may hold two.
         """
-        taken: Held | None = held
+        taken: Lease | None = lease
         while taken is not None:
             shard = _Shard(taken)
             self._shards.append(shard)
@@ -232,7 +223,7 @@ class UnderWay:
                 shard.asked += 1
                 yield sample
             shard.all_asked = True
-            taken = self._items.take() if more else None
+            taken = self._leases.take() if more else None
 
     def answer(self, group: list[Rollout]) -> None:
         """The rollouts of the next sample, in the order of `samples`."""
@@ -247,11 +238,11 @@ class UnderWay:
             shard = self._shards[0]
             if len(shard.groups) < shard.asked:
                 break
-            if not shard.held.claim.lost:  # else it is the other's to write
+            if not shard.lease.claim.lost:  # else it is the other's to write
                 rows = [rollout for group in shard.groups for rollout in group]
-                self._commit(shard.held.name, rows, shard.quarantine)
-                names.append(shard.held.name)
-            self._shards.popleft().held.release()
+                self._commit(shard.lease.name, rows, shard.quarantine)
+                names.append(shard.lease.name)
+            self._shards.popleft().lease.release()
         return names
 
     def rollouts(self) -> int:
@@ -261,4 +252,4 @@ class UnderWay:
     def release(self) -> None:
         """Leave what is not committed to others."""
         while self._shards:
-            self._shards.popleft().held.release()
+            self._shards.popleft().lease.release()

@@ -1,24 +1,32 @@
-"""What a stage is told: its specification, its inputs, its ranks."""
+"""What a stage gets and gives: its specification, its inputs, its view of the recipe, its result."""
 
 from __future__ import annotations
 
+import math
 import os
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path, PurePosixPath
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, Field
 
-from pelican.base.model import Frozen, digest_of
+from pelican.base.model import Frozen, Section, digest_of
 from pelican.config import env
 from pelican.config.recipe import Recipe, RewardConfig
 from pelican.config.stages import STAGES
+from pelican.data.corrections import NONE, Corrections, read_corrections
 from pelican.data.versions import Reader, known
 from pelican.errors import UserInputError
 from pelican.records import Phase
 from pelican.storage import local_path, open_uri
 from pelican.storage.manifests import read_manifest
 from pelican.storage.store import ObjectStore
+
+if TYPE_CHECKING:
+    from pelican.rewards.judge import EndpointJudge
 
 # Where a stage's inputs lie, and what tells one from a changed one.
 
@@ -84,8 +92,55 @@ def input_digest(store: ObjectStore, where: str, read: Reader = known) -> str:
             raise UserInputError(
                 f"input {where!r} is of a stage that has not finished; run it first"
             )
-    found = read(resolve_input(store, where))
+    return path_digest(resolve_input(store, where), read)
+
+
+def path_digest(path: Path, read: Reader = known) -> str:
+    """Digest of a plain file or folder by its content, or by what `read` says stands for it."""
+    found = read(path)
     return digest_of([[name, found[name]] for name in sorted(found)])
+
+
+class Inputs(Mapping[str, Path]):
+    """The inputs of a stage by name, as local paths; what lies elsewhere is fetched when asked for."""
+
+    def __init__(
+        self,
+        places: Mapping[str, str],
+        fetch: Callable[[str], Path] = Path,
+        digest: Callable[[str], str] = lambda place: path_digest(Path(place)),
+    ) -> None:
+        """`places`: where the inputs lie; `fetch` and `digest` take such a place."""
+        self._places, self._fetch, self._digest = places, fetch, digest
+
+    @classmethod
+    def in_store(cls, store: ObjectStore, places: Mapping[str, str]) -> Inputs:
+        """Inputs whose places are those of a specification."""
+        return cls(places, lambda at: resolve_input(store, at), lambda at: input_digest(store, at))
+
+    def __getitem__(self, name: str) -> Path:
+        return self._fetch(self._places[name])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._places  # without fetching it
+
+    def place(self, name: str) -> str:
+        """Where an input lies, as the specification says it: for messages and records."""
+        return self._places[name]
+
+    def digest(self, name: str) -> str:
+        """What tells an input from a changed one."""
+        return self._digest(self._places[name])
+
+    def corrections(self) -> Corrections:
+        """A person's corrections of the input `pool`; none if the recipe names no file."""
+        return read_corrections(self[CORRECTIONS]) if CORRECTIONS in self else NONE
 
 
 # The processes of one job.
@@ -114,7 +169,7 @@ class Ranks:
             dist.destroy_process_group()
 
 
-# What a stage is told: its name, its place in a run, its inputs and the recipe.
+# The specification: a stage's name, its place in a run, its inputs and the recipe.
 
 
 def check_stage(name: str) -> str:
@@ -145,9 +200,100 @@ class StageSpec(Frozen):
 
     @property
     def rewards(self) -> RewardConfig:
-        """How this stage scores. Flips are in what RL learns from, not in what is taught or measured.
+        """How this stage scores."""
+        return rewards_of(self.recipe, self.stage, self.phase)
 
-        So SFT's weak set is mined from rewards as they are.
-        """
-        flips = self.stage == "train-rl" or (self.stage == "reward" and self.phase is Phase.RL)
-        return self.recipe.reward if flips else self.recipe.reward.honest
+
+def rewards_of(recipe: Recipe, stage: str, phase: Phase) -> RewardConfig:
+    """How a stage scores. Flips are in what RL learns from, not in what is taught or measured.
+
+    So SFT's weak set is mined from rewards as they are.
+    """
+    flips = stage == "train-rl" or (stage == "reward" and phase is Phase.RL)
+    return recipe.reward if flips else recipe.reward.honest
+
+
+# What a stage may read of the recipe: the fields that its row in the table names, and no other. So what
+# it is known again by and what its code reads can't part.
+
+
+class HiddenFieldError(RuntimeError):
+    """A stage read a field of the recipe that its row does not name: a mistake in the code."""
+
+
+# They would show all fields at once.
+_WHOLE = frozenset({"as_parameter", "digest", "model_dump", "model_dump_json"})
+Shown = TypeVar("Shown", bound=Section)
+
+
+def stage_view(recipe: Recipe, stage: str, phase: Phase) -> Recipe:
+    """The recipe as the code of a stage sees it; its `reward` is how the stage scores in this phase."""
+    row = STAGES[stage]
+    scored = recipe.model_copy(update={"reward": rewards_of(recipe, stage, phase)})
+    return show(scored, (*row.result, *row.reads), row.name)
+
+
+def whole_recipe(view: Recipe) -> Recipe:
+    """The recipe behind a view, for a process that parses a whole one: a generation server."""
+    return Recipe.model_validate(Recipe.model_dump(view))
+
+
+def show(section: Shown, fields: Sequence[str], stage: str, above: str = "") -> Shown:
+    """A section of which only `fields` (dotted names) can be read as attributes.
+
+    Args:
+        section: the whole recipe, or a section of it.
+        fields: names below it, such as `data.max_pixels`.
+        stage: who reads, for the message.
+        above: the section's own name and a dot; empty for the recipe.
+    """
+    kind = type(section)
+    below: dict[str, list[str]] = {}
+    for name in fields:
+        first, _, rest = name.partition(".")
+        below.setdefault(first, []).append(rest)
+    hidden = (kind.model_fields.keys() | _WHOLE) - below.keys()
+
+    def read(view: Section, name: str) -> Any:
+        if name in hidden:
+            raise HiddenFieldError(
+                f"the stage {stage} reads {above}{name} of the recipe, which its row in"
+                " pelican/config/stages.py does not name: add it to `result`, or to `reads` if it"
+                " can't change the result"
+            )
+        return object.__getattribute__(view, name)
+
+    make_class: Any = type(kind)
+    view = make_class(kind.__name__, (kind,), {"__getattribute__": read, "__module__": __name__})
+    values = dict(section.__dict__)
+    for name, parts in below.items():
+        if "" not in parts:
+            values[name] = show(values[name], parts, stage, f"{above}{name}.")
+    made: Shown = view.model_construct()
+    made.__dict__.update(values)
+    return made
+
+
+@dataclass
+class StageResult:
+    """What the manifest of a finished stage says of it.
+
+    In a job of several processes counts are summed over the ranks; metrics and notes are rank 0's.
+    """
+
+    counts: Counter[str] = field(default_factory=Counter)
+    metrics: dict[str, float] = field(default_factory=dict)
+    notes: dict[str, Any] = field(default_factory=dict)
+
+    def add_metric(self, name: str, value: float) -> None:
+        """Record a number. Kubeflow refuses NaN, so only finite ones are kept."""
+        if math.isfinite(value):
+            self.metrics[name] = float(value)
+
+    def add_judge(self, judge: EndpointJudge | None) -> None:
+        """Count what the judge was asked, and keep how far its votes agreed."""
+        if judge is None:
+            return
+        self.counts.update(judge.tally.counts())
+        if judge.tally.mean_agreement is not None:
+            self.add_metric("judge_agreement", judge.tally.mean_agreement)

@@ -17,8 +17,9 @@ from pelican.data.lazy import CACHE_BYTES, LazySamples
 from pelican.data.pool import load_pool, read_index
 from pelican.engines.base import rollout_seed
 from pelican.records import OpenAnswer, Sample, Score
-from pelican.rewards import Judge, judge_of, score
-from pelican.stages.runner import StageContext
+from pelican.rewards import Judge, score
+from pelican.stages.job import StageJob
+from pelican.stages.stage import Inputs, StageResult, whole_recipe
 
 if TYPE_CHECKING:
     from pelican.engines.transformers import PromptEncoder
@@ -28,48 +29,54 @@ if TYPE_CHECKING:
     from pelican.training.sampling import Generation
 
 
-def run(context: StageContext) -> None:
+def run(inputs: Inputs, config: Recipe, job: StageJob) -> StageResult:
     """Inputs: policy, buffer (a filter's output), pool. Writes `checkpoint/` and the curves."""
-    ids = pl.read_parquet(context.input("buffer") / "buffer.parquet")["sample_id"].to_list()
+    result = StageResult()
+    ids = pl.read_parquet(inputs["buffer"] / "buffer.parquet")["sample_id"].to_list()
     if not ids:
-        _keep_policy(context, "the buffer is empty: nothing is neither mastered nor intractable")
-        return
-    judge = judge_of(context.recipe.reward, training=True, store=context.store)
+        _keep_policy(inputs, job)
+        result.notes["skipped"] = "the buffer is empty: nothing is neither mastered nor intractable"
+        return result
+    judge = job.judge(config.reward, training=True)
     samples: Sequence[Sample]
-    if context.recipe.parallel.at_scale:
-        samples, there = _lazy(context, set(ids), judge)
+    if config.parallel.at_scale:
+        samples, there = _lazy(inputs, config, job, set(ids), judge)
     else:
         pool = load_pool(
-            context.input("pool"),
-            max_pixels=context.recipe.data.max_pixels,
+            inputs["pool"],
+            max_pixels=config.data.max_pixels,
             ids=set(ids),
-            corrections=context.corrections(),
+            corrections=inputs.corrections(),
         )
         samples, there = practicable(pool.samples, judge), len(pool.samples)
-        if context.rank == 0:  # an image may be gone since its rollouts
-            context.counts["quarantined"] = len(ids) - there
-            context.left_out(pool.quarantine, ids)
-    if context.rank == 0:
-        context.counts["left_to_judge"] = there - len(samples)
+        if job.rank == 0:  # an image may be gone since its rollouts
+            result.counts["quarantined"] = len(ids) - there
+            job.log_left_out(pool.quarantine, ids)
+    if job.rank == 0:
+        result.counts["left_to_judge"] = there - len(samples)
     if not samples:
-        _keep_policy(context, "every sample of the buffer needs a judge, which RL does without")
-        return
-    _train(context, samples, judge)
+        _keep_policy(inputs, job)
+        result.notes["skipped"] = "every sample of the buffer needs a judge, which RL does without"
+        return result
+    _train(inputs, config, job, result, samples, judge)
+    return result
 
 
-def _lazy(context: StageContext, ids: set[str], judge: Judge | None) -> tuple[LazySamples, int]:
+def _lazy(
+    inputs: Inputs, config: Recipe, job: StageJob, ids: set[str], judge: Judge | None
+) -> tuple[LazySamples, int]:
     """What can be practised, read when needed, and how many samples the buffer has."""
     from pelican.training.grpo import schedule
 
-    index = read_index(context.input("pool"), context.corrections())
+    index = read_index(inputs["pool"], inputs.corrections())
     entries = index.named(ids)
     kept = [e for e in entries if judge is not None or e.answer_kind != "open"]
-    rl = context.recipe.rl
-    seed = seed_of(context.recipe, context.spec.loop)
+    rl = config.rl
+    seed = seed_of(config, job.loop)
     # The places of the schedule that this rank rolls out.
     order = schedule(len(kept), rl.max_steps * rl.prompts_per_step, seed) if kept else []
-    mine = order[context.rank :: context.world_size]
-    pixels = context.recipe.data.max_pixels
+    mine = order[job.rank :: job.world_size]
+    pixels = config.data.max_pixels
     cache = env.image_cache_bytes(CACHE_BYTES)
     lazy = LazySamples(index, kept, max_pixels=pixels, order=mine, cache_bytes=cache)
     return lazy, len(entries)
@@ -96,14 +103,20 @@ def training_scorer(config: RewardConfig, seed: int, judge: Judge | None) -> Sco
     return scorer
 
 
-def _keep_policy(context: StageContext, why: str) -> None:
+def _keep_policy(inputs: Inputs, job: StageJob) -> None:
     """No training: the policy goes on as it is."""
-    context.notes["skipped"] = why
-    if context.rank == 0:
-        shutil.copytree(context.input("policy"), context.output("checkpoint"), dirs_exist_ok=True)
+    if job.rank == 0:
+        shutil.copytree(inputs["policy"], job.output("checkpoint"), dirs_exist_ok=True)
 
 
-def _train(context: StageContext, samples: Sequence[Sample], judge: Judge | None) -> None:
+def _train(
+    inputs: Inputs,
+    config: Recipe,
+    job: StageJob,
+    result: StageResult,
+    samples: Sequence[Sample],
+    judge: Judge | None,
+) -> None:
     from datasets import Dataset
 
     from pelican.engines.transformers import load_model
@@ -121,57 +134,58 @@ def _train(context: StageContext, samples: Sequence[Sample], judge: Judge | None
     from pelican.training.grpo import schedule
     from pelican.training.sampling import PROBES, served_generation
 
-    recipe, config, start = context.recipe, context.recipe.rl, context.input("policy")
+    rl, start = config.rl, inputs["policy"]
     if not torch.cuda.is_available():
-        torch.set_num_threads(config.threads)
+        torch.set_num_threads(rl.threads)
 
     def report(step: int, reward: float) -> None:
-        context.progress(step, config.max_steps, "steps", reward=round(reward, 4))
+        job.progress(step, rl.max_steps, "steps", reward=round(reward, 4))
 
     def keep(checkpoint: str) -> None:
-        context.keep(f"work/trainer/{checkpoint}", last=(TRAINER_STATE, STATE))
+        job.keep(f"work/trainer/{checkpoint}", last=(TRAINER_STATE, STATE))
 
-    curve, losses = RlCurve(config, from_all, report), Losses(lambda *_: None)
-    work = context.restored("work/trainer")
-    seed = seed_of(recipe, context.spec.loop)
-    order = schedule(len(samples), config.max_steps * config.prompts_per_step, seed)
-    if recipe.parallel.at_scale:
-        policy, encoder = load_for_training(recipe, start)
+    curve, losses = RlCurve(rl, from_all, report), Losses(lambda *_: None)
+    work = job.restored("work/trainer")
+    seed = seed_of(config, job.loop)
+    order = schedule(len(samples), rl.max_steps * rl.prompts_per_step, seed)
+    if config.parallel.at_scale:
+        policy, encoder = load_for_training(config, start)
     else:
-        policy, encoder = load_model(recipe.model, start)
-    served = config.generation.where == "server"
-    probes = order[context.rank :: context.world_size][:PROBES] if served else []
-    place = context.output("work/generation")
+        policy, encoder = load_model(config.model, start)
+    served = rl.generation.where == "server"
+    probes = order[job.rank :: job.world_size][:PROBES] if served else []
+    place = job.output("work/generation")
+    serving = whole_recipe(config) if served else config
     with served_generation(
-        recipe, start, place, encoder, [samples[i] for i in probes]
+        serving, start, place, encoder, [samples[i] for i in probes]
     ) as generation:
         trainer = _trainer(
-            recipe,
+            config,
             start,
             policy,
             encoder,
             generation,
-            args=grpo_arguments(recipe, work, context.world_size, seed),
+            args=grpo_arguments(config, work, job.world_size, seed),
             train_dataset=Dataset.from_dict({"prompt": [""] * len(order), "sample": order}),
             callbacks=[curve, losses, KeepCheckpoints(keep)],
             samples=samples,
-            scorer=training_scorer(context.spec.rewards, seed, judge),
+            scorer=training_scorer(config.reward, seed, judge),
             on_step=curve.add,
         )
         checkpoint = last_checkpoint(work, STATE)
-        fit_to_world_size(recipe, checkpoint, context.world_size)
+        fit_to_world_size(config, checkpoint, job.world_size)
         if checkpoint is not None:
             curve.load(checkpoint)
             losses.restore(checkpoint)
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    save_trained(trainer, encoder.processor, context.output("checkpoint"), recipe)
-    if context.rank == 0:
-        context.counts.update({"samples": len(samples), "steps": trainer.state.global_step})
-        _write(context, curve, losses)
+    save_trained(trainer, encoder.processor, job.output("checkpoint"), config)
+    if job.rank == 0:
+        result.counts.update({"samples": len(samples), "steps": trainer.state.global_step})
+        _write(job, result, curve, losses)
 
 
 def _trainer(
-    recipe: Recipe,
+    config: Recipe,
     start: Path,
     policy: Any,
     encoder: PromptEncoder,
@@ -184,10 +198,10 @@ def _trainer(
     from pelican.training.variants import trainer_of
 
     arguments["processing_class"] = encoder.processor
-    if recipe.parallel.at_scale:
+    if config.parallel.at_scale:
         return ScaledGrpoTrainer(
             policy,
-            recipe=recipe,
+            recipe=config,
             checkpoint=start,
             encoder=encoder,
             generation=generation,
@@ -195,18 +209,18 @@ def _trainer(
         )
     policy.config._name_or_path = str(start)  # where TRL loads the reference
     engine = TransformersEngine(policy, encoder, batch_size=1)
-    return trainer_of(recipe.rl)(policy, engine=engine, config=recipe.rl, **arguments)
+    return trainer_of(config.rl)(policy, engine=engine, config=config.rl, **arguments)
 
 
-def _write(context: StageContext, curve: RlCurve, losses: Losses) -> None:
+def _write(job: StageJob, result: StageResult, curve: RlCurve, losses: Losses) -> None:
     """The curves, and what the manifest says of them."""
-    curve.write(context.output("curve.parquet"), context.output("stagnation.parquet"))
-    pl.DataFrame(losses.rows).write_parquet(context.output("optimiser.parquet"))
-    context.counts.update(curve.totals)
-    _metrics(context, curve.rows)
-    context.notes["stopped"] = curve.stop_reason or "max_steps"
+    curve.write(job.output("curve.parquet"), job.output("stagnation.parquet"))
+    pl.DataFrame(losses.rows).write_parquet(job.output("optimiser.parquet"))
+    result.counts.update(curve.totals)
+    _metrics(result, curve.rows)
+    result.notes["stopped"] = curve.stop_reason or "max_steps"
     if curve.stagnation:
-        context.metric("stagnation", curve.stagnation[-1]["mean_ts"])
+        result.add_metric("stagnation", curve.stagnation[-1]["mean_ts"])
 
 
 def seed_of(recipe: Recipe, loop: int) -> int:
@@ -214,7 +228,7 @@ def seed_of(recipe: Recipe, loop: int) -> int:
     return 1000 * recipe.seed + 10 * loop + recipe.rl.seed
 
 
-def _metrics(context: StageContext, rows: list[dict[str, Any]]) -> None:
+def _metrics(result: StageResult, rows: list[dict[str, Any]]) -> None:
     """Mean reward and format over the first and the last ten steps."""
     last = max(row["step"] for row in rows)
     for name, kept in (
@@ -223,4 +237,4 @@ def _metrics(context: StageContext, rows: list[dict[str, Any]]) -> None:
     ):
         groups = sum(r["groups"] for r in kept)
         for key in ("reward", "success_rate", "format", "think_chars"):
-            context.metric(f"{key}/{name}", sum(r[key] * r["groups"] for r in kept) / groups)
+            result.add_metric(f"{key}/{name}", sum(r[key] * r["groups"] for r in kept) / groups)

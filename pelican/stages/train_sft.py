@@ -13,21 +13,16 @@ from pelican.config.recipe import Recipe
 from pelican.data.corrections import NONE
 from pelican.data.pool import load_pool
 from pelican.records import Sample
-from pelican.stages.runner import StageContext
+from pelican.stages.job import StageJob
+from pelican.stages.stage import Inputs, StageResult
 
 if TYPE_CHECKING:
     from pelican.engines.transformers import PromptEncoder
     from pelican.training.sft import Demonstration
 
 
-def run(context: StageContext) -> None:
+def run(inputs: Inputs, config: Recipe, job: StageJob) -> StageResult:
     """Inputs: policy, mixture (distill's output), pool, replay. Writes `checkpoint/`."""
-    mixture = pl.read_parquet(context.input("mixture") / "mixture.parquet")
-    context.counts["rows"] = len(mixture) if context.rank == 0 else 0
-    _train(context, mixture)
-
-
-def _train(context: StageContext, mixture: pl.DataFrame) -> None:
     from pelican.engines.transformers import load_model
     from pelican.training.arguments import sft_arguments
     from pelican.training.checkpoints import (
@@ -41,62 +36,65 @@ def _train(context: StageContext, mixture: pl.DataFrame) -> None:
     from pelican.training.distributed import load_for_training
     from pelican.training.sft import Demonstration, DemonstrationTrainer, ScaledSftTrainer
 
-    recipe, config = context.recipe, context.recipe.sft
+    result, mixture = StageResult(), pl.read_parquet(inputs["mixture"] / "mixture.parquet")
     if not torch.cuda.is_available():
-        torch.set_num_threads(config.threads)
+        torch.set_num_threads(config.sft.threads)
     samples: dict[tuple[str, str], Sample] = {}
     for name in mixture["pool"].unique():
         ids = set(mixture.filter(pl.col("pool") == name)["sample_id"])
         pool = load_pool(
-            context.input(name),
-            max_pixels=recipe.data.max_pixels,
+            inputs[name],
+            max_pixels=config.data.max_pixels,
             ids=ids,
-            corrections=context.corrections() if name == "pool" else NONE,
+            corrections=inputs.corrections() if name == "pool" else NONE,
         )
         samples |= {(name, sample.id): sample for sample in pool.samples}
-        if context.rank == 0:
-            context.left_out(pool.quarantine, ids)
+        if job.rank == 0:
+            job.log_left_out(pool.quarantine, ids)
     wanted = list(mixture.select("pool", "sample_id", "completion").iter_rows())
     rows = [
         Demonstration(samples[pool, sample_id], completion)
         for pool, sample_id, completion in wanted
         if (pool, sample_id) in samples
     ]
-    if context.rank == 0:  # an image may be gone since the teacher saw it
-        context.counts["quarantined"] = len(wanted) - len(rows)
-    losses = Losses(lambda step, total: context.progress(step, total, "steps"))
-    work = context.restored("work/trainer")
+    if job.rank == 0:
+        result.counts["rows"] = len(mixture)
+        # An image may be gone since the teacher saw it.
+        result.counts["quarantined"] = len(wanted) - len(rows)
+    losses = Losses(lambda step, total: job.progress(step, total, "steps"))
+    work = job.restored("work/trainer")
 
     def keep(checkpoint: str) -> None:
-        context.keep(f"work/trainer/{checkpoint}", last=(TRAINER_STATE,))
+        job.keep(f"work/trainer/{checkpoint}", last=(TRAINER_STATE,))
 
-    steps = sft_steps(recipe, len(rows))
-    seed = _seed(recipe, context.spec.loop)
+    steps = sft_steps(config, len(rows))
+    seed = _seed(config, job.loop)
     arguments: dict[str, Any] = {
-        "args": sft_arguments(recipe, work, context.world_size, seed, steps),
+        "args": sft_arguments(config, work, job.world_size, seed, steps),
         "callbacks": [losses, KeepCheckpoints(keep)],
         "rows": rows,
     }
-    if recipe.parallel.at_scale:
-        policy, encoder = load_for_training(recipe, context.input("policy"))
-        arguments["recipe"] = recipe
+    if config.parallel.at_scale:
+        policy, encoder = load_for_training(config, inputs["policy"])
+        arguments["recipe"] = config
     else:
-        policy, encoder = load_model(recipe.model, context.input("policy"))
-    trainer = (ScaledSftTrainer if recipe.parallel.at_scale else DemonstrationTrainer)(
+        policy, encoder = load_model(config.model, inputs["policy"])
+    trainer = (ScaledSftTrainer if config.parallel.at_scale else DemonstrationTrainer)(
         policy, processing_class=encoder.processor, encoder=encoder, **arguments
     )
     checkpoint = last_checkpoint(work)
-    fit_to_world_size(recipe, checkpoint, context.world_size)
+    fit_to_world_size(config, checkpoint, job.world_size)
     if checkpoint is not None:
         losses.restore(checkpoint)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    save_trained(trainer, encoder.processor, context.output("checkpoint"), recipe)
-    if context.rank == 0:
-        pl.DataFrame(losses.rows).write_parquet(context.output("curve.parquet"))
-        context.counts["steps"] = trainer.state.global_step
-        context.counts["tokens_trained"] = _tokens(rows, encoder, config.batch_size, steps)
+    save_trained(trainer, encoder.processor, job.output("checkpoint"), config)
+    if job.rank == 0:
+        pl.DataFrame(losses.rows).write_parquet(job.output("curve.parquet"))
+        result.counts["steps"] = trainer.state.global_step
+        result.counts["tokens_trained"] = _tokens(rows, encoder, config.sft.batch_size, steps)
         if losses.rows:
-            context.metric("loss", losses.rows[-1]["loss"])
+            result.add_metric("loss", losses.rows[-1]["loss"])
+    return result
 
 
 def sft_steps(recipe: Recipe, rows: int) -> int:

@@ -18,7 +18,7 @@ from pelican.errors import UserInputError
 from pelican.records import CountAnswer, Phase, Rollout, Sample, Split
 from pelican.stages import distill
 from pelican.stages.fingerprint import finished_manifest
-from pelican.stages.runner import StageContext, run_stage
+from pelican.stages.runner import run_stage, stage_arguments
 from pelican.stages.stage import StageSpec
 from pelican.storage import open_store
 from tests.data.factory import clip, general, picture, sample, write_pool
@@ -183,7 +183,7 @@ def test_ranks_answer_different_parts_and_rank_0_joins_them(
     asked = []
     for rank in (1, 0):
         engine = use(monkeypatch, Knows())
-        distill.run(StageContext(shared, open_store(shared.store), rank, 2))
+        distill.run(*stage_arguments(open_store(shared.store), shared, rank, 2))
         asked.append(engine.asked)
     assert asked[0] and asked[1]
     for name in ("teacher.parquet", "mixture.parquet"):

@@ -1,8 +1,8 @@
 """The eval stage with an engine that knows the answers: files, numbers, resuming, ranks."""
 
 import json
-import threading
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import polars as pl
@@ -25,7 +25,7 @@ from pelican.evaluation.gate import Gate
 from pelican.evaluation.metrics import RESULTS, Summary, read_results
 from pelican.records import ChoiceAnswer, Dimension, Family, Phase, Rollout, Sample, Split, Turn
 from pelican.stages import eval as stage
-from pelican.stages.runner import StageContext, run_stage
+from pelican.stages.runner import run_stage, stage_arguments
 from pelican.stages.stage import StageSpec
 from pelican.storage.manifests import Manifest
 from pelican.storage.store import FolderStore
@@ -201,15 +201,15 @@ def test_two_ranks_share_the_parts_and_rank_0_joins_them(tmp_path, pools, monkey
     monkeypatch.setattr(stage, "open_engine", lambda *_: engine)
     made = spec(tmp_path, pools)
     store = FolderStore(made.store)
-    contexts = [StageContext(made, store, rank=rank, world_size=2) for rank in (0, 1)]
-    threads = [threading.Thread(target=stage.run, args=(context,)) for context in contexts]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(timeout=30)
+    with ThreadPoolExecutor() as threads:
+        ranks = [
+            threads.submit(stage.run, *stage_arguments(store, made, rank, world_size=2))
+            for rank in (0, 1)
+        ]
+        results = [rank.result(timeout=30) for rank in ranks]
     assert sorted(engine.asked) == sorted(set(engine.asked)) and len(engine.asked) == 14
     assert len(read_results(Path(made.store) / made.output)) == 14
-    assert not contexts[1].metrics and contexts[0].metrics["embodied"] == pytest.approx(100.0)
+    assert not results[1].metrics and results[0].metrics["embodied"] == pytest.approx(100.0)
 
 
 def test_an_unreadable_picture_is_left_out_and_counted(tmp_path, pools, monkeypatch):

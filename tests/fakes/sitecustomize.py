@@ -24,29 +24,33 @@ COUNTS = {
 }
 
 
-def run(context):
+def run(inputs, config, job):
     """The stage: some progress, a file or a checkpoint, counts; a score that rises by phase."""
     from pelican.config import env
+    from pelican.config.stages import STAGES, Uses
+    from pelican.stages.stage import StageResult
 
-    spec = context.spec
-    for name in spec.inputs:
-        context.input(name)
+    result = StageResult()
+    for name in inputs:
+        assert inputs[name]
     for done in range(3):
-        context.progress(done, 3, "things")
-    _go_wrong(context)
-    context.notes["batch_size"] = env.batch_size(spec.recipe.rollout.batch_size)
-    if spec.stage.startswith("train-"):
-        context.output("checkpoint/model.safetensors").write_text(f"{spec.loop} {spec.phase}")
-    elif context.rank == 0:
-        context.output("rows.txt").write_text(f"{spec.stage} {spec.loop} {spec.phase}")
-    context.counts.update(COUNTS.get(spec.stage, {"rows": 1}))
-    context.counts["ranks"] += 1
-    if spec.stage == "eval" and context.rank == 0:
-        _evaluate(context)
+        job.progress(done, 3, "things")
+    _go_wrong(job)
+    if STAGES[job.stage].uses is Uses.GENERATION:
+        result.notes["batch_size"] = env.batch_size(config.rollout.batch_size)
+    if job.stage.startswith("train-"):
+        job.output("checkpoint/model.safetensors").write_text(f"{job.loop} {job.phase}")
+    elif job.rank == 0:
+        job.output("rows.txt").write_text(f"{job.stage} {job.loop} {job.phase}")
+    result.counts.update(COUNTS.get(job.stage, {"rows": 1}))
+    result.counts["ranks"] += 1
+    if job.stage == "eval" and job.rank == 0:
+        _evaluate(job, result)
+    return result
 
 
-def _evaluate(context):
-    loop, phase = context.spec.loop, context.spec.phase.value
+def _evaluate(job, result):
+    loop, phase = job.loop, job.phase.value
     score = 40.0 + 4 * max(0, 2 * loop - 1) + (4 if phase == "sft" else 0) if loop else 40.0
 
     def estimate(value):
@@ -60,17 +64,17 @@ def _evaluate(context):
         change = {"delta": score - 40, "low": score - 42, "high": score - 38}
         same = {"delta": 0.0, "low": -1.0, "high": 1.0}
         summary["comparisons"] = {"base": {"embodied": change, "general": same}}
-    context.output("summary.json").write_text(json.dumps(summary))
-    stop = _wish(context).get("do") == "stop"
+    job.output("summary.json").write_text(json.dumps(summary))
+    stop = _wish(job).get("do") == "stop"
     for name, value in (("embodied", score), ("general", 60.0), ("go_on", float(not stop))):
-        context.metric(name, value)
+        result.add_metric(name, value)
 
 
-def _wish(context):
+def _wish(job):
     wishes = json.loads(os.environ.get("PELICAN_FAKE", "{}"))
-    output = context.spec.output.partition("/loop-")[2]
-    wish = wishes.get(context.spec.stage) or wishes.get(f"loop-{output}") or {}
-    if wish.get("rank", context.rank) != context.rank:
+    output = job.prefix.partition("/loop-")[2]
+    wish = wishes.get(job.stage) or wishes.get(f"loop-{output}") or {}
+    if wish.get("rank", job.rank) != job.rank:
         return {}
     once = wish.get("once")
     if once and Path(once).exists():
@@ -78,10 +82,10 @@ def _wish(context):
     return wish
 
 
-def _go_wrong(context):
+def _go_wrong(job):
     from pelican.errors import InfrastructureError, ResourceError, UserInputError
 
-    wish = _wish(context)
+    wish = _wish(job)
     if wish.get("once"):
         Path(wish["once"]).touch()
     match wish.get("do"):
@@ -98,7 +102,7 @@ def _go_wrong(context):
         case "kill":
             os.kill(os.getpid(), signal.SIGKILL)
         case "sleep":
-            context.output("work/pid").write_text(str(os.getpid()))
+            job.output("work/pid").write_text(str(os.getpid()))
             time.sleep(wish["seconds"])
 
 

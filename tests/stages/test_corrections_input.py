@@ -10,7 +10,7 @@ from pelican.errors import UserInputError
 from pelican.launch.step import make_spec
 from pelican.runs.preflight import preflight
 from pelican.stages.fingerprint import stage_fingerprint
-from pelican.stages.runner import StageContext
+from pelican.stages.stage import Inputs
 from tests.conftest import World
 
 RUN = "test"
@@ -32,7 +32,7 @@ def test_other_corrections_are_another_result(world: World, stage: str) -> None:
     for name in ("s00000", "s00001"):
         start(world, {"id": name, "action": "drop"})
         spec = make_spec(world.store, stage, RUN, 1, "rl", inputs)
-        assert StageContext(spec, world.store).corrections().dropped == {name}
+        assert Inputs.in_store(world.store, spec.inputs).corrections().dropped == {name}
         found.append(stage_fingerprint(world.store, spec))
     assert found[0] != found[1]
 
@@ -41,7 +41,7 @@ def test_the_evaluation_sees_no_corrections(world: World) -> None:
     start(world, {"id": "s00000", "action": "drop"})
     spec = make_spec(world.store, "eval", RUN, 1, "rl", {})
     assert "corrections" not in spec.inputs
-    assert not StageContext(spec, world.store).corrections()
+    assert not Inputs.in_store(world.store, spec.inputs).corrections()
 
 
 def test_preflight_counts_them_and_refuses_a_bad_file(world: World) -> None:
@@ -64,7 +64,7 @@ def test_a_file_of_the_store_is_found_by_its_key(world: World) -> None:
     world.store.write(f"runs/{RUN}/recipe.json", recipe.model_dump_json().encode())
     world.store.write("corrections/fixes.jsonl", b'{"id": "s00002", "action": "drop"}')
     spec = make_spec(world.store, "rollout", RUN, 1, "rl", {"policy": str(world.root / "policy")})
-    assert StageContext(spec, world.store).corrections().dropped == {"s00002"}
+    assert Inputs.in_store(world.store, spec.inputs).corrections().dropped == {"s00002"}
 
 
 def test_a_file_that_is_nowhere_is_named_by_preflight(world: World) -> None:

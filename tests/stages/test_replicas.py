@@ -8,13 +8,12 @@ import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
 from pelican.data.tables import read_rows
 from pelican.records import Rollout
-from pelican.stages import runner as module
+from pelican.stages import job as module
 from pelican.stages.stage import StageSpec
 from pelican.storage import open_store
 from pelican.storage.manifests import read_manifest
@@ -120,13 +119,13 @@ def test_a_replica_that_comes_when_all_is_done_finds_it_so(job: StageSpec, tmp_p
 
 
 def test_a_replica_that_waits_for_others_does_not_look_stuck(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     told: list[None] = []
     monkeypatch.setattr(module.record, "waited", lambda: told.append(None))
     monkeypatch.setattr(module, "_POLL_S", 0.0)
     done: set[str] = set()
-    items = module.Items(SimpleNamespace(rank=0, world_size=2), None, ["a"], lambda: done)  # type: ignore[arg-type]
-    assert items.wait() and told == [None]
+    leases = module.StageJob.in_folder(tmp_path / "stage", world_size=2).leases(["a"], lambda: done)
+    assert leases.wait() and told == [None]
     done.add("a")
-    assert not items.wait() and told == [None]
+    assert not leases.wait() and told == [None]

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 
 from pelican.config import env
 from pelican.records import Phase
 from pelican.stages.fingerprint import CODE, begin
-from pelican.stages.runner import StageContext, commit
-from pelican.stages.stage import StageSpec
+from pelican.stages.job import StageJob
+from pelican.stages.runner import commit
+from pelican.stages.stage import StageResult, StageSpec
 from pelican.storage.manifests import MANIFEST, Manifest, commit_manifest, now
 from tests.conftest import World
 
@@ -35,11 +38,11 @@ def donor(world: World, monkeypatch: pytest.MonkeyPatch) -> Manifest:
     asked = spec(world, "donor")
     identity = begin(world.store, asked)
     assert isinstance(identity, str)
-    context = StageContext(asked, world.store)
-    context.output("scores-00000.parquet").write_bytes(b"scores")
-    context.output("more/notes.json").write_bytes(b"{}")
-    context.counts["rows"] = 7
-    return commit(context, identity, now())
+    job = StageJob(world.store, asked.output, asked.stage, asked.loop, asked.phase)
+    job.output("scores-00000.parquet").write_bytes(b"scores")
+    job.output("more/notes.json").write_bytes(b"{}")
+    result = StageResult(counts=Counter(rows=7))
+    return commit(world.store, asked, result, identity, now())
 
 
 def test_the_same_stage_is_copied_with_its_counts(world: World, donor: Manifest) -> None:

@@ -16,7 +16,7 @@ from pelican.engines.base import Engine, rollout_seed
 from pelican.errors import UserInputError
 from pelican.records import Phase, Rollout, Sample
 from pelican.stages import rollout
-from pelican.stages.runner import StageContext, run_stage
+from pelican.stages.runner import run_stage, stage_arguments
 from pelican.stages.stage import StageSpec
 from pelican.storage import open_store
 from pelican.storage.claims import Claim, Claims
@@ -241,11 +241,12 @@ def test_replicas_share_the_shards_and_each_could_commit(
     use(monkeypatch, Fake())
     alone, shared = spec(tmp_path, pool, run="alone"), spec(tmp_path, pool, run="shared")
     expected = run_stage(alone)
-    contexts = [StageContext(shared, open_store(shared.store), rank, 3) for rank in (2, 0, 1)]
-    plans = [rollout.work(context) for context in contexts]
-    for context, plan in zip(contexts, plans, strict=True):
-        rollout.finish(context, plan)
-        assert context.counts == expected.counts  # whoever commits, all is counted once
+    store = open_store(shared.store)
+    given = [stage_arguments(store, shared, rank, 3) for rank in (2, 0, 1)]
+    plans = [rollout.work(*arguments) for arguments in given]
+    for arguments, plan in zip(given, plans, strict=True):
+        result = rollout.finish(*arguments, plan)
+        assert result.counts == expected.counts  # whoever commits, all is counted once
     for one, other in zip(shards(alone), shards(shared), strict=True):
         assert one.read_bytes() == other.read_bytes()
 

@@ -123,10 +123,15 @@ def test_a_run_has_the_stages_of_its_pipelines_graph(name: str, loops: int, tmp_
 
 # A stage that this test adds: a module, a component, a row, and a pipeline with a task of it.
 MODULE = """
-def run(context):
-    text = (context.input("text") / "text.txt").read_text()
-    context.output("words.txt").write_text(text.upper())
-    context.counts["words"] = len(text.split())
+from pelican.stages.stage import StageResult
+
+
+def run(inputs, config, job):
+    text = (inputs["text"] / "text.txt").read_text()
+    job.output("words.txt").write_text(text.upper())
+    result = StageResult()
+    result.counts["words"] = len(text.split()) + config.seed
+    return result
 """
 COMPONENT = """
 from typing import NamedTuple

@@ -12,7 +12,7 @@ from pelican.launch.local import ProcessLauncher
 from pelican.records import Phase
 from pelican.runs.layout import read_json
 from pelican.stages.fingerprint import finished_manifest
-from pelican.stages.runner import StageContext
+from pelican.stages.runner import stage_arguments
 from pelican.stages.stage import StageName, StageSpec
 from pelican.storage.manifests import read_manifest
 from pelican.storage.publish import places, publish
@@ -82,14 +82,14 @@ def test_a_path_that_is_none_is_named(world: World, bucket: Bucket) -> None:
 
 def test_a_checkpoint_is_kept_for_an_attempt_elsewhere(world: World, bucket: Bucket) -> None:
     spec = job(world, bucket, "train-rl").spec
-    here = StageContext(spec, bucket.store())
+    _, _, here = stage_arguments(bucket.store(), spec)
     for step in (5, 10):
         folder = here.output(f"work/trainer/checkpoint-{step}/state.json")
         folder.write_text(str(step))
         (folder.parent / "weights").write_text("w")
         here.keep(f"work/trainer/checkpoint-{step}", last=("state.json",))
     (here.output("work/trainer/checkpoint-15") / "weights").parent.mkdir()
-    there = StageContext(spec, bucket.store())
+    _, _, there = stage_arguments(bucket.store(), spec)
     found = {
         path.relative_to(there.output("work/trainer")).as_posix()
         for path in Path(there.restored("work/trainer")).rglob("*")

@@ -16,24 +16,25 @@ _spec.loader.exec_module(_made)
 _plain = _made.run
 
 
-def run(context):
+def run(inputs, config, job):
     """A made stage, and the tables behind it; chance is a digest, so the same every time."""
-    _plain(context)
+    result = _plain(inputs, config, job)
     kind = os.environ.get("PELICAN_MADE_DATA", "hard")
-    if context.rank == 0 and context.spec.stage in _TABLES:
-        _TABLES[context.spec.stage](context, kind)
+    if job.rank == 0 and job.stage in _TABLES:
+        _TABLES[job.stage](inputs, job, kind)
+    return result
 
 
 def _draw(name):
     return int(hashlib.sha256(name.encode()).hexdigest()[:8], 16) / 2**32
 
 
-def _ledger(context, kind):
+def _ledger(inputs, job, kind):
     import polars as pl
 
     from pelican.data.pool import read_index
 
-    entries = read_index(context.input("pool")).entries
+    entries = read_index(inputs["pool"]).entries
     rate = [1.0 if kind == "mastered" else round(_draw(e.id)) * 0.5 for e in entries]
     outcome = {1.0: "mastered", 0.5: "practice", 0.0: "intractable"}
     frame = pl.DataFrame(
@@ -44,17 +45,17 @@ def _ledger(context, kind):
             "family": [e.family.value for e in entries],
         }
     )
-    frame.write_parquet(context.output("ledger.parquet"))
+    frame.write_parquet(job.output("ledger.parquet"))
 
 
-def _results(context, kind):
+def _results(inputs, job, kind):
     from pelican.data.pool import read_index
     from pelican.evaluation.metrics import write_results
 
-    trained = "/train-" in context.spec.inputs["policy"]
+    trained = "/train-" in inputs.place("policy")
     rows = []
     for suite, name in (("embodied", "evaluation"), ("general", "general")):
-        for entry in read_index(context.input(name)).entries:
+        for entry in read_index(inputs[name]).entries:
             new = "/" in entry.id
             rate = 0.5
             if trained and new:
@@ -84,15 +85,15 @@ def _results(context, kind):
                     "reason": "",
                 }
             )
-    write_results(context.output("results.parquet"), rows)
+    write_results(job.output("results.parquet"), rows)
 
 
-def _teacher(context, kind):
+def _teacher(inputs, job, kind):
     import polars as pl
 
     from pelican.data.pool import read_index
 
-    entries = read_index(context.input("pool")).entries
+    entries = read_index(inputs["pool"]).entries
     rate = {True: 0.1 if kind == "poisoned" else 0.8, False: 0.7}
     frame = pl.DataFrame(
         {
@@ -101,7 +102,7 @@ def _teacher(context, kind):
             "accepted": [_draw(f"t{e.id}") < rate["/" in e.id] for e in entries],
         }
     )
-    frame.write_parquet(context.output("teacher.parquet"))
+    frame.write_parquet(job.output("teacher.parquet"))
 
 
 _TABLES = {"filter": _ledger, "eval": _results, "distill": _teacher}
