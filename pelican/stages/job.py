@@ -97,7 +97,7 @@ class StageJob:
     def restored(self, name: str) -> Path:
         """`output(name)`, a folder of `work/`, with what an earlier attempt kept, on any machine."""
         if self.store.remote:
-            if local_rank() == 0:
+            if env.local_rank() == 0:
                 self.store.restore(f"{self.prefix}/{name}")
             self.barrier()
         return self.output(name)
@@ -111,7 +111,7 @@ class StageJob:
             return
         prefix = f"{self.prefix}/{name}"
         self.barrier()
-        if local_rank() == 0:
+        if env.local_rank() == 0:
             self.store.upload(prefix, skip=last)
         self.barrier()
         if self.rank == 0:
@@ -173,11 +173,6 @@ class StageJob:
         # Each replica begins elsewhere, so that they seldom ask for the same item.
         start = len(names) * self.rank // max(1, self.world_size)
         return Leases(claims, names[start:] + names[:start], finished)
-
-
-def local_rank() -> int:
-    """This process's number on its machine."""
-    return int(os.environ.get("LOCAL_RANK", "0"))
 
 
 @dataclass(frozen=True)

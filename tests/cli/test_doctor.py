@@ -14,7 +14,11 @@ from pelican.cli.doctor import places
 @pytest.mark.parametrize(
     ("source", "level", "words"),
     [
-        ("raise ImportError('no module named msgspec')", "optional", "not to be imported: Import"),
+        (
+            "raise ImportError('no module named msgspec')",
+            "optional",
+            "can't be imported: ImportError",
+        ),
         ("__version__, LLM = '0.31.0', object", "ok", "0.31.0, can be imported"),
     ],
 )
