@@ -1,6 +1,6 @@
 """The formats that an import reads: found by name, or by looking at the source.
 
-A format is a `Reader` that a module of this package holds, one or several a module.
+A module of this package names its formats, one or several, in `READERS`.
 """
 
 from __future__ import annotations
@@ -19,14 +19,12 @@ SURE = 0.5  # below, a reader only guesses
 
 @cache
 def readers() -> dict[str, Reader]:
-    """Every reader by name: the instances that the modules of this package hold."""
-    modules = [
-        importlib.import_module(f"{__name__}.{found.name}")
-        for found in pkgutil.iter_modules(__path__)
-    ]
-    held = [value for module in modules for value in vars(module).values()]
-    known = {value.name: value for value in held if isinstance(value, Reader)}
-    return dict(sorted(known.items()))
+    """Every reader by name: the `READERS` of the modules of this package."""
+    found: dict[str, Reader] = {}
+    for module in pkgutil.iter_modules(__path__):
+        of_module = getattr(importlib.import_module(f"{__name__}.{module.name}"), "READERS", ())
+        found |= {reader.name: reader for reader in of_module}
+    return dict(sorted(found.items()))
 
 
 def find_reader(name: str) -> Reader:

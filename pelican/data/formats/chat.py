@@ -274,8 +274,6 @@ class Cosmos(ChatReader):
         return 0.9 if any(isinstance(row.get("video"), list) for row in rows) else 0.0
 
 
-COSMOS = Cosmos()
-
 # LLaVA's and ShareGPT's conversations: `conversations` with from and value, `image` or `images`.
 
 
@@ -291,8 +289,6 @@ class Llava(ChatReader):
         return 0.8 if any("image" in row or "images" in row for row in rows) else 0.6
 
 
-LLAVA = Llava()
-
 # RoboPoint's style: `messages` with role and content, `images` with absolute paths, many turns.
 
 
@@ -306,4 +302,4 @@ class RoboPoint(ChatReader):
         return 0.9 if any(is_chat(row, "messages", "role", "content") for row in rows) else 0.0
 
 
-ROBOPOINT = RoboPoint()
+READERS = (Cosmos(), Llava(), RoboPoint())

@@ -288,4 +288,4 @@ def _mixed(right: str, wrong: Sequence[str], salt: str) -> tuple[str, ...]:
     return tuple(sorted([right, *few], key=lambda text: _hash(salt, "place", text)))
 
 
-READER = LeRobot()
+READERS = (LeRobot(),)

@@ -112,4 +112,4 @@ def _asked(
     return row, replace(options, columns=columns)
 
 
-READER = LmmsEval()
+READERS = (LmmsEval(),)

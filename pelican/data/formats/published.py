@@ -11,7 +11,7 @@ import os
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from pelican.data.formats.base import (
@@ -70,15 +70,20 @@ def _required(row: Mapping[str, Any], *names: str) -> str:
 
 
 class _JsonReader(Reader):
-    """JSON files of one benchmark; a row in which something is wrong is an `Unread`."""
+    """JSON files of one benchmark; a row in which something is wrong is an `Unread`.
+
+    The methods below get a row with its `file`, whose path is below the source.
+    """
+
+    endings: tuple[str, ...] = (".json", ".jsonl")
 
     def read(self, source: Source, options: Options) -> Iterator[Found]:
-        for path in source.of(".json", ".jsonl"):
+        for path in source.of(*self.endings):
+            file = PurePosixPath(source.name(path))  # made here, because rows are many
             for row in json_rows(path):
-                yield self._found(row, path, source)
+                yield self._found(row, file, source)
 
-    def _found(self, row: JsonRow, path: Path, source: Source) -> Found:
-        file = source.name(path)
+    def _found(self, row: JsonRow, file: PurePosixPath, source: Source) -> Found:
         place = f"{file}, row {row.number}"
         if row.error is not None:
             return Unread(place, record_key(self.identity(row.raw, file)), "", row.error)
@@ -88,16 +93,18 @@ class _JsonReader(Reader):
         except RowError as error:
             return Unread(place, key, self.row_id(row, file), error)
 
-    def identity(self, value: object, file: str) -> object:
+    def identity(self, value: object, file: PurePosixPath) -> object:
         """What a row's key is the digest of. `value`: the row, or its text if that is no JSON."""
         return value
 
-    def row_id(self, row: JsonRow, file: str) -> str:
+    def row_id(self, row: JsonRow, file: PurePosixPath) -> str:
         """The id of a row, also of one that is wrong; "" if it has none."""
         return text_of(row.value, "id", "question_id")
 
     @abstractmethod
-    def item(self, row: JsonRow, file: str, source: Source) -> tuple[Item, Media, Reference, str]:
+    def item(
+        self, row: JsonRow, file: PurePosixPath, source: Source
+    ) -> tuple[Item, Media, Reference, str]:
         """The row, its medium, its answer and its benchmark. Raises RowError."""
 
 
@@ -170,23 +177,26 @@ class EgoSchema(_JsonReader):
 
     def read(self, source: Source, options: Options) -> Iterator[Found]:
         answers = read_answers(source.path if source.path.is_dir() else source.path.parent)
-        for path in source.of(".json", ".jsonl"):
+        for path in source.of(*self.endings):
             if path.name.endswith("answers.json"):
                 continue
+            file = PurePosixPath(source.name(path))
             for row in json_rows(path):
                 if row.error is None:
                     row.value = join_answer(row.value, answers)
-                yield self._found(row, path, source)
+                yield self._found(row, file, source)
 
-    def identity(self, value: object, file: str) -> object:
+    def identity(self, value: object, file: PurePosixPath) -> object:
         if not isinstance(value, dict):
             return value
         return [{name: value[name] for name in value if name != _ANSWER}, value[_ANSWER]]
 
-    def row_id(self, row: JsonRow, file: str) -> str:
+    def row_id(self, row: JsonRow, file: PurePosixPath) -> str:
         return text_of(row.value, "q_uid")
 
-    def item(self, row: JsonRow, file: str, source: Source) -> tuple[Item, Media, Reference, str]:
+    def item(
+        self, row: JsonRow, file: PurePosixPath, source: Source
+    ) -> tuple[Item, Media, Reference, str]:
         if row.value[_ANSWER] is None:
             raise RowError("answer_missing", "no answer is published for this question")
         item = egoschema_item(row.value)
@@ -194,20 +204,18 @@ class EgoSchema(_JsonReader):
         return item, Media("video", item.media), reference, self.name
 
 
-EGOSCHEMA = EgoSchema()
-
 # MVBench: one JSON file per task in `json/`: video, question, candidates, answer, start, end.
 
 FRAMES_FPS = 3.0  # MVBench's folders of frames (TVQA) hold three a second
 
 
-def mvbench_item(row: Mapping[str, Any], task: str, name: str) -> Item:
-    """A row of `json/<task>.json`; its `name` is its own id, or its number in the file."""
+def mvbench_item(row: Mapping[str, Any], task: str, id: str) -> Item:
+    """A row of `json/<task>.json`."""
     video = _required(row, "video").strip()
     if row.get("answer") is None:
         raise RowError("schema", "answer is missing")
     return Item(
-        id=f"{task}/{name}",
+        id=id,
         question=_required(row, "question"),
         media=video,
         answer=row["answer"],
@@ -228,15 +236,16 @@ class MvBench(_JsonReader):
         wanted = {"video", "question", "candidates", "answer"}
         return 0.95 if any(wanted <= row.keys() for row in rows) else 0.0
 
-    def identity(self, value: object, file: str) -> object:
-        return [Path(file).stem, value]
+    def identity(self, value: object, file: PurePosixPath) -> object:
+        return [file.stem, value]
 
-    def row_id(self, row: JsonRow, file: str) -> str:
-        return f"{Path(file).stem}/{text_of(row.value, 'question_id') or row.number - 1}"
+    def row_id(self, row: JsonRow, file: PurePosixPath) -> str:
+        return f"{file.stem}/{text_of(row.value, 'question_id') or row.number - 1}"
 
-    def item(self, row: JsonRow, file: str, source: Source) -> tuple[Item, Media, Reference, str]:
-        task, _, name = self.row_id(row, file).partition("/")
-        item = mvbench_item(row.value, task, name)
+    def item(
+        self, row: JsonRow, file: PurePosixPath, source: Source
+    ) -> tuple[Item, Media, Reference, str]:
+        item = mvbench_item(row.value, file.stem, self.row_id(row, file))
         is_folder = not item.media.lower().endswith((*VIDEO_ENDINGS, ".gif"))
         media = Media(
             "frames" if is_folder else "video",
@@ -247,8 +256,6 @@ class MvBench(_JsonReader):
         )
         return item, media, Reference(item.answer, "choice", item.options), self.name
 
-
-MVBENCH = MvBench()
 
 # Open-EQA: one JSON list of question, answer, category and episode; frames in folders by episode.
 
@@ -275,17 +282,17 @@ class OpenEqa(_JsonReader):
         rows = [row for _, row in source.first_rows]
         return 0.95 if any({"episode_history", "question"} <= row.keys() for row in rows) else 0.0
 
-    def item(self, row: JsonRow, file: str, source: Source) -> tuple[Item, Media, Reference, str]:
+    def item(
+        self, row: JsonRow, file: PurePosixPath, source: Source
+    ) -> tuple[Item, Media, Reference, str]:
         item = openeqa_item(row.value)
-        frames = f"{Path(file).parent.as_posix()}/frames/{item.media}"
+        frames = f"{file.parent}/frames/{item.media}"
         there = os.path.isdir(source.root / frames)
         # Without `fps`: the frames' own rate is not published, one a second is assumed.
         media = Media("frames", frames if there else item.media)
         reference = Reference(str(item.answer).strip(), aliases=item.aliases)
         return item, media, reference, self.name
 
-
-OPENEQA = OpenEqa()
 
 # RefSpatial-Bench and Where2Place: a referring prompt, an image, and a mask that points must hit.
 
@@ -311,6 +318,7 @@ def pointing_item(row: Mapping[str, Any]) -> Item:
 class RefSpatial(_JsonReader):
     name = "refspatial"
     about = "RefSpatial-Bench, RoboRefer and Where2Place: prompt, image, mask"
+    endings = ("question.json", "questions.json", "questions.jsonl", ".jsonl")
 
     def sniff(self, source: Source, options: Options) -> float:
         for path, row in source.first_rows:
@@ -320,16 +328,13 @@ class RefSpatial(_JsonReader):
                 return 0.95
         return 0.0
 
-    def read(self, source: Source, options: Options) -> Iterator[Found]:
-        for path in source.of("question.json", "questions.json", "questions.jsonl", ".jsonl"):
-            for row in json_rows(path):
-                yield self._found(row, path, source)
+    def identity(self, value: object, file: PurePosixPath) -> object:
+        return [str(file), value]
 
-    def identity(self, value: object, file: str) -> object:
-        return [file, value]
-
-    def item(self, row: JsonRow, file: str, source: Source) -> tuple[Item, Media, Reference, str]:
-        item, folder = pointing_item(row.value), Path(file).parent
+    def item(
+        self, row: JsonRow, file: PurePosixPath, source: Source
+    ) -> tuple[Item, Media, Reference, str]:
+        item, folder = pointing_item(row.value), file.parent
         image, mask = item.media, item.mask
         if not mask and "prompt" not in row.value:  # Where2Place: masks/07.jpg is of images/07.jpg
             mask = (Path("masks") / Path(image).name).as_posix()
@@ -350,11 +355,9 @@ class RefSpatial(_JsonReader):
             scene="",
         )
         media = Media("image", (folder / image).as_posix())
-        is_where2place = Path(file).name == "point_questions.jsonl"
+        is_where2place = file.name == "point_questions.jsonl"
         return item, media, reference, "where2place" if is_where2place else self.name
 
-
-REFSPATIAL = RefSpatial()
 
 # VSI-Bench's styles: conversations with a `video` and `question_type`, or its published rows.
 
@@ -397,22 +400,24 @@ class VsiBench(_JsonReader):
         return 0.0
 
     def read(self, source: Source, options: Options) -> Iterator[Found]:
-        for path in source.of(".json", ".jsonl"):
+        for path in source.of(*self.endings):
+            file = PurePosixPath(source.name(path))
             for row in json_rows(path):
                 if row.error is not None or "conversations" not in row.value:
-                    yield self._found(row, path, source)
+                    yield self._found(row, file, source)
                     continue
                 kind = text_of(row.value, "question_type")
                 if kind in UNITS and not row.value.get("unit"):
                     row.value["unit"] = UNITS[kind]
-                place = f"{source.name(path)}, row {row.number}"
-                yield from read_chat(row, place, "conversations", options)
+                yield from read_chat(row, f"{file}, row {row.number}", "conversations", options)
 
-    def item(self, row: JsonRow, file: str, source: Source) -> tuple[Item, Media, Reference, str]:
+    def item(
+        self, row: JsonRow, file: PurePosixPath, source: Source
+    ) -> tuple[Item, Media, Reference, str]:
         item = vsibench_item(row.value)
         reference = Reference(item.answer, options=item.options, unit=UNITS.get(item.category, ""))
         asked = replace(item, question="\n".join([item.question.strip(), *item.options]))
         return asked, Media("video", item.media), reference, self.name
 
 
-VSIBENCH = VsiBench()
+READERS = (EgoSchema(), MvBench(), OpenEqa(), RefSpatial(), VsiBench())

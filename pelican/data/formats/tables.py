@@ -219,8 +219,6 @@ def card_license(folder: Path) -> str:
         return ""
 
 
-HF = HuggingFace()
-
 # Parquet files of questions; also Pelican's own pools.
 
 _POOL = set(SAMPLES.names) - {"benchmark", "chance"}
@@ -305,4 +303,4 @@ def _sample(row: dict[str, Any], place: str) -> Found:
     )
 
 
-PARQUET = Parquet()
+READERS = (HuggingFace(), Parquet())

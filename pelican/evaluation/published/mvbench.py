@@ -79,13 +79,13 @@ def _question(row: Row, folder: Path) -> Question:
     task = str(row["_task"])
     if task not in FOLDERS:
         raise RowError("schema", f"task {task!r} is none of MVBench's twenty")
-    item = mvbench_item(row, task, f"{row['_row']:03d}")
+    item = mvbench_item(row, task, f"mvbench-{task}-{row['_row']:03d}")
     if item.answer not in item.options:
         raise RowError("answer", f"answer {item.answer!r} is none of the candidates")
     below, root = _place(folder, task, item.media)
     bounded = task in BOUNDED and root not in _CUT
     return Question(
-        id=f"mvbench-{task}-{row['_row']:03d}",
+        id=item.id,
         prompt=(
             f"Question:{item.question}\nOption:\n"
             + lettered(item.options, "({letter}) {option}")
