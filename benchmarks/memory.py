@@ -21,7 +21,7 @@ from benchmarks.measure import at_most, figure
 from benchmarks.stage import stage_spec, write_buffer
 from pelican.config.env import IMAGE_CACHE_MB
 from pelican.config.presets import find_recipe
-from pelican.stages.job import PROGRESS
+from pelican.monitoring.progress import PROGRESS
 
 # Overrides, and samples of the buffer. `tiny` keeps the features of all images of its buffer.
 WAYS: dict[str, tuple[list[str], int | None]] = {

@@ -13,7 +13,7 @@ from typing import Any, Literal, Self, TextIO
 
 # Events of a run as lines of a log, so that they pass through processes, pods and Kubeflow.
 #
-# A stage prints `::progress {…}` (see `pelican/stages/runner.py`); who launches it prints `::event {…}`
+# A stage prints `::progress {…}` (see `StageJob.progress`); who launches it prints `::event {…}`
 # at its start and end. Whoever follows the log picks the lines out again.
 
 PROGRESS = "::progress "

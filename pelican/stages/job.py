@@ -6,10 +6,8 @@ Behind it is a store; `StageJob.in_folder` is the same over a plain folder.
 
 from __future__ import annotations
 
-import json
 import os
 import socket
-import sys
 import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack
@@ -20,6 +18,7 @@ from typing import TYPE_CHECKING
 from pelican.config import env
 from pelican.config.stages import is_training
 from pelican.monitoring import record
+from pelican.monitoring.progress import Event, emit
 from pelican.records import Phase
 from pelican.storage.claims import CLAIMS, Claim, Claims
 from pelican.storage.store import FolderStore, ObjectStore
@@ -29,7 +28,6 @@ if TYPE_CHECKING:
     from pelican.data.tables import Quarantine
     from pelican.rewards.judge import EndpointJudge
 
-PROGRESS = "::progress "
 _POLL_S = 1.0
 
 
@@ -138,11 +136,11 @@ class StageJob:
         if done != total and time.monotonic() - self._last_progress < 0.5:
             return
         self._last_progress = time.monotonic()
-        event: dict[str, object] = {"stage": self.stage, "loop": self.loop, "phase": self.phase}
+        event: Event = {"stage": self.stage, "loop": self.loop, "phase": self.phase}
         event |= {"done": done, "total": total, "unit": unit, **info}
         if self.world_size > 1 and not training:
             event["rank"] = self.rank
-        print(PROGRESS + json.dumps(event), file=sys.stdout, flush=True)
+        emit("progress", event)
 
     def log_left_out(self, quarantine: Quarantine, of: Collection[str] | None = None) -> None:
         """Say in the log which samples (`of` these) are left out, and why; a stage counts them."""
