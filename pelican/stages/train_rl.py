@@ -35,7 +35,7 @@ def run(inputs: Inputs, config: Recipe, job: StageJob) -> StageResult:
     ids = pl.read_parquet(inputs["buffer"] / "buffer.parquet")["sample_id"].to_list()
     if not ids:
         _keep_policy(inputs, job)
-        result.notes["skipped"] = "the buffer is empty: nothing is neither mastered nor intractable"
+        result.notes["skipped"] = "the buffer is empty: every sample is mastered or intractable"
         return result
     judge = job.judge(config.reward, training=True)
     samples: Sequence[Sample]
