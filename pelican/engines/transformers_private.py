@@ -1,17 +1,21 @@
-"""What the engines use of transformers 5.17 beyond its documented interface: Qwen2.5-VL's parts, its cache.
+"""What Pelican uses of transformers 5.17 beyond its documented interface: for engines, then for training.
 
-tests/engines/test_borrowed_names.py checks names, parameters and what comes back, so a new version that
-differs fails there, and this module is the one to change.
+tests/engines/test_borrowed_names.py and tests/training/test_private.py check names, parameters and what
+comes back, so a new version that differs fails there, and this module is the one to change.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from transformers.cache_utils import DynamicLayer
 from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+# Engines: the parts of Qwen2.5-VL, and its cache.
 
 
 class GrowingLayer(DynamicLayer):  # type: ignore[misc]
@@ -151,3 +155,54 @@ def count_patches(image_processor: Any, height: int, width: int) -> int:
     """Patches of an image of this size in pixels, without decoding one."""
     patches: int = image_processor.get_number_of_image_patches(height, width)
     return patches
+
+
+# Training: what Trainer loads, where it puts its inputs, and how weights are named in files.
+
+
+class ExactResume:
+    """Trainer mix-in: a resumed training has the weights of its checkpoint.
+
+    transformers saves Qwen2.5-VL under older names than its modules have, and Trainer loads them with
+    strict=False, so every weight of the language model would silently stay as it was. The model's own
+    `from_pretrained` knows the names.
+    """
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        trainer: Any = self
+        adapted = hasattr(trainer.model, "peft_config")
+        if trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled or adapted:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)  # type: ignore[misc]
+            return
+        policy = trainer.model
+        saved = type(policy).from_pretrained(resume_from_checkpoint, dtype=policy.dtype)
+        policy.load_state_dict(saved.state_dict())
+
+
+def to_device(trainer: Any, inputs: Any) -> dict[str, Any]:
+    """The inputs of a step as `Trainer.training_step` prepares them: on the trainer's device."""
+    prepared: dict[str, Any] = trainer._prepare_inputs(inputs)
+    return prepared
+
+
+@contextmanager
+def unsharded() -> Iterator[None]:
+    """Models made meanwhile are whole, although DeepSpeed's ZeRO-3 is on and would shard them."""
+    from transformers.integrations import deepspeed
+
+    kept = deepspeed._hf_deepspeed_config_weak_ref
+    deepspeed._hf_deepspeed_config_weak_ref = None
+    try:
+        yield
+    finally:
+        deepspeed._hf_deepspeed_config_weak_ref = kept
+
+
+def name_in_file(model: Any, name: str) -> str:
+    """A weight's name in the files of the checkpoint; the modules may have a newer one."""
+    from transformers.core_model_loading import revert_weight_conversion
+
+    names = list(revert_weight_conversion(model, {name: torch.empty(1, device="meta")}))
+    if len(names) != 1:
+        raise RuntimeError(f"the weight {name!r} is not one tensor of a file but {names}")
+    return str(names[0])

@@ -18,11 +18,11 @@ from pelican.base.process import all_gather_object
 from pelican.config import env
 from pelican.config.recipe import Recipe
 from pelican.engines.transformers import PromptEncoder, prepare_model
+from pelican.engines.transformers_private import name_in_file, to_device, unsharded
 from pelican.errors import UserInputError
 from pelican.training import deepspeed_private
 from pelican.training.accelerate_private import shard_on_cpus, sync_gradients
 from pelican.training.logprobs import join_rows, split_rows
-from pelican.training.transformers_private import name_in_file, to_device, unsharded
 
 # Arguments of DeepSpeed and FSDP2, and policies loaded for them.
 #

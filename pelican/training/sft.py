@@ -18,10 +18,10 @@ from trl import SFTTrainer
 
 from pelican.config.recipe import Recipe
 from pelican.engines.transformers import PromptEncoder
+from pelican.engines.transformers_private import ExactResume
 from pelican.monitoring import record
 from pelican.records import Sample
 from pelican.training.distributed import ScaledTraining, same_number, take
-from pelican.training.transformers_private import ExactResume
 
 _IGNORED = -100
 

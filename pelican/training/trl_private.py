@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import PrinterCallback
 from trl import GRPOTrainer
 
-from pelican.training.transformers_private import ExactResume
+from pelican.engines.transformers_private import ExactResume
 
 
 class GrpoTrainer(ExactResume, GRPOTrainer):  # type: ignore[misc]

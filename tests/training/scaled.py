@@ -157,7 +157,7 @@ def load_copy_of(twin: Path) -> Any:
     """The start, whole and in float32, in every process."""
     from transformers import AutoModelForImageTextToText
 
-    from pelican.training.transformers_private import unsharded
+    from pelican.engines.transformers_private import unsharded
 
     asked = os.environ.pop("ACCELERATE_USE_FSDP", None)
     with unsharded():
