@@ -19,6 +19,16 @@ class InfrastructureError(PelicanError):
     exit_code = 75  # EX_TEMPFAIL of sysexits.h
 
 
+class DamagedError(PelicanError):
+    """What the store holds is not what was written; the sentence names the object.
+
+    Whoever can do without the object, or make it again, catches this; the same command alone
+    changes nothing, so nobody tries it again by itself.
+    """
+
+    exit_code = 2
+
+
 class ResourceError(PelicanError):
     """Memory ran out; trying again smaller may help."""
 
