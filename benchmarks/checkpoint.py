@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.measure import at_least, at_most, busy_s, child, figure, peak_mb
-from pelican.storage.manifests import file_digest
+from pelican.storage.digests import file_digest
 from pelican.storage.s3 import IN_FLIGHT, PARALLEL, PART, RANGES, S3Store
 from tests.endpoints import free_port
 from tests.minio_server import ABSENT, PROGRAM, Server

@@ -28,6 +28,14 @@ class DamagedError(PelicanError):
 
     exit_code = 2
 
+    def __init__(self, message: str, place: str = "") -> None:
+        """`place`: the prefix whose record says otherwise, if one does."""
+        super().__init__(message)
+        self.place = place
+
+
+STAGE_DAMAGED = 74  # EX_IOERR: how a stage's process tells its launcher of a DamagedError
+
 
 class ResourceError(PelicanError):
     """Memory ran out; trying again smaller may help."""

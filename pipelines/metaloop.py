@@ -37,9 +37,9 @@ def build_metaloop(config: Recipe, name: str = "metaloop") -> Any:
     first_loop = build_loop(1, config)
 
     @dsl.pipeline(name=name.replace("_", "-"), description=METALOOP)
-    def metaloop(store: str, run: str, recipe: str) -> None:
+    def metaloop(store: str, run: str, recipe: str, redo: bool = False) -> None:
         with closing_summary(store, run, name):
-            policy = add_preflight(store, run, recipe)
+            policy = add_preflight(store, run, recipe, redo)
             scores = Stages(store, run, 0, Phase.BASE).evaluate(policy).prefix
             loop = first_loop(store=store, run=run, policy=policy, base=scores, previous=scores)
             name_task(loop, f"loop 1 of {config.loops}")
@@ -104,9 +104,9 @@ def build_evaluate(config: Recipe) -> Any:
     """Preflight, one evaluation, summary."""
 
     @dsl.pipeline(name="evaluate", description=EVALUATE)
-    def evaluate(store: str, run: str, recipe: str) -> None:
+    def evaluate(store: str, run: str, recipe: str, redo: bool = False) -> None:
         with closing_summary(store, run, "evaluate"):
-            policy = add_preflight(store, run, recipe)
+            policy = add_preflight(store, run, recipe, redo)
             Stages(store, run, 0, Phase.BASE).evaluate(policy)
 
     return evaluate

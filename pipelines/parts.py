@@ -38,9 +38,12 @@ def prepare_task(task: Task, name: str) -> Task:
     return name_task(set_up(task), name)
 
 
-def add_preflight(store: Prefix, run: Prefix, recipe: Prefix) -> Prefix:
-    """A task that checks recipe, data and checkpoints; gives the base policy to start from."""
-    task = components.preflight.preflight(store=store, run=run, recipe=recipe)
+def add_preflight(store: Prefix, run: Prefix, recipe: Prefix, redo: Any) -> Prefix:
+    """A task that checks recipe, data and checkpoints; gives the base policy to start from.
+
+    `redo`: a finished training may be made again if what it was made from has changed.
+    """
+    task = components.preflight.preflight(store=store, run=run, recipe=recipe, redo=redo)
     return prepare_task(task, "preflight").output
 
 

@@ -31,9 +31,9 @@ def build_retrain(config: Recipe) -> Any:
     first_loop = build_loop(1, config)
 
     @dsl.pipeline(name="retrain", description=__doc__)
-    def retrain(store: str, run: str, recipe: str) -> None:
+    def retrain(store: str, run: str, recipe: str, redo: bool = False) -> None:
         with closing_summary(store, run, "retrain"):
-            start = add_preflight(store, run, recipe)
+            start = add_preflight(store, run, recipe, redo)
             taken = prepare_task(intake(store=store, run=run, checked=start), "intake of new data")
             current = taken.output
             diagnosis = Stages(store, run, 0, Phase.BASE)

@@ -9,6 +9,7 @@ import sys
 import tempfile
 import warnings
 from pathlib import Path
+from typing import Any
 
 from pelican.base.model import digest_of
 from pelican.base.process import die_with_parent
@@ -23,7 +24,9 @@ from pipelines import build, compile_pipeline
 from pipelines.compile import StepPods, graph_of
 
 
-def submit_run(store: ObjectStore, run: str, pipeline: str, recipe: Recipe) -> str:
+def submit_run(
+    store: ObjectStore, run: str, pipeline: str, recipe: Recipe, redo: bool = False
+) -> str:
     """Upload the pipeline, start the run, print its link. Returns Kubeflow's id of it.
 
     The same run name continues: while a run of it is active it is that one, afterwards a new one,
@@ -40,7 +43,8 @@ def submit_run(store: ObjectStore, run: str, pipeline: str, recipe: Recipe) -> s
     run_id = kfp.active_run(experiment, run)
     if run_id is None:
         store.delete(f"{run_prefix(run)}/{FAILURE}")  # of an earlier attempt
-        parameters = {"store": store.uri, "run": run, "recipe": recipe.as_parameter()}
+        parameters: dict[str, Any] = {"store": store.uri, "run": run}
+        parameters |= {"recipe": recipe.as_parameter(), "redo": redo}
         run_id = kfp.start(experiment, run, pipeline_id, version_id, parameters)
     link = kfp.link(run_id)
     record = {"run_id": run_id, "host": kfp.settings.host, "link": link, "version": digest}
@@ -83,6 +87,7 @@ def main() -> None:
     parser.add_argument("--store", required=True)
     parser.add_argument("--run", required=True)
     parser.add_argument("--recipe", required=True, type=Path, help="resolved recipe, JSON")
+    parser.add_argument("--redo", action="store_true", help="finished trainings may be made again")
     parser.add_argument("--scratch", required=True, help="folder for Kubeflow's own files")
     given = parser.parse_args()
     text = given.recipe.read_text()
@@ -100,7 +105,7 @@ def main() -> None:
     pipeline = build(given.pipeline, Recipe.model_validate_json(text))
     try:
         with warm_process():
-            pipeline(store=given.store, run=given.run, recipe=text)
+            pipeline(store=given.store, run=given.run, recipe=text, redo=given.redo)
     except RuntimeError as error:  # kfp names the task that failed; the task said why
         sys.exit(str(error))
 

@@ -101,7 +101,7 @@ def _open_recorded(
 ) -> tuple[str, str, Callable[[], Engine]]:
     """The name, identity and engine of a file of recorded replies; see `_engine`."""
     from pelican.evaluation.published.run import RecordedEngine, check_replies, read_replies
-    from pelican.storage.manifests import file_digest
+    from pelican.storage.digests import file_digest
 
     replies = read_replies(path, benchmark.name)
     questions, answered = check_replies(benchmark, data, replies, path)

@@ -30,11 +30,20 @@ def runs(store: Store = None) -> None:
 def show(
     run: Annotated[str, typer.Argument()],
     json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
+    verify: Annotated[
+        bool,
+        typer.Option(
+            "--verify",
+            help="Read every byte of the run instead, and compare it with what was written.",
+        ),
+    ] = False,
     store: Store = None,
 ) -> None:
     """Scores, ledger counts and durations of one run."""
-    from pelican.cli.runs import print_run
+    from pelican.cli.runs import print_run, verify_run
 
+    if verify:
+        return verify_run(run, store)
     print_run(run, json, store)
 
 

@@ -55,6 +55,13 @@ def submit(
     wait: Annotated[
         bool, typer.Option("--wait", help="With kubeflow: follow the run until it has ended.")
     ] = False,
+    redo: Annotated[
+        bool,
+        typer.Option(
+            "--redo",
+            help="Make finished trainings of the run again if what they were made from has changed.",
+        ),
+    ] = False,
     store: Store = None,
     data: Data = None,
     from_: From = None,
@@ -87,7 +94,7 @@ def submit(
             )
         from pelican.cli.submit import retrain as retrain_it
 
-        return retrain_it(data, from_, recipe, set_ or [], store, launcher)
+        return retrain_it(data, from_, recipe, set_ or [], store, launcher, redo)
     if data or from_:
         raise UserInputError(
             f"--data and --from (with make: DATA) are of the pipeline retrain, not of {pipeline};"
@@ -95,7 +102,7 @@ def submit(
         )
     from pelican.cli.submit import submit as run_it
 
-    run_it(pipeline, recipe, set_ or [], run or None, store, launcher, wait)
+    run_it(pipeline, recipe, set_ or [], run or None, store, launcher, wait, redo)
 
 
 @app.command()

@@ -11,10 +11,13 @@ from typing import TYPE_CHECKING, Any
 from pelican.cli.output import check_output, rows_table, score_table
 from pelican.cli.recipes import text
 from pelican.config import env
+from pelican.errors import DamagedError
 from pelican.monitoring.progress import duration, where
-from pelican.runs.layout import list_runs, manifests, state
+from pelican.runs.layout import list_runs, manifests, require_run, state
 from pelican.runs.outcome import scores, show
+from pelican.runs.restore import recorded_files
 from pelican.storage import open_store
+from pelican.storage.verify import find_damage
 
 if TYPE_CHECKING:
     from pelican.evaluation.metrics import Difference
@@ -82,6 +85,24 @@ def print_run(run: str, as_json: bool, uri: str | None) -> None:
     print(f"policy  {policy or '-'}")
     print(f"report  {tree['report'] or 'not written'}")
     print(f"next    {_next(tree)}")
+
+
+def verify_run(run: str, uri: str | None) -> None:
+    """Print how many files were compared, and every damaged one. Raises DamagedError if there is any."""
+    store = open_store(env.store_uri(uri))
+    require_run(store, run)
+    files = recorded_files(store, run)
+    damaged = find_damage(store, files, trust=False)
+    for key in damaged:
+        print(f"damaged {key}")
+    size = sum(file.size for file in files.values())
+    print(f"read    {len(files)} files, {size / 1e9:.2f} GB, of run {run}")
+    if damaged:
+        raise DamagedError(
+            f"{len(damaged)} of {len(files)} files of run {run} are not what was written; the run's"
+            " command restores or makes again those that a stage still needs"
+        )
+    print("all of them are what was written")
 
 
 def _print_ledger(counts: Sequence[dict[str, Any]]) -> None:

@@ -15,7 +15,14 @@ from pelican.base.process import die_with_parent
 from pelican.config import env
 from pelican.config.presets import find_recipe
 from pelican.config.stages import STAGES
-from pelican.errors import InfrastructureError, PelicanError, ResourceError, UserInputError
+from pelican.errors import (
+    STAGE_DAMAGED,
+    DamagedError,
+    InfrastructureError,
+    PelicanError,
+    ResourceError,
+    UserInputError,
+)
 from pelican.monitoring.progress import emit
 
 # `pelican generation-server`: samples the completions of a training that runs in another pod.
@@ -71,15 +78,18 @@ def run_spec(name: str, path: str) -> None:
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
         _run(name, path)
+    except DamagedError as error:
+        _report(error, STAGE_DAMAGED)
+        raise SystemExit(STAGE_DAMAGED) from None
     except PelicanError as error:
-        _report(error)
+        _report(error, error.exit_code)
         raise
     except Exception as error:
         meant = _meaning(name, error)
         if meant is None:
             _note(f"{type(error).__name__}: {error}".splitlines()[0], 1)
             raise
-        _report(meant)
+        _report(meant, meant.exit_code)
         raise meant from error
 
 
@@ -96,10 +106,10 @@ def _meaning(name: str, error: Exception) -> PelicanError | None:
     return None
 
 
-def _report(error: PelicanError) -> None:
+def _report(error: PelicanError, code: int) -> None:
     """In the log, and where a pod's first process looks."""
-    emit("error", {"message": str(error), "exit_code": error.exit_code})
-    _note(str(error), error.exit_code)
+    emit("error", {"message": str(error), "exit_code": code})
+    _note(str(error), code)
 
 
 def _note(message: str, code: int) -> None:

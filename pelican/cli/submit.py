@@ -79,6 +79,7 @@ def submit(
     store: str | None,
     launcher: str = "auto",
     wait: bool = False,
+    redo: bool = False,
 ) -> None:
     """Run a pipeline to its end. Raises PelicanError with one sentence if it fails."""
     recipe = for_pipeline(pipeline, find_recipe(address, overrides))
@@ -97,7 +98,7 @@ def submit(
         recipe=recipe.digest(),
         submitted=now(),
     )
-    name = choose_run(objects, asked, recipe, run)
+    name = choose_run(objects, asked, recipe, run, redo)
     with run_alone(run_lock(objects, name), f"run {name!r}"):
         record = asked.model_copy(update={"run": name}).model_dump_json(indent=1)
         objects.write(f"{run_prefix(name)}/{RUN}", record.encode(), if_absent=True)
@@ -105,11 +106,11 @@ def submit(
         if chosen == "kubeflow":
             from pipelines.run import submit_run
 
-            kfp_run = submit_run(objects, name, pipeline, recipe)
+            kfp_run = submit_run(objects, name, pipeline, recipe, redo)
             if wait:
                 wait_in_kubeflow(objects, name, kfp_run, expected_stages(recipe, pipeline))
         else:
-            run_here(objects, name, pipeline, recipe, chosen)
+            run_here(objects, name, pipeline, recipe, chosen, redo)
 
 
 def as_kept(store: ObjectStore, recipe: Recipe, chosen: str) -> Recipe:
@@ -117,7 +118,9 @@ def as_kept(store: ObjectStore, recipe: Recipe, chosen: str) -> Recipe:
     return recipe if chosen == "local" else publish(store, recipe)
 
 
-def choose_run(store: ObjectStore, asked: Submission, recipe: Recipe, given: str | None) -> str:
+def choose_run(
+    store: ObjectStore, asked: Submission, recipe: Recipe, given: str | None, redo: bool = False
+) -> str:
     """The run's name, which is also printed: `given`, the newest unfinished of this recipe, or a new one."""
     if given:
         check_run_name(given)
@@ -127,7 +130,7 @@ def choose_run(store: ObjectStore, asked: Submission, recipe: Recipe, given: str
                 f"run {given!r} is of pipeline {before.pipeline!r}, not {asked.pipeline!r}; "
                 "choose another run name"
             )
-        if stored is not None:
+        if stored is not None and not redo:
             check_same_recipe(given, stored, recipe)
         print(f"run {given} {'continues' if before else 'starts'}", flush=True)
         return given
@@ -157,7 +160,12 @@ def new_run_name(store: ObjectStore, recipe: Recipe) -> str:
 
 
 def run_here(
-    store: ObjectStore, run: str, pipeline: str, recipe: Recipe, launcher: str = "local"
+    store: ObjectStore,
+    run: str,
+    pipeline: str,
+    recipe: Recipe,
+    launcher: str = "local",
+    redo: bool = False,
 ) -> None:
     """Start the pipeline as a process of its own, follow it, and print what came out."""
     logs = store.local_root(f"{run_prefix(run)}/logs")
@@ -165,6 +173,7 @@ def run_here(
     recipe_file.write_text(recipe.model_dump_json(indent=1))
     command = [sys.executable, "-m", "pipelines.run", pipeline, "--store", store.uri]
     command += ["--run", run, "--recipe", str(recipe_file), "--scratch", str(logs / "kfp")]
+    command += ["--redo"] if redo else []
     store.delete(f"{run_prefix(run)}/{FAILURE}")
     started = time.monotonic()
     with open_view(expected_stages(recipe, pipeline)) as view:
@@ -366,6 +375,7 @@ def retrain(
     overrides: Sequence[str],
     store: str | None,
     launcher: str,
+    redo: bool = False,
 ) -> None:
     """Retrain `model` on `data`, once: the same call again continues the run, or tells its verdict."""
     if not data or not model:
@@ -385,7 +395,8 @@ def retrain(
         return
     if verdict is None or now != "complete":
         # A run that nobody follows to its end would be taken for lost.
-        submit("retrain", address, plan.overrides, plan.run, store, launcher, wait=True)
+        given = plan.overrides, plan.run, store, launcher
+        submit("retrain", address, *given, wait=True, redo=redo)
         verdict = read_verdict(objects, plan.run)
     else:
         print(f"run {plan.run} is complete")

@@ -24,7 +24,7 @@ from pelican.data.importing.shards import read_columns
 from pelican.data.pool import PoolIndex, read_index
 from pelican.data.tables import SAMPLES, RowError, open_parquet, shard_paths
 from pelican.data.versions import read_version
-from pelican.storage.manifests import file_digest
+from pelican.storage.digests import file_digest
 
 # Findings: one for each fault of a row, or of the pool as a whole.
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +15,7 @@ from pydantic import ValidationError
 from pelican.base.files import lock_file
 from pelican.base.model import Frozen, digest_of
 from pelican.errors import UserInputError
-from pelican.storage.manifests import file_digest
+from pelican.storage.digests import file_digest, file_digests
 
 # What identifies an input folder: the digests of its files, or, where that is enough, sizes and times.
 
@@ -34,28 +33,38 @@ def hash_files(path: Path) -> dict[str, object]:
     return {p.relative_to(path).as_posix(): file_digest(p) for p in files_below(path)}
 
 
-def trust_versions(path: Path) -> dict[str, object]:
-    """As `hash_files`, but shards of an imported version are not read: `version.json` has their digests.
+def noted_files(path: Path) -> dict[str, object]:
+    """As `hash_files`, but nothing is read that is known.
 
-    A shard is trusted if it is as it was committed: read-only, of that size, not written since.
+    Shards of an imported version count by what `version.json` says of them; whoever reads them calls
+    `check_version`. Other files are read once on each machine, as long as they look the same.
+    """
+    files = {p.relative_to(path).as_posix(): p for p in files_below(path)}
+    version = read_version(path) if path.is_dir() else None
+    found: dict[str, object] = {s.name: s.sha256 for s in version.shards} if version else {}
+    rest = {name: file for name, file in files.items() if name not in found}
+    digests = file_digests(rest.values())
+    return found | {name: digests[file] for name, file in rest.items()}
+
+
+def check_version(path: Path) -> None:
+    """Whether a folder that an import made still holds what was imported; others pass.
+
+    Raises:
+        UserInputError: a shard is missing or has other bytes.
     """
     version = read_version(path) if path.is_dir() else None
     if version is None:
-        return hash_files(path)
-    committed = (path / VERSION).stat().st_mtime_ns
-    said = {shard.name: shard for shard in version.shards}
-    found: dict[str, object] = {}
-    for file in files_below(path):
-        name, state = file.relative_to(path).as_posix(), file.stat()
-        shard = said.get(name)
-        untouched = (
-            shard is not None
-            and state.st_size == shard.bytes
-            and state.st_mtime_ns <= committed
-            and not state.st_mode & (stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH)
-        )
-        found[name] = shard.sha256 if shard is not None and untouched else file_digest(file)
-    return found
+        return
+    there = {s.name: path / s.name for s in version.shards if (path / s.name).is_file()}
+    digests = file_digests(there.values())
+    for shard in version.shards:
+        if shard.name not in there or digests[there[shard.name]] != shard.sha256:
+            raise UserInputError(
+                f"{path / shard.name} is not what was imported as version {version.id}: it is"
+                " missing or its bytes changed; restore it, or import the pool again"
+                " (`pelican data import`)"
+            )
 
 
 def stat_files(path: Path) -> dict[str, object]:

@@ -8,7 +8,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from pelican.config.resources import StageResources
-from pelican.errors import InfrastructureError, PelicanError, ResourceError, UserInputError
+from pelican.errors import (
+    STAGE_DAMAGED,
+    DamagedError,
+    InfrastructureError,
+    PelicanError,
+    ResourceError,
+    UserInputError,
+)
 from pelican.launch.job import StageError
 from pelican.launch.podspec import CONTAINER, Tree
 
@@ -116,7 +123,14 @@ def failure(name: str, job: Tree, pods: Iterable[Tree]) -> PelicanError:
 
 
 def _rank(error: PelicanError) -> int:
-    order = (UserInputError, ResourceError, StageError, PreemptedError, InfrastructureError)
+    order = (
+        DamagedError,
+        UserInputError,
+        ResourceError,
+        StageError,
+        PreemptedError,
+        InfrastructureError,
+    )
     return next(i for i, kind in enumerate(order) if isinstance(error, kind))
 
 
@@ -158,6 +172,8 @@ def _error(where: str, ended: Tree) -> PelicanError:
         return ResourceError(why)
     if code == UserInputError.exit_code:
         return UserInputError(message)
+    if code == STAGE_DAMAGED:
+        return DamagedError(message)
     if code == InfrastructureError.exit_code:
         return InfrastructureError(message)
     if code in (137, 143):

@@ -10,7 +10,14 @@ from typing import Literal, get_args
 
 from pelican.config import env as settings
 from pelican.config.overrides import nearest
-from pelican.errors import InfrastructureError, PelicanError, ResourceError, UserInputError
+from pelican.errors import (
+    STAGE_DAMAGED,
+    DamagedError,
+    InfrastructureError,
+    PelicanError,
+    ResourceError,
+    UserInputError,
+)
 from pelican.monitoring.progress import Event
 from pelican.stages.stage import StageSpec
 from pelican.storage.manifests import Manifest
@@ -68,7 +75,8 @@ class Launcher(ABC):
     """Runs a job to its end. Failures are the errors of `pelican.errors`:
 
     UserInputError (not retried), InfrastructureError (retried by the launcher, raised when it gives
-    up), ResourceError (memory), CancelledError, and StageError for what is none of these.
+    up), ResourceError (memory), DamagedError (an input is not what was written), CancelledError, and
+    StageError for what is none of these.
     """
 
     @abstractmethod
@@ -83,7 +91,7 @@ class Launcher(ABC):
 _BY_CODE: dict[int, type[PelicanError]] = {
     error.exit_code: error
     for error in (UserInputError, InfrastructureError, ResourceError, CancelledError)
-}
+} | {STAGE_DAMAGED: DamagedError}
 
 
 def error_of(code: int, message: str) -> PelicanError:

@@ -9,7 +9,7 @@ from types import FrameType
 
 from pelican.config import env
 from pelican.config.stages import STAGES, Uses, value_of
-from pelican.errors import ResourceError, UserInputError
+from pelican.errors import DamagedError, InfrastructureError, ResourceError, UserInputError
 from pelican.launch.job import Job, JobResult, Launcher, StageError
 from pelican.launch.local import ProcessLauncher
 from pelican.monitoring.progress import Event, emit
@@ -17,11 +17,14 @@ from pelican.monitoring.record import JobWatch, watched
 from pelican.records import Phase
 from pelican.runs.failure import record_failure
 from pelican.runs.layout import pool_of, require_recipe, stage_prefix
+from pelican.runs.restore import restore
 from pelican.stages.fingerprint import finished_manifest
+from pelican.stages.replace import set_aside
 from pelican.stages.stage import CORRECTIONS, StageName, StageSpec, corrections_place
 from pelican.storage import open_store
 from pelican.storage.manifests import Manifest
 from pelican.storage.store import ObjectStore
+from pelican.storage.verify import Recorded, read_record
 
 
 @dataclass(frozen=True)
@@ -134,7 +137,12 @@ def _run(store: ObjectStore, spec: StageSpec) -> Manifest:
     emit("event", {"event": "start", **what})
     started = time.monotonic()
     with watched(spec.stage, spec.phase.value) as watch:
-        result = _launch(launcher, make_job(spec), what, watch)
+        try:
+            result = _launch(launcher, make_job(spec), what, watch)
+        except DamagedError:
+            if not heal_inputs(store, spec):
+                raise
+            result = _launch(launcher, make_job(spec), what, watch)
         watch.succeeded(result.attempts)
     seconds = round(time.monotonic() - started, 1)
     numbers = _numbers(result.manifest) | {"seconds": seconds, "attempts": result.attempts}
@@ -142,6 +150,72 @@ def _run(store: ObjectStore, spec: StageSpec) -> Manifest:
         numbers["beyond"] = round(seconds - result.manifest.seconds, 1)
     emit("event", {"event": "done", **what, **numbers})
     return result.manifest
+
+
+def heal_inputs(store: ObjectStore, spec: StageSpec) -> bool:
+    """`heal_place` for what a stage reads of its store; whether anything was damaged."""
+    places = [at for at in spec.inputs.values() if "://" not in at and not at.startswith("/")]
+    return any([heal_place(store, spec.run, spec.stage, where) for where in places])
+
+
+def heal_place(store: ObjectStore, run: str, reader: str, where: str) -> bool:
+    """Put whole bytes in the place of damaged ones at or below `where`; whether there were any.
+
+    Whole copies come first. Where there is none, the stage that wrote them is done again; what others
+    made from it while it was whole stays valid.
+
+    Args:
+        store: where the run lies.
+        run: which reads the place.
+        reader: the stage or step that does, for the events.
+        where: a key or prefix of the store.
+
+    Raises:
+        DamagedError: a registered model is damaged, and there is no copy of it.
+        InfrastructureError: what is damaged is made again when the pipeline is started again.
+    """
+    try:
+        recorded = read_record(store, where)
+    except DamagedError as error:
+        raise InfrastructureError(str(error)) from None
+    if recorded is None:
+        return False
+    mended, left = restore(store, recorded)
+    for key in mended:
+        _tell(reader, f"{key} was damaged and is restored from a whole copy")
+    if left:
+        _redo(store, run, reader, recorded, left)
+    return bool(mended or left)
+
+
+def _redo(
+    store: ObjectStore, run: str, reader: str, recorded: Recorded, damaged: list[str]
+) -> None:
+    """Make again what has no whole copy; the damaged generation stands aside meanwhile."""
+    more = f" (and {len(damaged) - 1} more)" if len(damaged) > 1 else ""
+    what = f"{damaged[0]}{more} is damaged and has no whole copy"
+    done = recorded.manifest
+    if done is None or done.run != run:
+        raise DamagedError(f"{what}; restore it from a backup of the store")
+    set_aside(store, recorded.prefix)
+    if done.stage not in STAGES:  # a step of a retraining, which its pipeline runs
+        raise InfrastructureError(f"{what}; it stands aside, and the same command makes it again")
+    _tell(reader, f"{what}: {done.stage} of loop {done.loop} is done again")
+    again = StageSpec(
+        stage=done.stage,
+        store=store.uri,
+        run=run,
+        loop=done.loop,
+        phase=Phase(done.phase),
+        output=recorded.prefix,
+        inputs=done.inputs,
+        recipe=require_recipe(store, run),
+    )
+    _run(store, again)
+
+
+def _tell(reader: str, message: str) -> None:
+    emit("event", {"event": "told", "stage": reader, "message": message})
 
 
 def _launch(launcher: Launcher, job: Job, what: Event, watch: JobWatch) -> JobResult:

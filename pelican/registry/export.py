@@ -6,9 +6,10 @@ import shutil
 from pathlib import Path
 
 from pelican.errors import UserInputError
-from pelican.registry.models import VERSION, Decision, Lineage, ModelVersion, version_prefix
-from pelican.storage.manifests import file_digest
+from pelican.registry.models import Decision, Lineage, ModelVersion, version_prefix
+from pelican.storage.digests import file_digest
 from pelican.storage.store import ObjectStore
+from pelican.storage.verify import VERSION
 
 # The model card, written from the lineage: the README.md of a checkpoint's folder.
 

@@ -6,10 +6,11 @@ import re
 import time
 from collections.abc import Iterator
 
-from pelican.registry.models import ROOT, VERSION, ModelVersion
+from pelican.registry.models import ModelVersion
 from pelican.runs.layout import RECIPE, RUN, run_prefix
-from pelican.storage.manifests import MANIFEST, read_manifest
-from pelican.storage.store import WORK, ObjectStore
+from pelican.storage.manifests import COPY, read_manifest
+from pelican.storage.store import MANIFEST, WORK, ObjectStore
+from pelican.storage.verify import REGISTRY, VERSION
 
 _STAGE = re.compile(r"(runs/[^/]+/loop-\d+/[a-z-]+)/(.+)")
 _REFERENCE = re.compile(r"\bruns/[\w./-]+")
@@ -64,7 +65,7 @@ def _find_unneeded(store: ObjectStore, keys: list[str]) -> Iterator[tuple[str, s
                 _outputs(store, stage) if f"{stage}/{MANIFEST}" in known else None
             )
         outputs = files_of_stage[stage]
-        if outputs is None or name == MANIFEST or name in outputs:
+        if outputs is None or name in (MANIFEST, COPY) or name in outputs:
             continue
         yield key, "of a stage that is done" if name.startswith(WORK) else "no manifest names it"
 
@@ -89,7 +90,7 @@ def _registered_runs(store: ObjectStore, keys: list[str]) -> set[str]:
     """Prefixes of the runs that registered models come from."""
     found = set()
     for key in keys:
-        if key.startswith(f"{ROOT}/") and key.endswith(f"/{VERSION}"):
+        if key.startswith(f"{REGISTRY}/") and key.endswith(f"/{VERSION}"):
             run = ModelVersion.model_validate_json(store.read(key)).lineage.run
             if run is not None:
                 found.add(run_prefix(run))

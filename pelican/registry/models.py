@@ -16,15 +16,15 @@ from pydantic import Field
 
 from pelican.base.model import Frozen, digest_of
 from pelican.config import env
-from pelican.errors import UserInputError
+from pelican.errors import DamagedError, UserInputError
 from pelican.evaluation.gate import Check
-from pelican.storage.manifests import OutputFile, file_digest, now, versions
+from pelican.storage.digests import file_digest
+from pelican.storage.manifests import OutputFile, now, versions
 from pelican.storage.store import ObjectStore
+from pelican.storage.verify import REGISTRY, VERSION, find_damage
 
 # Versions of a model: a checkpoint and where it comes from, committed once and never changed.
 
-ROOT = "registry"
-VERSION = "version.json"
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?")
 
 
@@ -86,7 +86,7 @@ def check_model_name(model: str) -> str:
 
 
 def version_prefix(model: str, version: int) -> str:
-    return f"{ROOT}/{check_model_name(model)}/versions/{version}"
+    return f"{REGISTRY}/{check_model_name(model)}/versions/{version}"
 
 
 def read_version(store: ObjectStore, model: str, version: int) -> ModelVersion | None:
@@ -107,9 +107,22 @@ def require_version(store: ObjectStore, model: str, version: int) -> ModelVersio
     return found
 
 
+def check_version(store: ObjectStore, version: ModelVersion) -> None:
+    """Read every byte of a version and compare it. Raises DamagedError."""
+    files = {f"{version.checkpoint}/{file.path}": file for file in version.files}
+    damaged = find_damage(store, files, trust=False)
+    if damaged:
+        raise DamagedError(
+            f"{damaged[0]} is not what was registered as {version.name}; restore it from a backup of"
+            " the store, or take another version"
+        )
+
+
 def list_models(store: ObjectStore) -> list[str]:
     """Names of the models that have a version."""
-    return sorted({key.split("/")[1] for key in store.keys(ROOT) if key.endswith(f"/{VERSION}")})
+    return sorted(
+        {key.split("/")[1] for key in store.keys(REGISTRY) if key.endswith(f"/{VERSION}")}
+    )
 
 
 def list_versions(store: ObjectStore, model: str) -> list[ModelVersion]:
@@ -180,7 +193,7 @@ def _claimed_by(store: ObjectStore, model: str, number: int) -> str | None:
 
 def _numbers(store: ObjectStore, model: str) -> Iterator[int]:
     """Numbers that were claimed, whether or not their version is whole."""
-    below = f"{ROOT}/{check_model_name(model)}/versions"
+    below = f"{REGISTRY}/{check_model_name(model)}/versions"
     for key in store.keys(below):
         number, _, name = key.removeprefix(f"{below}/").partition("/")
         if name == "claim.json" and number.isdecimal():
@@ -347,9 +360,10 @@ def promote(
     """Make `version` the current one. Raises MovedError if current is not `expected` any more.
 
     A version needs a decision in its favour, or a person's override, which is such a decision. The
-    first version of a model needs none: there is nothing that it could be worse than.
+    first version of a model needs none: there is nothing that it could be worse than. Every byte of
+    it is read and compared first.
     """
-    require_version(store, model, version)
+    check_version(store, require_version(store, model, version))
     decision = latest_decision(store, model, version)
 
     def change(aliases: Aliases) -> Aliases:
@@ -414,7 +428,7 @@ def _move(
 
 
 def _key(model: str) -> str:
-    return f"{ROOT}/{check_model_name(model)}/aliases.json"
+    return f"{REGISTRY}/{check_model_name(model)}/aliases.json"
 
 
 def _read(store: ObjectStore, model: str) -> tuple[Aliases, str | None]:

@@ -16,7 +16,8 @@ from pelican.data.versions import find_pool
 from pelican.errors import UserInputError
 from pelican.runs.layout import read_json, run_prefix
 from pelican.storage import open_uri
-from pelican.storage.manifests import file_digest, now
+from pelican.storage.digests import file_digest
+from pelican.storage.manifests import now
 from pelican.storage.store import ObjectStore
 
 # Records that the steps of a retraining hand on, and the verdict at its end.

@@ -10,9 +10,10 @@ import polars as pl
 
 from pelican.config import env
 from pelican.config.recipe import Recipe
-from pelican.errors import UserInputError
+from pelican.errors import DamagedError, UserInputError
 from pelican.evaluation.metrics import read_results
 from pelican.evaluation.promotion import DataFacts, judge
+from pelican.launch.step import heal_place
 from pelican.monitoring.progress import emit
 from pelican.registry.export import model_card
 from pelican.registry.models import (
@@ -42,9 +43,12 @@ from pelican.runs.layout import (
     run_prefix,
     stage_prefix,
 )
-from pelican.stages.stage import input_digest
+from pelican.stages.fingerprint import StageIdentity, is_made_from
+from pelican.stages.replace import bring_back, drop_aside, set_aside
+from pelican.stages.stage import InputIdentity, identify_input, plain_input, resolve_input
 from pelican.storage import local_path, open_store
 from pelican.storage.manifests import (
+    Making,
     Manifest,
     commit_manifest,
     describe_outputs,
@@ -54,6 +58,7 @@ from pelican.storage.manifests import (
     versions,
 )
 from pelican.storage.store import ObjectStore
+from pelican.storage.verify import check_local
 
 # The steps: each writes one prefix of the run and commits it last.
 #
@@ -69,7 +74,7 @@ def intake_step(store: str, run: str) -> str:
         parent = parent_of(objects, recipe)
         version = find_version(objects, recipe.retrain.data or "")
         old = _old_pools(objects, recipe, parent)
-        inputs = {"data": version.digest, "parent": parent.digest}
+        inputs = {"data": plain_input(version.digest), "parent": plain_input(parent.digest)}
         settings_of = [recipe.retrain.held_share, recipe.data.max_pixels]
 
         def make(prefix: str) -> dict[str, int]:
@@ -94,20 +99,22 @@ def practice_step(store: str, run: str) -> bool:
     def work(objects: ObjectStore, recipe: Recipe) -> bool:
         parent = parent_of(objects, recipe)
         where = stage_prefix(run, 0, "filter", "base")
-        ledger = pl.read_parquet(objects.local(f"{where}/ledger.parquet"))
+        ledger = pl.read_parquet(resolve_input(objects, f"{where}/ledger.parquet"))
         old = _old_pools(objects, recipe, parent)
-        new = objects.local(intake_prefix(run))
+        new = resolve_input(objects, intake_prefix(run))
         sources = Sources(
             new_train=new / "train",
             new_held=new / "held",
             old_train=_training_pools(objects, recipe, parent),
             old_held=[p for p in old["held"] if p != _pool(recipe.data.general)],
-            ledgers=[objects.local(key) for key in parent.lineage.ledgers if objects.exists(key)],
+            ledgers=[
+                resolve_input(objects, key) for key in parent.lineage.ledgers if objects.exists(key)
+            ],
         )
-        inputs = {"ledger": input_digest(objects, where), "parent": parent.digest}
-        inputs["intake"] = input_digest(objects, intake_prefix(run))
+        inputs = {"ledger": identify_input(objects, where), "parent": plain_input(parent.digest)}
+        inputs["intake"] = identify_input(objects, intake_prefix(run))
         for number, folder in enumerate([*sources.old_train, *sources.old_held]):
-            inputs[f"old-{number}"] = input_digest(objects, str(folder))
+            inputs[f"old-{number}"] = identify_input(objects, str(folder))
         settings_of = [recipe.retrain.model_dump(mode="json"), recipe.seed, recipe.data.max_pixels]
 
         def make(prefix: str) -> dict[str, int]:
@@ -166,13 +173,12 @@ def _pool(where: str) -> Path:
 
 def _kept(store: ObjectStore, parent: ModelVersion, where: str) -> Path:
     """A pool of the parent's line; without it nobody could say what is forgotten."""
-    try:
-        return store.local(where)
-    except KeyError:
+    if not store.exists(where):
         raise UserInputError(
             f"{parent.name} has learned from {where}, which is not in {store.uri} any more;"
             " restore it, or go on from a model without it"
-        ) from None
+        )
+    return resolve_input(store, where)
 
 
 def _training_pools(store: ObjectStore, recipe: Recipe, parent: ModelVersion) -> list[Path]:
@@ -195,16 +201,29 @@ def _once(
     name: str,
     prefix: str,
     settings_of: object,
-    inputs: dict[str, str],
+    inputs: dict[str, InputIdentity],
     recipe: Recipe,
     make: Callable[[str], dict[str, int]],
 ) -> None:
     """Call `make` and commit what it wrote below `prefix`, unless that is there already."""
-    identity = fingerprint(name, settings_of, inputs)
-    done = read_manifest(store, prefix)
-    if done is not None and done.fingerprint == identity:
+    digests = {name: found.digest for name, found in inputs.items()}
+    making = Making(
+        settings={"settings": settings_of},
+        inputs={name: found.origin for name, found in inputs.items()},
+    )
+    identity = StageIdentity(fingerprint(name, settings_of, digests), making)
+    try:
+        done = read_manifest(store, prefix)
+    except DamagedError:
+        done = None
+        set_aside(store, prefix)
+    if done is not None:
+        if is_made_from(done, identity):
+            return
+        set_aside(store, prefix)
+    store.delete(prefix)  # half done
+    if bring_back(store, prefix, lambda found: is_made_from(found, identity)) is not None:
         return
-    store.delete(prefix)
     started = now()
     counts = make(prefix)
     store.delete(f"{prefix}/work")
@@ -213,16 +232,18 @@ def _once(
         run=run,
         loop=0,
         phase="base",
-        fingerprint=identity,
+        fingerprint=identity.fingerprint,
         recipe=recipe.digest(),
-        inputs=inputs,
+        inputs=digests,
         outputs=describe_outputs(store, prefix),
         counts=counts,
         started=started,
         finished=now(),
         versions=versions(),
+        making=making,
     )
     commit_manifest(store, prefix, manifest)
+    drop_aside(store, prefix)
 
 
 def _run_step(
@@ -231,7 +252,12 @@ def _run_step(
     """Run a step with the run's recipe. Ends the process with one sentence on failure."""
     objects = open_store(store)
     with record_failure(objects, run, name):
-        return work(objects, require_recipe(objects, run))
+        try:
+            return work(objects, require_recipe(objects, run))
+        except DamagedError as error:
+            if not error.place or not heal_place(objects, run, name, error.place):
+                raise
+            return work(objects, require_recipe(objects, run))
 
 
 def _report(step: str, message: str) -> None:
@@ -259,8 +285,8 @@ def gate(store: ObjectStore, run: str, recipe: Recipe) -> tuple[str, bool]:
     trained = next(m for m in found if policy.startswith(_prefix(m) + "/"))
     result = stage_prefix(run, trained.loop, "eval", trained.phase)
     checks = judge(
-        read_results(store.local(f"{run_prefix(run)}/loop-0/eval-base")),
-        read_results(store.local(result)),
+        read_results(resolve_input(store, f"{run_prefix(run)}/loop-0/eval-base")),
+        read_results(resolve_input(store, result)),
         f"{facts.version}/",
         DataFacts(facts.rows, facts.unusable, *_agreement(store, found, facts.version)),
         recipe.gate,
@@ -277,7 +303,9 @@ def gate(store: ObjectStore, run: str, recipe: Recipe) -> tuple[str, bool]:
     )
     lineage = _lineage(store, run, recipe, parent, facts, found, result)
     card = model_card(parent.model, lineage, decision)
-    version = register(store, parent.model, store.local(policy), lineage, card)
+    checkpoint = store.local(policy)
+    check_local(store, policy, checkpoint, trust=False)
+    version = register(store, parent.model, checkpoint, lineage, card)
     record_decision(store, version.model, version.version, decision)
     set_candidate(store, version.model, version.version, decision.by)
     if not decision.passed:
@@ -328,7 +356,7 @@ def _agreement(
 ) -> tuple[tuple[int, int], tuple[int, int]]:
     """The teacher's (accepted, asked) over all loops: on new samples, and on earlier ones."""
     frames = [
-        pl.read_parquet(store.local(f"{_prefix(m)}/teacher.parquet"))
+        pl.read_parquet(resolve_input(store, f"{_prefix(m)}/teacher.parquet"))
         for m in found
         if m.stage == "distill"
     ]

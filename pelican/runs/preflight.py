@@ -23,21 +23,33 @@ from pelican.monitoring.exporter import pushed
 from pelican.monitoring.progress import emit
 from pelican.runs.failure import record_failure
 from pelican.runs.layout import CANCELLED, FAILURE, RECIPE, SUMMARY, read_json, run_prefix
+from pelican.runs.redo import check_finished
 from pelican.stages.stage import corrections_place, input_digest, resolve_input
 from pelican.storage import local_path, open_store
 from pelican.storage.checkpoints import check_checkpoint, list_files
-from pelican.storage.manifests import file_digest, versions
+from pelican.storage.digests import file_digest
+from pelican.storage.manifests import versions
 from pelican.storage.store import ObjectStore
 
 DECODED_BYTES = 1 << 31  # above, images are not read here but where they are used: rollout, eval
 CHECKED = "cache/preflight"  # in the store: what was found of a pool, by its content
 
 
-def preflight(store: str, run: str, recipe: str) -> Recipe:
-    """Check `recipe` (JSON) and claim the run for it. Raises UserInputError with one sentence."""
+def preflight(store: str, run: str, recipe: str, redo: bool = False) -> Recipe:
+    """Check `recipe` (JSON) and claim the run for it.
+
+    Args:
+        store: URI of the store.
+        run: its name.
+        recipe: resolved, as JSON.
+        redo: whether finished trainings may be made again if what they were made from has changed.
+
+    Raises:
+        UserInputError: with one sentence.
+    """
     objects = open_store(store)
     parsed = parse_recipe(recipe)
-    claim(objects, run, parsed)
+    claim(objects, run, parsed, redo)
     check_packages(parsed)
     check_servers(parsed)
     for name, where in needed_models(parsed).items():
@@ -50,6 +62,7 @@ def preflight(store: str, run: str, recipe: str) -> Recipe:
         for name, folder in pools.items()
     }
     check_leaks(objects, pools, digests)
+    check_finished(objects, run, parsed, redo)
     objects.write(f"{run_prefix(run)}/preflight.json", json.dumps(reports, indent=1).encode())
     check_space(objects, parsed)
     record.checked({name: (reports[name]["samples"], places[name]) for name in places})
@@ -63,12 +76,13 @@ def parse_recipe(text: str) -> Recipe:
         raise UserInputError(f"recipe: {sentence(error, {})}") from None
 
 
-def claim(store: ObjectStore, run: str, recipe: Recipe) -> None:
-    """Write the run's recipe, or check that it is the one it was started with."""
+def claim(store: ObjectStore, run: str, recipe: Recipe, redo: bool = False) -> None:
+    """Write the run's recipe; without `redo`, check that it is the one it was started with."""
     key = f"{run_prefix(run)}/{RECIPE}"
     data = recipe.model_dump_json(indent=1).encode()
     if not store.write(key, data, if_absent=True):
-        check_same_recipe(run, Recipe.model_validate(read_json(store, key)), recipe)
+        if not redo:
+            check_same_recipe(run, Recipe.model_validate(read_json(store, key)), recipe)
         store.write(key, data)  # its resources may be others
     for name in (FAILURE, SUMMARY, CANCELLED):  # of an earlier attempt
         store.delete(f"{run_prefix(run)}/{name}")
@@ -85,7 +99,8 @@ def check_same_recipe(run: str, before: Recipe, now: Recipe) -> None:
     changes = ", ".join(f"{name} ({old.get(name)!r}, now {new[name]!r})" for name in different[:3])
     more = f" and {len(different) - 3} more" if len(different) > 3 else ""
     raise UserInputError(
-        f"run {run!r} was started with another recipe: {changes}{more}; choose another run name"
+        f"run {run!r} was started with another recipe: {changes}{more}; choose another run name,"
+        " or give `--redo` to make again what this changes"
     )
 
 
@@ -271,9 +286,9 @@ def check_space(store: ObjectStore, recipe: Recipe) -> None:
         )
 
 
-def run_preflight(store: str, run: str, recipe: str) -> str:
+def run_preflight(store: str, run: str, recipe: str, redo: bool = False) -> str:
     """What the component calls; returns where the base policy lies. Ends the process on failure."""
     with record_failure(open_store(store), run, "preflight"), pushed("preflight", "base"):
-        parsed = preflight(store, run, recipe)
+        parsed = preflight(store, run, recipe, redo)
     emit("event", {"event": "checked", "stage": "preflight", "loop": 0, "phase": "base"})
     return env.resolve(parsed.models.policy)

@@ -28,10 +28,12 @@ from pelican.stages.fingerprint import (
     begin,
     identity_seen,
     made_by,
+    making_at_begin,
     open_or_finished,
     stage_fingerprint,
 )
 from pelican.stages.job import StageJob
+from pelican.stages.replace import drop_aside
 from pelican.stages.stage import Inputs, Ranks, StageResult, StageSpec, stage_view
 from pelican.storage import open_store
 from pelican.storage.manifests import (
@@ -85,8 +87,10 @@ def commit(
         started=started,
         finished=now(),
         versions=made_by(),
+        making=making_at_begin(store, spec),
     )
     commit_manifest(store, spec.output, manifest)
+    drop_aside(store, spec.output)
     return manifest
 
 

@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
-from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeVar
 
 from pydantic import AfterValidator, Field
 
@@ -17,12 +17,12 @@ from pelican.config import env
 from pelican.config.recipe import Recipe, RewardConfig
 from pelican.config.stages import STAGES
 from pelican.data.corrections import NONE, Corrections, read_corrections
-from pelican.data.versions import Reader, trust_versions
+from pelican.data.versions import Reader, check_version, noted_files
 from pelican.errors import UserInputError
 from pelican.records import Phase
 from pelican.storage import local_path, open_uri
-from pelican.storage.manifests import read_manifest
 from pelican.storage.store import ObjectStore
+from pelican.storage.verify import check_local, read_record
 
 if TYPE_CHECKING:
     from pelican.rewards.judge import EndpointJudge
@@ -33,7 +33,22 @@ CORRECTIONS = "corrections"  # an input beside `pool`
 
 
 def resolve_input(store: ObjectStore, where: str) -> Path:
-    """A prefix of the store if it exists there, an s3:// URI, else a path of this machine."""
+    """A prefix of the store if it exists there, an s3:// URI, else a path of this machine.
+
+    Raises:
+        UserInputError: there is nothing, or a pool is not what was imported.
+        DamagedError: a record says that other bytes were written there.
+    """
+    path = _find_input(store, where)
+    if "://" not in where and not where.startswith("/") and store.exists(where):
+        check_local(store, where, path)
+    else:
+        check_version(path)
+    return path
+
+
+def _find_input(store: ObjectStore, where: str) -> Path:
+    """The local path of an input, whatever its bytes. Raises UserInputError if there is none."""
     if "://" in where:
         try:
             return local_path(where)
@@ -58,43 +73,60 @@ def corrections_place(store: ObjectStore, recipe: Recipe) -> str | None:
     return where if inside else env.resolve(where)
 
 
-def input_digest(store: ObjectStore, where: str, read: Reader = trust_versions) -> str:
+def input_digest(store: ObjectStore, where: str, read: Reader = noted_files) -> str:
+    """`identify_input`'s digest."""
+    return identify_input(store, where, read).digest
+
+
+class InputIdentity(NamedTuple):
+    """What tells an input from a changed one: by its content, and by where it comes from."""
+
+    digest: str
+    origin: str
+
+
+def plain_input(digest: str) -> InputIdentity:
+    """What comes from nowhere else: its content is all that it is known by."""
+    return InputIdentity(digest, digest)
+
+
+def identify_input(store: ObjectStore, where: str, read: Reader = noted_files) -> InputIdentity:
     """Digest of a stage's output (by its manifest), or of a plain file or folder (by content).
 
     `<prefix>/checkpoint`, a folder that a stage committed, has the digest that a plain copy of it
     has, but is read from the stage's manifest instead of hashed again. What an s3:// URI names
     counts by the endpoint's entity tags, so that nothing is downloaded to be compared. `read` says
-    what stands for the files of this machine.
+    what stands for the files of this machine. The origin of a stage's output is what the stage was
+    made from; a plain input's is its digest.
+
+    Raises:
+        UserInputError: there is nothing at `where`.
     """
     if "://" in where:
         outside, key = open_uri(where)
         tags = outside.tags(key)
         if not tags:
             raise UserInputError(f"there is nothing at {where}; check the recipe")
-        return digest_of([[name.removeprefix(key), tags[name]] for name in sorted(tags)])
+        digest = digest_of([[name.removeprefix(key), tags[name]] for name in sorted(tags)])
+        return plain_input(digest)
     if not where.startswith("/"):
-        manifest = read_manifest(store, where)
-        if manifest is not None:
-            return manifest.digest()
-        for parent in [str(p) for p in PurePosixPath(where).parents][:-1]:
-            manifest = read_manifest(store, parent)
-            if manifest is not None:
-                below = where.removeprefix(f"{parent}/") + "/"
-                return digest_of(
-                    [
-                        [output.path.removeprefix(below), output.sha256]
-                        for output in sorted(manifest.outputs, key=lambda o: o.path)
-                        if output.path.startswith(below)
-                    ]
-                )
+        recorded = read_record(store, where)
+        if recorded is not None and recorded.manifest is not None and recorded.prefix == where:
+            return InputIdentity(recorded.manifest.digest(), recorded.manifest.origin)
+        if recorded is not None:
+            files = {key.removeprefix(f"{where}/"): file for key, file in recorded.files.items()}
+            digest = digest_of([[name, files[name].sha256] for name in sorted(files)])
+            manifest, below = recorded.manifest, where.removeprefix(f"{recorded.prefix}/")
+            origin = f"{manifest.origin}/{below}" if manifest is not None else digest
+            return InputIdentity(digest, origin)
         if where.startswith("runs/"):
             raise UserInputError(
                 f"input {where!r} is of a stage that has not finished; run it first"
             )
-    return path_digest(resolve_input(store, where), read)
+    return plain_input(path_digest(_find_input(store, where), read))
 
 
-def path_digest(path: Path, read: Reader = trust_versions) -> str:
+def path_digest(path: Path, read: Reader = noted_files) -> str:
     """Digest of a plain file or folder by its content, or by what `read` says stands for it."""
     found = read(path)
     return digest_of([[name, found[name]] for name in sorted(found)])

@@ -1,24 +1,28 @@
 """`manifest.json` of a stage: written last, so that a stage is either whole or not there.
 
-A stage is done if its manifest has the fingerprint of its recipe and inputs; so a run resumes with
-any launcher.
+A stage is done if its manifest says that it was made from the recipe and inputs of now; so a run
+resumes with any launcher. The manifest is the only record of work that may have taken days: it carries
+a digest of itself and lies in the folder twice, so that one that is cut or altered is noticed and costs
+nothing.
 """
 
 from __future__ import annotations
 
-import hashlib
+import json
 import platform
+from contextlib import suppress
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from pelican.base.model import Frozen, digest_of
-from pelican.storage.store import WORK, ObjectStore
+from pelican.errors import DamagedError
+from pelican.storage.store import MANIFEST, WORK, ObjectStore
 
-MANIFEST = "manifest.json"
+COPY = "manifest.copy.json"  # written before it; believed only where `manifest.json` is damaged
+_CHECK = "check"  # of the file: the digest of all its other fields
 _PACKAGES = (
     "pelican-dppo",
     "torch",
@@ -39,8 +43,24 @@ class OutputFile(Frozen):
     sha256: str
 
 
+class Making(Frozen):
+    """What determined a stage's result, by name, so that a change can be named.
+
+    `settings` are the parts of the recipe that the stage's row in the table says, as JSON. An input
+    counts by its content if it is a plain file or folder, and by the `origin` of the stage that wrote
+    it otherwise, not by that stage's bytes: so a stage that is made again, because a disk lost it,
+    leaves valid what was made from it while it was whole.
+    """
+
+    settings: dict[str, Any]
+    inputs: dict[str, str]
+
+
 class Manifest(Frozen):
-    """What a finished stage wrote, and from which inputs. Metrics are finite numbers."""
+    """What a finished stage wrote, and from which inputs. Metrics are finite numbers.
+
+    `making` is missing in manifests of before 2026-12.
+    """
 
     stage: str
     run: str
@@ -56,6 +76,14 @@ class Manifest(Frozen):
     started: datetime
     finished: datetime
     versions: dict[str, str] = Field(default_factory=dict)
+    making: Making | None = None
+
+    @property
+    def origin(self) -> str:
+        """What the stage was made from, back to pools, checkpoints and recipe, as a digest."""
+        if self.making is None:
+            return self.fingerprint
+        return digest_of([self.stage, self.making.model_dump(mode="json")])
 
     @property
     def seconds(self) -> float:
@@ -74,21 +102,47 @@ def fingerprint(stage: str, settings: object, inputs: dict[str, str]) -> str:
 
 
 def read_manifest(store: ObjectStore, prefix: str) -> Manifest | None:
-    """The manifest below `prefix`, or None if the stage has not finished."""
+    """The manifest below `prefix`, or None if the stage has not finished.
+
+    Where `manifest.json` is damaged, its copy is read. Nothing is mended here, because who reads may
+    have no right to write.
+
+    Raises:
+        DamagedError: both are damaged.
+    """
     try:
-        return Manifest.model_validate_json(store.read(f"{prefix}/{MANIFEST}"))
-    except KeyError:
+        found = _parse(store.read(f"{prefix}/{MANIFEST}"))
+    except KeyError:  # the copy alone is of a commit, or a deletion, that was cut off
+        return None
+    if found is None:
+        with suppress(KeyError):
+            found = _parse(store.read(f"{prefix}/{COPY}"))
+    if found is None:
+        raise DamagedError(
+            f"{store.uri}/{prefix}/{MANIFEST} is damaged and has no whole copy beside it; the run's"
+            " command makes this stage again"
+        )
+    return found
+
+
+def _parse(data: bytes) -> Manifest | None:
+    """A manifest from its file; None if this is not what was written."""
+    try:
+        tree = json.loads(data)
+        check = tree.pop(_CHECK, None)  # there is none in those of before 2026-12
+        if check is not None and check != digest_of(tree):
+            return None
+        return Manifest.model_validate(tree)
+    except (ValueError, ValidationError, AttributeError, TypeError, RecursionError):
         return None
 
 
 def commit_manifest(store: ObjectStore, prefix: str, manifest: Manifest) -> None:
-    store.write(f"{prefix}/{MANIFEST}", manifest.model_dump_json(indent=1).encode())
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file, read in blocks."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """Write the manifest, twice: the copy first, because `manifest.json` says that all is there."""
+    tree = json.loads(manifest.model_dump_json())
+    data = json.dumps(tree | {_CHECK: digest_of(tree)}, indent=1).encode()
+    for name in (COPY, MANIFEST):
+        store.write(f"{prefix}/{name}", data)
 
 
 def describe_outputs(store: ObjectStore, prefix: str) -> list[OutputFile]:
@@ -98,13 +152,14 @@ def describe_outputs(store: ObjectStore, prefix: str) -> list[OutputFile]:
     name a file that doesn't.
     """
     names = {key: key.removeprefix(f"{prefix}/") for key in store.keys(prefix)}
-    kept = {k: n for k, n in names.items() if n != MANIFEST and not n.startswith(WORK)}
+    own = (MANIFEST, COPY)
+    kept = {k: n for k, n in names.items() if n not in own and not n.startswith(WORK)}
     store.sync(kept)
-    outputs = []
-    for key, name in kept.items():
-        size, digest = store.describe(key)
-        outputs.append(OutputFile(path=name, size=size, sha256=digest))
-    return outputs
+    described = store.describe_all(kept)
+    return [
+        OutputFile(path=name, size=described[key][0], sha256=described[key][1])
+        for key, name in kept.items()
+    ]
 
 
 def versions() -> dict[str, str]:

@@ -10,7 +10,7 @@ from pelican.base.model import digest_of
 from pelican.config import env
 from pelican.config.recipe import Recipe
 from pelican.errors import UserInputError
-from pelican.storage.manifests import file_digest
+from pelican.storage.digests import file_digest
 from pelican.storage.store import ObjectStore
 
 DATA = "data"

@@ -12,17 +12,17 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict, dataclass, replace
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 
 from minio import Minio
-from minio.commonconfig import Tags
+from minio.commonconfig import REPLACE, CopySource, Tags
 from minio.datatypes import Object
 from minio.deleteobjects import DeleteObject
 from minio.error import S3Error
@@ -30,8 +30,8 @@ from minio.error import S3Error
 from pelican.base.files import lock_file
 from pelican.base.metrics import STORE_BYTES
 from pelican.config import env
-from pelican.errors import InfrastructureError, UserInputError
-from pelican.storage.manifests import file_digest
+from pelican.errors import DamagedError, InfrastructureError, UserInputError
+from pelican.storage.digests import Identity, boot_id, file_digest, file_digests, note_digest
 from pelican.storage.s3_client import (
     S3Settings,
     explain_errors,
@@ -42,7 +42,7 @@ from pelican.storage.s3_client import (
     no_bucket,
     retry,
 )
-from pelican.storage.store import WORK, ObjectStore
+from pelican.storage.store import MANIFEST, WORK, ObjectStore
 
 PART = 16 << 20  # bytes of one part of an upload, or of one range of a download
 PARALLEL = 4  # files transferred at a time
@@ -52,22 +52,11 @@ SHA256 = "x-amz-meta-sha256"
 WRITER = "x-amz-meta-writer"
 _BLOCK = 1 << 20
 _MOST_PARTS = 10_000  # of one object, by S3
+_MOST_COPIED = 5 << 30  # bytes that one request copies, by S3; minio-py copies more in parts
+_READS = (
+    2  # of bytes that are not those that were written: once more, they may be damaged on the way
+)
 EntityTags = Mapping[str, str]  # an object's name -> its entity tag
-
-
-@dataclass(frozen=True)
-class Identity:
-    """What changes when a file does: bytes, time of change, inode."""
-
-    size: int
-    mtime_ns: int
-    inode: int
-
-    @classmethod
-    def of(cls, path: Path | int) -> Identity:
-        """The identity of the file at a path, or of an open one by its descriptor."""
-        stat = os.stat(path)
-        return cls(stat.st_size, stat.st_mtime_ns, stat.st_ino)
 
 
 class S3Store(ObjectStore):
@@ -112,12 +101,13 @@ class S3Store(ObjectStore):
         return self.read_tagged(key)[0]
 
     def read_tagged(self, key: str) -> tuple[bytes, str]:
-        data, headers = self._get(key)
-        STORE_BYTES.inc(len(data), direction="read")
-        digest = headers.get(SHA256)
-        if digest and hashlib.sha256(data).hexdigest() != digest:
-            raise InfrastructureError(f"{self.uri}/{key} was damaged on its way or in the store")
-        return data, headers["etag"].strip('"')
+        for _ in range(_READS):
+            data, headers = self._get(key)
+            STORE_BYTES.inc(len(data), direction="read")
+            digest = headers.get(SHA256)
+            if not digest or hashlib.sha256(data).hexdigest() == digest:
+                return data, headers["etag"].strip('"')
+        raise DamagedError(_damaged(f"{self.uri}/{key}"))
 
     def peek(self, key: str, start: int, length: int) -> bytes:
         """Some bytes of an object. Raises KeyError if there is none."""
@@ -191,12 +181,64 @@ class S3Store(ObjectStore):
         digest = (found.metadata or {}).get(SHA256)
         return int(found.size or 0), digest or file_digest(self.local(key))
 
+    def digests(self, keys: Iterable[str], *, trust: bool = True) -> dict[str, str | None]:
+        def digest(key: str) -> str | None:
+            try:
+                if not trust:
+                    return self._stream_digest(key)
+                path = self.local(key)
+            except (KeyError, DamagedError):
+                return None
+            return file_digests([path])[path]
+
+        keys = list(keys)
+        with ThreadPoolExecutor(PARALLEL) as threads:
+            return dict(zip(keys, threads.map(digest, keys), strict=True))
+
+    def _stream_digest(self, key: str) -> str:
+        """SHA-256 of an object's bytes, which are not kept. Raises KeyError."""
+        name = self._name(key)
+
+        def stream() -> str:
+            response = self.client.get_object(self.bucket, name)
+            try:
+                digest = hashlib.sha256()
+                for block in response.stream(_BLOCK):
+                    digest.update(block)
+                return digest.hexdigest()
+            finally:
+                response.close()
+                response.release_conn()
+
+        try:
+            with self._explained():
+                return retry(stream)
+        except S3Error as error:
+            if is_absent(error):
+                raise KeyError(key) from None
+            raise
+
+    def move(self, prefix: str, target: str) -> None:
+        """Copied inside the bucket: a move that was cut off leaves `prefix` whole, or `target`."""
+        self.delete(target)
+        with self._explained():
+            for found in list(self._objects(prefix)):
+                key = self._key(found)
+                size, digest = self.describe(key)
+                self.client.copy_object(
+                    self.bucket,
+                    self._name(f"{target}{key.removeprefix(prefix)}"),
+                    CopySource(self.bucket, str(found.object_name)),
+                    metadata={SHA256: digest},
+                    metadata_directive=REPLACE if size <= _MOST_COPIED else None,
+                )
+        self.delete(prefix)
+
     def delete(self, key: str) -> None:
-        """Delete an object or all below a prefix; manifests first, so that none lacks its files."""
         gone = self._name(key)
         names = [str(found.object_name) for found in self._objects(key)]
         with self._explained():
-            for name in (gone, *(name for name in names if name.endswith("/manifest.json"))):
+            for name in (gone, *(name for name in names if name.endswith(f"/{MANIFEST}"))):
                 self.client.remove_object(self.bucket, name)
             for error in self.client.remove_objects(self.bucket, map(DeleteObject, names)):
                 raise InfrastructureError(f"{self.uri}/{key} could not be deleted: {error.message}")
@@ -256,6 +298,10 @@ class S3Store(ObjectStore):
             if not tags:
                 raise KeyError(key)
             return self._mirror.tree(name, tags)
+
+    def copies_here(self, key: str) -> list[Path]:
+        name = self._name(key)
+        return [self.cache / tree / name for tree in ("mirror", "work")]
 
     def local_root(self, prefix: str) -> Path:
         path = self.cache / "work" / self._name(prefix)
@@ -462,17 +508,22 @@ def download(client: Minio, bucket: str, name: str, target: Path) -> Object:
     file is not synced to the disk; Mirror compares it again after the machine was started anew.
 
     Raises:
-        InfrastructureError: the bytes don't have the digest that their writer noted.
+        DamagedError: the bytes don't have the digest that their writer noted, twice.
     """
     for left in target.parent.glob(f".{target.name}.*.tmp"):  # by a download that was killed
         with suppress(OSError), lock_file(left, wait_s=0) as lock:
             if lock is not None:
                 left.unlink()
+    reads = 0
     while True:
         try:
             return _download(client, bucket, name, target)
         except S3Error as error:
             if not is_lost_condition(error):
+                raise
+        except DamagedError:
+            reads += 1
+            if reads == _READS:
                 raise
 
 
@@ -493,14 +544,18 @@ def _download(client: Minio, bucket: str, name: str, target: Path) -> Object:
                 for at in range(start, min(start + PART, size), _BLOCK) if noted else ():
                     digest.update(os.pread(descriptor, _BLOCK, at))
             if noted and noted != digest.hexdigest():
-                raise InfrastructureError(
-                    f"s3://{bucket}/{name} was damaged on its way or in the store"
-                )
+                raise DamagedError(_damaged(f"s3://{bucket}/{name}"))
             temporary.replace(target)
+            if noted:
+                note_digest(target, noted, Identity.of(target))
         finally:
             threads.shutdown(cancel_futures=True)
             temporary.unlink(missing_ok=True)
     return found
+
+
+def _damaged(uri: str) -> str:
+    return f"{uri} is damaged in the store: its bytes are not those that were written"
 
 
 def _fetch(client: Minio, found: Object, descriptor: int, start: int, stop: int) -> None:
@@ -618,12 +673,3 @@ class _Mark:
             shutil.rmtree(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(asdict(self)))
-
-
-@cache
-def boot_id() -> str:
-    """What identifies the last start of this machine; without a kernel that says it, this process."""
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    except OSError:
-        return uuid.uuid4().hex

@@ -13,8 +13,10 @@ from pathlib import Path, PurePosixPath
 from pelican.base.files import lock_file
 from pelican.base.metrics import STORE_BYTES
 from pelican.errors import UserInputError
+from pelican.storage.digests import file_digest, file_digests
 
 _LOCK = ".lock.tmp"
+MANIFEST = "manifest.json"  # of a stage, written last: `manifests.py`
 WORK = "work/"  # below a stage's prefix: for its next attempt, no part of its result
 
 
@@ -61,7 +63,12 @@ class ObjectStore(ABC):
         """The keys at or below `prefix`, sorted, without temporary files."""
 
     @abstractmethod
-    def delete(self, key: str) -> None: ...
+    def delete(self, key: str) -> None:
+        """Delete an object, or all below a prefix: manifests first, so that none lacks its files."""
+
+    @abstractmethod
+    def move(self, prefix: str, target: str) -> None:
+        """Move all below `prefix` to `target`, in place of what is there; manifests leave first."""
 
     @abstractmethod
     def put(self, key: str, path: Path) -> None:
@@ -73,6 +80,10 @@ class ObjectStore(ABC):
 
         A downloaded folder is without its `work/`. Raises KeyError.
         """
+
+    def copies_here(self, key: str) -> list[Path]:
+        """Where this machine may have earlier copies of an object, besides the store."""
+        return []
 
     @abstractmethod
     def local_root(self, prefix: str) -> Path:
@@ -97,8 +108,21 @@ class ObjectStore(ABC):
     def describe(self, key: str) -> tuple[int, str]:
         """Bytes and SHA-256 of an object. Raises KeyError."""
         path = self.local(key)
-        with path.open("rb") as file:
-            return path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest()
+        return path.stat().st_size, file_digest(path)
+
+    def describe_all(self, keys: Iterable[str]) -> dict[str, tuple[int, str]]:
+        """`describe` of each of these objects."""
+        return {key: self.describe(key) for key in keys}
+
+    @abstractmethod
+    def digests(self, keys: Iterable[str], *, trust: bool = True) -> dict[str, str | None]:
+        """SHA-256 of the bytes of these objects as they are read here; None for one that can't be.
+
+        Args:
+            keys: of the objects.
+            trust: whether a digest that this machine noted counts for a file that looks the same;
+                False reads every byte.
+        """
 
     @abstractmethod
     def sizes(self, prefix: str) -> dict[str, int]:
@@ -226,9 +250,31 @@ class FolderStore(ObjectStore):
     def delete(self, key: str) -> None:
         path = self._path(key)
         if path.is_dir():
+            for manifest in path.rglob(MANIFEST):
+                manifest.unlink(missing_ok=True)
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
+
+    def move(self, prefix: str, target: str) -> None:
+        self.delete(target)
+        there = self._path(target)
+        there.parent.mkdir(parents=True, exist_ok=True)
+        self._path(prefix).rename(there)
+
+    def describe_all(self, keys: Iterable[str]) -> dict[str, tuple[int, str]]:
+        paths = {key: self.local(key) for key in keys}
+        found = file_digests(paths.values(), trust=False)
+        return {key: (path.stat().st_size, found[path]) for key, path in paths.items()}
+
+    def digests(self, keys: Iterable[str], *, trust: bool = True) -> dict[str, str | None]:
+        paths = {key: self._path(key) for key in keys}
+        there = [path for path in paths.values() if path.is_file()]
+        try:
+            found = file_digests(there, trust=trust)
+        except OSError:  # a sector that can't be read, or a file deleted just now: one by one
+            found = {path: digest for path in there if (digest := _digest_or_none(path))}
+        return {key: found.get(path) for key, path in paths.items()}
 
     def put(self, key: str, path: Path) -> None:
         target = self._path(key)
@@ -250,6 +296,13 @@ class FolderStore(ObjectStore):
         path = self._path(prefix)
         path.mkdir(parents=True, exist_ok=True)
         return path
+
+
+def _digest_or_none(path: Path) -> str | None:
+    try:
+        return file_digest(path)
+    except OSError:
+        return None
 
 
 def _tag(data: bytes) -> str:

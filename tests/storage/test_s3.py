@@ -21,7 +21,7 @@ from pelican.monitoring import record
 from pelican.stages.stage import input_digest, resolve_input
 from pelican.storage import open_store, s3
 from pelican.storage.checkpoints import list_files, newest_shard
-from pelican.storage.manifests import file_digest
+from pelican.storage.digests import file_digest
 from pelican.storage.s3 import S3Store
 from pelican.storage.s3_client import S3Settings
 from pelican.storage.store import FolderStore, ObjectStore

@@ -16,8 +16,9 @@ import pytest
 
 from pelican.errors import InfrastructureError
 from pelican.storage import s3
-from pelican.storage.manifests import file_digest
-from pelican.storage.s3 import Identity, S3Store
+from pelican.storage.digests import file_digest
+from pelican.storage.digests import Identity
+from pelican.storage.s3 import S3Store
 from tests.buckets import Bucket
 
 PART = 5 << 20  # the least that S3 takes
