@@ -118,13 +118,18 @@ _POOLS = ("train", "replay", "evaluation", "general")
 @pytest.fixture
 def world(tmp_path: Path) -> World:
     """Pools of a few samples and two checkpoints."""
+    return make_world(tmp_path)
+
+
+def make_world(root: Path) -> World:
+    """A world below the folder `root`."""
     from tests.data.factory import general, sample, write_pool
 
     for name in ("policy", "teacher"):
-        write_checkpoint(tmp_path / name)
-    write_pool(tmp_path / "train", [sample(i) for i in range(12)])
-    write_pool(tmp_path / "replay", [general(i) for i in range(100, 106)])
+        write_checkpoint(root / name)
+    write_pool(root / "train", [sample(i) for i in range(12)])
+    write_pool(root / "replay", [general(i) for i in range(100, 106)])
     held = [sample(i, split=Split.TEST) for i in range(200, 206)]
-    write_pool(tmp_path / "evaluation", held)
-    write_pool(tmp_path / "general", [general(i, split=Split.TEST) for i in range(300, 306)])
-    return World(tmp_path)
+    write_pool(root / "evaluation", held)
+    write_pool(root / "general", [general(i, split=Split.TEST) for i in range(300, 306)])
+    return World(root)
