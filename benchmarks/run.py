@@ -31,6 +31,7 @@ BENCHES: dict[str, tuple[str, list[str], list[str], str]] = {
     "index": ("benchmarks.index", ["1300000"], ["5000"], "Index of a large pool"),
     "import": ("benchmarks.importing", ["100000"], ["3000"], "Data import"),
     "checkpoint": ("benchmarks.checkpoint", ["2048"], ["64"], "Checkpoints to a bucket and back"),
+    "integrity": ("benchmarks.integrity", ["2048"], ["16"], "Knowing the bytes of a checkpoint"),
     "scaling": ("benchmarks.scaling", ["192"], ["16"], "Processes"),
     "overhead": ("benchmarks.overhead", [], [], "Orchestration"),
     "memory": ("benchmarks.memory", ["2000"], ["20"], "Memory of a long train-rl"),

@@ -12,6 +12,7 @@ import polars as pl
 
 from pelican.config.overrides import fields
 from pelican.config.recipe import Recipe
+from pelican.monitoring.progress import emit
 from pelican.report.page import build_report
 from pelican.report.run import RESOURCES, Run
 from pelican.retrain.notify import notify
@@ -26,6 +27,7 @@ from pelican.runs.layout import (
     stage_prefix,
 )
 from pelican.runs.outcome import report_path, score_rows, show, summary_metrics, tokens
+from pelican.runs.restore import look_over
 from pelican.storage.manifests import Manifest, now, read_manifest
 from pelican.storage.store import ObjectStore
 
@@ -48,7 +50,11 @@ def finish(store: ObjectStore, run: str, pipeline: str, succeeded: bool) -> dict
     tree["verdict"] = read_json(store, f"{prefix}/{VERDICT}")  # of a retraining
     complete = succeeded and _ran_to_its_end(tree, read_recipe(store, run), pipeline)
     tree |= {"state": "complete" if complete else "failed", "finished": now().isoformat()}
-    tree |= {"pipeline": pipeline, "report_error": report_error}
+    tree |= {
+        "pipeline": pipeline,
+        "report_error": report_error,
+        "damaged": _tell_damage(store, run),
+    }
     if complete:
         store.delete(f"{prefix}/{FAILURE}")
         tree["failure"] = None
@@ -56,6 +62,19 @@ def finish(store: ObjectStore, run: str, pipeline: str, succeeded: bool) -> dict
     if pipeline == "retrain":
         notify(store, run)
     return summary_metrics(tree)
+
+
+def _tell_damage(store: ObjectStore, run: str) -> list[str]:
+    """Say which files of the run are not what was written: no stage needed them, or one would have said so."""
+    damaged = look_over(store, run)
+    if damaged:
+        more = f" and {len(damaged) - 1} more" if len(damaged) > 1 else ""
+        message = (
+            f"{damaged[0]}{more} is damaged; no stage needs it now, and it stays as it is"
+            f" (`pelican show {run} --verify` reads all files)"
+        )
+        emit("event", {"event": "told", "stage": "summary", "message": message})
+    return damaged
 
 
 def _ran_to_its_end(tree: dict[str, Any], recipe: Recipe | None, pipeline: str) -> bool:

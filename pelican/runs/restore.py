@@ -14,22 +14,37 @@ from pelican.storage.store import MANIFEST, ObjectStore
 from pelican.storage.verify import REGISTRY, VERSION, Recorded, find_damage, read_record
 
 
-def recorded_files(store: ObjectStore, run: str) -> dict[str, OutputFile]:
-    """Every file of a run that a manifest names, by key; what lies aside is left out."""
+def read_records(store: ObjectStore, run: str) -> tuple[dict[str, OutputFile], list[str]]:
+    """Every file of a run that a manifest names, by key, and the manifests that can't be read.
+
+    What stands aside is left out.
+    """
     prefix = run_prefix(run)
-    found: dict[str, OutputFile] = {}
+    files: dict[str, OutputFile] = {}
+    damaged = []
     for key in store.keys(prefix):
         if not key.endswith(f"/{MANIFEST}") or key.startswith(f"{prefix}/{REPLACED}/"):
             continue
-        recorded = read_record(store, key.removesuffix(f"/{MANIFEST}"))
-        found |= recorded.files if recorded is not None else {}
-    return found
+        try:
+            recorded = read_record(store, key.removesuffix(f"/{MANIFEST}"))
+        except DamagedError:
+            damaged.append(key)
+            continue
+        files |= recorded.files if recorded is not None else {}
+    return files, damaged
 
 
-def missing_or_cut(store: ObjectStore, run: str) -> list[str]:
-    """Keys of a run's files that are gone or have another size: what can be seen without reading."""
+def look_over(store: ObjectStore, run: str) -> list[str]:
+    """Keys of a run's files that are not what was written, as far as can be seen at a glance.
+
+    What is gone or has another size; and what looks altered on this machine, which is then read.
+    `pelican show --verify` reads everything.
+    """
+    files, damaged = read_records(store, run)
     sizes = store.sizes(run_prefix(run))
-    return [k for k, file in recorded_files(store, run).items() if sizes.get(k) != file.size]
+    wrong = {key for key, file in files.items() if sizes.get(key) != file.size}
+    touched = {key: files[key] for key in store.touched(files) if key not in wrong}
+    return sorted(wrong.union(damaged, find_damage(store, touched)))
 
 
 def restore(store: ObjectStore, recorded: Recorded) -> tuple[list[str], list[str]]:

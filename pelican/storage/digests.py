@@ -78,6 +78,11 @@ def file_digests(paths: Iterable[Path], *, trust: bool = True) -> dict[Path, str
     return found
 
 
+def find_touched(paths: Iterable[Path]) -> list[Path]:
+    """Those files that are noted and do not look as they did then; nothing is read."""
+    return [path for path in paths if _Notes(Path(os.path.realpath(path.parent))).is_touched(path)]
+
+
 def note_digest(path: Path, digest: str, identity: Identity) -> None:
     """Note a digest that was computed elsewhere, of the file as it was then."""
     _Notes(Path(os.path.realpath(path.parent))).write({path.name: (identity, digest)})
@@ -101,6 +106,10 @@ class _Notes:
             if note is not None and note[0] == Identity.of(file):
                 found[file] = note[1]
         return found
+
+    def is_touched(self, file: Path) -> bool:
+        note = self._read().get(file.name)
+        return note is not None and note[0] != Identity.of(file)
 
     def take(self, files: list[Path], trust: bool) -> dict[Path, str]:
         """The digests of all files; what is not noted, or not trusted, is read under a lock."""

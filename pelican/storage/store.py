@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from pelican.base.files import lock_file
 from pelican.base.metrics import STORE_BYTES
 from pelican.errors import UserInputError
-from pelican.storage.digests import file_digest, file_digests
+from pelican.storage.digests import file_digest, file_digests, find_touched
 
 _LOCK = ".lock.tmp"
 MANIFEST = "manifest.json"  # of a stage, written last: `manifests.py`
@@ -80,6 +80,10 @@ class ObjectStore(ABC):
 
         A downloaded folder is without its `work/`. Raises KeyError.
         """
+
+    def touched(self, keys: Iterable[str]) -> list[str]:
+        """Those objects that this machine knows and that look altered here; nothing is read."""
+        return []
 
     def copies_here(self, key: str) -> list[Path]:
         """Where this machine may have earlier copies of an object, besides the store."""
@@ -296,6 +300,10 @@ class FolderStore(ObjectStore):
         path = self._path(prefix)
         path.mkdir(parents=True, exist_ok=True)
         return path
+
+    def touched(self, keys: Iterable[str]) -> list[str]:
+        paths = {self._path(key): key for key in keys}
+        return [paths[path] for path in find_touched(path for path in paths if path.is_file())]
 
 
 def _digest_or_none(path: Path) -> str | None:

@@ -149,9 +149,7 @@ def test_a_damaged_manifest_costs_nothing(
     assert log.count("# ") == 1  # not trained again
 
 
-def test_a_stage_whose_manifests_are_both_damaged_is_done_again(
-    finished: World, run: Path
-) -> None:
+def test_a_stage_whose_manifests_are_both_damaged_is_done_again(finished: World, run: Path) -> None:
     before = committed(run)
     for name in (MANIFEST, COPY):
         cut(run / "loop-1/reward-rl" / name)
@@ -185,9 +183,7 @@ def change_pool(world: World) -> Callable[[], None]:
     return lambda: shard.write_bytes(before) and None
 
 
-def test_a_changed_input_of_a_finished_training_is_asked_about(
-    finished: World, run: Path
-) -> None:
+def test_a_changed_input_of_a_finished_training_is_asked_about(finished: World, run: Path) -> None:
     before = committed(run)
     undo = change_pool(finished)
     try:
