@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 from pathlib import Path
 from statistics import mean, stdev
@@ -18,7 +17,7 @@ from pelican.experiments import ABLATIONS, CONTROLS, NOTHING, make_command, rewr
 from pelican.report.run import open_run
 from pelican.runs.layout import Submission, manifests, run_prefix
 from pelican.runs.outcome import scores
-from pelican.storage.manifests import now
+from pelican.storage.manifests import commit_manifest, now, read_manifest
 from pelican.storage.store import FolderStore
 from tests.buckets import Bucket
 from tests.conftest import World
@@ -166,10 +165,11 @@ def test_a_run_that_the_gate_stopped_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = made(tmp_path, monkeypatch, "made-dppo-s0", 0)
-    key = "runs/made-dppo-s0/loop-1/eval-sft/manifest.json"
-    manifest = json.loads(store.read(key))
-    manifest["metrics"]["go_on"] = 0.0
-    store.write(key, json.dumps(manifest).encode())
+    prefix = "runs/made-dppo-s0/loop-1/eval-sft"
+    found = read_manifest(store, prefix)
+    assert found is not None
+    metrics = found.metrics | {"go_on": 0.0}
+    commit_manifest(store, prefix, found.model_copy(update={"metrics": metrics}))
     lines = table(store, "made")
     assert "; 1 stopped by the gate | 1 |" in lines[2]
     assert " | 1, then stopped by the gate | " in lines[-1]

@@ -174,7 +174,7 @@ class FolderStore(ObjectStore):
     def read(self, key: str) -> bytes:
         try:
             data = self._path(key).read_bytes()
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):  # the latter: a key below an object's
             raise KeyError(key) from None
         STORE_BYTES.inc(len(data), direction="read")
         return data

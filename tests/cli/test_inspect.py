@@ -13,6 +13,7 @@ from pelican.cli.runs import print_comparison, print_report, print_run
 from pelican.errors import UserInputError
 from pelican.report.kubeflow import finish
 from pelican.runs import layout
+from pelican.storage.manifests import commit_manifest, read_manifest
 from pelican.storage.store import FolderStore
 from tests.report.made_run import NAME, MadeRun
 
@@ -103,10 +104,12 @@ def test_only_a_gate_that_is_obeyed_stopped_the_run(
     said: str,
 ) -> None:
     shutil.copytree(store.root, tmp_path / "store")
-    file = tmp_path / f"store/runs/{NAME}/loop-{loop}/eval-{phase}/manifest.json"
-    tree = json.loads(file.read_text())
-    tree["metrics"]["go_on"], tree["notes"]["gate"] = 0.0, ["thinking: gone"]
-    file.write_text(json.dumps(tree))
+    copy, prefix = FolderStore(tmp_path / "store"), f"runs/{NAME}/loop-{loop}/eval-{phase}"
+    found = read_manifest(copy, prefix)
+    assert found is not None
+    said_no = {"metrics": found.metrics | {"go_on": 0.0}}
+    said_no |= {"notes": found.notes | {"gate": ["thinking: gone"]}}
+    commit_manifest(copy, prefix, found.model_copy(update=said_no))
     print_run(NAME, False, str(tmp_path / "store"))
     lines = capsys.readouterr().out.splitlines()
     assert f"{said} after loop {loop} {phase.upper()}: thinking: gone" in lines

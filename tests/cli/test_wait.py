@@ -18,6 +18,7 @@ from pelican.launch.kfp import Kfp, RunEndedError
 from pelican.monitoring.progress import PlainView
 from pelican.report.kubeflow import finish
 from pelican.runs.layout import CANCELLED, FAILURE, RECIPE, manifests, run_prefix
+from pelican.storage.manifests import commit_manifest
 from pelican.storage.store import FolderStore
 from tests.launch.test_kfp import Backend, backend
 from tests.report.made_run import NAME, MadeRun
@@ -70,8 +71,7 @@ def test_a_stage_that_is_made_again_meanwhile_is_told_and_counted_once(
     again = last.model_copy(
         update={"started": last.finished, "finished": last.finished + timedelta(seconds=7)}
     )
-    key = f"{run_prefix(NAME)}/loop-{last.loop}/eval-{last.phase}/manifest.json"
-    store.write(key, again.model_dump_json().encode())
+    commit_manifest(store, f"{run_prefix(NAME)}/loop-{last.loop}/eval-{last.phase}", again)
     capsys.readouterr()
     ended.look_now_and_then()
     ended.look_now_and_then()

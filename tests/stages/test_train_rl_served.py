@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import os
 import subprocess
 import sys
@@ -16,7 +15,8 @@ from pelican.config.presets import find_recipe
 from pelican.data.tables import read_samples
 from pelican.records import Phase
 from pelican.stages.stage import StageSpec
-from pelican.storage.manifests import Manifest
+from pelican.storage.manifests import read_manifest
+from pelican.storage.store import FolderStore
 
 ROOT = Path(__file__).parents[2]
 CHECKPOINT = ROOT / "models" / "tiny-base"
@@ -71,7 +71,8 @@ def test_train_rl_draws_from_a_server_of_its_own(
     told = found.stdout + found.stderr
     assert found.returncode == 0, told[-3000:]
     output = tmp_path / "store" / spec.output
-    manifest = Manifest.model_validate(json.loads((output / "manifest.json").read_text()))
+    manifest = read_manifest(FolderStore(spec.store), spec.output)
+    assert manifest is not None
     assert manifest.counts["steps"] == 5 and manifest.counts["completions"] >= 5 * 16
     assert not (output / "work" / "generation").exists()
     curve = pl.read_parquet(output / "optimiser.parquet")

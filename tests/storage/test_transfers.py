@@ -16,8 +16,7 @@ import pytest
 
 from pelican.errors import InfrastructureError
 from pelican.storage import s3
-from pelican.storage.digests import file_digest
-from pelican.storage.digests import Identity
+from pelican.storage.digests import Identity, file_digest
 from pelican.storage.s3 import S3Store
 from tests.buckets import Bucket
 
