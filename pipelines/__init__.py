@@ -1,4 +1,6 @@
-"""What depends on what. KFP only: no torch, no Kubernetes calls.
+"""The Kubeflow pipelines: which stage follows which.
+
+Uses KFP only, neither torch nor the Kubernetes API.
 
 A pipeline is built for a recipe: its loops and phases are the graph's, the rest travels as one
 parameter, so that the same graph runs another recipe of the same shape.

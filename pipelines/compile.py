@@ -55,7 +55,10 @@ _SETUP: ContextVar[Setup | None] = ContextVar("setup of a task", default=None)
 
 @dataclass(frozen=True)
 class StepPods:
-    """A task's pod only starts a job and follows it, so it asks for little."""
+    """Sets up the pod of a pipeline task: environment, secrets, CPU and memory.
+
+    It asks for little, because the pod only starts a job and follows it.
+    """
 
     variables: Mapping[str, str]
     store_secret: str

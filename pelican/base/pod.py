@@ -24,7 +24,9 @@ _GROUP = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 
 def command(stage: str, spec: str, processes: int, nodes: int, elastic: bool = False) -> list[str]:
-    """The stage alone, or under torchrun; that takes nodes and rank from the operator's PET_*."""
+    """The command of a pod: the stage alone, or under torchrun if the job has several processes.
+    torchrun takes nodes and rank from the operator's PET_* variables.
+    """
     one = ["pelican", "stage", stage, "--spec", spec]
     if processes * nodes == 1:
         return [sys.executable, "-m", *one]
@@ -35,14 +37,17 @@ def command(stage: str, spec: str, processes: int, nodes: int, elastic: bool = F
 
 
 def environment(folder: str, nodes: int, processes: int) -> dict[str, str]:
-    """The container's, with where to note errors."""
+    """The container's variables, with the folder where ranks note their errors."""
     alone = nodes * processes == 1
     kept = {k: v for k, v in os.environ.items() if not (alone and k in _GROUP)}
     return {**kept, ERRORS: folder, "PYTHONUNBUFFERED": "1"}
 
 
 def first_error(folder: Path) -> dict[str, object] | None:
-    """What the rank that failed first noted; that another is gone only if none says why."""
+    """What the rank that failed first noted.
+
+    A note that another rank is gone (exit code 75) counts only if there is no other note.
+    """
     lost = None
     for note in sorted(folder.glob("*.json"), key=lambda path: path.stat().st_mtime_ns):
         try:
@@ -57,7 +62,10 @@ def first_error(folder: Path) -> dict[str, object] | None:
 
 
 def wait(child: subprocess.Popen[bytes], folder: Path, elastic: bool) -> int:
-    """Until it has ended. An elastic torchrun starts its processes again only where that may help."""
+    """Wait for the stage's process and return its exit code.
+
+    An elastic torchrun is ended as soon as a rank notes an error that a restart can't mend.
+    """
     while elastic:
         try:
             return child.wait(1.0)
@@ -82,7 +90,11 @@ def memory_ran_out() -> bool:
 
 
 def verdict(code: int, error: dict[str, object] | None, oom: bool) -> tuple[int, str]:
-    """Exit code and sentence of a stage whose process ended with `code`."""
+    """The exit code and the message to report of a stage whose process ended with `code`.
+
+    They are those that a rank noted (`error`), else a message on memory if the kernel killed a
+    process (`oom`), else what `code` itself says.
+    """
     if code == 0:
         return 0, ""
     if error is not None:

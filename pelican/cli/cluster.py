@@ -16,7 +16,13 @@ from pelican.storage.store import ObjectStore
 
 
 def cancel(run: str, given: str | None) -> None:
-    """End a run wherever it is driven: mark it, end Kubeflow's run, delete its jobs."""
+    """Cancel a run whose store is S3: mark it as cancelled, end its Kubeflow run and delete its
+    jobs.
+
+    Raises:
+        UserInputError: There is no such run, or the store is a folder: Ctrl-C in `pelican submit` ends
+            its runs.
+    """
     store = open_store(env.store_uri(given))
     require_run(store, run)
     if not store.remote:

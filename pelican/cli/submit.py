@@ -494,7 +494,11 @@ def run_all(
 def _complete(
     store: ObjectStore, name: str, variant: Variant, overrides: str, launcher: str
 ) -> bool:
-    """Raises UserInputError if there is a run of that name with another recipe."""
+    """Whether the run `name` is complete, so that it need not be submitted again.
+
+    Raises:
+        UserInputError: A run of that name has another recipe.
+    """
     stored = read_recipe(store, name)
     if stored is None:
         return False

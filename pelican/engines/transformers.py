@@ -348,9 +348,9 @@ class TransformersEngine(Engine):
         """Sample completions of encoded prompts.
 
         Args:
-            prompts: In one batch.
+            prompts: Encoded prompts, all decoded as one batch.
             sampling: Temperature, top-p and length.
-            seeds: Of each prompt's completions; as many for every prompt.
+            seeds: For each prompt one seed per completion; every prompt has the same number.
 
         Returns:
             Token ids, one list per prompt and seed, with the end token if the completion has one.

@@ -42,7 +42,10 @@ def tower_digest(visual: nn.Module, image_processor: Any) -> str:
 
 
 class FeatureFiles:
-    """The files of one tower. Images are keyed by the blake2b digest (16 bytes) of their bytes."""
+    """The cached image features of one frozen vision tower, as files in a folder of its own.
+
+    An image is found by the blake2b digest (16 bytes) of its encoded bytes.
+    """
 
     def __init__(self, visual: nn.Module, image_processor: Any, folder: Path | None = None) -> None:
         root = folder or env.cache() / "features"
@@ -114,7 +117,11 @@ _PIXEL_CACHE = (
 
 @dataclass(frozen=True)
 class Prepared:
-    """One image, ready for a batch: its rows and its grid in patches."""
+    """One image, ready for a batch.
+
+    `rows` [t * h * w, width] are its patches, or with a FeatureBank [t * h * w, 1] its key; `grid`
+    is (t, h, w) in patches.
+    """
 
     rows: Tensor
     grid: Grid

@@ -224,7 +224,10 @@ class InFlightShards:
             taken = self._leases.take() if more else None
 
     def answer(self, group: list[Rollout]) -> None:
-        """The rollouts of the next sample, in the order of `samples`."""
+        """Take the rollouts of one sample.
+
+        Calls must follow the order in which `samples` yielded the samples.
+        """
         next(shard for shard in self._shards if len(shard.groups) < shard.asked).groups.append(
             group
         )
