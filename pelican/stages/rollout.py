@@ -83,9 +83,9 @@ def work(inputs: Inputs, config: Recipe, job: StageJob) -> tuple[PoolIndex, Shar
             done += sum(rollouts[numbers[name]] for name in in_flight.commit())
     finally:
         in_flight.release()
+        if engine is not None:
+            engine.close()
     job.progress(share, share, "rollouts")
-    if engine is not None:
-        engine.close()
     return index, shards
 
 
