@@ -225,7 +225,9 @@ class Kfp:
             tls = find_refusal(error)
             if tls is not None:
                 raise explain_refusal(tls, at, self.settings.ca, CA) from None
-            raise InfrastructureError(f"Kubeflow at {at} does not answer: {error}") from None
+            raise InfrastructureError(
+                f"Kubeflow at {at} does not answer ({error}); check KFP_HOST, or try again later"
+            ) from None
 
 
 def _equals(key: str, value: str) -> str:
