@@ -15,9 +15,13 @@ import tempfile
 from pathlib import Path
 from types import FrameType
 
+from pelican.errors import InfrastructureError, PelicanError, ResourceError
+
 ERRORS = "PELICAN_ERRORS"  # folder in which every rank notes why it failed
 MESSAGE = Path("/dev/termination-log")
-BUG, AWAY, MEMORY = 1, 75, 77
+BUG, AWAY, MEMORY = (
+    error.exit_code for error in (PelicanError, InfrastructureError, ResourceError)
+)
 _OOM_COUNTERS = ("/sys/fs/cgroup/memory.events", "/sys/fs/cgroup/memory/memory.oom_control")
 # Variables of the training operator that a single process must not see, because it is no group.
 _GROUP = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
@@ -89,7 +93,7 @@ def memory_ran_out() -> bool:
     return False
 
 
-def verdict(code: int, error: dict[str, object] | None, oom: bool) -> tuple[int, str]:
+def explain_end(code: int, error: dict[str, object] | None, oom: bool) -> tuple[int, str]:
     """The exit code and the message to report of a stage whose process ended with `code`.
 
     They are those that a rank noted (`error`), else a message on memory if the kernel killed a
@@ -125,7 +129,7 @@ def main(arguments: list[str]) -> int:
             signal.signal(number, stop)
         code = wait(child, Path(folder), elastic)
         error = first_error(Path(folder))
-        status, message = verdict(code, error, memory_ran_out())
+        status, message = explain_end(code, error, memory_ran_out())
     if elastic and status == BUG and error is None:  # a stage notes its own: this is torchrun's
         status, message = AWAY, "the job's pods did not find each other again"
     if stopped and status not in (0, 2, MEMORY):

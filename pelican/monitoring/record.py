@@ -180,10 +180,10 @@ def scored(family: str, scores: Sequence[Score]) -> None:
     """Count the rewards of one sample's rollouts, and observe their success rate."""
     if not active() or not scores:
         return
-    from pelican.rewards import PARSE_FAILURES
+    from pelican.rewards import PARSE_FAILURES, reason_class
 
     for score in scores:
-        unreadable = score.reason.partition(":")[0] in PARSE_FAILURES
+        unreadable = reason_class(score.reason) in PARSE_FAILURES
         outcome = "success" if score.success else "unreadable" if unreadable else "failure"
         m.ROLLOUTS.inc(family=family, outcome=outcome)
         m.THINK.observe(score.think_chars)

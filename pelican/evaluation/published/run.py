@@ -35,7 +35,7 @@ from pelican.evaluation.published.base import (
 )
 from pelican.evaluation.published.load import LeftOut, Placed, load, sample_of, sample_with
 from pelican.records import Rollout, Sample, Score
-from pelican.rewards.base import Unscorable
+from pelican.rewards.base import Unscorable, reason_class
 from pelican.rewards.score import format_reward, think_chars
 
 # `run_benchmark`: questions are answered in windows, graded, and the scores written last.
@@ -103,8 +103,20 @@ def run_benchmark(
 ) -> Result:
     """Answer and grade every question; write `results.parquet` and `scores.json` below `output`.
 
-    The engine is opened when the first question is without its completion: a run that was cut off
-    goes on, and one that is complete is graded again.
+    Args:
+        benchmark: Its module's rules.
+        folder: Its published files.
+        engine: Opens what answers; called when the first question is without its completion. So a run
+            that was cut off goes on, and one that is complete is graded again.
+        settings: What determines the completions.
+        output: Gets the files; completions are kept there as they come.
+        context: What the benchmark's rule grades with.
+        limit: Only so many questions; None: all.
+        workers: Answers that are graded at a time.
+        progress: Called with the number of graded questions.
+
+    Raises:
+        UserInputError: No question could be used.
     """
     answers = Answers(output / "answers.jsonl", settings)
     left_out = LeftOut()
@@ -223,7 +235,7 @@ def _conclude(
         limit=limit,
         refused=sum(row["sample_id"] in answers.refused for row in rows),
         chance=100 * sum(row["chance"] for row in rows) / len(rows),
-        reasons=dict(Counter(row["reason"].partition(":")[0] for row in rows if row["reason"])),
+        reasons=dict(Counter(reason_class(row["reason"]) for row in rows if row["reason"])),
         quarantined=left_out.quarantine.counts,
         quarantine=left_out.quarantine.notes(),
     )
