@@ -14,7 +14,7 @@ from typing import Any
 
 from pelican.config.presets import PIPELINES
 from pelican.config.recipe import Recipe
-from pipelines.compile import Setup, pods
+from pipelines.compile import Setup, setting_up
 
 Pipeline = Any  # kfp's GraphComponent
 
@@ -44,7 +44,7 @@ def compile_pipeline(name: str, recipe: Recipe, path: Path, setup: Setup | None 
     """
     from kfp import compiler
 
-    with pods(setup):
+    with setting_up(setup):
         compiler.Compiler().compile(
             build(name, recipe),
             str(path),

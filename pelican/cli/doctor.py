@@ -25,7 +25,7 @@ PYTHONS = ((3, 11), (3, 12))
 IMPORT_S = 300  # importing vLLM takes ten seconds, on a busy machine a minute
 
 
-def report(store: str | None = None) -> bool:
+def print_findings(store: str | None = None) -> bool:
     """Print what was found; False if something is missing that a local run needs."""
     found = list(findings(store))
     for finding in found:

@@ -20,7 +20,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from pelican.base.files import run_alone
-from pelican.base.process import OWNER, PARENT, identity
+from pelican.base.process import OWNER, PARENT, unique_pid
 from pelican.config import env
 from pelican.config.overrides import nearest
 from pelican.config.presets import find_recipe, for_pipeline
@@ -71,7 +71,7 @@ from pelican.storage.store import ObjectStore
 END_S = 10.0  # for the pipeline to end its stages after Ctrl-C
 
 
-def submit(
+def submit_run(
     pipeline: str,
     address: str,
     overrides: Sequence[str],
@@ -184,7 +184,12 @@ def run_here(
 def _follow(command: list[str], log_file: Path, view: View, launcher: str) -> int:
     """Run `command`, show its events, keep the rest of its log. Ctrl-C and SIGTERM end it whole."""
     me = os.getpid()
-    environment = {**env.read_all(), OWNER: identity(me), PARENT: str(me), "PYTHONUNBUFFERED": "1"}
+    environment = {
+        **env.read_all(),
+        OWNER: unique_pid(me),
+        PARENT: str(me),
+        "PYTHONUNBUFFERED": "1",
+    }
     environment["PELICAN_LAUNCHER"] = "process" if launcher == "local" else launcher
     if launcher != "local":
         environment[env.WARM] = "off"  # the stages run elsewhere
@@ -359,7 +364,7 @@ def print_result(store: ObjectStore, run: str, took_s: float) -> None:
 REASONS = 6  # of a verdict, shown
 
 
-def retrain(
+def submit_retraining(
     data: str | None,
     model: str | None,
     address: str,
@@ -385,7 +390,7 @@ def retrain(
         return
     if verdict is None or now != "complete":
         # A run that nobody follows to its end would be taken for lost.
-        submit("retrain", address, plan.overrides, plan.run, store, launcher, wait=True)
+        submit_run("retrain", address, plan.overrides, plan.run, store, launcher, wait=True)
         verdict = read_verdict(objects, plan.run)
     else:
         print(f"run {plan.run} is complete")
@@ -482,7 +487,9 @@ def run_all(
                     print(f"# {name} is complete", flush=True)
                     continue
                 print(f"# {make_command(variant, name, seed, more)}", flush=True)
-                submit("metaloop", variant.recipe, [overrides], name, store, launcher, wait=True)
+                submit_run(
+                    "metaloop", variant.recipe, [overrides], name, store, launcher, wait=True
+                )
             except CancelledError:
                 raise CancelledError("the set was stopped; the same command continues it") from None
             except PelicanError as error:

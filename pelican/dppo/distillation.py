@@ -282,6 +282,17 @@ class EndpointTeacher(Teacher):
         backoff_s: float = 1.0,
         timeout_s: float = 600.0,
     ) -> None:
+        """Connects to nothing yet.
+
+        Args:
+            url: Address of the endpoint, to its /v1.
+            model: The name under which it serves the teacher.
+            system_prompt: What it is told first; None: to think, then answer, in our tags.
+            concurrency: Requests at a time, at most.
+            attempts: Requests for one reply.
+            backoff_s: The longest wait before the second attempt.
+            timeout_s: For one reply.
+        """
         self._system = system_prompt or THINK_THEN_ANSWER
         self._client = ChatClient(
             url,

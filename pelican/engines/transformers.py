@@ -166,7 +166,11 @@ class PromptEncoder:
         return text
 
     def image_inputs(self, prompts: Sequence[Encoded]) -> dict[str, Tensor]:
-        """`pixel_values` and `image_grid_thw` of all prompts, one after the other."""
+        """The images of all prompts, one after the other.
+
+        `pixel_values` is [patches, width], `image_grid_thw` [images, 3]; both are left out if there
+        is no image.
+        """
         images = [image for prompt in prompts for image in prompt.images]
         if not images:
             return {}

@@ -163,7 +163,7 @@ def _make_elastic(spec: Tree, name: str, least: int, pods: int, resources: Stage
     container["env"] = [*container["env"], *meeting]  # the Worker's template is the same
 
 
-def of_attempt(tree: Tree, number: int, time: str) -> Tree:
+def mark_attempt(tree: Tree, number: int, time: str) -> Tree:
     """A copy of the job `tree` for one attempt.
 
     Its annotations hold `number` and the `time` it was made, and its pods claim work under a name

@@ -126,8 +126,16 @@ def register(
 ) -> ModelVersion:
     """Copy a checkpoint into the registry as the next version; the same source gives the same one.
 
-    `lineage.source` names what the version is made from (a run, or the digest of an imported
-    folder): a call that was cut off, or is made twice, ends with one version.
+    Args:
+        store: With the registry.
+        model: Its name.
+        checkpoint: The folder to copy.
+        lineage: Its `source` names what the version is made from (a run, or the digest of an imported
+            folder): a call that was cut off, or is made twice, ends with one version.
+        card: The text of README.md, if any.
+
+    Raises:
+        UserInputError: The folder holds no file.
     """
     number = _claim(store, model, lineage.source)
     there = read_version(store, model, number)
