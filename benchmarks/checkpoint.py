@@ -72,9 +72,10 @@ def write(folder: Path, megabytes: int) -> None:
 
 
 def warm(folder: Path, megabytes: int) -> None:
-    """Write and delete as much: a virtual machine that gave memory back must first get it again.
+    """Write and delete `megabytes` before measuring.
 
-    Which would fall on whichever comes first, and is as much as the work itself.
+    A virtual machine that returned memory to its host must first get it back, and that cost would
+    fall on whichever side is measured first.
     """
     block = bytes(_BLOCK)
     with (folder / "warm").open("wb") as file:

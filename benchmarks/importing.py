@@ -35,7 +35,11 @@ BROKEN = 100  # every so many rows one has a cut image
 
 
 def write(folder: Path, rows: int) -> None:
-    """RoboPoint's style with relative paths; each JPEG has a comment of its own, so none is another."""
+    """Write a data set in RoboPoint's format with relative image paths.
+
+    Every JPEG gets its own comment, so that no two files are equal although they share pixels; one
+    in BROKEN is cut short.
+    """
     import numpy as np
     from PIL import Image
 

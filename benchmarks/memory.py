@@ -81,7 +81,9 @@ def train(
 
 
 def growth(found: list[tuple[int, float]], steps: int) -> tuple[float, float]:
-    """MB when warm (median of a tenth of the steps), and those of the last tenth over it."""
+    """The median memory in MB of a tenth of the steps after warming up, and the last tenth's ratio
+    to it.
+    """
 
     def over(start: float, stop: float) -> float:
         return median(mb for step, mb in found if start * steps <= step < stop * steps + 1)

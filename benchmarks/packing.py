@@ -1,8 +1,8 @@
-"""SFT in passes of so many tokens: padding that grouping by length leaves, and what packing would cost.
+"""How much padding is left in SFT batches grouped by length, and what packing them would cost.
 
-Packed, a pass is one sequence without padding whose parts do not see each other. Qwen2.5-VL of
-transformers takes that; but its attention here, torch's, then computes the whole square of the pass
-and masks most of it, where a padded row's square is its own. Both ways have the same loss.
+Packed, a pass is one sequence without padding whose parts do not see each other. With torch's
+attention, which transformers uses here, a packed pass computes all pairs of its tokens and masks most
+of them, while padded rows attend within themselves. Both ways have the same loss.
 """
 
 from __future__ import annotations

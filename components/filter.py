@@ -1,4 +1,7 @@
-"""Success rates to practice and weak set: what is neither mastered nor hopeless."""
+"""From success rates choose the practice buffer and the weak set.
+
+The buffer's samples succeed sometimes, the weak ones never.
+"""
 
 from typing import NamedTuple
 

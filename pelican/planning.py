@@ -56,7 +56,7 @@ class Load:
 Parts = dict[str, float]
 
 
-def state(shape: Shape, recipe: Recipe, processes: int) -> Parts:
+def state_bytes(shape: Shape, recipe: Recipe, processes: int) -> Parts:
     """Bytes of weights, gradients and Adam's moments that one process holds."""
     parallel = recipe.parallel
     shards = 1 if parallel.strategy == "ddp" else processes
@@ -108,7 +108,7 @@ def train_memory(shape: Shape, recipe: Recipe, load: Load, *, rl: bool) -> Parts
     config = recipe.rl if rl else recipe.sft
     width = 2 if recipe.model.dtype == "bfloat16" else 4
     shards = 1 if recipe.parallel.strategy == "ddp" else config.processes
-    parts = state(shape, recipe, config.processes)
+    parts = state_bytes(shape, recipe, config.processes)
     if shards > 1:
         parts["gathered blocks, two and their gradients"] = 3.0 * width * shape.largest_unit
     elif recipe.model.dtype == "bfloat16":

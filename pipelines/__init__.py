@@ -1,4 +1,6 @@
-"""What depends on what. KFP only: no torch, no Kubernetes calls.
+"""The Kubeflow pipelines: which stage follows which.
+
+Uses KFP only, neither torch nor the Kubernetes API.
 
 A pipeline is built for a recipe: its loops and phases are the graph's, the rest travels as one
 parameter, so that the same graph runs another recipe of the same shape.
@@ -12,7 +14,7 @@ from typing import Any
 
 from pelican.config.presets import PIPELINES
 from pelican.config.recipe import Recipe
-from pipelines.compile import Setup, pods
+from pipelines.compile import Setup, setting_up
 
 Pipeline = Any  # kfp's GraphComponent
 
@@ -42,7 +44,7 @@ def compile_pipeline(name: str, recipe: Recipe, path: Path, setup: Setup | None 
     """
     from kfp import compiler
 
-    with pods(setup):
+    with setting_up(setup):
         compiler.Compiler().compile(
             build(name, recipe),
             str(path),

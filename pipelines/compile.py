@@ -11,7 +11,7 @@ from typing import Any
 # What a compiled pipeline says, apart from how kfp happened to number its parts.
 
 
-def written_out(tree: dict[str, Any]) -> dict[str, Any]:
+def expand_components(tree: dict[str, Any]) -> dict[str, Any]:
     """An IR with every component and executor in place of its name.
 
     kfp numbers the components of nested pipelines differently at each compilation.
@@ -39,7 +39,7 @@ def written_out(tree: dict[str, Any]) -> dict[str, Any]:
 
 def graph_of(tree: dict[str, Any]) -> dict[str, Any]:
     """An IR written out, without its parameters' defaults: what makes it another version."""
-    graph = written_out(tree)
+    graph = expand_components(tree)
     graph["root"].pop("inputDefinitions", None)
     return graph
 
@@ -55,7 +55,10 @@ _SETUP: ContextVar[Setup | None] = ContextVar("setup of a task", default=None)
 
 @dataclass(frozen=True)
 class StepPods:
-    """A task's pod only starts a job and follows it, so it asks for little."""
+    """Sets up the pod of a pipeline task: environment, secrets, CPU and memory.
+
+    It asks for little, because the pod only starts a job and follows it.
+    """
 
     variables: Mapping[str, str]
     store_secret: str
@@ -79,7 +82,7 @@ class StepPods:
 
 
 @contextmanager
-def pods(setup: Setup | None) -> Iterator[None]:
+def setting_up(setup: Setup | None) -> Iterator[None]:
     """Every task that is made inside gets `setup`."""
     token = _SETUP.set(setup)
     try:

@@ -84,7 +84,10 @@ class Stages:
     phase: Phase
 
     def add(self, stage: str, *, after: Scores | None = None, **inputs: Prefix) -> Prefix:
-        """A stage of the table with its inputs; gives what it hands on. `after`: it waits for them."""
+        """Add the task of `stage`, a row of STAGES, with its inputs, and return its output.
+
+        With `after` it starts only once that evaluation has ended.
+        """
         task = self._task(stage, inputs)
         if after is not None:
             task.after(after.task)

@@ -20,7 +20,7 @@ from pelican.config.presets import BASES, PIPELINES, SETS, find_recipe
 ROOT = Path(__file__).parent.parent
 PAGES = [
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md")),
-    ROOT / "tiny" / "README.md",
+    *(ROOT / folder / "README.md" for folder in ("samples", "tiny")),
     *sorted((ROOT / "docs").glob("*.md")),
     *sorted((ROOT / "docs" / "decisions").glob("*.md")),
 ]

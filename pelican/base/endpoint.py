@@ -134,10 +134,11 @@ class ChatClient:
 
 
 def served_models(url: str, setting: str, key_variable: str) -> list[str]:
-    """The names that `<url>/models` lists.
+    """Names of the models that the endpoint `url` serves.
 
     Raises:
-        UserInputError: It lists none, or is no address of an endpoint; `setting` names it.
+        UserInputError: `url` is no http(s) URL, does not answer with a list, or lists no model; it names
+            `setting`.
     """
     import httpx
 

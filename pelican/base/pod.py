@@ -15,16 +15,22 @@ import tempfile
 from pathlib import Path
 from types import FrameType
 
+from pelican.errors import InfrastructureError, PelicanError, ResourceError
+
 ERRORS = "PELICAN_ERRORS"  # folder in which every rank notes why it failed
 MESSAGE = Path("/dev/termination-log")
-BUG, AWAY, MEMORY = 1, 75, 77
+BUG, AWAY, MEMORY = (
+    error.exit_code for error in (PelicanError, InfrastructureError, ResourceError)
+)
 _OOM_COUNTERS = ("/sys/fs/cgroup/memory.events", "/sys/fs/cgroup/memory/memory.oom_control")
 # Variables of the training operator that a single process must not see, because it is no group.
 _GROUP = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 
 def command(stage: str, spec: str, processes: int, nodes: int, elastic: bool = False) -> list[str]:
-    """The stage alone, or under torchrun; that takes nodes and rank from the operator's PET_*."""
+    """The command of a pod: the stage alone, or under torchrun if the job has several processes.
+    torchrun takes nodes and rank from the operator's PET_* variables.
+    """
     one = ["pelican", "stage", stage, "--spec", spec]
     if processes * nodes == 1:
         return [sys.executable, "-m", *one]
@@ -35,14 +41,17 @@ def command(stage: str, spec: str, processes: int, nodes: int, elastic: bool = F
 
 
 def environment(folder: str, nodes: int, processes: int) -> dict[str, str]:
-    """The container's, with where to note errors."""
+    """The container's variables, with the folder where ranks note their errors."""
     alone = nodes * processes == 1
     kept = {k: v for k, v in os.environ.items() if not (alone and k in _GROUP)}
     return {**kept, ERRORS: folder, "PYTHONUNBUFFERED": "1"}
 
 
 def first_error(folder: Path) -> dict[str, object] | None:
-    """What the rank that failed first noted; that another is gone only if none says why."""
+    """What the rank that failed first noted.
+
+    A note that another rank is gone (exit code 75) counts only if there is no other note.
+    """
     lost = None
     for note in sorted(folder.glob("*.json"), key=lambda path: path.stat().st_mtime_ns):
         try:
@@ -57,7 +66,10 @@ def first_error(folder: Path) -> dict[str, object] | None:
 
 
 def wait(child: subprocess.Popen[bytes], folder: Path, elastic: bool) -> int:
-    """Until it has ended. An elastic torchrun starts its processes again only where that may help."""
+    """Wait for the stage's process and return its exit code.
+
+    An elastic torchrun is ended as soon as a rank notes an error that a restart can't mend.
+    """
     while elastic:
         try:
             return child.wait(1.0)
@@ -81,8 +93,12 @@ def memory_ran_out() -> bool:
     return False
 
 
-def verdict(code: int, error: dict[str, object] | None, oom: bool) -> tuple[int, str]:
-    """Exit code and sentence of a stage whose process ended with `code`."""
+def explain_end(code: int, error: dict[str, object] | None, oom: bool) -> tuple[int, str]:
+    """The exit code and the message to report of a stage whose process ended with `code`.
+
+    They are those that a rank noted (`error`), else a message on memory if the kernel killed a
+    process (`oom`), else what `code` itself says.
+    """
     if code == 0:
         return 0, ""
     if error is not None:
@@ -113,7 +129,7 @@ def main(arguments: list[str]) -> int:
             signal.signal(number, stop)
         code = wait(child, Path(folder), elastic)
         error = first_error(Path(folder))
-        status, message = verdict(code, error, memory_ran_out())
+        status, message = explain_end(code, error, memory_ran_out())
     if elastic and status == BUG and error is None:  # a stage notes its own: this is torchrun's
         status, message = AWAY, "the job's pods did not find each other again"
     if stopped and status not in (0, 2, MEMORY):

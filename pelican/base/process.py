@@ -65,11 +65,11 @@ def die_with_parent() -> None:
     parent = os.environ.get(PARENT)
     if not parent:
         return
-    hold(int(parent))
+    die_with(int(parent))
 
 
-def hold(parent: int) -> None:
-    """`die_with_parent` for the parent with this pid."""
+def die_with(parent: int) -> None:
+    """Ask the kernel for SIGKILL when `parent`, the pid of this process's parent, dies."""
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
@@ -94,7 +94,7 @@ def guard_group() -> subprocess.Popen[bytes] | None:
     )
 
 
-def identity(pid: int) -> str:
+def unique_pid(pid: int) -> str:
     """`pid:start` of a process, unlike a pid never given to another; `pid:` without /proc."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
@@ -104,10 +104,10 @@ def identity(pid: int) -> str:
     return f"{pid}:{'' if fields[0] == 'Z' else fields[19]}"
 
 
-def alive(process: str) -> bool:
+def is_running(process: str) -> bool:
     """Whether the process with this identity still runs."""
     pid = int(process.partition(":")[0])
-    if identity(pid) != process:
+    if unique_pid(pid) != process:
         return False
     try:
         os.kill(pid, 0)
@@ -121,7 +121,7 @@ def alive(process: str) -> bool:
 def owner_alive() -> bool:
     """Whether the process in PELICAN_OWNER still runs; true if the variable is not set."""
     owner = os.environ.get(OWNER)
-    return not owner or alive(owner)
+    return not owner or is_running(owner)
 
 
 # Threads for work that waits for the network: several items at a time, results in order.

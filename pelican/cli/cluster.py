@@ -15,8 +15,14 @@ from pelican.storage.manifests import now
 from pelican.storage.store import ObjectStore
 
 
-def cancel(run: str, given: str | None) -> None:
-    """End a run wherever it is driven: mark it, end Kubeflow's run, delete its jobs."""
+def cancel_run(run: str, given: str | None) -> None:
+    """Cancel a run whose store is S3: mark it as cancelled, end its Kubeflow run and delete its
+    jobs.
+
+    Raises:
+        UserInputError: There is no such run, or the store is a folder: Ctrl-C in `pelican submit` ends
+            its runs.
+    """
     store = open_store(env.store_uri(given))
     require_run(store, run)
     if not store.remote:
@@ -38,7 +44,7 @@ def cancel(run: str, given: str | None) -> None:
     print(f"run {run} is cancelled; {len(names)} jobs deleted; the same command continues it")
 
 
-def logs(run: str, stage: str | None, given: str | None) -> None:
+def print_logs(run: str, stage: str | None, given: str | None) -> None:
     """Print the log of a stage (`loop-1-train-rl-rl`, or `train-rl` for the newest), or list them."""
     store = open_store(env.store_uri(given))
     require_run(store, run)
@@ -68,7 +74,7 @@ def _list_logs(store: ObjectStore, run: str) -> list[str]:
     return sorted(name.removesuffix(".log") for name in names if name.endswith(".log"))
 
 
-def reap(given: str | None, grace_minutes: float, dry_run: bool) -> None:
+def reap_jobs(given: str | None, grace_minutes: float, dry_run: bool) -> None:
     """Delete the jobs that nobody follows any more, and those of runs that have ended."""
     if grace_minutes < 0:
         raise UserInputError(f"--grace is {grace_minutes:g}; it takes 0 or more minutes")
@@ -83,7 +89,7 @@ def reap(given: str | None, grace_minutes: float, dry_run: bool) -> None:
         print(f"{'would delete' if dry_run else 'deleted'} {name}: {why}", flush=True)
 
 
-def gc(given: str | None, days: float, dry_run: bool) -> None:
+def collect_garbage(given: str | None, days: float, dry_run: bool) -> None:
     """Delete what no manifest, run or promotion refers to."""
     from pelican.registry.garbage import collect
 

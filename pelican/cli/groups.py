@@ -86,7 +86,7 @@ def logs(
     store: Store = None,
 ) -> None:
     """Print a stage's log, such as train-rl (the newest) or loop-1-eval-rl; without STAGE: which."""
-    from pelican.cli.cluster import logs as print_logs
+    from pelican.cli.cluster import print_logs
 
     print_logs(run, stage_, store)
 
@@ -94,9 +94,9 @@ def logs(
 @runs_app.command()
 def cancel(run: Annotated[str, typer.Argument()], store: Store = None) -> None:
     """End a run of a cluster and delete its jobs; the same submission continues it."""
-    from pelican.cli.cluster import cancel as end
+    from pelican.cli.cluster import cancel_run
 
-    end(run, store)
+    cancel_run(run, store)
 
 
 # What keeps a store, a cluster and an installation in order: `pelican gc`, `reap`, `doctor`.
@@ -115,9 +115,9 @@ def reap(
     store: Store = None,
 ) -> None:
     """Delete the cluster's jobs whose run is gone or ended; a CronJob runs this."""
-    from pelican.cli.cluster import reap as reap_them
+    from pelican.cli.cluster import reap_jobs
 
-    reap_them(store, grace, dry_run)
+    reap_jobs(store, grace, dry_run)
 
 
 @upkeep_app.command()
@@ -129,17 +129,17 @@ def gc(
     store: Store = None,
 ) -> None:
     """Delete what no manifest, run or promoted model of the store refers to."""
-    from pelican.cli.cluster import gc as collect
+    from pelican.cli.cluster import collect_garbage
 
-    collect(store, days, dry_run)
+    collect_garbage(store, days, dry_run)
 
 
 @upkeep_app.command()
 def doctor(store: Store = None) -> None:
     """What is installed, reachable and missing, and the command that mends it."""
-    from pelican.cli.doctor import report as examine
+    from pelican.cli.doctor import print_findings
 
-    if not examine(store):
+    if not print_findings(store):
         raise typer.Exit(1)
 
 

@@ -92,17 +92,17 @@ def submit(
             raise UserInputError(
                 f"--run {run}: a retraining names its run after model, data and recipe; leave it out"
             )
-        from pelican.cli.submit import retrain as retrain_it
+        from pelican.cli.submit import submit_retraining
 
-        return retrain_it(data, from_, recipe, set_ or [], store, launcher, redo)
+        return submit_retraining(data, from_, recipe, set_ or [], store, launcher, redo)
     if data or from_:
         raise UserInputError(
             f"--data and --from (with make: DATA) are of the pipeline retrain, not of {pipeline};"
             " to train on a pool give --set data.train=POOL, with make SET=data.train=POOL"
         )
-    from pelican.cli.submit import submit as run_it
+    from pelican.cli.submit import submit_run
 
-    run_it(pipeline, recipe, set_ or [], run or None, store, launcher, wait, redo)
+    submit_run(pipeline, recipe, set_ or [], run or None, store, launcher, wait, redo)
 
 
 @app.command()
@@ -115,9 +115,9 @@ def retrain(
     store: Store = None,
 ) -> None:
     """New data in, a better model out. The same call again continues, or tells the verdict."""
-    from pelican.cli.submit import retrain as retrain_it
+    from pelican.cli.submit import submit_retraining
 
-    retrain_it(data, from_, recipe, set_ or [], store, launcher)
+    submit_retraining(data, from_, recipe, set_ or [], store, launcher)
 
 
 @app.command("compile")

@@ -20,7 +20,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from pelican.base.files import run_alone
-from pelican.base.process import OWNER, PARENT, identity
+from pelican.base.process import OWNER, PARENT, unique_pid
 from pelican.config import env
 from pelican.config.overrides import nearest
 from pelican.config.presets import find_recipe, for_pipeline
@@ -71,7 +71,7 @@ from pelican.storage.store import ObjectStore
 END_S = 10.0  # for the pipeline to end its stages after Ctrl-C
 
 
-def submit(
+def submit_run(
     pipeline: str,
     address: str,
     overrides: Sequence[str],
@@ -193,7 +193,12 @@ def run_here(
 def _follow(command: list[str], log_file: Path, view: View, launcher: str) -> int:
     """Run `command`, show its events, keep the rest of its log. Ctrl-C and SIGTERM end it whole."""
     me = os.getpid()
-    environment = {**env.read_all(), OWNER: identity(me), PARENT: str(me), "PYTHONUNBUFFERED": "1"}
+    environment = {
+        **env.read_all(),
+        OWNER: unique_pid(me),
+        PARENT: str(me),
+        "PYTHONUNBUFFERED": "1",
+    }
     environment["PELICAN_LAUNCHER"] = "process" if launcher == "local" else launcher
     if launcher != "local":
         environment[env.WARM] = "off"  # the stages run elsewhere
@@ -368,7 +373,7 @@ def print_result(store: ObjectStore, run: str, took_s: float) -> None:
 REASONS = 6  # of a verdict, shown
 
 
-def retrain(
+def submit_retraining(
     data: str | None,
     model: str | None,
     address: str,
@@ -396,7 +401,7 @@ def retrain(
     if verdict is None or now != "complete":
         # A run that nobody follows to its end would be taken for lost.
         given = plan.overrides, plan.run, store, launcher
-        submit("retrain", address, *given, wait=True, redo=redo)
+        submit_run("retrain", address, *given, wait=True, redo=redo)
         verdict = read_verdict(objects, plan.run)
     else:
         print(f"run {plan.run} is complete")
@@ -493,7 +498,9 @@ def run_all(
                     print(f"# {name} is complete", flush=True)
                     continue
                 print(f"# {make_command(variant, name, seed, more)}", flush=True)
-                submit("metaloop", variant.recipe, [overrides], name, store, launcher, wait=True)
+                submit_run(
+                    "metaloop", variant.recipe, [overrides], name, store, launcher, wait=True
+                )
             except CancelledError:
                 raise CancelledError("the set was stopped; the same command continues it") from None
             except PelicanError as error:
@@ -505,7 +512,11 @@ def run_all(
 def _complete(
     store: ObjectStore, name: str, variant: Variant, overrides: str, launcher: str
 ) -> bool:
-    """Raises UserInputError if there is a run of that name with another recipe."""
+    """Whether the run `name` is complete, so that it need not be submitted again.
+
+    Raises:
+        UserInputError: A run of that name has another recipe.
+    """
     stored = read_recipe(store, name)
     if stored is None:
         return False

@@ -94,13 +94,13 @@ def compile_(
     """Compile the pipeline that polls once, for a recurring run of Kubeflow."""
     from kfp import compiler
 
-    from pipelines.compile import pods
+    from pipelines.compile import setting_up
     from pipelines.retrain import build_poll
     from pipelines.run import step_pods
 
     uri = env.store_uri(store)
     check_output(output, "--output")
-    with pods(step_pods(open_store(uri))):
+    with setting_up(step_pods(open_store(uri))):
         compiler.Compiler().compile(build_poll(uri), str(output))
     print(f"{output}: {output.stat().st_size / 1024:.0f} KB")
 

@@ -365,7 +365,9 @@ def _ablate(recipe: Recipe, part: str) -> Recipe:
             message = f"the ablation {name!r} needs a number, for example {name}(0.5), not {part!r}"
             raise UserInputError(message) from None
         if not 0 <= value <= 1:
-            raise UserInputError(f"{name}({argument}) is outside 0 to 1")
+            raise UserInputError(
+                f"{name}({argument}) is outside 0 to 1; give a share such as {name}(0.5)"
+            )
         return ABLATIONS_OF_A_NUMBER[name](recipe, value)
     known = [*ABLATIONS, *ABLATIONS_OF_A_NUMBER]
     raise UserInputError(f"there is no ablation {name!r}{nearest(name, known)}")

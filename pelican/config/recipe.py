@@ -227,7 +227,11 @@ class RewardConfig(Section):
 
     @property
     def honest(self) -> RewardConfig:
-        """The reward without flips, for teaching and measuring: flips ablate what RL learns from alone."""
+        """The same reward without the ablation's flips.
+
+        Teaching and evaluation use it, because only the rewards that RL learns from are to be
+        flipped.
+        """
         return self.model_copy(update={"flip": 0.0})
 
 
@@ -499,7 +503,10 @@ class GateConfig(Section):
         3.0, ge=0, description="points a family, dimension or benchmark may lose on old sets [D]"
     )
     min_questions: int = Field(
-        20, ge=1, description="parts of the old held-out sets with fewer are judged together [D]"
+        20,
+        ge=1,
+        description="questions that a part of the old held-out sets needs to be judged by itself;"
+        " smaller parts are judged together [D]",
     )
     min_scenes: int = Field(
         5, ge=2, description="scenes that a gain or a loss must be seen on to be believed [D]"
@@ -555,7 +562,10 @@ class Recipe(Section):
         return phase in (Phase.BASE, self.last_phase)
 
     def can_stop_after(self, loop: int, phase: Phase) -> bool:
-        """Whether a gate that says stop there keeps a run from another loop."""
+        """Whether the gate after this loop and phase can end the run early.
+
+        It can if it is obeyed and another loop would follow.
+        """
         return loop < self.loops and self.obeys_gate_after(phase)
 
     def as_parameter(self) -> str:

@@ -61,7 +61,10 @@ img{max-height:120px;margin:0 .3rem .3rem 0}code{font-size:13px;word-break:break
 
 
 def write_page(path: Path, checked: Checked, threshold: float) -> None:
-    """One file that needs nothing else."""
+    """Write the findings of a check as one HTML file that needs no other.
+
+    `threshold` is the share of faulty rows that still passes.
+    """
     chosen = {name: checked.findings.of(name)[:SHOWN] for name in CHECKS}
     rows = _read(checked, [finding for found in chosen.values() for finding in found])
     folder = checked.scan.folder

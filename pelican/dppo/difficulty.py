@@ -33,10 +33,22 @@ def write_tables(
     phase: Phase,
     policy: str,
 ) -> tuple[Buffer, int]:
-    """Write FILES of the success rates; gives the buffer and how many samples are weak.
+    """Write FILES, made of the success rates.
 
     The ledger, by far the largest, is written while the buffer is drawn: polars needs no lock of
     Python's, and drawing needs one core.
+
+    Args:
+        folder: Gets the files.
+        rates: One row a sample, as `rates_of` gives them.
+        config: The recipe's section `filter`.
+        seed: Decides among equal samples.
+        loop: Of the ledger's rows.
+        phase: Of the ledger's rows.
+        policy: The digest of the policy that made the rollouts.
+
+    Returns:
+        The buffer, and how many samples are weak.
     """
     with ThreadPoolExecutor(1) as aside:
         ledger = ledger_table(rates, loop, phase, policy)
@@ -135,7 +147,7 @@ def _scores(files: Sequence[Path]) -> pl.LazyFrame:
 # The difficulty-aware buffer: what RL practises; and the weak set, which RL could not solve.
 
 BUFFER = ("sample_id", "success_rate", "mean_reward", "family", "dimension")
-Rows = npt.NDArray[np.int64]  # numbers of rows
+Rows = npt.NDArray[np.int64]  # [chosen], numbers of rows
 
 
 @dataclass(frozen=True)
@@ -242,9 +254,8 @@ _BATCH = 100_000  # rollouts: few enough that the memory of one batch serves the
 
 @dataclass(frozen=True)
 class _Runs:
-    """Sums over the runs of one batch: a run is the rollouts of one sample that stand together.
-
-    The first run may continue the last one of the batch before.
+    """Sums over the runs of one batch, an entry a run: the rollouts of one sample that stand
+    together. The first run may continue the last one of the batch before.
     """
 
     ids: pl.Series
@@ -326,6 +337,7 @@ def _changes(ids: pl.Series) -> pl.Series:
 
 
 def _starts(changed: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
+    """Where runs start, from whether each row but the first differs from the one before: [runs]."""
     return np.append(0, np.flatnonzero(changed) + 1)
 
 

@@ -34,7 +34,11 @@ SPARE = 1.4  # asked for every row wanted: the reward rejects some, and more are
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One sample that the teacher is asked about, and why. `weak_id`: whose neighbour it is."""
+    """One sample that the teacher is asked about.
+
+    `origin` says why; `weak_id` is the weak sample that it is or is related to, empty for a general
+    one.
+    """
 
     entry: Entry
     origin: Origin
@@ -69,12 +73,18 @@ class MixtureRow(Frozen):
     row: int = Field(ge=0)
     sample_id: str
     origin: Origin
-    pool: PoolName = Field(description="where the sample's picture is")
+    pool: PoolName = Field(
+        description="pool that the sample comes from: `pool` (training) or `replay`"
+    )
     completion: str
     score: float = Field(description="task part of our reward")
     tries: int = Field(gt=0, description="answers that the teacher gave")
     accepted_tries: int = Field(gt=0)
-    repeat: int = Field(ge=0, lt=COPIES, description="0, and 1 where the row stands again")
+    repeat: int = Field(
+        ge=0,
+        lt=COPIES,
+        description="which copy of the row this is: 0 for the first, 1 for the second",
+    )
     family: Family
     dimension: Dimension
     source: str = Field(description="data set of the sample")
@@ -272,6 +282,17 @@ class EndpointTeacher(Teacher):
         backoff_s: float = 1.0,
         timeout_s: float = 600.0,
     ) -> None:
+        """Connects to nothing yet.
+
+        Args:
+            url: Address of the endpoint, to its /v1.
+            model: The name under which it serves the teacher.
+            system_prompt: What it is told first; None: to think, then answer, in our tags.
+            concurrency: Requests at a time, at most.
+            attempts: Requests for one reply.
+            backoff_s: The longest wait before the second attempt.
+            timeout_s: For one reply.
+        """
         self._system = system_prompt or THINK_THEN_ANSWER
         self._client = ChatClient(
             url,

@@ -20,7 +20,7 @@ from pelican.data.tables import Quarantine
 from pelican.engines.base import Engine
 from pelican.records import Split
 
-Vectors = npt.NDArray[np.float32]
+Vectors = npt.NDArray[np.float32]  # [rows, width]
 _WORD = re.compile(r"\w+")
 
 
@@ -128,9 +128,15 @@ def associate(
 def distinct_neighbours(
     queries: Vectors, corpus: Vectors, k: int, *, block: int = 64
 ) -> list[list[tuple[int, float]]]:
-    """For every query its `k` nearest rows by cosine: (row, cosine). A row serves one query, the first.
+    """For every query its `k` nearest rows by cosine, as (row, cosine).
 
-    Rows of length 1. Memory is `block` x len(corpus) x 4 bytes beside the vectors.
+    A row serves one query, the first that takes it.
+
+    Args:
+        queries: [queries, width], each of length 1.
+        corpus: [rows, width], each of length 1.
+        k: Fewer are found where fewer rows are left.
+        block: Queries at a time; memory is `block` x rows x 4 bytes beside the vectors.
     """
     taken = np.zeros(len(corpus), bool)
     found: list[list[tuple[int, float]]] = []
@@ -150,7 +156,7 @@ def distinct_neighbours(
 
 
 def normalise(vectors: Vectors) -> Vectors:
-    """Rows of length 1; a zero row stays zero."""
+    """`vectors` [rows, width], each row divided by its length; a zero row stays zero."""
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
     unit: Vectors = (vectors / np.maximum(lengths, 1e-12)).astype(np.float32)
     return unit

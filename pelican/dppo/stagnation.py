@@ -14,7 +14,9 @@ StopReason = Literal["stagnation", "max_steps"]
 
 @dataclass(frozen=True)
 class Stagnation:
-    """TS_i of every task seen so far, and their mean; all in [0, 1]."""
+    """The stagnation of every task seen so far (TS_i of `StagnationTracker`) and its mean, all in
+    [0, 1].
+    """
 
     tasks: dict[str, float]
     mean: float
@@ -41,7 +43,11 @@ class StagnationTracker:
         return cls(config.stop, min_steps=config.min_steps, max_steps=config.max_steps)
 
     def update(self, window: Mapping[str, float]) -> Stagnation:
-        """Add one window: task -> success rate in [0, 1]. A task that is absent keeps its state."""
+        """Add one window of success rates in [0, 1] by task; a task that is absent keeps its state.
+
+        Raises:
+            ValueError: A rate is no number between 0 and 1.
+        """
         for task, rate in window.items():
             if not (math.isfinite(rate) and 0 <= rate <= 1):
                 raise ValueError(f"success rate {rate} of task {task!r} is outside 0 to 1")

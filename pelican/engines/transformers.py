@@ -166,7 +166,11 @@ class PromptEncoder:
         return text
 
     def image_inputs(self, prompts: Sequence[Encoded]) -> dict[str, Tensor]:
-        """`pixel_values` and `image_grid_thw` of all prompts, one after the other."""
+        """The images of all prompts, one after the other.
+
+        `pixel_values` is [patches, width], `image_grid_thw` [images, 3]; both are left out if there
+        is no image.
+        """
         images = [image for prompt in prompts for image in prompt.images]
         if not images:
             return {}
@@ -348,9 +352,9 @@ class TransformersEngine(Engine):
         """Sample completions of encoded prompts.
 
         Args:
-            prompts: In one batch.
+            prompts: Encoded prompts, all decoded as one batch.
             sampling: Temperature, top-p and length.
-            seeds: Of each prompt's completions; as many for every prompt.
+            seeds: For each prompt one seed per completion; every prompt has the same number.
 
         Returns:
             Token ids, one list per prompt and seed, with the end token if the completion has one.

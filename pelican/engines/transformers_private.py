@@ -55,6 +55,9 @@ class GrowingLayer(DynamicLayer):  # type: ignore[misc]
 
 
 def _add_room(states: Tensor, room: int) -> Tensor:
+    """A copy of `states` [batch, heads, length, width], with space for `room` more tokens behind
+    the length.
+    """
     batch, heads, length, width = states.shape
     buffer = states.new_empty(batch, heads, length + room, width)
     buffer[..., :length, :] = states

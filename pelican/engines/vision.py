@@ -41,16 +41,23 @@ def tower_digest(visual: nn.Module, image_processor: Any) -> str:
     return digest.hexdigest()
 
 
+Grid = tuple[int, int, int]  # (t, h, w) in patches
+Features = tuple[bytes, Grid, Tensor]  # digest, grid, features [tokens, hidden] of one image
+
+
 class FeatureFiles:
-    """The files of one tower. Images are keyed by the blake2b digest (16 bytes) of their bytes."""
+    """The cached image features of one frozen vision tower, as files in a folder of its own.
+
+    An image is found by the blake2b digest (16 bytes) of its encoded bytes.
+    """
 
     def __init__(self, visual: nn.Module, image_processor: Any, folder: Path | None = None) -> None:
         root = folder or env.cache() / "features"
         self._folder = root / tower_digest(visual, image_processor)
-        self._new: list[tuple[bytes, tuple[int, int, int], Tensor]] = []
+        self._new: list[Features] = []
 
-    def read(self) -> Iterator[tuple[bytes, tuple[int, int, int], Tensor]]:
-        """Digest, grid (t, h, w) in patches, and features [tokens, hidden] of every image."""
+    def read(self) -> Iterator[Features]:
+        """What the files hold, image by image."""
         for path in sorted(self._folder.glob("*.safetensors")):
             try:
                 part = load_file(path)
@@ -64,7 +71,7 @@ class FeatureFiles:
             ):
                 yield digest.tobytes(), (grid[0], grid[1], grid[2]), features
 
-    def add(self, digest: bytes, grid: tuple[int, int, int], features: Tensor) -> None:
+    def add(self, digest: bytes, grid: Grid, features: Tensor) -> None:
         """Keep the features [tokens, hidden] of one image for the next part."""
         self._new.append((digest, grid, features))
         if len(self._new) >= _PART:
@@ -90,7 +97,12 @@ class FeatureFiles:
         return total
 
 
-def _table(rows: Sequence[tuple[bytes, tuple[int, int, int], Tensor]]) -> dict[str, Tensor]:
+def _table(rows: Sequence[Features]) -> dict[str, Tensor]:
+    """The tensors of a file.
+
+    `digests` is [images, 16], `grids` [images, 3], `sizes` [images] tokens each, `features` [tokens
+    of all, hidden].
+    """
     digests = b"".join(digest for digest, _, _ in rows)
     return {
         "digests": torch.frombuffer(bytearray(digests), dtype=torch.uint8).view(len(rows), -1),
@@ -106,7 +118,6 @@ def _table(rows: Sequence[tuple[bytes, tuple[int, int, int], Tensor]]) -> dict[s
 # `FeatureBank` replaces them by rows of width 1 that hold the image's key, and the tower's forward by a
 # look-up of keys. So everything between (batching, TRL's slicing, gradient accumulation) is unchanged.
 
-Grid = tuple[int, int, int]
 _PIXEL_CACHE = (
     256  # preprocessed images that are kept, because rollouts of one group follow each other
 )
@@ -114,7 +125,11 @@ _PIXEL_CACHE = (
 
 @dataclass(frozen=True)
 class Prepared:
-    """One image, ready for a batch: its rows and its grid in patches."""
+    """One image, ready for a batch.
+
+    `rows` [t * h * w, width] are its patches, or with a FeatureBank [t * h * w, 1] its key; `grid`
+    is (t, h, w) in patches.
+    """
 
     rows: Tensor
     grid: Grid

@@ -137,7 +137,7 @@ def _kept(
         for kind, of_kind in parts.items()
     }
     checks = [
-        _drop(f"{kind}/{name}", f"{kind} {name}", config.tolerances.get(name), part, config)
+        _check_drop(f"{kind}/{name}", f"{kind} {name}", config.tolerances.get(name), part, config)
         for kind, of_kind in parts.items()
         for name, part in sorted(of_kind.items())
         if name not in few[kind]
@@ -154,7 +154,7 @@ def _kept(
         part = difference(together, None, resamples=resamples, seed=seed)[0]
         names = sorted({name for of_kind in few.values() for name in of_kind})
         label = f"few questions ({', '.join(names)})"
-        checks.append(_drop(FEW, label, config.tolerances.get(FEW), part, config))
+        checks.append(_check_drop(FEW, label, config.tolerances.get(FEW), part, config))
     return checks
 
 
@@ -162,10 +162,14 @@ def _is_small(part: Difference, config: GateConfig) -> bool:
     return part.n < config.min_questions or part.scenes < config.min_scenes
 
 
-def _drop(
+def _check_drop(
     name: str, label: str, tolerance: float | None, change: Difference, config: GateConfig
 ) -> Check:
-    """As `drop_check`; but a change over fewer than `min_scenes` scenes never counts as a loss."""
+    """The check that one part of the old held-out sets lost no more than its tolerance.
+
+    `tolerance` None: `config.max_drop`. Its reason says if the part is too small to tell a loss
+    from noise.
+    """
     limit = config.max_drop if tolerance is None else tolerance
     doubt = "; so few can't tell a loss from noise" if _is_small(change, config) else ""
     reason = (

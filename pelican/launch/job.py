@@ -1,4 +1,4 @@
-"""One interface to whoever runs a stage, and which launcher a submission gets."""
+"""One interface to whoever runs a stage (processes here, a PyTorchJob on a cluster), and the choice of one."""
 
 from __future__ import annotations
 
@@ -21,8 +21,6 @@ from pelican.errors import (
 from pelican.monitoring.progress import Event
 from pelican.stages.stage import StageSpec
 from pelican.storage.manifests import Manifest
-
-# One interface to whoever runs a stage: a process here, a PyTorchJob on a cluster.
 
 OnProgress = Callable[[Event], None]
 

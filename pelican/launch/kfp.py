@@ -54,12 +54,15 @@ class KfpSettings:
         )
 
 
-class Kfp:
-    """What a submission needs of the API (v2beta1): upload, experiment, start, state, terminate.
+class _AbsentError(UserInputError):
+    """The API answered with status 404."""
 
-    By the generated client, `kfp_server_api`; why not `kfp.Client`, which wraps it, says
-    docs/decisions/2026-11-30-kfp-client.md. Every method raises UserInputError for what Kubeflow
-    refuses and InfrastructureError if it fails or does not answer.
+
+class Kfp:
+    """Calls the Kubeflow Pipelines API (v2beta1) through its generated client, `kfp_server_api`.
+    docs/decisions/2026-11-30-kfp-client.md says why not through `kfp.Client`. Methods raise
+    UserInputError for a request that Kubeflow refuses and InfrastructureError if it fails or does
+    not answer.
     """
 
     def __init__(self, settings: KfpSettings | None = None) -> None:
@@ -170,7 +173,7 @@ class Kfp:
         try:
             with self._errors():
                 return str(self._runs.run_service_get_run(run_id).state)
-        except KeyError:
+        except _AbsentError:
             return None
 
     def terminate(self, run_id: str) -> None:
@@ -199,7 +202,7 @@ class Kfp:
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
-        """The API's errors in a sentence; KeyError for what is not there."""
+        """Raise the API's errors as sentences."""
         from urllib3.exceptions import HTTPError
 
         at = self.settings.host
@@ -207,7 +210,10 @@ class Kfp:
             yield
         except self._api.ApiException as error:
             if error.status == 404:
-                raise KeyError(at) from None
+                raise _AbsentError(
+                    f"{at} answers, but not as Kubeflow Pipelines, or what was asked for is gone:"
+                    f" {_message(error.body) or error.reason}; check KFP_HOST"
+                ) from None
             if error.status in (401, 403):
                 raise UserInputError(
                     f"Kubeflow at {at} refuses ({error.status}); check KFP_TOKEN_FILE and"
@@ -219,7 +225,9 @@ class Kfp:
             tls = find_refusal(error)
             if tls is not None:
                 raise explain_refusal(tls, at, self.settings.ca, CA) from None
-            raise InfrastructureError(f"Kubeflow at {at} does not answer: {error}") from None
+            raise InfrastructureError(
+                f"Kubeflow at {at} does not answer ({error}); check KFP_HOST, or try again later"
+            ) from None
 
 
 def _equals(key: str, value: str) -> str:

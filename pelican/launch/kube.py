@@ -22,6 +22,7 @@ _TIMEOUT = (5.0, 20.0)  # seconds to connect, and to read
 _NO_LIMIT = (5.0, None)  # of a log that is followed
 _METADATA = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
 _TRANSIENT = (0, 408, 429, 500, 502, 503, 504)
+_LATER = "check KUBECONFIG and the network, or try again later"
 _CONNECTION = (urllib3.exceptions.HTTPError, ConnectionError, TimeoutError)
 
 
@@ -225,7 +226,9 @@ def _errors(namespace: str) -> Iterator[None]:
     except ApiException as error:
         raise _error_of(error, namespace) from None
     except _CONNECTION as error:
-        raise InfrastructureError(f"the Kubernetes API does not answer: {error}") from error
+        raise InfrastructureError(
+            f"the Kubernetes API does not answer ({error}); {_LATER}"
+        ) from error
 
 
 def _is_transient(error: BaseException) -> bool:
@@ -245,7 +248,7 @@ def _error_of(error: ApiException, namespace: str) -> PelicanError:
     if error.status in (401, 403):
         return UserInputError(f"the cluster refuses (namespace {namespace!r}): {message}")
     if error.status == 0:
-        return InfrastructureError(f"the Kubernetes API does not answer: {message}")
+        return InfrastructureError(f"the Kubernetes API does not answer ({message}); {_LATER}")
     if error.status in _TRANSIENT:
-        return InfrastructureError(f"the Kubernetes API fails: {message}")
+        return InfrastructureError(f"the Kubernetes API fails ({message}); {_LATER}")
     return UserInputError(f"the Kubernetes API refuses: {message}")

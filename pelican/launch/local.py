@@ -42,7 +42,10 @@ _TRANSIENT = ("Address already in use", "EADDRINUSE", "No space left on device")
 
 
 class ProcessLauncher(Launcher):
-    """Runs `pelican stage NAME --spec FILE`, once for each process of the job; warm if it can be."""
+    """Runs a stage as processes of this machine, `pelican stage NAME --spec FILE` each.
+
+    They are forked from the run's warm process, if there is one, which saves the imports.
+    """
 
     def __init__(self, *, attempts: int = 3, backoff_s: float = 1.0) -> None:
         self.attempts = attempts

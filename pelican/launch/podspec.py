@@ -163,10 +163,11 @@ def _make_elastic(spec: Tree, name: str, least: int, pods: int, resources: Stage
     container["env"] = [*container["env"], *meeting]  # the Worker's template is the same
 
 
-def of_attempt(tree: Tree, number: int, time: str) -> Tree:
-    """`tree` as one attempt makes it: followed since `time`, and with a name of its own for claims.
+def mark_attempt(tree: Tree, number: int, time: str) -> Tree:
+    """A copy of the job `tree` for one attempt.
 
-    What earlier attempts claimed in the store is then free at once: their pods are gone before.
+    Its annotations hold `number` and the `time` it was made, and its pods claim work under a name
+    of this attempt. So claims of an earlier attempt count as free, because its pods have ended.
     """
     made: Tree = json.loads(json.dumps(tree))
     made["metadata"]["annotations"] |= {ATTEMPT: str(number), FOLLOWED: time}

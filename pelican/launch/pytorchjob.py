@@ -29,7 +29,7 @@ from pelican.launch.podspec import (
     Tree,
     build_job,
     least_pods,
-    of_attempt,
+    mark_attempt,
     processes_of,
 )
 from pelican.monitoring.progress import emit, parse
@@ -260,7 +260,7 @@ class PyTorchJobLauncher(Launcher):
         """Make the job, or adopt the one that another launcher made of the same digest."""
         name, digest = tree["metadata"]["name"], tree["metadata"]["annotations"][DIGEST]
         now = datetime.now(UTC).isoformat(timespec="seconds")
-        wanted = of_attempt(tree, attempt, now)
+        wanted = mark_attempt(tree, attempt, now)
         deadline = time.monotonic() + 120.0
         while time.monotonic() < deadline:
             try:

@@ -45,7 +45,10 @@ class StepResult:
         """A finite number. Raises StageError if the stage did not record it and none is given."""
         value = self.manifest.metrics.get(name, default)
         if value is None:
-            raise StageError(f"{self.output} records no {name!r}")
+            raise StageError(
+                f"the manifest of {self.output} records no {name!r}; delete that prefix of the store,"
+                " so that the stage is done again"
+            )
         return float(value)
 
 
@@ -65,7 +68,19 @@ def step(
 def make_spec(
     store: ObjectStore, stage: StageName, run: str, loop: int, phase: str, inputs: dict[str, str]
 ) -> StageSpec:
-    """The stage's specification from the run's recipe."""
+    """The specification of a stage, by the run's recipe.
+
+    Args:
+        store: With the recipe, which preflight wrote.
+        stage: Its name.
+        run: Its name.
+        loop: Counts from 1; 0 is the base.
+        phase: `base`, `rl` or `sft`.
+        inputs: Name to prefix of the stage that wrote it, or a checkpoint; an empty one is left out.
+
+    Raises:
+        UserInputError: The run has no recipe yet.
+    """
     recipe = require_recipe(store, run)
     places = {name: where for name, where in inputs.items() if where}
     for name, field in STAGES[stage].needs(recipe).items():

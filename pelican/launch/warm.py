@@ -29,7 +29,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-from pelican.base.process import PARENT, die_with_parent, hold
+from pelican.base.process import PARENT, die_with, die_with_parent
 from pelican.config import env
 from pelican.config.stages import STAGES, Uses
 
@@ -223,7 +223,7 @@ def _become(
     code = 1
     try:
         os.setsid()
-        hold(server)
+        die_with(server)
         os.dup2(output, 1)
         os.dup2(output, 2)
         os.environ.clear()

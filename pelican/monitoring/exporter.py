@@ -158,7 +158,11 @@ def open_stage(
 
 @contextmanager
 def pushed(stage: str, phase: str, job: str = STAGE) -> Iterator[Callable[[], None]]:
-    """Values set inside are pushed by calling what is given, and at the end if all went well."""
+    """Record values inside the block and push them to the gateway.
+
+    They are pushed when the yielded function is called, and at the end unless the block raised.
+    Without a gateway nothing is recorded.
+    """
     gateway = env.read(GATEWAY)
     if not gateway:
         yield lambda: None

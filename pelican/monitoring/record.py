@@ -177,13 +177,13 @@ def generated(completions: Sequence[Rollout | Reply]) -> None:
 
 
 def scored(family: str, scores: Sequence[Score]) -> None:
-    """The rewards of the rollouts of one sample."""
+    """Count the rewards of one sample's rollouts, and observe their success rate."""
     if not active() or not scores:
         return
-    from pelican.rewards import PARSE_FAILURES
+    from pelican.rewards import PARSE_FAILURES, reason_class
 
     for score in scores:
-        unreadable = score.reason.partition(":")[0] in PARSE_FAILURES
+        unreadable = reason_class(score.reason) in PARSE_FAILURES
         outcome = "success" if score.success else "unreadable" if unreadable else "failure"
         m.ROLLOUTS.inc(family=family, outcome=outcome)
         m.THINK.observe(score.think_chars)
@@ -197,7 +197,11 @@ def scored(family: str, scores: Sequence[Score]) -> None:
 
 
 def practised(drawn: Iterable[Any], hinted: Iterable[Any]) -> None:
-    """One rank's groups of GRPO (`pelican.training.grpo.Group`); the hinted are in no rate."""
+    """Count one rank's groups of a GRPO step (`pelican.training.grpo.Group`).
+
+    Groups drawn with a hint count towards the generated tokens only, not towards success rates or
+    rewards.
+    """
     if not active():
         return
     for group in drawn:
@@ -210,24 +214,27 @@ def practised(drawn: Iterable[Any], hinted: Iterable[Any]) -> None:
 
 
 def trained(labels: Any, ignored: int) -> None:
-    """A batch of SFT: its labels, [rows, tokens], those to learn not `ignored`."""
+    """Count the tokens of an SFT batch that are learned.
+
+    `labels` [rows, tokens] are token ids, or `ignored` where the loss leaves a token out.
+    """
     if active():
         trained_on(int((labels != ignored).sum()))
 
 
 def trained_on(tokens: int) -> None:
-    """One rank's completion tokens of an optimiser step."""
+    """Count the completion tokens that one rank trained on in an optimiser step."""
     m.TOKENS_TRAINED.inc(tokens)
 
 
 def stepped(seconds: float) -> None:
-    """One optimiser step of the whole job."""
+    """Count one optimiser step of the whole job, which took `seconds`."""
     m.STEPS.inc()
     m.STEP_DURATION.observe(seconds)
 
 
 def logged(logs: Mapping[str, Any]) -> None:
-    """A trainer logged these quantities; NaN and infinity are counted instead of set."""
+    """Set the quantities that a trainer logged; NaN and infinity are counted, too."""
     if not active():
         return
     for name, series in _LOGGED.items():
@@ -238,14 +245,16 @@ def logged(logs: Mapping[str, Any]) -> None:
 
 
 def stagnated(tasks: Mapping[str, float], mean: float) -> None:
-    """A window of RL is over."""
+    """Set the stagnation of each family, and its mean, at the end of a window of RL."""
     for family, value in tasks.items():
         m.STAGNATION.set(value, family=family)
     m.STAGNATION_MEAN.set(mean)
 
 
 def evaluated(summary: Summary, gate: Gate, obeyed: bool) -> None:
-    """An evaluation's scores as shares of 1, what they lost, and the gate if it is `obeyed`."""
+    """Set the series of an evaluation: scores and their changes as shares of 1, and its gate's
+    limits. What the gate decided is set only if the run obeys it (`obeyed`).
+    """
     if not active():
         return
     for suite, estimate in (("embodied", summary.embodied), ("general", summary.general)):

@@ -139,7 +139,11 @@ def inference_service(
 
 
 def storage_uri(store: ObjectStore, version: ModelVersion) -> str:
-    """`<store>/<checkpoint>` as KServe's storage initialiser reads it. A folder has none."""
+    """The URI of a version's checkpoint, `<store>/<checkpoint>`, for KServe's storage initialiser.
+
+    Raises:
+        UserInputError: The store is a folder, which no cluster reads.
+    """
     if "://" not in store.uri:
         raise UserInputError(
             f"the store {store.uri} is a folder, which no cluster reads; give the checkpoint's"

@@ -77,7 +77,10 @@ class ModelVersion(Frozen):
 
 
 def check_model_name(model: str) -> str:
-    """`model`, if it can be part of a run's name and of a Kubernetes name."""
+    """`model` itself, if it can be part of a run's name and of a Kubernetes name.
+
+    Raises UserInputError otherwise.
+    """
     if not _NAME.fullmatch(model):
         raise UserInputError(
             f"model name {model!r} is not 1 to 40 lower-case letters, digits and inner dashes"
@@ -136,8 +139,16 @@ def register(
 ) -> ModelVersion:
     """Copy a checkpoint into the registry as the next version; the same source gives the same one.
 
-    `lineage.source` names what the version is made from (a run, or the digest of an imported
-    folder): a call that was cut off, or is made twice, ends with one version.
+    Args:
+        store: With the registry.
+        model: Its name.
+        checkpoint: The folder to copy.
+        lineage: Its `source` names what the version is made from (a run, or the digest of an imported
+            folder): a call that was cut off, or is made twice, ends with one version.
+        card: The text of README.md, if any.
+
+    Raises:
+        UserInputError: The folder holds no file.
     """
     number = _claim(store, model, lineage.source)
     there = read_version(store, model, number)
@@ -248,7 +259,10 @@ class Decision(Frozen):
 
 
 def record_decision(store: ObjectStore, model: str, version: int, decision: Decision) -> Decision:
-    """Keep a decision; the same one (but for its time) is kept once, the first."""
+    """Store a decision about a version and return it.
+
+    If the same decision, apart from its time, is stored already, that first one is returned.
+    """
     identity = digest_of(decision.model_dump(mode="json", exclude={"at"}))
     key = f"{version_prefix(model, version)}/decisions/{identity}.json"
     if store.write(key, decision.model_dump_json(indent=1).encode(), if_absent=True):

@@ -78,7 +78,11 @@ def _tell_damage(store: ObjectStore, run: str) -> list[str]:
 
 
 def _ran_to_its_end(tree: dict[str, Any], recipe: Recipe | None, pipeline: str) -> bool:
-    """Whether the last evaluation is that of the last loop, or its gate said stop."""
+    """Whether the run did all that its pipeline has to do.
+
+    `retrain` has a verdict, `evaluate` has a score; any other pipeline ended with the last loop's
+    last phase, or with a gate that said stop.
+    """
     if pipeline == "retrain":
         return tree["verdict"] is not None
     if recipe is None or not tree["scores"]:
@@ -145,7 +149,10 @@ class Shown:
 
 
 def conclude(store: ObjectStore, run: str, pipeline: str, succeeded: bool) -> Shown:
-    """Write the run's summary and report; what the summary task shows, also after a failure."""
+    """Write the run's summary and report, also after a failure.
+
+    Returns what the summary task shows in Kubeflow's UI.
+    """
     metrics = finish(store, run, pipeline, succeeded)
     tree = read_json(store, f"{run_prefix(run)}/summary.json") or {}
     recipe = read_recipe(store, run)
@@ -188,7 +195,7 @@ def evaluation(store: ObjectStore, output: str, base: str) -> Shown:
 
 
 def finite(metrics: Mapping[str, float]) -> dict[str, float]:
-    """Kubeflow fails a task that logs NaN or infinity."""
+    """`metrics` without NaN and infinity, because Kubeflow fails a task that logs them."""
     return {name: float(value) for name, value in metrics.items() if math.isfinite(value)}
 
 

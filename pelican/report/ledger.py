@@ -201,7 +201,10 @@ def _texts(run: Run, ids: set[str], corrections: Corrections) -> dict[str, Text]
 
 
 def _blocks(cases: Sequence[Case], texts: dict[str, Text]) -> Iterator[list[dict[str, Any]]]:
-    """The texts of the samples, a block at a time; completions until the budget is spent."""
+    """Blocks of BLOCK samples for the page; each sample is `q` question, `a` answer in words, `j`
+    answer as JSON, and `x` attempts as [moment, success, reason, completion]. Attempts are left out
+    once ATTEMPT_BUDGET characters are spent.
+    """
     spent = 0
     for start in range(0, len(cases), BLOCK):
         block = []

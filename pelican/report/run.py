@@ -232,7 +232,10 @@ class Run:
         return found
 
     def files(self, prefix: str, pattern: str) -> list[Path]:
-        """The files right below `prefix` whose names match, in order, here if need be by download."""
+        """Local paths of the files below `prefix` whose names match `pattern`, sorted by key.
+
+        They are downloaded first if the store is remote.
+        """
         names = [
             key
             for key in self.store.keys(prefix)

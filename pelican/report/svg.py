@@ -94,6 +94,9 @@ class Svg:
         tip: str = "",
         radius: float = 0,
     ) -> None:
+        """A rectangle from its upper left corner (x, y); `css` names its class, `tip` is
+        its tooltip.
+        """
         size = f'width="{_px(max(0, width))}" height="{_px(max(0, height))}"'
         corner = f' rx="{_px(radius)}"' if radius else ""
         self._shape(f'rect x="{_px(x)}" y="{_px(y)}" {size}{corner}', css, style, tip)

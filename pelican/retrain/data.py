@@ -278,10 +278,23 @@ def compose(
     recipe: Recipe,
     prefix: str,
 ) -> Weakness:
-    """Write `<prefix>/train` (new rows not mastered, replay of the old) and `<prefix>/evaluation`.
+    """Write the pools of a retraining:
 
-    The evaluation pool holds every old held-out set and the new one, so that one evaluation
-    answers both questions of the gate.
+    `<prefix>/train` and `<prefix>/evaluation`.
+
+    Training gets the new rows that are not mastered, and replay of the old. The evaluation pool holds
+    every old held-out set and the new one, so that one evaluation answers both questions of the gate.
+
+    Args:
+        store: Gets the pools.
+        found: The diagnosis.
+        ledger: Of the diagnosis, for what is mastered.
+        sources: The pools, new and old, and earlier ledgers.
+        recipe: Its sections `data` and `retrain`.
+        prefix: In the store.
+
+    Returns:
+        `found` with the numbers of rows, and of those left out because their images can't be read.
     """
     max_pixels, salt = recipe.data.max_pixels, f"replay:{recipe.seed}"
     lost = Quarantine()

@@ -191,7 +191,10 @@ def is_decided(judgement: Judgement, votes: int) -> bool:
 def judge_of(
     config: RewardConfig, *, training: bool, store: ObjectStore | None = None
 ) -> EndpointJudge | None:
-    """The judge that the recipe names; None without, and in training unless `in_training` is set."""
+    """The judge that `config` names.
+
+    None if it names none, or if `training` is true and `reward.judge.in_training` is not set.
+    """
     judge = config.judge
     if judge is None or (training and not judge.in_training):
         return None

@@ -126,7 +126,9 @@ def require_recipe(store: ObjectStore, run: str) -> Recipe:
     """The run's resolved recipe. Raises UserInputError before its preflight."""
     recipe = read_recipe(store, run)
     if recipe is None:
-        raise UserInputError(f"run {run!r} has no recipe in {store.uri}; its preflight did not run")
+        raise UserInputError(
+            f"run {run!r} has no recipe in {store.uri}, because its preflight has not run; submit it again"
+        )
     return recipe
 
 

@@ -26,7 +26,11 @@ from pelican.storage.store import ObjectStore
 
 
 def tokens(found: Iterable[Manifest], kind: Literal["generated", "trained"]) -> int:
-    """Tokens that rollouts, RL and the teacher generated, or that were trained on, in each epoch."""
+    """The tokens of all finished stages in `found`.
+
+    `generated` sums those of rollouts, RL and the teacher; `trained` those that RL and SFT learned
+    from, a token counting once for every epoch.
+    """
     counted = {row.name: getattr(row, kind) for row in STAGES.values() if getattr(row, kind)}
     return sum(m.counts.get(counted[m.stage], 0) for m in found if m.stage in counted)
 

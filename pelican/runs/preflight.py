@@ -125,7 +125,11 @@ def _needed(recipe: Recipe) -> list[str]:
 
 
 def check_places(store: ObjectStore, recipe: Recipe) -> None:
-    """Whether every folder that the recipe names is there: at once, before a run gets its name."""
+    """Check that every folder that the recipe names is there, before a run gets its name.
+
+    Raises:
+        UserInputError: There is nothing at a place, no checkpoint or no shard; it names the field.
+    """
     places = needed_models(recipe)
     if not recipe.retrain.parent:
         places |= {f"data.{name}": getattr(recipe.data, name) for name in needed_pools(recipe)}
@@ -172,7 +176,18 @@ def pool_digest(store: ObjectStore, name: str, folder: Path) -> str | None:
 def check_data(
     store: ObjectStore, name: str, folder: Path, digest: str | None, recipe: Recipe
 ) -> dict[str, Any]:
-    """A pool of samples: usable rows in readable shards. Returns what it holds and quarantines."""
+    """Check a pool of samples, and return what it holds and quarantines (`PoolReport.summary`).
+
+    Args:
+        store: Where the result is kept for later preflights.
+        name: The field of the recipe's section `data`.
+        folder: The pool, on this machine.
+        digest: What tells the pool from a changed one; None: nothing is kept.
+        recipe: Its sections `data`, for pixels, horizon and corrections.
+
+    Raises:
+        UserInputError: A shard can't be read, or no row is usable.
+    """
     max_pixels, horizon_s = recipe.data.max_pixels, max(recipe.data.horizon_s)
 
     where = corrections_place(store, recipe) if name == "train" else None
@@ -206,7 +221,13 @@ def check_data(
 def check_leaks(
     store: ObjectStore, pools: Mapping[str, Path], digests: Mapping[str, str | None]
 ) -> None:
-    """No scene and no image may be both trained on and held out; in large pools no scene."""
+    """Check that the training and the held-out pools share no scene and no image.
+
+    Pools above DECODED_BYTES together are compared by scene alone.
+
+    Raises:
+        UserInputError: They share one; it names them.
+    """
     small = sum(_size(folder) for folder in pools.values()) <= DECODED_BYTES
 
     def check() -> dict[str, Any]:
@@ -226,7 +247,9 @@ def check_leaks(
 def _once(
     store: ObjectStore, identity: object, check: Callable[[], dict[str, Any]]
 ) -> dict[str, Any]:
-    """What `check` returns, or returned before in this store; a failure is not remembered."""
+    """The result of `check` for `identity`, from the store's cache if an earlier preflight of this
+    release passed. A check that raises is made again next time.
+    """
     version = versions().get("pelican-dppo", "")  # another release may check more
     key = f"{CHECKED}/{digest_of([version, identity])}.json"
     try:
@@ -244,7 +267,12 @@ def _size(folder: Path) -> int:
 
 
 def check_packages(recipe: Recipe) -> None:
-    """What the stages import is installed where the stages run, which locally is here."""
+    """Check that the packages that the stages import are installed, if the stages run on this
+    machine.
+
+    Raises:
+        UserInputError: One is missing; it says what brings it.
+    """
     if env.launcher_name() != "process":
         return
     train = "`uv pip install -e '.[train]'` brings it"
@@ -257,7 +285,13 @@ def check_packages(recipe: Recipe) -> None:
 
 
 def check_servers(recipe: Recipe) -> None:
-    """A train-rl of several pods finds no server that one of them would start."""
+    """Check that a train-rl of several pods is told where its generation servers are.
+
+    It can't start one of its own, because the other pods would not find it.
+
+    Raises:
+        UserInputError: `resources.train_rl.env` names none.
+    """
     pods = recipe.resources.of("train-rl")
     served = recipe.rl.enabled and recipe.rl.generation.where == "server"
     several = env.launcher_name() != "process" and (pods.replicas or 1) > 1
@@ -270,7 +304,14 @@ def check_servers(recipe: Recipe) -> None:
 
 
 def check_space(store: ObjectStore, recipe: Recipe) -> None:
-    """Room for the checkpoints: two phases a loop, each with the trainer's state (4 x) on its way."""
+    """Check that a folder store has room for the run's checkpoints.
+
+    Every phase keeps one, and a training in progress holds the trainer's state, four times the
+    weights.
+
+    Raises:
+        UserInputError: There is less.
+    """
     if store.remote:
         return
     folder = list_files(env.resolve(recipe.models.policy))

@@ -143,7 +143,9 @@ class StageJob:
         emit("progress", event)
 
     def log_left_out(self, quarantine: Quarantine, of: Collection[str] | None = None) -> None:
-        """Say in the log which samples (`of` these) are left out, and why; a stage counts them."""
+        """Print the samples of `quarantine` with their reasons; with `of`, only those whose id is
+        in it. Counting them is left to the stage.
+        """
         for row in quarantine.rows:
             if of is None or row.id in of:
                 print(f"left out: {row}", flush=True)

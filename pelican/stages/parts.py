@@ -66,7 +66,7 @@ class Parts(Generic[Row]):
 
 @contextmanager
 def when_needed(make: Callable[[], Costly]) -> Iterator[Callable[[], Costly]]:
-    """A function that makes what is costly at its first call; closed at the end, if it was made."""
+    """A function that makes what is costly at its first call; it is closed, if it was made."""
     made: list[Costly] = []
 
     def get() -> Costly:
@@ -74,6 +74,8 @@ def when_needed(make: Callable[[], Costly]) -> Iterator[Callable[[], Costly]]:
             made.append(make())
         return made[0]
 
-    yield get
-    for found in made:
-        found.close()
+    try:
+        yield get
+    finally:
+        for found in made:
+            found.close()

@@ -93,7 +93,10 @@ def _scores(
 
 
 def flip_seed(seed: int, loop: int) -> int:
-    """Other rewards are flipped in every loop: noise, not a wrong label for good."""
+    """The seed of the ablation `reward.flip` in one loop.
+
+    It differs from loop to loop, so that flips act as noise and no sample keeps a wrong label.
+    """
     return 1000 * seed + 2 * loop
 
 

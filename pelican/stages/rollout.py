@@ -83,9 +83,9 @@ def work(inputs: Inputs, config: Recipe, job: StageJob) -> tuple[PoolIndex, Shar
             done += sum(rollouts[numbers[name]] for name in in_flight.commit())
     finally:
         in_flight.release()
+        if engine is not None:
+            engine.close()
     job.progress(share, share, "rollouts")
-    if engine is not None:
-        engine.close()
     return index, shards
 
 
@@ -224,7 +224,10 @@ class InFlightShards:
             taken = self._leases.take() if more else None
 
     def answer(self, group: list[Rollout]) -> None:
-        """The rollouts of the next sample, in the order of `samples`."""
+        """Take the rollouts of one sample.
+
+        Calls must follow the order in which `samples` yielded the samples.
+        """
         next(shard for shard in self._shards if len(shard.groups) < shard.asked).groups.append(
             group
         )

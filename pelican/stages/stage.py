@@ -33,7 +33,9 @@ CORRECTIONS = "corrections"  # an input beside `pool`
 
 
 def resolve_input(store: ObjectStore, where: str) -> Path:
-    """A prefix of the store if it exists there, an s3:// URI, else a path of this machine.
+    """The local path of an input, fetched if need be, its bytes checked.
+
+    `where` is an s3:// URI, a prefix of the store, or a path of this machine.
 
     Raises:
         UserInputError: there is nothing, or a pool is not what was imported.

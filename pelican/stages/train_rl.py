@@ -83,12 +83,18 @@ def _lazy(
 
 
 def practicable(samples: Sequence[Sample], judge: Judge | None) -> list[Sample]:
-    """Without a judge no free text is right, so its reward would be the format's alone."""
+    """The samples that RL can practise: with a judge all, else those without an open answer.
+
+    Without a judge no free text is right, so its reward would be the format's alone.
+    """
     return [s for s in samples if judge is not None or not isinstance(s.answer, OpenAnswer)]
 
 
 def training_scorer(config: RewardConfig, seed: int, judge: Judge | None) -> Scorer:
-    """The reward of RL's own completions; the ablation flips other ones at every step, like noise."""
+    """A function that scores RL's own completions by the recipe's reward.
+
+    The ablation `reward.flip` flips other ones at every step, like noise.
+    """
 
     def scorer(sample: Sample, completion: str, index: int, step: int) -> Score:
         return score(
@@ -222,7 +228,9 @@ def _write(job: StageJob, result: StageResult, curve: RlCurve, losses: Losses) -
 
 
 def seed_of(recipe: Recipe, loop: int) -> int:
-    """Another order of the samples in every loop."""
+    """The seed of RL in one loop; it differs from loop to loop, so that each has another order of
+    samples.
+    """
     return 1000 * recipe.seed + 10 * loop + recipe.rl.seed
 
 

@@ -406,8 +406,8 @@ class _SteadyFile(io.FileIO):
         data = super().read(size)
         if Identity.of(self.fileno()) != self.identity:
             raise _ChangedError(
-                f"{self.name} did not stay as it was while it was uploaded, 3 times;"
-                " upload it when nothing writes to it"
+                f"{self.name} changed while it was uploaded; stop what writes to it, then upload it"
+                " again"
             )
         return data or b""
 
@@ -460,7 +460,7 @@ def upload(
 
 
 def _find_same(client: Minio, bucket: str, name: str, size: int, digest: str) -> str | None:
-    """The entity tag of the object if it has these bytes already; None if it is missing or not."""
+    """The entity tag of the object if it has this size and digest, else None."""
     try:
         found = client.stat_object(bucket, name)
     except S3Error as error:

@@ -69,16 +69,17 @@ class S3Settings:
         def first(*names: str) -> str | None:
             return next((env[name] for name in names if env.get(name)), None)
 
-        endpoint = first("S3_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL") or AWS
+        names = ("S3_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
+        variable = next((name for name in names if env.get(name)), names[0])
+        endpoint = first(*names) or AWS
         parts = urlsplit(endpoint)
         if "@" in endpoint:  # first, because the other sentence shows the value
             raise UserInputError(
-                "S3_ENDPOINT_URL holds a user or password; give AWS_ACCESS_KEY_ID instead"
+                f"{variable} holds a user or a password; take them out and set AWS_ACCESS_KEY_ID"
+                " and AWS_SECRET_ACCESS_KEY"
             )
         if parts.scheme not in ("http", "https") or not parts.netloc or parts.path.strip("/"):
-            raise UserInputError(
-                f"S3_ENDPOINT_URL={endpoint!r} is not of the form http(s)://host:port"
-            )
+            raise UserInputError(f"{variable}={endpoint!r} is not of the form http(s)://host:port")
         style = env.get("S3_PATH_STYLE") or "auto"
         if style not in ("auto", "on", "off"):
             raise UserInputError(f"S3_PATH_STYLE={style!r} is none of auto, on, off")

@@ -12,7 +12,7 @@ from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 
 
 def sync_gradients(accelerator: Any, on: bool) -> None:
-    """Whether the next backward pass is the last one of its optimiser step."""
+    """Tell accelerate whether the next backward pass is the last one of its optimiser step (`on`)."""
     accelerator.gradient_state._set_sync_gradients(on)
 
 

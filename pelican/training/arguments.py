@@ -56,16 +56,19 @@ def per_process(total: int, processes: int, name: str) -> int:
 
 
 def grpo_arguments(recipe: Recipe, output: Path, processes: int, seed: int) -> GRPOConfig:
-    """Arguments of GRPO: a batch of completions serves one optimiser step, or `rl.variant.updates`.
+    """Arguments of GRPO; a batch of completions serves `rl.variant.updates` optimiser steps.
 
-    With one the ratio in the clipped loss is 1; `clip_low` and `clip_high` act from the second update
-    of a batch on.
+    In the first of these the ratio of the clipped loss is 1, so `clip_low` and `clip_high` act only
+    from the second on.
 
     Args:
         recipe: its sections `rl`, `model` and `parallel`.
         output: the folder for checkpoints.
         processes: of the training.
         seed: of everything random.
+
+    Raises:
+        UserInputError: the processes can't share the prompts of a step evenly.
     """
     rl = recipe.rl
     prompts = per_process(rl.prompts_per_step, processes, "rl.prompts_per_step")

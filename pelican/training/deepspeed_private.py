@@ -34,7 +34,10 @@ def whole_shape(parameter: Tensor) -> torch.Size:
 
 
 def gather(parameter: Any) -> Tensor | None:
-    """The whole of a parameter that ZeRO-3 sharded, None of another. Collective."""
+    """A copy of the whole parameter if ZeRO-3 has sharded it, else None.
+
+    Every rank has to call it.
+    """
     if not hasattr(parameter, "ds_id"):
         return None
     from deepspeed.runtime.zero import GatheredParameters

@@ -272,7 +272,10 @@ class ScaledTraining:
     def training_step(
         self, model: Any, inputs: Any, num_items_in_batch: Tensor | int | None = None
     ) -> Tensor:
-        """Trainer's, in several passes; the loss is the weighted sum of theirs."""
+        """One training step, made in the passes that `passes` gives instead of in one.
+
+        Returns the weighted sum of their losses, a scalar without gradient.
+        """
         trainer: Any = self
         model.train()
         passes = self.passes(to_device(trainer, inputs))
@@ -337,7 +340,10 @@ def _whole(parameter: Tensor) -> Tensor:
 
 @torch.no_grad()
 def copy_weights(policy: Any, copy: Any) -> None:
-    """Bring `copy`, a whole model, to the policy's weights. Collective."""
+    """Give `copy`, a whole model, the policy's weights.
+
+    Every rank has to call it. Raises RuntimeError if the policy lacks one of them.
+    """
     targets = dict(copy.named_parameters())
     for name, whole in full_weights(policy):
         targets.pop(name).copy_(whole)

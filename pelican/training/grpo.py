@@ -32,9 +32,6 @@ Scorer = Callable[[Sample, str, int, int], Score]
 EPSILON = 1e-4  # rewards whose standard deviation is less are equal
 
 
-# The parts of a step.
-
-
 @dataclass
 class Group:
     """The completions of one prompt with their scores."""
@@ -55,10 +52,10 @@ class Group:
     @property
     def has_variance(self) -> bool:
         """Whether the rewards differ: else all advantages are 0, and the group gives no gradient."""
-        return vary(self.scores)
+        return rewards_differ(self.scores)
 
     def down_sampled(self, kept: int) -> Group:
-        """The `kept` completions whose rewards vary most."""
+        """The `kept` completions whose rewards rewards_differ most."""
         if kept == len(self.completions):
             return self
         rows = largest_variance(self.rewards.tolist(), kept)
@@ -81,7 +78,9 @@ class StepRecord:
     """The groups of one rank in one optimiser step."""
 
     step: int
-    trained: list[Group]  # as many as the rank's prompts, each with rewards that vary if it can be
+    trained: list[
+        Group
+    ]  # as many as the rank's prompts, each with rewards that rewards_differ if it can be
     drawn: list[Group]  # all that this rank rolled out
     # Rolled out once more, with a hint. Not in `drawn`, because a success rate with hints does not
     # say how hard a sample is.
@@ -197,8 +196,8 @@ class DeliberateGrpoTrainer(GrpoTrainer):
             groups = self._roll_out(own, record)
             mine |= groups
             new = self._gather(own, groups)
-            kept += [one for one in new if vary(one.scores)]
-            flat = [one for one in new if not vary(one.scores)]
+            kept += [one for one in new if rewards_differ(one.scores)]
+            flat = [one for one in new if not rewards_differ(one.scores)]
             if len(kept) >= len(samples):
                 break
             first, count = first + count, len(samples) - len(kept) + more
@@ -220,7 +219,7 @@ class DeliberateGrpoTrainer(GrpoTrainer):
         """Groups by number, noted in `record`.
 
         With `rl.variant.hints` a group without a success is drawn once more with a hint, which takes
-        its place if its rewards vary.
+        its place if its rewards rewards_differ.
 
         Args:
             indices: of the samples, by the groups' numbers in the step.
@@ -410,7 +409,7 @@ def deal(rollouts: Sequence[Rollouts], rank: int, world: int) -> list[Rollouts]:
     return [group[rank if turn % 2 == 0 else world - 1 - rank] for turn, group in enumerate(rounds)]
 
 
-def vary(scores: Sequence[Score]) -> bool:
+def rewards_differ(scores: Sequence[Score]) -> bool:
     """Whether the rewards of a group differ."""
     return bool(np.std([score.reward for score in scores]) > EPSILON)
 

@@ -145,6 +145,7 @@ class ScaledGrpoTrainer(ScaledTraining, DeliberateGrpoTrainer):
 
     def _tensors(self, groups: list[Group]) -> dict[str, Any]:
         """The parent's tensors without images: those are brought to the device pass by pass."""
+        # For `_split` and `_pass`: TRL makes the tensors of a step once, before all of its passes.
         self._parts: list[list[int]] = []
         self._groups = groups
         batch = super()._tensors(groups)
@@ -208,6 +209,7 @@ class ScaledGrpoTrainer(ScaledTraining, DeliberateGrpoTrainer):
         return super().token_logps(model, *args, **kwargs)
 
     def _reference_logps(self, batch: dict[str, Any]) -> Tensor:
+        """Log-probabilities of the batch's completions by the reference, [rows, width]."""
         model = self.model_wrapped if self._adapted else self.ref_model
         bare = self.accelerator.unwrap_model(model)
         with bare.disable_adapter() if self._adapted else nullcontext():

@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pelican.engines.transformers_private import rotary_positions
+
 
 def add_shared_prefix_logps(model: Any, group: int, temperature: float) -> None:
     """Let `model(shared_prefix=True, …)` return (log-probabilities, entropies) of completions.
@@ -43,8 +45,15 @@ def shared_prefix_logps(
 ) -> tuple[Tensor, Tensor]:
     """Log-probabilities and entropies of a padded batch, [rows, logits_to_keep] each.
 
-    The rows of a group stand together, in all tensors and in `images`; about `at_a_time` rows go
-    through a model of `add_shared_prefix_logps` together.
+    Args:
+        model: With `add_shared_prefix_logps`.
+        input_ids: [rows, length], prompts left-padded; the rows of a group stand together.
+        attention_mask: [rows, length], 0 where padding is.
+        logits_to_keep: The completions' width, at the end of each row.
+        group: Rows of one prompt.
+        at_a_time: About how many rows go through the model together.
+        types: [rows, length], 1 where a token stands for an image.
+        images: Of each row, as `split_rows` gives them.
     """
     prompts = input_ids[::group, :-logits_to_keep]
     masks = attention_mask[::group, :-logits_to_keep]
@@ -87,17 +96,13 @@ def _group_logps(
     completion_mask: Tensor,
     images: dict[str, Tensor],
 ) -> tuple[Tensor, Tensor]:
+    """Log-probabilities and entropies of completions, [groups * group, width] each; 0 where masked.
+
+    The arguments are those of the forward of `add_shared_prefix_logps`; `images` are those of the
+    prompts, as `join_rows` gives them.
+    """
     grids = images.get("image_grid_thw")
-    if grids is not None:
-        positions = model.model.get_rope_index(
-            prompt_ids,
-            mm_token_type_ids=prompt_types,
-            image_grid_thw=grids,
-            attention_mask=prompt_mask,
-        )[0]
-    else:
-        plain = (prompt_mask.cumsum(-1) - 1).clamp(min=0)
-        positions = plain.unsqueeze(0).expand(3, -1, -1)
+    positions = rotary_positions(model, prompt_ids, prompt_mask, prompt_types, grids)
     prompt = model.model(
         input_ids=prompt_ids,
         attention_mask=prompt_mask,
@@ -134,7 +139,14 @@ def _group_logps(
 def split_rows(
     pixel_values: Tensor | None, grids: Tensor | None, num_images: Sequence[int]
 ) -> list[tuple[Tensor, Tensor] | None]:
-    """`pixel_values` and `image_grid_thw` per sample; None where a sample has no image."""
+    """The images of each sample: patches [patches, width] and grids [images, 3]; None without an
+    image.
+
+    Args:
+        pixel_values: [patches, width], those of all samples one after the other.
+        grids: [images, 3], as `image_grid_thw`.
+        num_images: Of each sample.
+    """
     if pixel_values is None or grids is None:
         return [None] * len(num_images)
     per_sample = grids.split(list(num_images))
@@ -145,7 +157,7 @@ def split_rows(
 
 
 def join_rows(rows: Sequence[tuple[Tensor, Tensor] | None]) -> dict[str, Tensor]:
-    """The inverse of `split_rows`: arguments of a model's call, none if no sample has an image."""
+    """The inverse of `split_rows`, as arguments of a model's call; none if no sample has an image."""
     there = [row for row in rows if row is not None]
     if not there:
         return {}

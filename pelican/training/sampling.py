@@ -42,7 +42,7 @@ from pelican.errors import InfrastructureError, UserInputError
 from pelican.records import Sample
 from pelican.training.distributed import copy_weights, save_whole
 
-# The samplers. Each gets the policy's weights before it samples. For a server this is checked: policy and
+# Each sampler gets the policy's weights before it samples. For a server this is checked: policy and
 # server both compute the log-probabilities of the same completions, the probes.
 
 PROBES = 2  # completions of each process that are compared

@@ -56,7 +56,7 @@ def test_the_error_of_a_stage_is_in_the_message_and_the_code(tmp_path: Path) -> 
 def test_the_verdict(
     code: int, error: dict[str, object] | None, oom: bool, expected: tuple[int, str]
 ) -> None:
-    told, message = pod.verdict(code, error, oom)
+    told, message = pod.explain_end(code, error, oom)
     assert told == expected[0]
     assert expected[1] in message
 

@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from pelican.base.process import alive, guard_group, identity
+from pelican.base.process import guard_group, is_running, unique_pid
 
 STAGE = """
 import subprocess, sys, time
@@ -30,15 +30,15 @@ def test_the_group_is_gone_with_its_first_process(killed: bool) -> None:
         start_new_session=True,
     ) as stage:
         assert stage.stdout is not None and stage.stdin is not None
-        child = identity(int(stage.stdout.readline()))
-        assert alive(child)
+        child = unique_pid(int(stage.stdout.readline()))
+        assert is_running(child)
         if killed:
             stage.send_signal(signal.SIGKILL)
         else:
             stage.stdin.close()
         stage.wait()
     deadline = time.monotonic() + 30
-    while alive(child):
+    while is_running(child):
         assert time.monotonic() < deadline, "the child outlived its stage"
         time.sleep(0.05)
 

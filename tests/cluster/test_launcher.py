@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from pelican.cli.cluster import cancel
+from pelican.cli.cluster import cancel_run
 from pelican.config.presets import find_recipe
 from pelican.errors import PelicanError, UserInputError
 from pelican.launch.job import CancelledError, Job, JobResult
@@ -264,7 +264,7 @@ def test_a_run_is_cancelled_from_elsewhere(cluster: Cluster, buffer: str) -> Non
     cluster.store.write("runs/stopped/recipe.json", job.spec.recipe.model_dump_json().encode())
     first = in_process(cluster, job)
     running(cluster, "stopped", 2)
-    cancel("stopped", None)
+    cancel_run("stopped", None)
     assert first.wait(timeout=SHORT_S) != 0
     nothing_left(cluster, "stopped")
     with pytest.raises(CancelledError, match="was cancelled"):
@@ -282,7 +282,7 @@ def test_a_cancelled_rollout_leaves_no_claim(cluster: Cluster) -> None:
     with ThreadPoolExecutor(1) as threads:
         result = threads.submit(launch, cluster, job)
         cluster.wait_for("a claim", claims, LONG_S, meanwhile=result)
-        cancel("unclaimed", None)
+        cancel_run("unclaimed", None)
         with pytest.raises(CancelledError):
             result.result(timeout=SHORT_S)
     nothing_left(cluster, "unclaimed")

@@ -216,6 +216,21 @@ def test_what_the_api_says_is_a_sentence(backend: Backend, monkeypatch: pytest.M
         Kfp().experiments()
 
 
+def test_an_address_that_is_not_kubeflows_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    with serving(lambda request: (404, {})) as address:
+        monkeypatch.setenv("KFP_HOST", address)
+        kfp = Kfp()
+        for ask in (
+            lambda: kfp.experiment("x"),
+            lambda: kfp.active_run("e0", "x"),
+            lambda: kfp.upload("x", Path("x.yaml"), "0"),
+            lambda: kfp.start("e0", "x", "p0", "v0", {}),
+        ):
+            with pytest.raises(UserInputError, match=r"not as Kubeflow Pipelines.*check KFP_HOST"):
+                ask()
+        assert kfp.state("r0") is None
+
+
 def test_pods_of_steps_get_secrets_by_reference_and_all_of_them_do(tmp_path: Path) -> None:
     _, found = package(tmp_path)
     executors = found["ir"]["deploymentSpec"]["executors"]

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from pelican.base.files import is_locked, run_alone
-from pelican.base.process import alive, identity
+from pelican.base.process import is_running, unique_pid
 from pelican.errors import InfrastructureError, PelicanError, ResourceError, UserInputError
 from pelican.launch.job import CancelledError, Job, JobResult, StageError
 from pelican.launch.local import ProcessLauncher
@@ -114,9 +114,9 @@ def wait_for(path: Path, seconds: float = 30.0) -> str:
 
 
 def gone(pid: int, seconds: float = 10.0) -> bool:
-    process = identity(pid)
+    process = unique_pid(pid)
     deadline = time.monotonic() + seconds
-    while alive(process) and identity(pid) != f"{pid}:":
+    while is_running(process) and unique_pid(pid) != f"{pid}:":
         if time.monotonic() > deadline:
             return False
         time.sleep(0.05)

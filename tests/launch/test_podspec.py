@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from pelican.config.presets import find_recipe
 from pelican.errors import UserInputError
 from pelican.launch.job import Job
-from pelican.launch.podspec import DIGEST, MAX_NAME, Target, build_job, job_name, of_attempt
+from pelican.launch.podspec import DIGEST, MAX_NAME, Target, build_job, job_name, mark_attempt
 from pelican.launch.step import make_job
 from pelican.records import Phase
 from pelican.stages.stage import StageName, StageSpec
@@ -84,7 +84,7 @@ def test_the_same_stage_has_the_same_digest_and_another_has_another() -> None:
 
 def test_attempts_are_the_same_job_whose_claims_have_another_owner() -> None:
     tree = build_job(job("train-rl", POOL), TARGET, "s3://b/spec.json", STORE)
-    made = [of_attempt(tree, number, "2026-11-21T10:00:00+00:00") for number in (1, 2)]
+    made = [mark_attempt(tree, number, "2026-11-21T10:00:00+00:00") for number in (1, 2)]
     assert made[0]["metadata"]["annotations"][DIGEST] == made[1]["metadata"]["annotations"][DIGEST]
     for role in ("Master", "Worker"):
         pods = [one["spec"]["pytorchReplicaSpecs"][role]["template"]["spec"] for one in made]

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from pelican.base.process import alive, identity
+from pelican.base.process import is_running, unique_pid
 from pelican.config import env
 from pelican.launch import warm
 
@@ -72,7 +72,7 @@ def test_a_signal_is_told(server: str, lock: int, tmp_path: Path, number: signal
 
 def test_without_the_warm_process_its_stages_end(server: str, lock: int, tmp_path: Path) -> None:
     forked = _sleeper(server, lock, tmp_path)
-    stage = identity(forked.pid)
+    stage = unique_pid(forked.pid)
     parent = int(Path(f"/proc/{forked.pid}/stat").read_text().rpartition(")")[2].split()[1])
     os.kill(parent, signal.SIGKILL)
     assert forked.wait(10) == -signal.SIGKILL
@@ -89,8 +89,8 @@ def test_without_the_launcher_its_stage_ends(server: str, lock: int, tmp_path: P
     )
     launcher = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     assert launcher.stdout is not None
-    stage = identity(int(launcher.stdout.readline()))
-    assert alive(stage)
+    stage = unique_pid(int(launcher.stdout.readline()))
+    assert is_running(stage)
     launcher.kill()
     launcher.wait()
     launcher.stdout.close()
@@ -121,6 +121,6 @@ def _sleeper(server: str, lock: int, folder: Path) -> warm.Forked:
 
 def _ended(process: str) -> bool:
     deadline = time.monotonic() + 10
-    while alive(process) and time.monotonic() < deadline:
+    while is_running(process) and time.monotonic() < deadline:
         time.sleep(0.05)
-    return not alive(process)
+    return not is_running(process)

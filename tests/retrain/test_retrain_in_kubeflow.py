@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pelican.cli.submit import retrain, submit
+from pelican.cli.submit import submit_retraining, submit_run
 from pelican.errors import PelicanError, UserInputError
 from pelican.launch.job import CancelledError
 from pelican.registry.models import Lineage, promote, register
@@ -53,7 +53,7 @@ def following(
 
     def call() -> None:
         try:
-            retrain(new, "tiny", "tiny", [*world.overrides, "loops=1"], None, "kubeflow")
+            submit_retraining(new, "tiny", "tiny", [*world.overrides, "loops=1"], None, "kubeflow")
         except PelicanError as error:
             raised.append(error)
 
@@ -106,7 +106,7 @@ def test_the_same_call_elsewhere_follows_the_same_run(
 ) -> None:
     plan, end = following
     monkeypatch.setenv("PELICAN_CACHE", str(tmp_path / "another-machine"))
-    submit("retrain", "tiny", plan.overrides, plan.run, None, "kubeflow")
+    submit_run("retrain", "tiny", plan.overrides, plan.run, None, "kubeflow")
     backend.states.append("FAILED")
     assert "ended as FAILED" in str(end())
     assert [run["display_name"] for run in backend.runs.values()] == [plan.run]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import textwrap
+
 import pytest
 
 from pelican.records import (
@@ -10,6 +13,7 @@ from pelican.records import (
     ChoiceAnswer,
     CountAnswer,
     DistanceAnswer,
+    Family,
     IntervalAnswer,
     OrderAnswer,
     PointsAnswer,
@@ -17,7 +21,8 @@ from pelican.records import (
     TextAnswer,
     YesNoAnswer,
 )
-from pelican.rewards import reason_class
+from pelican.rewards import families, kinds, reason_class
+from tests.conftest import ROOT
 from tests.rewards.samples import graded, rectangle
 
 # 100 x 50 pixels on a grid of 100: x is a column, y / 2 is a row. Inside: x 20..60, y 20..60.
@@ -266,3 +271,20 @@ def test_the_reason_names_what_is_missing() -> None:
 def test_a_letter_of_the_general_cards_is_a_text() -> None:
     assert graded(TextAnswer(value="a"), "A").task == 1
     assert graded(TextAnswer(value="a"), "b").task == 0
+
+
+def test_the_rule_that_the_docs_add_takes_effect_in_the_family_that_names_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    page = (ROOT / "docs" / "rewards.md").read_text()
+    rule, row = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    assert textwrap.indent(rule, "    ") in (kinds.__doc__ or "")  # the head shows the same one
+    scope = dict(vars(kinds))
+    exec(rule, scope)
+    monkeypatch.setattr(kinds, "near_count", scope["near_count"], raising=False)
+    for family, rules in eval(f"{{{row}}}", dict(vars(families))).items():
+        monkeypatch.setitem(families.FAMILIES, family, rules)
+    near = graded(COUNT, "4", Family.COUNTING)
+    assert near.task == pytest.approx(2 / 3) and not near.reason
+    assert graded(COUNT, "9", Family.COUNTING).reason == "wrong"
+    assert graded(COUNT, "4", Family.SUCCESS).task == 0

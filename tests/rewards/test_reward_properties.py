@@ -54,7 +54,11 @@ RIGHT = {
     "steps": "pick cup; move to shelf; place cup",
     "text": "red cup",
 }
-kinds = st.sampled_from(sorted(ANSWERS))
+# Every rule once, by a family that has it and the kind that it scores.
+RULES = {
+    rule: (family, kind) for family, rules in FAMILIES.items() for kind, rule in rules.items()
+}.values()
+each_rule = pytest.mark.parametrize(("family", "kind"), RULES)
 pieces = st.sampled_from(
     [
         "<think>",
@@ -122,18 +126,21 @@ texts = (
 
 
 @settings(max_examples=1500, deadline=None)
-@given(kinds, texts, st.booleans())
-def test_any_completion_gets_a_score_in_bounds(kind: str, text: str, tagged: bool) -> None:
+@given(st.sampled_from([*RULES]), texts, st.booleans())
+def test_any_completion_gets_a_score_in_bounds(
+    rule: tuple[Family, str], text: str, tagged: bool
+) -> None:
+    family, kind = rule
     completion = wrap(text) if tagged else text
-    found = score(asking(ANSWERS[kind]), completion, CONFIG, judge=None)
+    found = score(asking(ANSWERS[kind], family), completion, CONFIG, judge=None)
     assert 0 <= found.task <= 1 and 0 <= found.reward <= 1 and found.format in (0, 1)
     assert bool(found.reason) == (found.task == 0)
     found.model_dump_json()
 
 
 @pytest.mark.parametrize("digits", [400, 5000, 7900])
-@pytest.mark.parametrize("kind", sorted(ANSWERS))
-def test_a_number_without_end_is_no_exception(kind: str, digits: int) -> None:
+@each_rule
+def test_a_number_without_end_is_no_exception(family: Family, kind: str, digits: int) -> None:
     n = "9" * digits
     for text in (
         n,
@@ -143,18 +150,18 @@ def test_a_number_without_end_is_no_exception(kind: str, digits: int) -> None:
         f"{n}:59 - {n}:59",
         f"1e{n}",
     ):
-        assert graded(ANSWERS[kind], text).task <= 0.5
+        assert graded(ANSWERS[kind], text, family).task <= 0.5
 
 
-@pytest.mark.parametrize("kind", sorted(ANSWERS))
+@each_rule
 @pytest.mark.parametrize(
     "unit", ["(", "1,", "a ", "<answer>", "\\boxed{", "1. ", "- ", "{", "0:", "A) "]
 )
-def test_long_and_nested_text_is_read_in_linear_time(kind: str, unit: str) -> None:
+def test_long_and_nested_text_is_read_in_linear_time(family: Family, kind: str, unit: str) -> None:
     text = unit * (7900 // len(unit))
     began = time.process_time()
-    graded(ANSWERS[kind], text)
-    score(asking(ANSWERS[kind]), text * 4, CONFIG)
+    graded(ANSWERS[kind], text, family)
+    score(asking(ANSWERS[kind], family), text * 4, CONFIG)
     # No measure of speed: a pattern that tries every split of 8,000 characters takes hours.
     assert time.process_time() - began < 60
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import ModuleType
 
 import polars as pl
 import pytest
@@ -134,6 +135,37 @@ def test_eval(made: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert result.counts["samples"] == 8
     assert result.metrics["embodied"] == result.metrics["general"] == 50.0
     assert {"results.parquet", "summary.json", "gate.json"} <= job.names()
+
+
+class Failing(Engine):
+    """Fails at the first sample."""
+
+    closed = False
+
+    def generate(
+        self, samples: Sequence[Sample], sampling: Sampling, n: int, seed: int
+    ) -> Iterator[list[Rollout]]:
+        raise RuntimeError("no completion")
+
+    def close(self) -> None:
+        self.closed = True
+
+
+@pytest.mark.parametrize("stage", [rollout, distill, evaluation])
+def test_an_engine_is_closed_also_after_it_failed(
+    stage: ModuleType, made: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine, name = Failing(), stage.__name__.rpartition(".")[2]
+    monkeypatch.setattr(stage, "open_engine", lambda *_: engine)
+    given = inputs(
+        {**made, "evaluation": made["held"], "weak": made["filtered"], "teacher": made["policy"]},
+        **{name: name for name in ("policy", "pool", "replay", "evaluation", "general", "weak")},
+        teacher="teacher",
+    )
+    run = stage.work if name == "rollout" else stage.run
+    with pytest.raises(RuntimeError, match="no completion"):
+        run(given, view(name), StageJob.in_folder(tmp_path / "out", name, phase=Phase.SFT))
+    assert engine.closed
 
 
 @pytest.mark.slow

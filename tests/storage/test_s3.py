@@ -310,8 +310,10 @@ def test_uris_of_recipes_resolve(bucket: Bucket) -> None:
     ("env", "words"),
     [
         ({"S3_ENDPOINT_URL": "minio:9000"}, "http"),
-        ({"S3_ENDPOINT_URL": "http://user:pw@minio:9000"}, "user or password"),
-        ({"S3_ENDPOINT_URL": "user:pw@minio:9000/path"}, "user or password"),
+        ({"S3_ENDPOINT_URL": "http://user:pw@minio:9000"}, "S3_ENDPOINT_URL holds a user"),
+        ({"AWS_ENDPOINT_URL": "http://user:pw@minio:9000"}, "^AWS_ENDPOINT_URL holds a user"),
+        ({"AWS_ENDPOINT_URL_S3": "minio:9000"}, "AWS_ENDPOINT_URL_S3='minio:9000' is not of"),
+        ({"S3_ENDPOINT_URL": "user:pw@minio:9000/path"}, "a user or a password"),
         ({"S3_PATH_STYLE": "maybe"}, "auto, on, off"),
         ({"S3_PATIENCE_S": "long"}, "seconds"),
     ],

@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from pelican.planning import qwen, state
+from pelican.planning import qwen, state_bytes
 from tests.training.curves import assert_same_curve, assert_same_weights, result, run_cases
 
 
@@ -122,7 +122,7 @@ def test_the_plan_counts_the_bytes_that_are_held(
     from tests.training.scaled import recipe_of
 
     shape = qwen("twin", json.loads((runs / "twin" / "config.json").read_text()))
-    planned = state(shape, recipe_of({"steps": 1, "strategy": strategy}), world)
+    planned = state_bytes(shape, recipe_of({"steps": 1, "strategy": strategy}), world)
     planned.pop("gradients, float32")
     held = [result(runs, name, rank)["state_bytes"] for rank in range(world)]
     assert sum(planned.values()) * world == pytest.approx(sum(held), rel=1e-6)

@@ -26,7 +26,10 @@ BUNDLE = 4  # questions of one scene in a sequence
 
 @dataclass(frozen=True)
 class Row:
-    """One question as token ids, its images still placeholders."""
+    """One question as token ids, with placeholders for its images.
+
+    They are the `frames` frames from number `first` of the corpus.
+    """
 
     first: int
     frames: int
@@ -35,8 +38,8 @@ class Row:
     completion: NDArray[np.uint16]
     family: str
     template: str
-    narrow: bool
-    small: bool
+    narrow: bool  # in the base's narrow training data, too
+    small: bool  # of a small scene (`is_small`)
 
     @property
     def own(self) -> int:

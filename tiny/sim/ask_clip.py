@@ -128,7 +128,7 @@ def _shift(ask: Asker, name: str) -> float:
 
 
 def success(ask: Asker) -> None:
-    """Whether the arm did what it was asked for, judged by the first and the last state."""
+    """Add questions on whether the arm did its task, answered from the first and the last state."""
     e = ask.episode
     if not e.events:
         return

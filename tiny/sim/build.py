@@ -52,8 +52,11 @@ def config_of(kind: str, index: int, wide: bool) -> SimConfig:
     return SimConfig(frames=4, objects=(2, 6) if wide else (2, 4), events=(1, 2), stack=0.1)
 
 
-def tokens(things: list[Thing]) -> NDArray[np.int16]:
-    """Dense labels [4, 4, 2, 8] of one frame."""
+def dense_labels(things: list[Thing]) -> NDArray[np.int16]:
+    """What the tower learns to see in one frame, shape [rows, columns, things per cell, fields].
+
+    The sizes are [4, 4, 2, 8]; a free place holds -1.
+    """
     out = np.full((CELLS, CELLS, PER_CELL, FIELDS), -1, np.int16)
     for t in sorted(things, key=lambda t: -t.pixels):
         if t.pixels >= 12:
@@ -63,8 +66,8 @@ def tokens(things: list[Thing]) -> NDArray[np.int16]:
     return out
 
 
-def card_tokens(marks: list[Mark]) -> NDArray[np.int16]:
-    """Dense labels [4, 4, 2, 8] of one card."""
+def card_labels(marks: list[Mark]) -> NDArray[np.int16]:
+    """What the tower learns to see in one card; the shape is that of `dense_labels`."""
     out = np.full((CELLS, CELLS, PER_CELL, FIELDS), -1, np.int16)
     for m in marks:
         kind, colour = DENSE_KINDS.index(m.symbol), DENSE_COLOURS.index(m.colour)
@@ -94,13 +97,13 @@ def render_shard(job: Job) -> int:
         if job.kind == "general":
             picture, qas, marks = marked_card(job.seed * _BLOCK + i)
             frames.append(picture)
-            labels.append(card_tokens(marks))
+            labels.append(card_labels(marks))
             grips.append((-1, -1))
             rows.append({"id": f"card-{job.seed}-{i}", "qas": [asdict(q) for q in qas]})
         else:
             e = _episode(job, i)
             frames += e.frames
-            labels += [tokens(s) for s in e.states]
+            labels += [dense_labels(s) for s in e.states]
             grips += e.gripper
             rows.append(e.to_json())
         rows[-1]["first_frame"], rows[-1]["frame_count"] = first, len(frames) - first

@@ -1,4 +1,7 @@
-"""The scenes of a set: seeds of its own, rendered by several processes, every question asked."""
+"""Makes the scenes of a data set (SETS) with all their questions, in several processes.
+
+Every set has its own range of seeds, so no scene is in two sets.
+"""
 
 import os
 from collections.abc import Iterator

@@ -269,12 +269,12 @@ def _listed(
     if len(numbers) == len(value) and len(value) in (2, 4):
         if len(value) == 2 and _ABOUT_TIME.search(f"{question} {question_type}"):
             return _interval(numbers[0], numbers[1], shift_s)
-        return located([numbers], reference, question, size)
+        return region_answer([numbers], reference, question, size)
     nested = [list(v) for v in value if isinstance(v, list | tuple)]
     if nested and len(nested) == len(value):
         if not all(isinstance(n, int | float) for group in nested for n in group):
             raise RowError("answer", "the answer is a list of lists that hold no coordinates")
-        return located(nested, reference, question, size)
+        return region_answer(nested, reference, question, size)
     texts = [str(v).strip() for v in value]
     if not texts or not all(texts):
         raise RowError("answer_missing", "the row has no answer")
@@ -303,7 +303,7 @@ def _text(
     spanned = len(groups) == 1 and len(groups[0]) == 2 and "(" not in text
     if groups and not (spanned and _ABOUT_TIME.search(f"{question} {question_type}")):
         _finite(groups)
-        return located(groups, reference, question, size)
+        return region_answer(groups, reference, question, size)
     options = options_in(question)
     if options and (LETTER.match(text) or any(normalise(o) == normalise(text) for o in options)):
         return choice_of(text, Reference(options=options))
@@ -457,7 +457,7 @@ def grid(question: str, groups: Sequence[Sequence[float]] | None) -> int:
     )
 
 
-def located(
+def region_answer(
     groups: Sequence[Sequence[float]], reference: Reference, question: str, size: tuple[int, int]
 ) -> Answer:
     """A box, or points as a mask of discs. Raises RowError if one leaves the frame."""

@@ -134,7 +134,7 @@ class ClipCache:
         self, path: Path, rule: ClipRule, start_s: float | None = None, end_s: float | None = None
     ) -> Clip:
         stat = path.stat()
-        digest = file_digest(str(path), stat.st_size, stat.st_mtime_ns)
+        digest = content_digest(str(path), stat.st_size, stat.st_mtime_ns)
         what = json.dumps([digest, asdict(rule), start_s, end_s])
         key = hashlib.blake2b(what.encode(), digest_size=16).hexdigest()
         with self._lock:
@@ -185,7 +185,7 @@ class ClipCache:
 
 
 @lru_cache(maxsize=256)
-def file_digest(path: str, size: int, time_ns: int) -> str:
+def content_digest(path: str, size: int, time_ns: int) -> str:
     """A digest of a file's content; read again only when its size or time has changed."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "blake2b").hexdigest()

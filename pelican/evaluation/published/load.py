@@ -265,14 +265,16 @@ Placed = tuple[str, int, Question]  # file, row, question
 
 
 @dataclass
-class Loaded:
-    """What `load` left out: rows in quarantine, and how many questions have no public answer."""
+class LeftOut:
+    """What `load` does not yield: quarantined rows, and the number of questions without a public
+    answer.
+    """
 
     quarantine: Quarantine = field(default_factory=Quarantine)
     not_public: int = 0
 
 
-def load(benchmark: Benchmark, folder: Path, loaded: Loaded) -> Iterator[Placed]:
+def load(benchmark: Benchmark, folder: Path, left_out: LeftOut) -> Iterator[Placed]:
     """The usable questions with their file and row; what can't be used is quarantined."""
     ids: set[str] = set()
     numbers: Counter[str] = Counter()
@@ -283,18 +285,18 @@ def load(benchmark: Benchmark, folder: Path, loaded: Loaded) -> Iterator[Placed]
         try:
             question = benchmark.question(row, folder)
             if question is None:
-                loaded.not_public += 1
+                left_out.not_public += 1
                 continue
             name = question.id
             if name in ids:
                 raise RowError("duplicate_id", f"id {name!r} occurred before")
             ids.add(name)
         except RowError as error:
-            loaded.quarantine.add(file, number, name, error)
+            left_out.quarantine.add(file, number, name, error)
         except (TypeError, ValueError, KeyError, AttributeError) as error:
             # A field of another type than the layout says.
             wrong = RowError("schema", f"a field does not fit ({type(error).__name__}: {error})")
-            loaded.quarantine.add(file, number, name, wrong)
+            left_out.quarantine.add(file, number, name, wrong)
         else:
             yield file, number, question
 

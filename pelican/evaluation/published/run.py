@@ -33,9 +33,9 @@ from pelican.evaluation.published.base import (
     Question,
     final_reply,
 )
-from pelican.evaluation.published.load import Loaded, Placed, load, sample_of, sample_with
+from pelican.evaluation.published.load import LeftOut, Placed, load, sample_of, sample_with
 from pelican.records import Rollout, Sample, Score
-from pelican.rewards.base import Unscorable
+from pelican.rewards.base import Unscorable, reason_class
 from pelican.rewards.score import format_reward, think_chars
 
 # `run_benchmark`: questions are answered in windows, graded, and the scores written last.
@@ -103,14 +103,26 @@ def run_benchmark(
 ) -> Result:
     """Answer and grade every question; write `results.parquet` and `scores.json` below `output`.
 
-    The engine is opened when the first question is without its completion: a run that was cut off
-    goes on, and one that is complete is graded again.
+    Args:
+        benchmark: Its module's rules.
+        folder: Its published files.
+        engine: Opens what answers; called when the first question is without its completion. So a run
+            that was cut off goes on, and one that is complete is graded again.
+        settings: What determines the completions.
+        output: Gets the files; completions are kept there as they come.
+        context: What the benchmark's rule grades with.
+        limit: Only so many questions; None: all.
+        workers: Answers that are graded at a time.
+        progress: Called with the number of graded questions.
+
+    Raises:
+        UserInputError: No question could be used.
     """
     answers = Answers(output / "answers.jsonl", settings)
-    loaded = Loaded()
+    left_out = LeftOut()
     opened: Engine | None = None
     done: list[tuple[Question, ResultRow]] = []
-    questions = islice(load(benchmark, folder, loaded), limit)
+    questions = islice(load(benchmark, folder, left_out), limit)
 
     def grade(item: Placed) -> Grade | RowError:
         question = item[2]
@@ -124,7 +136,7 @@ def run_benchmark(
 
     try:
         for window in _windows(questions, WINDOW):
-            todo = _unanswered(benchmark, folder, settings, window, answers, loaded)
+            todo = _unanswered(benchmark, folder, settings, window, answers, left_out)
             if todo:
                 opened = opened or engine()
                 groups = opened.generate(todo, settings.sampling, 1, settings.seed)
@@ -136,14 +148,14 @@ def run_benchmark(
             grades = in_order(grade, usable, workers)
             for (file, number, question), graded in zip(usable, grades, strict=True):
                 if isinstance(graded, RowError):
-                    loaded.quarantine.add(file, number, question.id, graded)
+                    left_out.quarantine.add(file, number, question.id, graded)
                     continue
                 row = _row(benchmark, question, answers, graded)
                 done.append((replace(question, media=(), mask=None), row))  # pictures are large
     finally:
         if opened is not None:
             opened.close()
-    return _conclude(benchmark, settings, output, done, answers, loaded, limit)
+    return _conclude(benchmark, settings, output, done, answers, left_out, limit)
 
 
 def _unanswered(
@@ -152,7 +164,7 @@ def _unanswered(
     settings: Settings,
     window: Sequence[Placed],
     answers: Answers,
-    loaded: Loaded,
+    left_out: LeftOut,
 ) -> list[Sample]:
     """The questions without a completion, their media read; what can't be read is quarantined."""
     samples: list[Sample] = []
@@ -163,7 +175,7 @@ def _unanswered(
         try:
             samples.append(sample_of(benchmark, question, folder, **limits))
         except RowError as error:
-            loaded.quarantine.add(file, number, question.id, error)
+            left_out.quarantine.add(file, number, question.id, error)
     return samples
 
 
@@ -200,14 +212,14 @@ def _conclude(
     output: Path,
     done: list[tuple[Question, ResultRow]],
     answers: Answers,
-    loaded: Loaded,
+    left_out: LeftOut,
     limit: int | None,
 ) -> Result:
     if not done:
-        first = f"; first: {loaded.quarantine.rows[0]}" if loaded.quarantine.rows else ""
+        first = f"; first: {left_out.quarantine.rows[0]}" if left_out.quarantine.rows else ""
         raise UserInputError(
             f"no question of {benchmark.title} in {settings.data} can be scored"
-            f" ({len(loaded.quarantine)} quarantined, {loaded.not_public} without a public answer"
+            f" ({len(left_out.quarantine)} quarantined, {left_out.not_public} without a public answer"
             f"{first})"
         )
     rows = [row for _, row in done]
@@ -219,13 +231,13 @@ def _conclude(
         scores=benchmark.scores(graded),
         groups=dict(sorted(Counter(one.group for one in graded).items())),
         questions=len(done),
-        not_public=loaded.not_public,
+        not_public=left_out.not_public,
         limit=limit,
         refused=sum(row["sample_id"] in answers.refused for row in rows),
         chance=100 * sum(row["chance"] for row in rows) / len(rows),
-        reasons=dict(Counter(row["reason"].partition(":")[0] for row in rows if row["reason"])),
-        quarantined=loaded.quarantine.counts,
-        quarantine=loaded.quarantine.notes(),
+        reasons=dict(Counter(reason_class(row["reason"]) for row in rows if row["reason"])),
+        quarantined=left_out.quarantine.counts,
+        quarantine=left_out.quarantine.notes(),
     )
     write_results(output / "results.parquet", rows)
     write_json(output / "scores.json", scores.model_dump(mode="json"))
@@ -367,7 +379,7 @@ def check_replies(
     benchmark: Benchmark, folder: Path, replies: Mapping[str, str], where: Path
 ) -> tuple[int, int]:
     """(questions, those with a reply). Raises UserInputError if no reply is to a question here."""
-    names = [question.id for _, _, question in load(benchmark, folder, Loaded())]
+    names = [question.id for _, _, question in load(benchmark, folder, LeftOut())]
     answered = sum(name in replies for name in names)
     if names and not answered:
         example = f"; they are named like {names[0]!r}, those in the file like"
@@ -384,9 +396,16 @@ def check_replies(
 
 
 def write_lmms_results(result: Result, model: str, output: Path, started: datetime) -> Path:
-    """Write both files below `output/lmms-eval/<model>/`; scores are shares of 1, as is usual there.
+    """Write a result as lmms-eval would, with scores as shares of 1.
 
-    Gives the path of the results.
+    Args:
+        result: Scores and rows.
+        model: Names the folder, `output/lmms-eval/<model>/`.
+        output: The folder of the benchmark's results.
+        started: Names the files, `<date>_results.json` and `<date>_samples_<task>.jsonl`.
+
+    Returns:
+        The path of the first.
     """
     settings = result.scores.settings
     task = f"pelican_{settings.benchmark}"

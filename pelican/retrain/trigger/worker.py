@@ -196,7 +196,11 @@ class Worker:
         return self._write(status, tag, parent=parent, run=plan.run)
 
     def _start(self, batch: Batch, status: Status, tag: str) -> Decision:
-        """Note the attempt, then start: a kill in between costs a lease, not the batch."""
+        """Record the attempt, then start the run.
+
+        If this replica is killed in between, the batch is not lost: another replica takes it over
+        when the lease ends.
+        """
         wait = min(self.config.backoff_s * 2**status.attempts, MAX_BACKOFF_S)
         noted = self._write(
             status,

@@ -17,7 +17,7 @@ from pelican.errors import InfrastructureError, UserInputError
 from pelican.evaluation.metrics import read_results, summarise
 from pelican.evaluation.published import BENCHMARKS
 from pelican.evaluation.published.base import Clip
-from pelican.evaluation.published.load import Loaded, load, read_frames
+from pelican.evaluation.published.load import LeftOut, load, read_frames
 from tests.data.factory import picture
 from tests.endpoints import Chat, chatting, prompt_of
 from tests.evaluation.published.layouts import LAYOUTS, image, video
@@ -90,14 +90,14 @@ def test_a_folder_in_the_published_layout_is_scored(
 def test_a_folder_of_another_layout_is_refused(name: str, tmp_path: Path) -> None:
     (tmp_path / "readme.txt").write_text("no")
     with pytest.raises(UserInputError, match=r"docs/published-benchmarks\.md gives the layouts"):
-        list(load(BENCHMARKS[name], tmp_path, Loaded()))
+        list(load(BENCHMARKS[name], tmp_path, LeftOut()))
 
 
 def test_egoschema_leaves_out_what_has_no_public_answer(tmp_path: Path) -> None:
     LAYOUTS["egoschema"](tmp_path)
-    loaded = Loaded()
-    questions = [q for _, _, q in load(BENCHMARKS["egoschema"], tmp_path, loaded)]
-    assert [q.truth for q in questions] == ["A", "E"] and loaded.not_public == 1
+    left_out = LeftOut()
+    questions = [q for _, _, q in load(BENCHMARKS["egoschema"], tmp_path, left_out)]
+    assert [q.truth for q in questions] == ["A", "E"] and left_out.not_public == 1
 
 
 def varint(value: int) -> bytes:
@@ -138,18 +138,18 @@ def test_erqa_is_read_from_its_own_tfrecord(tmp_path: Path) -> None:
     path = tmp_path / "data" / "erqa.tfrecord"
     path.parent.mkdir()
     path.write_bytes(b"".join(rows))
-    loaded = Loaded()
-    found = [q for _, _, q in load(BENCHMARKS["erqa"], tmp_path, loaded)]
+    left_out = LeftOut()
+    found = [q for _, _, q in load(BENCHMARKS["erqa"], tmp_path, left_out)]
     assert [(q.prompt, q.truth, q.group) for q in found] == [
         ("Où?", "A", "Pointing"),
         ("Où?", "B", "Pointing"),
     ]
     assert [len(q.media) for q in found if isinstance(q.media, tuple)] == [1, 2]
-    assert loaded.quarantine.counts == {"image_missing": 1}
+    assert left_out.quarantine.counts == {"image_missing": 1}
     for broken in (path.read_bytes()[:-9], b"no tfrecord at all", path.read_bytes() + b"x"):
         path.write_bytes(broken)
         with pytest.raises(UserInputError, match="can't be read"):
-            list(load(BENCHMARKS["erqa"], tmp_path, Loaded()))
+            list(load(BENCHMARKS["erqa"], tmp_path, LeftOut()))
 
 
 def test_a_run_goes_on_where_it_was_cut_off_and_is_graded_again(
