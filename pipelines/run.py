@@ -12,6 +12,7 @@ from pathlib import Path
 
 from pelican.base.model import digest_of
 from pelican.base.process import die_with_parent
+from pelican.config import env
 from pelican.config.recipe import Recipe
 from pelican.errors import UserInputError
 from pelican.launch.kfp import KFP, Kfp
@@ -59,6 +60,8 @@ def step_pods(store: ObjectStore) -> StepPods:
         )
     target = Target.from_environment()
     variables = {"PELICAN_LAUNCHER": "pytorchjob", **store.settings.variables()}
+    if more := env.read(env.ENV_PREFIXES):
+        variables[env.ENV_PREFIXES] = more
     return StepPods(variables | target.variables(), target.store_secret, target.ca_secret)
 
 

@@ -131,6 +131,20 @@ def test_a_shard_of_a_version_is_taken_from_the_pool_alone(
     assert stray.read_bytes() == before
 
 
+def test_a_pool_links_to_the_version_by_its_content_not_by_what_a_record_says(
+    tmp_path: Path,
+) -> None:
+    pool = tmp_path / "pool"
+    imported(source(tmp_path / "first", 2, 2), pool)
+    version = pool.resolve()
+    record = json.loads((version / VERSION).read_text())
+    (version / VERSION).chmod(0o644)
+    (version / VERSION).write_text(json.dumps(record | {"id": "../.."}))
+    pool.unlink()
+    imported(tmp_path / "first", pool)
+    assert pool.resolve() == version
+
+
 @pytest.mark.parametrize("name", ["pool/../../stray", "pool/../../../stray", "/{folder}/stray"])
 def test_an_objects_name_does_not_lead_out_of_the_cache(tmp_path: Path, name: str) -> None:
     """S3 takes such names, though MinIO does not."""

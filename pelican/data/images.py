@@ -101,7 +101,9 @@ def image_bytes(image: object, folder: Path) -> bytes:
             raise RowError("image_missing", f"image {path!r} is not a file")
         return target.read_bytes()
     except OSError as error:
-        raise RowError("image_missing", f"image {path!r} can't be read ({error.strerror})") from None
+        raise RowError(
+            "image_missing", f"image {path!r} can't be read ({error.strerror})"
+        ) from None
 
 
 def image_digest(data: bytes) -> bytes:
