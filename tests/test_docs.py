@@ -201,7 +201,7 @@ def test_make_hands_quoted_overrides_on(tmp_path: Path) -> None:
         text=True,
         check=True,
     )
-    words = ["--pipeline", "metaloop", "--recipe", "tiny+threshold(0.5)", "--set"]
-    assert done.stdout.startswith("\n".join(["submit", *words, wish, "--launcher"]))
+    words = ["--pipeline=metaloop", "--recipe=tiny+threshold(0.5)", f"--set={wish}"]
+    assert done.stdout.startswith("\n".join(["submit", *words, "--launcher"]))
     selector = find_recipe("tiny", [wish]).resources.train_rl.node_selector
     assert selector == {"pool": "h100"}

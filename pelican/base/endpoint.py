@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
+from pelican.base.address import refuse_credentials
 from pelican.errors import InfrastructureError, UserInputError
 
+HOSTS = "_HOSTS"  # ends the name of the variable that lists whom a key is for
 ATTEMPTS = 6  # requests for one reply, unless the caller says otherwise
 _BUSY = (408, 409, 425, 429)  # and everything from 500: the server may answer later
 
@@ -53,7 +55,8 @@ class ChatClient:
             model: The name under which the endpoint serves the model.
             who: What the endpoint is, for messages: "judge".
             setting: The option or field that names it, for messages: "reward.judge.endpoint".
-            key_variable: The environment variable that may hold its key.
+            key_variable: The environment variable that may hold its key; another one, which ends in
+                `_HOSTS`, lists the hosts that get the key.
             concurrency: Requests at a time, at most.
             attempts: Requests for one reply, ATTEMPTS if None.
             backoff_s: The longest wait before the second attempt; each further wait may be twice as
@@ -61,10 +64,11 @@ class ChatClient:
             timeout_s: For one reply.
 
         Raises:
-            UserInputError: `url` is not an http(s) URL.
+            UserInputError: `url` is not an http(s) URL, or holds a password.
         """
         import httpx
 
+        _check_url(url, setting)
         self.url = url.rstrip("/")
         self.model = model
         self.concurrency = concurrency
@@ -73,9 +77,8 @@ class ChatClient:
         self._key_variable = key_variable
         self._attempts = attempts or ATTEMPTS
         self._backoff_s = backoff_s
-        _check_url(url, setting)
         self._client = httpx.Client(
-            headers=_read_key(key_variable),
+            headers=_read_key(key_variable, url),
             timeout=httpx.Timeout(timeout_s, connect=10.0),
             limits=httpx.Limits(max_connections=concurrency),
         )
@@ -117,9 +120,12 @@ class ChatClient:
         if status in _BUSY or status >= 500:
             raise _BusyError(f"status {status}")
         if status in (401, 403):
-            raise UserInputError(
-                f"{self._who} refuses the key (status {status}); set {self._key_variable}"
-            )
+            if "authorization" in self._client.headers:
+                why = f"refuses the key (status {status}); set {self._key_variable}"
+            else:
+                bound = f"{self._key_variable}{HOSTS}={urlsplit(self.url).netloc}"
+                why = f"wants a key (status {status}); set {self._key_variable}, and {bound} too"
+            raise UserInputError(f"{self._who} {why}")
         if status == 404:
             raise UserInputError(
                 f"{self._who} has no model {self.model!r} (status 404); check {self._setting}"
@@ -145,7 +151,7 @@ def served_models(url: str, setting: str, key_variable: str) -> list[str]:
     _check_url(url, setting)
     address = f"{url.rstrip('/')}/models"
     try:
-        response = httpx.get(address, headers=_read_key(key_variable), timeout=10.0)
+        response = httpx.get(address, headers=_read_key(key_variable, url), timeout=10.0)
         names = [str(model["id"]) for model in response.raise_for_status().json()["data"]]
     except (httpx.HTTPError, ValueError, LookupError, TypeError) as error:
         raise UserInputError(
@@ -160,17 +166,25 @@ class _BusyError(Exception):
     """The server can't answer now; it may later."""
 
 
-def _read_key(variable: str) -> dict[str, str]:
-    """The header with the key from the environment; none without a key."""
+def _read_key(variable: str, url: str) -> dict[str, str]:
+    """The header with the key from the environment; none without one, or if it is for other hosts."""
+    import httpx
+
     key = os.environ.get(variable)
-    return {"Authorization": f"Bearer {key}"} if key else {}
+    bound = {host.strip().lower() for host in os.environ.get(f"{variable}{HOSTS}", "").split(",")}
+    parts = httpx.URL(url)  # as the client reads it, so that both mean the same host
+    own = {parts.host, parts.netloc.decode()}
+    return {"Authorization": f"Bearer {key}"} if key and own & bound - {""} else {}
 
 
 def _check_url(url: str, setting: str) -> None:
+    import httpx
+
+    refuse_credentials(url, setting, "give the key by its variable")
     try:
-        parts = urlsplit(url)
-        is_http = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:  # a port that is no number, say
+        parts = httpx.URL(url)
+        is_http = parts.scheme in ("http", "https") and bool(parts.host) and parts.port != 0
+    except (ValueError, httpx.InvalidURL):  # a port that is no number, say
         is_http = False
     if not is_http:
         raise UserInputError(f"{setting} {url!r} is not an http(s) URL; give its /v1")

@@ -1,4 +1,7 @@
-"""Files that are there whole or not at all, and locks that end with the processes that hold them."""
+"""Files that are there whole or not at all, names that stay in their folder, and locks.
+
+A lock ends with the processes that hold it.
+"""
 
 from __future__ import annotations
 
@@ -27,6 +30,25 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def resolve_below(root: Path, name: str) -> Path:
+    """The path, links followed, of what a record, a listing or a data set names below `root`.
+
+    Raises:
+        UserInputError: the name is empty, is no path, or leads out: by `..`, from `/`, or by a link.
+    """
+    try:
+        base = root.resolve()
+        found = (base / name).resolve()
+    except (OSError, RuntimeError, ValueError):  # a loop of links; a zero byte
+        found = base = root
+    if base not in found.parents:
+        raise UserInputError(
+            f"the stored name {name!r} leaves its folder {root}; a record that holds it was not"
+            " written by Pelican: restore it, or take another"
+        )
+    return found
 
 
 @contextmanager

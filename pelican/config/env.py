@@ -13,11 +13,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from pelican.base.address import refuse_credentials
+from pelican.base.endpoint import HOSTS
 from pelican.base.pod import ERRORS
 from pelican.base.process import OWNER, PARENT
 
 IMAGE = "pelican-control:0.1.0"
 ATTEMPT = "PELICAN_ATTEMPT"
+ENV_PREFIXES = "PELICAN_ENV_PREFIXES"
 BATCH_SIZE = "PELICAN_ROLLOUT_BATCH_SIZE"
 GENERATION_FOLDER = "PELICAN_GENERATION_FOLDER"
 GENERATION_SERVERS = "PELICAN_GENERATION_SERVERS"
@@ -45,6 +48,15 @@ class Variable:
     default: str = ""
     otherwise: str = ""
     secret: bool = False
+
+
+def _bound(name: str, use: str) -> tuple[Variable, Variable]:
+    """A key of an endpoint, and the hosts that get it: a recipe names endpoints, not who is trusted."""
+    hosts = f"Hosts (`host` or `host:port`) that get {name}; no other does."
+    return (
+        Variable(name, f"{use}; it is sent to the hosts of the next row alone.", secret=True),
+        Variable(f"{name}{HOSTS}", hosts, "hosts with commas", otherwise="the key is not sent"),
+    )
 
 
 VARIABLES: dict[str, tuple[Variable, ...]] = {
@@ -132,6 +144,13 @@ VARIABLES: dict[str, tuple[Variable, ...]] = {
         Variable(
             "PELICAN_S3_CA_SECRET",
             "The name of the Secret with the endpoint's `ca.crt`, in both namespaces.",
+        ),
+        Variable(
+            ENV_PREFIXES,
+            "Beginnings of further names that a recipe's `resources.<stage>.env` may set, by who"
+            " submits.",
+            "prefixes with commas",
+            otherwise="libraries' and Pelican's, no secrets: `docs/cluster.md`",
         ),
         Variable(
             "PELICAN_PULL_SECRETS", "The names of the image pull secrets.", "names with commas"
@@ -226,14 +245,15 @@ VARIABLES: dict[str, tuple[Variable, ...]] = {
         ),
     ),
     "Endpoints and notices": (
-        Variable("PELICAN_TEACHER_API_KEY", "Bearer token of `distill.endpoint`.", secret=True),
-        Variable("PELICAN_JUDGE_KEY", "Bearer token of the judge's endpoint.", secret=True),
+        *_bound("PELICAN_TEACHER_API_KEY", "Bearer token of `distill.endpoint`"),
+        *_bound("PELICAN_JUDGE_KEY", "Bearer token of the judge's endpoint"),
+        *_bound("PELICAN_POLICY_API_KEY", "Bearer token of a served model that benchmarks ask"),
         Variable(
-            "PELICAN_POLICY_API_KEY",
-            "Bearer token of a served model that benchmarks ask.",
+            "PELICAN_NOTIFY_URL",
+            "Where a retraining's end is posted; some receivers know senders by it alone.",
+            "URL",
             secret=True,
         ),
-        Variable("PELICAN_NOTIFY_URL", "Where a retraining's end is posted.", "URL"),
         Variable("PELICAN_NOTIFY_SECRET", "Key that signs these posts.", secret=True),
         Variable(
             "PELICAN_NOTIFY_LINK",
@@ -275,6 +295,22 @@ def is_set(name: str) -> bool:
     return _ROWS[name].name in os.environ
 
 
+def read_address(name: str) -> str:
+    """As `read`, for an address that goes into specifications, records or links.
+
+    Raises:
+        UserInputError: it holds a user or password.
+    """
+    address = read(name)
+    refuse_credentials(address, name, "a proxy of yours may add them")
+    return address
+
+
+def is_secret(name: str) -> bool:
+    """Whether the table has this name as a secret."""
+    return name in _ROWS and _ROWS[name].secret
+
+
 def read_all() -> dict[str, str]:
     """A copy of the whole environment, to hand on to a process."""
     return dict(os.environ)
@@ -314,8 +350,9 @@ def home() -> Path:
 
 
 def store_uri(given: str | None = None) -> str:
-    """The store: `given`, else PELICAN_STORE, else `.pelican/store` below the repository."""
+    """The store: `given`, else PELICAN_STORE, else `.pelican/store`; no credentials in its address."""
     uri = given or read("PELICAN_STORE") or str(home() / ".pelican" / "store")
+    refuse_credentials(uri, "the store's address", "set AWS_ACCESS_KEY_ID and the other variables")
     return uri if "://" in uri else str(Path(uri).expanduser().absolute())
 
 

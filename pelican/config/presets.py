@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from pelican.config.credentials import check_recipe
 from pelican.config.overrides import apply_overrides, nearest, parse_overrides, sentence
 from pelican.config.recipe import (
     THINK_THEN_ANSWER,
@@ -336,7 +337,11 @@ _PART = re.compile(r"([a-z0-9_]+)(?:\(([^()]*)\))?")
 
 
 def find_recipe(address: str, overrides: Sequence[str] = ()) -> Recipe:
-    """The recipe at an address such as `tiny+threshold(0.5)`, with `loops=2 rl.max_steps=50`."""
+    """The recipe at an address such as `tiny+threshold(0.5)`, with `loops=2 rl.max_steps=50`.
+
+    Raises:
+        UserInputError: no such recipe or field, a value that does not fit, or a credential in one.
+    """
     base, *changes = address.replace(" ", "").split("+")
     if base not in BASES:
         raise UserInputError(f"there is no recipe {base!r}{nearest(base, BASES)}")
@@ -346,7 +351,7 @@ def find_recipe(address: str, overrides: Sequence[str] = ()) -> Recipe:
             recipe = _ablate(recipe, part)
         except ValidationError as error:
             raise UserInputError(f"{address}: {sentence(error, {})}") from None
-    return apply_overrides(recipe, parse_overrides(overrides))
+    return check_recipe(apply_overrides(recipe, parse_overrides(overrides)))
 
 
 def _ablate(recipe: Recipe, part: str) -> Recipe:

@@ -6,7 +6,6 @@ a run continues with other resources.
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -15,7 +14,6 @@ from pelican.base.model import Section
 from pelican.config.stages import STAGES
 
 _QUANTITY = r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?$"
-_SECRET = re.compile(r"SECRET|PASSWORD|PASSWD|TOKEN|CREDENTIAL|ACCESS_KEY|API_KEY", re.IGNORECASE)
 # Stages that may lose pods, because any number of processes resumes their checkpoints.
 ELASTIC = tuple(row.field for row in STAGES.values() if row.elastic)
 Quantity = Annotated[str, Field(pattern=_QUANTITY)]
@@ -70,17 +68,6 @@ class StageResources(Section):
     deadline_s: int | None = Field(None, gt=0, description="longest time of one attempt in seconds")
     ttl_s: int | None = Field(None, ge=0, description="seconds for which a finished job is kept")
     backoff: int | None = Field(None, ge=0, description="new attempts after infrastructure failed")
-
-    @field_validator("env")
-    @classmethod
-    def _no_secret(cls, env: dict[str, str] | None) -> dict[str, str] | None:
-        for name in env or {}:
-            if _SECRET.search(name):
-                raise ValueError(
-                    f"the variable {name} looks like a secret; recipes are kept and shown, "
-                    "so put it into the Secret of the store"
-                )
-        return env
 
     @field_validator("cpu", "memory", "shm", "cache", mode="before")
     @classmethod

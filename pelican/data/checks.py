@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from pelican.base.files import resolve_below
 from pelican.data.images import FORMATS, decoding, image_bytes, image_digest, refuse_huge
 from pelican.data.importing.shards import read_columns
 from pelican.data.pool import PoolIndex, read_index
@@ -251,7 +252,7 @@ def _changed(folder: Path, findings: Findings) -> str | None:
     if version is None:
         return None
     for shard in version.shards:
-        path = folder / shard.name
+        path = resolve_below(folder, shard.name)
         if not path.is_file():
             findings.add(Finding("changed", "", f"{shard.name} is gone"))
         elif file_digest(path) != shard.sha256:

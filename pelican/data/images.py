@@ -11,7 +11,9 @@ from pathlib import Path
 
 from PIL import Image
 
+from pelican.base.files import resolve_below
 from pelican.data.tables import RowError
+from pelican.errors import UserInputError
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
 JPEGS = ("JPEG", "MPO")  # MPO: a JPEG of a phone with a second picture behind it
@@ -90,19 +92,18 @@ def image_bytes(image: object, folder: Path) -> bytes:
         return data
     if not path:
         raise RowError("image_missing", "an image has neither bytes nor a path")
-    root = folder.resolve()
     try:
-        target = (root / str(path)).resolve()  # follows links, so a link can't lead out either
-        if not target.is_relative_to(root):
-            raise RowError("image_path", f"image path {path!r} leaves the data folder")
+        target = resolve_below(folder, str(path))
+    except UserInputError:
+        raise RowError("image_path", f"image path {path!r} leaves the data folder") from None
+    try:
         if not target.is_file():
             raise RowError("image_missing", f"image {path!r} is not a file")
         return target.read_bytes()
-    except RowError:
-        raise
-    except (OSError, ValueError) as error:
-        detail = getattr(error, "strerror", None) or error
-        raise RowError("image_missing", f"image {path!r} can't be read ({detail})") from None
+    except OSError as error:
+        raise RowError(
+            "image_missing", f"image {path!r} can't be read ({error.strerror})"
+        ) from None
 
 
 def image_digest(data: bytes) -> bytes:

@@ -206,7 +206,7 @@ def commit(pool: Path, staged: Path, version: Version) -> Version:
         staged.rename(target)
     link = folder / ".link"
     link.unlink(missing_ok=True)
-    link.symlink_to(os.path.join(folder.name, done.id))
+    link.symlink_to(os.path.join(folder.name, target.name))  # not the id that a record there says
     link.replace(pool)
     return done
 

@@ -40,13 +40,13 @@ class KfpSettings:
     def from_environment(cls) -> KfpSettings:
         """Raises UserInputError without KFP_HOST."""
         env = settings.read_all()
-        host = (env.get("KFP_HOST") or "").rstrip("/")
+        host = settings.read_address("KFP_HOST").rstrip("/")
         if not host.startswith(("http://", "https://")):
             raise UserInputError(f"KFP_HOST={host!r} is not of the form http(s)://host:port")
         token = env.get("KFP_TOKEN_FILE") or (str(_TOKEN) if _TOKEN.exists() else None)
         return cls(
             host=host,
-            ui=(env.get("KFP_UI") or host).rstrip("/"),
+            ui=(settings.read_address("KFP_UI") or host).rstrip("/"),
             namespace=env.get("KFP_NAMESPACE") or None,
             service_account=env.get("KFP_SERVICE_ACCOUNT") or None,
             ca=env.get(CA) or None,

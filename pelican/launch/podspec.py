@@ -337,7 +337,7 @@ class Target:
             control_image=settings.image(),
             train_image=value("TRAIN_IMAGE", own.train_image),
             rollout_image=value("ROLLOUT_IMAGE", own.rollout_image),
-            pushgateway=env.get("PELICAN_PUSHGATEWAY") or None,
+            pushgateway=settings.read_address("PELICAN_PUSHGATEWAY") or None,
             kfp_run=env.get("KFP_RUN_ID") or None,
         )
 

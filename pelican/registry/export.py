@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+from pelican.base.files import resolve_below
 from pelican.errors import UserInputError
 from pelican.registry.models import Decision, Lineage, ModelVersion, version_prefix
 from pelican.storage.digests import file_digest
@@ -81,26 +82,32 @@ def export_folder(store: ObjectStore, version: ModelVersion, folder: Path) -> Pa
     """Checkpoint, model card and lineage as one folder that `from_pretrained` loads.
 
     Every file is compared with its digest. The folder appears whole or not at all.
+
+    Raises:
+        UserInputError: `folder` is there, or a file is damaged or named outside of it.
     """
     if folder.exists():
         raise UserInputError(f"{folder} is there already; give another folder")
     temporary = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
-    for file in version.files:
-        target = temporary / file.path
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(store.local(f"{version.checkpoint}/{file.path}"), target)
-        if file_digest(target) != file.sha256:
-            raise UserInputError(
-                f"{version.checkpoint}/{file.path} is not what was registered; restore it from a"
-                " backup of the store, or export another version"
-            )
-    prefix = version_prefix(version.model, version.version)
-    if store.exists(f"{prefix}/README.md"):
-        (temporary / "README.md").write_bytes(store.read(f"{prefix}/README.md"))
-    (temporary / VERSION).write_text(version.model_dump_json(indent=1))
-    temporary.rename(folder)
+    try:
+        for file in version.files:
+            target = resolve_below(temporary, file.path)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(store.local(f"{version.checkpoint}/{file.path}"), target)
+            if file_digest(target) != file.sha256:
+                raise UserInputError(
+                    f"{version.checkpoint}/{file.path} is not what was registered; restore it from"
+                    " a backup of the store, or export another version"
+                )
+        prefix = version_prefix(version.model, version.version)
+        if store.exists(f"{prefix}/README.md"):
+            (temporary / "README.md").write_bytes(store.read(f"{prefix}/README.md"))
+        (temporary / VERSION).write_text(version.model_dump_json(indent=1))
+        temporary.rename(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
     return folder
 
 

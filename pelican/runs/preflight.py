@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from pelican.base.model import digest_of
 from pelican.config import env
+from pelican.config.credentials import check_recipe
 from pelican.config.overrides import fields, sentence
 from pelican.config.recipe import Recipe
 from pelican.config.stages import STAGES, value_of
@@ -71,7 +72,7 @@ def preflight(store: str, run: str, recipe: str, redo: bool = False) -> Recipe:
 
 def parse_recipe(text: str) -> Recipe:
     try:
-        return Recipe.model_validate_json(text)
+        return check_recipe(Recipe.model_validate_json(text))
     except ValidationError as error:
         raise UserInputError(f"recipe: {sentence(error, {})}") from None
 

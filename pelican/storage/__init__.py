@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from pelican.base.address import refuse_credentials
 from pelican.errors import UserInputError
 from pelican.storage.store import FolderStore, ObjectStore
 
@@ -12,8 +13,9 @@ def open_store(uri: str) -> ObjectStore:
     """The store at a folder's path, a `file://` URI, or `s3://bucket/prefix`.
 
     Raises:
-        UserInputError: another scheme, or a path that is a file.
+        UserInputError: another scheme, credentials in the address, or a path that is a file.
     """
+    _refuse(uri)
     if uri.startswith("file://"):
         return FolderStore(uri.removeprefix("file://"))
     if uri.startswith("s3://"):
@@ -33,8 +35,15 @@ def open_store(uri: str) -> ObjectStore:
 
 def open_uri(uri: str) -> tuple[ObjectStore, str]:
     """The bucket of `s3://bucket/key` as a store, and the key."""
+    _refuse(uri)
     bucket, _, key = uri.removeprefix("s3://").partition("/")
     return open_store(f"s3://{bucket}"), key.strip("/")
+
+
+def _refuse(uri: str) -> None:
+    refuse_credentials(
+        uri, "an address of a store", "set AWS_ACCESS_KEY_ID and the other variables"
+    )
 
 
 def local_path(where: str) -> Path:

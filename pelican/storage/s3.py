@@ -27,7 +27,7 @@ from minio.datatypes import Object
 from minio.deleteobjects import DeleteObject
 from minio.error import S3Error
 
-from pelican.base.files import lock_file
+from pelican.base.files import lock_file, resolve_below
 from pelican.base.metrics import STORE_BYTES
 from pelican.config import env
 from pelican.errors import DamagedError, InfrastructureError, UserInputError
@@ -73,8 +73,8 @@ class S3Store(ObjectStore):
         """Raises UserInputError if `uri` is not `s3://bucket/prefix`; sends no request."""
         parts = urlsplit(uri)
         self.bucket, self.prefix = parts.netloc, parts.path.strip("/")
-        if parts.scheme != "s3" or not self.bucket or "@" in self.bucket:
-            raise UserInputError(f"store {uri!r} is not of the form s3://bucket/prefix")
+        if parts.scheme != "s3" or not self.bucket or {"@", ":"} & {*self.bucket}:
+            raise UserInputError("the store's address is not of the form s3://bucket/prefix")
         self.uri = f"s3://{self.bucket}/{self.prefix}".rstrip("/")
         self.settings = settings or S3Settings.from_environment()
         place = hashlib.sha256(f"{self.settings.endpoint} {self.bucket}".encode()).hexdigest()
@@ -589,7 +589,8 @@ def _fetch(client: Minio, found: Object, descriptor: int, start: int, stop: int)
 class Mirror:
     """The files below a cache that mirror objects of one bucket.
 
-    Several processes of a machine may share the folder.
+    Several processes of a machine may share the folder. An object whose name leads out of it, which S3
+    allows, is refused.
     """
 
     def __init__(self, cache: Path, bucket: str, client: Callable[[], Minio]) -> None:
@@ -601,7 +602,8 @@ class Mirror:
 
     def file(self, name: str, tag: str) -> Path:
         """The object that has this entity tag as a file."""
-        target, mark = self._cache / "mirror" / name, self._cache / "tags" / name
+        target = resolve_below(self._cache / "mirror", name)
+        mark = resolve_below(self._cache / "tags", name)
         known = _Mark.read(mark)
         if known is not None and known.tag == tag and known.holds(target):
             if known.boot != boot_id():
@@ -614,7 +616,7 @@ class Mirror:
 
     def tree(self, name: str, tags: EntityTags) -> Path:
         """A folder with these objects and no other file."""
-        root = self._cache / "mirror"
+        root = (self._cache / "mirror").resolve()
         with ThreadPoolExecutor(PARALLEL) as threads:
             list(threads.map(self.file, tags, tags.values()))
         wanted = {root / one for one in tags}
@@ -627,7 +629,7 @@ class Mirror:
         """Fetch these objects below `root`, for whoever writes there: no part of the mirror."""
         shutil.rmtree(root / name, ignore_errors=True)
         with ThreadPoolExecutor(PARALLEL) as threads:
-            list(threads.map(lambda one: self._fetch(one, root / one), tags))
+            list(threads.map(lambda one: self._fetch(one, resolve_below(root, one)), tags))
 
     def _fetch(self, name: str, target: Path) -> Object:
         if target.is_dir():

@@ -13,6 +13,7 @@ import torch
 from transformers import TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from pelican.base.files import resolve_below
 from pelican.config.recipe import Recipe
 from pelican.errors import UserInputError
 from pelican.monitoring import record
@@ -129,7 +130,7 @@ def check_world_size(recipe: Recipe, checkpoint: Path | None, world_size: int) -
     """
     if checkpoint is None or recipe.parallel.strategy != "zero3":
         return
-    folder = checkpoint / (checkpoint / "latest").read_text().strip()
+    folder = resolve_below(checkpoint, (checkpoint / "latest").read_text().strip())
     written = len(list(folder.glob("*zero_pp_rank_*_optim_states.pt")))
     if written != world_size:
         raise UserInputError(

@@ -37,6 +37,7 @@ def test_nothing_of_the_environments_openai_account_reaches_an_endpoint(
     assert served_models(server.url, "--judge", "TEST_KEY") == ["served"]
     assert "secret" not in str(server.headers)
     monkeypatch.setenv("TEST_KEY", "own")
+    monkeypatch.setenv("TEST_KEY_HOSTS", "127.0.0.1")
     client_of(server.url).ask(BODY)
     assert server.headers[-1]["authorization"] == "Bearer own"
 
@@ -45,6 +46,7 @@ def test_a_key_is_never_logged(
     server: Chat, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("TEST_KEY", "secret")
+    monkeypatch.setenv("TEST_KEY_HOSTS", "127.0.0.1")
     with caplog.at_level(logging.DEBUG):
         client_of(server.url).ask(BODY)
         server.answer = lambda body: 401

@@ -65,6 +65,7 @@ def test_the_key_comes_from_the_environment_alone(
     monkeypatch.delenv("PELICAN_TEACHER_API_KEY", raising=False)
     ask(server, [sample(0)])
     monkeypatch.setenv("PELICAN_TEACHER_API_KEY", "secret")
+    monkeypatch.setenv("PELICAN_TEACHER_API_KEY_HOSTS", "127.0.0.1")
     ask(server, [sample(0)])
     assert [h.get("authorization") for h in server.headers] == [None, "Bearer secret"]
 
@@ -95,6 +96,7 @@ def test_a_wrong_key_or_model_ends_in_one_sentence(
     server: Chat, monkeypatch: pytest.MonkeyPatch, status: int, words: str
 ) -> None:
     monkeypatch.setenv("PELICAN_TEACHER_API_KEY", "secret")
+    monkeypatch.setenv("PELICAN_TEACHER_API_KEY_HOSTS", "127.0.0.1")
     server.answer = lambda body: (status, {})
     with pytest.raises(UserInputError, match=words) as caught:
         ask(server, [sample(0)])

@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pelican.base.files import resolve_below
 from pelican.data.formats.base import (
     Found,
     Media,
@@ -98,10 +99,14 @@ class _DataSet:
 
     def frames(self, episode: dict[str, Any], names: Sequence[str]) -> list[dict[str, Any]]:
         """Some columns of an episode's frames; empty if the data lack them all."""
-        path = self.root / self.data_path.format(
-            chunk_index=episode.get("data/chunk_index") or 0,
-            file_index=episode.get("data/file_index") or 0,
-        )
+        try:
+            name = self.data_path.format(
+                chunk_index=episode.get("data/chunk_index") or 0,
+                file_index=episode.get("data/file_index") or 0,
+            )
+            path = resolve_below(self.root, name)
+        except (KeyError, IndexError, AttributeError, ValueError, UserInputError) as error:
+            raise RowError("file", f"data_path of meta/info.json: {error}") from None
         try:
             there = [n for n in names if n in pq.read_schema(path).names]
             if not there:

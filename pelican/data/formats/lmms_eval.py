@@ -11,6 +11,7 @@ import yaml
 from jinja2 import TemplateError
 from jinja2.sandbox import SandboxedEnvironment
 
+from pelican.base.files import resolve_below
 from pelican.data.formats.base import Found, Options, Reader, Record, Source
 from pelican.data.formats.tables import load, table_records
 from pelican.errors import UserInputError
@@ -78,9 +79,11 @@ def _yaml(path: Path, depth: int = 0) -> dict[str, Any]:
         return {}
     include = value.get("include")
     if isinstance(include, str) and depth < 5:
-        other = (path.parent / include).resolve()
-        if other.is_relative_to(path.parent.resolve()) and other.is_file():
-            return {**_yaml(other, depth + 1), **value}
+        try:
+            other = resolve_below(path.parent, include)
+        except UserInputError:  # it is left out, as one that is not there
+            return value
+        return {**_yaml(other, depth + 1), **value}
     return value
 
 

@@ -17,6 +17,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pelican.base.files import resolve_below
 from pelican.base.process import in_order
 from pelican.config.recipe import JudgeConfig
 from pelican.data.importing.shards import counts_of, read_columns, write_card, write_labels
@@ -78,7 +79,8 @@ def relabel(
         shards, changed = [], 0
         left = dict(wanted)
         for shard in before.shards:
-            number, found = _shard(pool / shard.name, staged / shard.name, left, shard)
+            source, target = resolve_below(pool, shard.name), resolve_below(staged, shard.name)
+            number, found = _shard(source, target, left, shard)
             shards.append(found)
             changed += number
         if left:
@@ -247,7 +249,7 @@ def judge_labels(
 
 def _unsure(pool: Path, version: Version, below: float) -> Iterator[dict[str, Any]]:
     names = ["id", "turns", "answer", "family", "dimension", "confidence", "rule"]
-    for row in read_columns([pool / shard.name for shard in version.shards], names):
+    for row in read_columns([resolve_below(pool, shard.name) for shard in version.shards], names):
         if (row["confidence"] or 0.0) < below and row["rule"] != PERSON:
             yield row
 

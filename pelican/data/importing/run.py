@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from pelican.base.files import replacing
+from pelican.base.files import replacing, resolve_below
 from pelican.data.formats.base import Found, Options, Reader, Record, Source, Unread
 from pelican.data.importing.convert import Bad, Defaults, Good, convert
 from pelican.data.importing.media import Loader
@@ -245,7 +245,7 @@ def _finish(
     staged.mkdir()
     merged = []
     for shard in before.shards if before else ():
-        link_or_copy(pool / shard.name, staged / shard.name)
+        link_or_copy(resolve_below(pool, shard.name), resolve_below(staged, shard.name))
         merged.append(shard)
     for path, shard in shards:
         name = f"part-{len(merged):05d}.parquet"
@@ -327,11 +327,8 @@ class Work:
         self._writer.shutdown()
 
     def shards(self) -> list[tuple[Path, Shard]]:
-        return [
-            (self.folder / chunk["shard"]["name"], Shard.model_validate(chunk["shard"]))
-            for chunk in self._finished
-            if chunk["shard"]
-        ]
+        found = [Shard.model_validate(c["shard"]) for c in self._finished if c["shard"]]
+        return [(resolve_below(self.folder, shard.name), shard) for shard in found]
 
     def quarantined(self) -> Iterator[Bad]:
         for chunk in self._finished:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from pelican.base.files import resolve_below
 from pelican.data.importing.convert import Good
 from pelican.data.tables import SAMPLES, open_parquet, sample_row, write_table
 from pelican.data.versions import CARD, LABELS, Version
@@ -44,7 +45,7 @@ def write_labels(folder: Path, version: Version) -> None:
         for shard in version.shards:
             rows = list(
                 read_columns(
-                    [folder / shard.name],
+                    [resolve_below(folder, shard.name)],
                     ["id", "turns", "family", "dimension", "confidence", "rule"],
                 )
             )

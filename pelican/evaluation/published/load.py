@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from pelican.base.files import resolve_below
 from pelican.data.images import FORMATS, checked_image, image_bytes, scaled
 from pelican.data.tables import Quarantine, RowError
 from pelican.data.video import open_video
@@ -195,10 +196,10 @@ def read_frames(clip: Clip, folder: Path, count: int, max_pixels: int) -> Frames
 
     Raises RowError if the clip can't be read or its path leaves the folder.
     """
-    root = folder.resolve()
-    path = (root / clip.path).resolve()
-    if not path.is_relative_to(root):
-        raise RowError("image_path", f"clip path {clip.path!r} leaves the data folder")
+    try:
+        path = resolve_below(folder, clip.path)
+    except UserInputError:
+        raise RowError("image_path", f"clip path {clip.path!r} leaves the data folder") from None
     if path.is_dir():
         found = _of_folder(path, clip, count)
     elif path.is_file():
