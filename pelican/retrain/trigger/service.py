@@ -24,7 +24,7 @@ from starlette.requests import ClientDisconnect
 from pelican.base.net import ID, SIGNATURE, TIMESTAMP, sign
 from pelican.retrain.trigger import inbox
 from pelican.retrain.trigger.config import Metrics, TriggerConfig
-from pelican.retrain.trigger.inbox import ROOT, MalformedError, is_wanted, parse_notification
+from pelican.retrain.trigger.inbox import HEAD, ROOT, MalformedError, is_wanted, parse_notification
 from pelican.retrain.trigger.worker import Submitter, Worker
 from pelican.storage.store import ObjectStore
 
@@ -201,15 +201,18 @@ def create_apps(
         metrics.requests.labels("accepted").inc()
         return JSONResponse(counted, 202)
 
-    answers = _make_probes(store, metrics)
+    answers = _make_probes(worker)
     probes.include_router(answers)
     if not apart:
         app.include_router(answers)
     return app, probes
 
 
-def _make_probes(store: ObjectStore, metrics: Metrics) -> APIRouter:
-    """Liveness, readiness and what Prometheus scrapes."""
+def _make_probes(worker: Worker) -> APIRouter:
+    """Liveness, readiness and what Prometheus scrapes.
+
+    Events are kept while the worker can't do its part, but nobody should think that all is well.
+    """
     router = APIRouter()
 
     @router.get("/healthz")
@@ -219,15 +222,19 @@ def _make_probes(store: ObjectStore, metrics: Metrics) -> APIRouter:
     @router.get("/readyz")
     async def ready() -> Response:
         try:
-            await run_in_threadpool(store.exists, f"{ROOT}/head.json")
+            await run_in_threadpool(worker.store.exists, HEAD)
         except Exception as error:
             log.warning("not ready: %s: %s", type(error).__name__, error)
             return JSONResponse({"status": "the store does not answer"}, 503)
+        if worker.trouble:
+            return JSONResponse({"status": worker.trouble}, 503)
         return JSONResponse({"status": "ready"})
 
     @router.get("/metrics")
     async def scrape() -> Response:
-        return Response(metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+        return Response(
+            worker.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8"
+        )
 
     return router
 

@@ -90,7 +90,7 @@ class Service:
 
 @contextmanager
 def service(
-    store: ObjectStore, log: Path, options: tuple[str, ...] = (), **settings: object
+    store: ObjectStore, log: Path, options: Any = (), **settings: object
 ) -> Iterator[Service]:
     """`pelican trigger serve` with the made run behind it; `settings`: fields of its configuration."""
     port = free_port()
