@@ -94,7 +94,6 @@ class Worker:
     def run(self) -> None:
         """Tick until `stop`. What a tick raises is logged, and the next one tries again."""
         while not self._end.wait(self.config.tick_s):
-            before = self.trouble
             try:
                 self.tick()
             except Exception as error:
@@ -102,9 +101,6 @@ class Worker:
                 named = isinstance(error, PelicanError)
                 self.trouble = str(error) if named else f"a tick failed: {type(error).__name__}"
                 log.warning("tick failed: %s: %s", type(error).__name__, error)
-            else:
-                if self.trouble not in ("", before):
-                    log.warning("%s", self.trouble)
 
     def stop(self) -> None:
         """End the runs that this replica started, and hand its batch to the others."""
@@ -143,7 +139,9 @@ class Worker:
             self.metrics.decisions.labels(decision).inc()
         elif not waiting:
             self.metrics.decisions.labels("idle").inc()
-        self.trouble = next(iter(self.inbox.unreadable), "")
+        before, self.trouble = self.trouble, next(iter(self.inbox.unreadable), "")
+        if self.trouble not in ("", before):
+            log.warning("%s", self.trouble)
 
     def idle(self) -> bool:
         """Whether nothing waits and every batch is finished."""

@@ -6,7 +6,7 @@ import json
 import logging
 import random
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -79,19 +79,23 @@ def life(store: FolderStore, strike: Callable[[str], None] = lambda moment: None
         strike(f"{name} is sealed")
         tick(one)
     runs.ending = True
-    for _ in range(20):
-        clock.now += 20
-        tick(one)
+    settle(one, clock)
     for number in range(6):  # all are sent again, as after an answer that was lost
         one.inbox.receive(event(number))
-    clock.now += 20
-    for _ in range(5):
-        clock.now += 20
-        tick(one)
+    settle(one, clock)
     assert one.all_finished() and one.inbox.pending() == [], one.trouble
     assert one.trouble == ""
     assert len(set(runs.started)) == len(runs.started), "a run was started twice"
     return runs.started
+
+
+def settle(one: Worker, clock: Clock) -> None:
+    """Until all is done that can be; a status may take a lease."""
+    for _ in range(20):
+        clock.now += 20
+        tick(one)
+        if not one.trouble and one.idle():
+            return
 
 
 def tick(one: Worker) -> None:
@@ -128,6 +132,14 @@ MOMENTS = [f"{n} {what}" for n in ("first", "second", "third") for what in ("wai
 KINDS = ["pending", "seen", "keys", "head.json", "cursor.json", "status", "batches"]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def quick() -> Iterator[None]:
+    """No power is cut here, and waiting for the disk is most of the time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("os.fsync", lambda descriptor: None)
+        yield
+
+
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> FolderStore:
     return store_with_model(tmp_path_factory.mktemp("model"))
@@ -150,16 +162,19 @@ def test_a_life_without_damage(store: FolderStore) -> None:
     assert sealed(store) == Counter(event(n).key for n in range(6))
 
 
-@pytest.mark.parametrize("damage", DAMAGE)
 @pytest.mark.parametrize("kind", [*KINDS, "data"])
 def test_any_damaged_object_at_any_moment_loses_and_doubles_nothing(
-    model: FolderStore, tmp_path: Path, kind: str, damage: str
+    model: FolderStore, tmp_path: Path, kind: str
 ) -> None:
     expected, struck = life(copied(model, tmp_path / "whole")), 0
-    for moment in MOMENTS:
-        store = copied(model, tmp_path / moment)
+    first = len(kind) % len(MOMENTS)  # every kind meets the damages at other moments
+    order = (MOMENTS * 3)[first:]
+    for number, (moment, damage) in enumerate(zip(order, DAMAGE, strict=False)):
+        store = copied(model, tmp_path / str(number))
 
-        def strike(at: str, store: FolderStore = store, moment: str = moment) -> None:
+        def strike(
+            at: str, store: FolderStore = store, moment: str = moment, damage: str = damage
+        ) -> None:
             nonlocal struck
             place = "data/versions" if kind == "data" else f"trigger/{kind}"
             keys = [key for key in store.keys(place)] if at == moment else []
@@ -168,12 +183,12 @@ def test_any_damaged_object_at_any_moment_loses_and_doubles_nothing(
                 store.write(key, DAMAGE[damage](store.read(key)))
 
         runs = life(store, strike)  # an event that is made again waits anew: for another batch
-        assert kind == "pending" or (moment, runs) == (moment, expected)
-        assert sealed(store) == Counter(event(n).key for n in range(6)), moment
-    assert struck >= 3
+        assert kind == "pending" or (moment, damage, runs) == (moment, damage, expected)
+        assert sealed(store) == Counter(event(n).key for n in range(6)), (moment, damage)
+    assert struck
 
 
-@settings(max_examples=40)
+@settings(max_examples=20)
 @given(
     moment=st.sampled_from(MOMENTS),
     which=st.randoms(use_true_random=False),
