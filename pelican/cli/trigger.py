@@ -22,6 +22,14 @@ app = typer.Typer(
 def serve(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535)] = 8080,
+    probe_port: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            max=65535,
+            help="Answer /healthz, /readyz and /metrics on this port, and on no other.",
+        ),
+    ] = None,
     store: Store = None,
 ) -> None:
     """Take bucket notifications (POST /v1/events/s3) and look after the batches."""
@@ -36,25 +44,19 @@ def serve(
         )
     config = located(config, env.store_uri(store), events=True)
     try:
-        import uvicorn
-
-        from pelican.retrain.trigger.service import create_app
+        from pelican.retrain.trigger.server import listen
+        from pelican.retrain.trigger.server import serve as run
+        from pelican.retrain.trigger.service import create_apps
     except ImportError as error:
         raise UserInputError(
             f"{error.name} is not installed; `uv pip install -e '.[trigger]'` brings it"
         ) from None
     objects = open_store(env.store_uri(store))
-    application = create_app(objects, config, CommandSubmitter(objects, config))
+    apart = probe_port is not None
+    events, probes = create_apps(objects, config, CommandSubmitter(objects, config), apart=apart)
+    at = listen(host, port)
     _log()
-    uvicorn.run(
-        application,
-        host=host,
-        port=port,
-        log_level="warning",
-        server_header=False,
-        timeout_graceful_shutdown=10,
-        limit_concurrency=256,
-    )
+    run((events, at), None if probe_port is None else (probes, listen(host, probe_port)), config)
 
 
 @app.command()

@@ -8,7 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from pelican.base.model import Frozen, digest_of
 from pelican.config import env
@@ -106,8 +106,14 @@ def verdict_key(run: str) -> str:
 
 
 def read_verdict(store: ObjectStore, run: str) -> Verdict | None:
+    """How a run ended, or None. Raises UserInputError if the record is damaged."""
     tree = read_json(store, verdict_key(run))
-    return None if tree is None else Verdict.model_validate(tree)
+    try:
+        return None if tree is None else Verdict.model_validate(tree)
+    except ValidationError:
+        raise UserInputError(
+            f"{store.uri}/{verdict_key(run)} is damaged; delete it and run {run!r} again"
+        ) from None
 
 
 def write_verdict(store: ObjectStore, verdict: Verdict) -> Verdict:
@@ -133,7 +139,7 @@ def make_version(
     store: ObjectStore, label: str, source: str, objects: Sequence[DataObject]
 ) -> DataVersion:
     """Name a set of objects `<label>-<digest>` and keep it; the same objects give the same name."""
-    digest = digest_of([source, sorted([o.key, o.tag] for o in objects)])
+    digest = _digest(source, objects)
     short = re.sub(r"[^a-z0-9]+", "-", label.lower()).strip("-")[:40].strip("-") or "data"
     version = DataVersion(
         name=f"{short}-{digest[:10]}",
@@ -142,9 +148,29 @@ def make_version(
         digest=digest,
         created=now(),
     )
-    key = version_key(version.name)
-    store.write(key, version.model_dump_json(indent=1).encode(), if_absent=True)
-    return DataVersion.model_validate_json(store.read(key))
+    key, data = version_key(version.name), version.model_dump_json(indent=1).encode()
+    if store.write(key, data, if_absent=True):
+        return version
+    kept, tag = store.read_tagged(key)
+    found = _parse_version(kept, version.name)
+    if found is None:
+        store.write(key, data, if_tag=tag)
+    return found or version
+
+
+def _parse_version(data: bytes, name: str) -> DataVersion | None:
+    """A version's record, or None if it is not that of the content that gave it its name."""
+    try:
+        found = DataVersion.model_validate_json(data)
+        digest = _digest(found.source, found.objects)
+    except ValueError:
+        return None
+    whole = found.name == name and found.digest == digest and name.endswith(f"-{digest[:10]}")
+    return found if whole else None
+
+
+def _digest(source: str, objects: Sequence[DataObject]) -> str:
+    return digest_of([source, sorted([o.key, o.tag] for o in objects)])
 
 
 def find_version(store: ObjectStore, where: str) -> DataVersion:
@@ -153,7 +179,12 @@ def find_version(store: ObjectStore, where: str) -> DataVersion:
     That is a prefix of the store, `s3://bucket/prefix`, a folder, or a pool's version (`POOL@id`).
     """
     if _NAME.fullmatch(where) and store.exists(version_key(where)):
-        return DataVersion.model_validate_json(store.read(version_key(where)))
+        found = _parse_version(store.read(version_key(where)), where)
+        if found is None:
+            raise UserInputError(
+                f"{store.uri}/{version_key(where)} is damaged; delete it and name the data itself"
+            )
+        return found
     if where.startswith("s3://"):
         return _version_of_uri(store, where)
     if not where.startswith("/") and ".." not in where and store.exists(where):

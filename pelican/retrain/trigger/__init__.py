@@ -1,6 +1,7 @@
 """Notices new data in a bucket and starts one retraining per batch; any number of replicas.
 
-All state is in the store, below `trigger/`, and changes by conditional writes alone:
+All state is in the store, below `trigger/`, and changes by conditional writes alone. A record holds
+a digest of itself (`records.py`), and one that is damaged is made again from others:
 
 keys/<id>.json       the newest event of an object's key
 seen/<id>.json       an event by its object version; with `batch` once it is in one

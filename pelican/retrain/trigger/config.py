@@ -74,6 +74,17 @@ class TriggerConfig(Frozen):
     max_events: int = Field(1000, gt=0, description="most events of a request")
     rate: float = Field(10, gt=0, description="most requests a second from one address")
     burst: int = Field(100, gt=0, description="most requests at once from one address")
+    max_silent: int = Field(
+        256,
+        gt=0,
+        description="most connections that have not sent their whole request; for a new one the"
+        " longest silent is closed",
+    )
+    max_silent_per_address: int = Field(
+        64,
+        gt=0,
+        description="the same from one address; behind an Ingress all come from a few: MAX_SILENT",
+    )
 
 
 def read_config(environment: Mapping[str, str] | None = None) -> TriggerConfig:

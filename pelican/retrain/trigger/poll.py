@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+
+from pydantic import Field
 
 from pelican.retrain.trigger.config import Metrics, TriggerConfig
 from pelican.retrain.trigger.inbox import ROOT, Inbox, ObjectEvent, is_wanted
+from pelican.retrain.trigger.records import DamagedError, Stored, encode, parse_json, read_record
 from pelican.retrain.trigger.worker import Submitter, Worker
 from pelican.storage import open_store
 from pelican.storage.store import ObjectStore
@@ -18,12 +18,11 @@ log = logging.getLogger("pelican.retrain.trigger")
 WATERMARK = f"{ROOT}/watermark.json"
 
 
-@dataclass(frozen=True)
-class Watermark:
+class Watermark(Stored):
     """What polling has handed on: all that was written until `until` (seconds since 1970), and `tags`."""
 
-    until: float = -1.0
-    tags: Mapping[str, str] = field(default_factory=dict)
+    until: float = Field(-1.0, allow_inf_nan=False)
+    tags: dict[str, str] = Field(default_factory=dict)
 
 
 def poll(source: ObjectStore, inbox: Inbox, *, rescan: bool = False) -> int:
@@ -36,7 +35,7 @@ def poll(source: ObjectStore, inbox: Inbox, *, rescan: bool = False) -> int:
     safe, so a poll that is cut off is repeated; an event that comes twice counts once.
     """
     config = inbox.config
-    mark, tag = _read_watermark(inbox.store)
+    mark, tag = _read_watermark(inbox)
     there = _list(source, config.prefix, mark, rescan)
     found: dict[str, str] = {}
     new, newest = 0, mark.until
@@ -59,10 +58,10 @@ def poll(source: ObjectStore, inbox: Inbox, *, rescan: bool = False) -> int:
         }
         if tags == mark.tags:
             return new
-        data = json.dumps({"until": until, "tags": tags}, indent=0, sort_keys=True).encode()
+        data = encode(Watermark(until=until, tags=tags))
         if inbox.store.write(WATERMARK, data, if_absent=tag is None, if_tag=tag):
             return new
-        mark, tag = _read_watermark(inbox.store)  # another replica polls too
+        mark, tag = _read_watermark(inbox)  # another replica polls too
 
 
 def _list(
@@ -116,12 +115,23 @@ def keep_polling(
         worker.stop()
 
 
-def _read_watermark(store: ObjectStore) -> tuple[Watermark, str | None]:
+def _read_watermark(inbox: Inbox) -> tuple[Watermark, str | None]:
+    """The watermark and its tag; instead of a damaged one what the batches say was handed on."""
     try:
-        data, tag = store.read_tagged(WATERMARK)
+        return read_record(inbox.store, WATERMARK, Watermark, lambda m: bool(m.model_fields_set))
     except KeyError:
         return Watermark(), None
-    kept = json.loads(data)
-    if isinstance(kept.get("tags"), dict):
-        return Watermark(kept["until"], kept["tags"]), tag
-    return Watermark(tags=kept), tag  # as it was before it had a time
+    except DamagedError as damage:
+        old, tag = inbox.store.read_tagged(WATERMARK)
+        if _is_old(tree := parse_json(old)):
+            return Watermark(tags=tree), tag
+        head, _ = inbox.settle()
+        batches = [inbox.batch(number) for number in range(1, head.number + 1 if head else 1)]
+        return Watermark(tags={e.key: e.tag for b in batches for e in b.events}), damage.tag
+
+
+def _is_old(tree: object) -> bool:
+    """Whether a watermark is of the time when it had no time: tags by key, and nothing else."""
+    return (
+        isinstance(tree, dict) and tree != {} and all(isinstance(tag, str) for tag in tree.values())
+    )

@@ -15,15 +15,16 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from fastapi import FastAPI, Request, Response
+from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import SecretStr
 from starlette.concurrency import run_in_threadpool
+from starlette.requests import ClientDisconnect
 
 from pelican.base.net import ID, SIGNATURE, TIMESTAMP, sign
 from pelican.retrain.trigger import inbox
 from pelican.retrain.trigger.config import Metrics, TriggerConfig
-from pelican.retrain.trigger.inbox import ROOT, MalformedError, is_wanted, parse_notification
+from pelican.retrain.trigger.inbox import HEAD, ROOT, MalformedError, is_wanted, parse_notification
 from pelican.retrain.trigger.worker import Submitter, Worker
 from pelican.storage.store import ObjectStore
 
@@ -134,13 +135,23 @@ EVENTS = "/v1/events/s3"
 BODY_S = 30
 
 
-def create_app(
+def create_apps(
     store: ObjectStore,
     config: TriggerConfig,
     submitter: Submitter,
     clock: Callable[[], float] = time.time,
-) -> FastAPI:
-    """The application; its worker runs from startup to shutdown. No page describes it to strangers."""
+    *,
+    apart: bool = False,
+) -> tuple[FastAPI, FastAPI]:
+    """What takes events, and what answers probes. No page describes them to strangers.
+
+    Args:
+        store: of the trigger's state and its runs.
+        config: of the trigger.
+        submitter: starts the runs.
+        clock: seconds since 1970.
+        apart: the first does not answer probes too. Its worker runs from its startup to its end.
+    """
     metrics = Metrics()
     worker = Worker(store, config, submitter, metrics, clock)
     limit = RateLimit(config.rate, config.burst, time.monotonic)
@@ -154,6 +165,7 @@ def create_app(
         await run_in_threadpool(thread.join, 30)
 
     app = FastAPI(lifespan=lifespan, openapi_url=None, docs_url=None, redoc_url=None)
+    probes = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
 
     @app.exception_handler(RefusedError)
     async def refused(request: Request, error: RefusedError) -> Response:
@@ -179,6 +191,8 @@ def create_app(
                 body = await _read(request, config.max_body)
         except TimeoutError:
             raise RefusedError(408, "slow", f"the body took more than {BODY_S} s") from None
+        except ClientDisconnect:
+            raise RefusedError(400, "cut_off", "the request was cut off") from None
         headers = {name.lower(): value for name, value in request.headers.items()}
         sender = authenticate(
             headers, body, config.tokens, config.secrets, config.tolerance_s, clock()
@@ -187,24 +201,42 @@ def create_app(
         metrics.requests.labels("accepted").inc()
         return JSONResponse(counted, 202)
 
-    @app.get("/healthz")
+    answers = _make_probes(worker)
+    probes.include_router(answers)
+    if not apart:
+        app.include_router(answers)
+    return app, probes
+
+
+def _make_probes(worker: Worker) -> APIRouter:
+    """Liveness, readiness and what Prometheus scrapes.
+
+    Events are kept while the worker can't do its part, but nobody should think that all is well.
+    """
+    router = APIRouter()
+
+    @router.get("/healthz")
     async def health() -> Response:
         return JSONResponse({"status": "alive"})
 
-    @app.get("/readyz")
+    @router.get("/readyz")
     async def ready() -> Response:
         try:
-            await run_in_threadpool(store.exists, f"{ROOT}/head.json")
+            await run_in_threadpool(worker.store.exists, HEAD)
         except Exception as error:
             log.warning("not ready: %s: %s", type(error).__name__, error)
             return JSONResponse({"status": "the store does not answer"}, 503)
+        if worker.trouble:
+            return JSONResponse({"status": worker.trouble}, 503)
         return JSONResponse({"status": "ready"})
 
-    @app.get("/metrics")
+    @router.get("/metrics")
     async def scrape() -> Response:
-        return Response(metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+        return Response(
+            worker.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8"
+        )
 
-    return app
+    return router
 
 
 async def _read(request: Request, limit: int) -> bytes:

@@ -18,18 +18,18 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import IO, Any, Literal, Protocol
 
-from pelican.base.model import Frozen
 from pelican.config import env
 from pelican.errors import PelicanError, UserInputError
 from pelican.launch.job import choose
 from pelican.launch.kfp import ENDED, Kfp, kfp_run_of
-from pelican.registry.models import resolve_model
+from pelican.registry.models import list_versions, resolve_model
 from pelican.retrain.plan import Plan, plan_of
 from pelican.retrain.records import read_verdict
 from pelican.retrain.trigger import inbox
 from pelican.retrain.trigger.config import Decision, Metrics, TriggerConfig
 from pelican.retrain.trigger.inbox import ROOT, Batch, Inbox, Seen
-from pelican.runs.layout import CANCELLED, run_prefix, state
+from pelican.retrain.trigger.records import DamagedError, Stored, encode, read_record
+from pelican.runs.layout import CANCELLED, list_runs, run_prefix, state
 from pelican.storage.store import ObjectStore
 
 # The worker seals batches, starts one run each, in order, and follows it to its end.
@@ -37,8 +37,13 @@ from pelican.storage.store import ObjectStore
 # A replica works on a batch under a lease in the store. If it falls silent another takes over; that
 # can repeat a start, never double a run, because the run's name comes from data, model version and
 # recipe, and all three are pinned before the first start.
+#
+# A damaged status is made again by the replica that has it in mind; else, after a lease's silence, from
+# the trail of decisions and the runs. A damaged cursor follows from the statuses.
 
 MAX_BACKOFF_S = 600.0
+CURSOR = f"{ROOT}/cursor.json"
+ENDED_STATES = ("done", "failed")
 
 
 class Submitter(Protocol):
@@ -50,7 +55,7 @@ class Submitter(Protocol):
     def stop(self) -> None: ...
 
 
-class Status(Frozen):
+class Status(Stored):
     """`status/<n>.json`. Times in seconds since 1970."""
 
     batch: int
@@ -80,6 +85,9 @@ class Worker:
         self.clock = clock
         self.inbox = Inbox(store, config, clock)
         self.replica = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
+        self.trouble = ""  # why the last tick could not do all that was to be done
+        self._mine: Status | None = None  # as last read or written, if this replica's
+        self._damaged_since: dict[int, float] = {}
         self._next_tidy = 0.0
         self._end = threading.Event()
 
@@ -90,6 +98,8 @@ class Worker:
                 self.tick()
             except Exception as error:
                 self.metrics.errors.inc()
+                named = isinstance(error, PelicanError)
+                self.trouble = str(error) if named else f"a tick failed: {type(error).__name__}"
                 log.warning("tick failed: %s: %s", type(error).__name__, error)
 
     def stop(self) -> None:
@@ -129,6 +139,9 @@ class Worker:
             self.metrics.decisions.labels(decision).inc()
         elif not waiting:
             self.metrics.decisions.labels("idle").inc()
+        before, self.trouble = self.trouble, next(iter(self.inbox.unreadable), "")
+        if self.trouble not in ("", before):
+            log.warning("%s", self.trouble)
 
     def idle(self) -> bool:
         """Whether nothing waits and every batch is finished."""
@@ -141,13 +154,14 @@ class Worker:
 
     def _work(self, batch: Batch) -> Decision:
         status, tag = self._status(batch.number)
-        if status is not None and status.state in ("done", "failed"):
+        if status is not None and status.state in ENDED_STATES:
             self._advance(batch.number)
             return "finished"
         mine = self._claim(batch.number, status, tag)
         if mine is None:
             return "held"
         status, tag = mine
+        self.inbox.restore_data(batch)
         if status.run is None or status.parent is None:
             pinned = self._pin(batch, status, tag)
             if pinned is None:
@@ -167,7 +181,7 @@ class Worker:
         until = now + self.config.lease_s
         if status is None:
             made = Status(batch=number, owner=self.replica, lease_until=until)
-            if not self.store.write(_key(number), _json(made), if_absent=True):
+            if not self.store.write(_key(number), encode(made), if_absent=True):
                 return None
             self._audit("claimed", number)
             return self._reread(number)
@@ -212,7 +226,8 @@ class Worker:
         if noted is None:
             return "held"
         assert status.run is not None and status.parent is not None and batch.data is not None
-        self._audit("started", batch.number, run=status.run, attempt=status.attempts + 1)
+        attempt = status.attempts + 1
+        self._audit("started", batch.number, run=status.run, parent=status.parent, attempt=attempt)
         self.metrics.started.inc()
         self.submitter.start(batch.data, status.parent, status.run)
         return "started"
@@ -246,27 +261,98 @@ class Worker:
 
     def _advance(self, number: int) -> None:
         """The next batch's turn; several replicas may say so."""
-        key = f"{ROOT}/cursor.json"
         try:
-            data, tag = self.store.read_tagged(key)
+            data, tag = self.store.read_tagged(CURSOR)
         except KeyError:
-            self.store.write(key, str(number + 1).encode(), if_absent=True)
+            self.store.write(CURSOR, str(number + 1).encode(), if_absent=True)
             return
-        if int(data) == number:
-            self.store.write(key, str(number + 1).encode(), if_tag=tag)
+        if data == str(number).encode():
+            self.store.write(CURSOR, str(number + 1).encode(), if_tag=tag)
 
     def _cursor(self) -> int:
+        """The batch that is worked on: all before it have ended, whatever the object says."""
         try:
-            return int(self.store.read(f"{ROOT}/cursor.json"))
+            data, tag = self.store.read_tagged(CURSOR)
         except KeyError:
             return 1
+        text = data.decode("ascii", "replace")
+        number = int(text) if text.isdecimal() and len(text) < 10 else 0
+        if number == 1 or (number > 1 and self._has_ended(number - 1)):
+            return number
+        first = 1
+        while self._has_ended(first):
+            first += 1
+        if self.store.write(CURSOR, str(first).encode(), if_tag=tag):
+            self._audit("cursor mended", first, before=text[:20])
+        return first
+
+    def _has_ended(self, number: int) -> bool:
+        try:
+            status, _ = read_record(self.store, _key(number), Status, lambda s: s.batch == number)
+        except (KeyError, DamagedError):
+            return False
+        return status.state in ENDED_STATES
 
     def _status(self, number: int) -> tuple[Status | None, str | None]:
+        key = _key(number)
         try:
-            data, tag = self.store.read_tagged(_key(number))
+            status, tag = read_record(self.store, key, Status, lambda s: s.batch == number)
         except KeyError:
             return None, None
-        return Status.model_validate_json(data), tag
+        except DamagedError as damage:
+            again = self._recall(number, damage)
+            if self.store.write(key, encode(again), if_tag=damage.tag):
+                self._audit("status mended", number, run=again.run, state=again.state)
+            status, tag = read_record(self.store, key, Status, lambda s: s.batch == number)
+        self._damaged_since.pop(number, None)
+        self._mine = status if status.owner == self.replica else None
+        return status, tag
+
+    def _recall(self, number: int, damage: DamagedError) -> Status:
+        """What a damaged status said. Raises DamagedError until its owner was silent for a lease."""
+        if self._mine is not None and self._mine.batch == number:
+            return self._mine
+        since, waited = self._damaged_since.get(number), self.config.lease_s
+        wait = DamagedError(
+            self.store, damage.key, damage.tag, f"it is made again after {waited:g} s of silence"
+        )
+        if since is not None and self.clock() - since < waited:
+            raise wait
+        told = [entry for entry in inbox.read_audit(self.store) if entry.get("batch") == number]
+        made = Status(batch=number, owner=self.replica, lease_until=self.clock() + waited)
+        ended = [entry for entry in told if entry.get("what") in ENDED_STATES]
+        if ended:
+            outcome, run = str(ended[-1].get("outcome", "")), ended[-1].get("run")
+            changes = {"state": ended[-1]["what"], "outcome": outcome, "run": run}
+            return Status.model_validate({**made.model_dump(), **changes})
+        if since is None:
+            self._damaged_since[number] = self.clock()
+            raise wait
+        batch = self.inbox.batch(number)
+        starts = [entry for entry in told if entry.get("what") == "started"]
+        found = self._find_run(batch.data or "", starts)
+        if found is None:
+            return made
+        run, parent = found
+        changes = {"state": "started", "run": run, "parent": parent, "attempts": len(starts)}
+        return made.model_copy(update=changes)
+
+    def _find_run(self, data: str, starts: list[dict[str, Any]]) -> tuple[str, str] | None:
+        """The run that was started for a data version, and the model version it goes on from.
+
+        The trail of decisions knows it before it has files; else it is the one of the runs that this
+        configuration would start.
+        """
+        for entry in reversed(starts):
+            run, parent = entry.get("run"), entry.get("parent")
+            if isinstance(run, str) and isinstance(parent, str):
+                return run, parent
+        there = {submission.run for submission in list_runs(self.store)}
+        for version in list_versions(self.store, self.config.model):
+            plan = self.submitter.plan(data, version.name)
+            if plan.run in there:
+                return plan.run, plan.parent
+        return None
 
     def _reread(self, number: int) -> tuple[Status, str] | None:
         status, tag = self._status(number)
@@ -275,7 +361,7 @@ class Worker:
     def _write(self, status: Status, tag: str | None, **changes: Any) -> tuple[Status, str] | None:
         """The changed status with its tag; None if another replica was faster."""
         after = status.model_copy(update=changes)
-        if not self.store.write(_key(status.batch), _json(after), if_tag=tag or ""):
+        if not self.store.write(_key(status.batch), encode(after), if_tag=tag or ""):
             return None
         found = self._reread(status.batch)
         return found if found is not None and found[0].owner == after.owner else None
@@ -286,10 +372,6 @@ class Worker:
 
 def _key(number: int) -> str:
     return f"{ROOT}/status/{number:06d}.json"
-
-
-def _json(status: Status) -> bytes:
-    return status.model_dump_json(indent=1).encode()
 
 
 # The submitter starts a batch's run by the one idempotent call, as a process of its own.
@@ -347,9 +429,12 @@ class CommandSubmitter:
         started = self._started.get(run)
         if started is not None and started.process.poll() is None:
             return "running", ""
-        found = state(self.store, run)
-        if found == "complete" and read_verdict(self.store, run) is not None:
-            return "complete", ""
+        try:
+            found = state(self.store, run)
+            if found == "complete" and read_verdict(self.store, run) is not None:
+                return "complete", ""
+        except UserInputError as error:  # a damaged record of the run; the call may mend it
+            return "lost", str(error)
         if found == "running":
             return "running", "in another process"
         if self.store.exists(f"{run_prefix(run)}/{CANCELLED}"):
@@ -425,7 +510,9 @@ def is_due(store: ObjectStore, now: float) -> bool:
         last = float(data)
     except KeyError:
         last, tag = 0.0, None
-    if now - last < EVERY_S:
+    except ValueError:  # damaged
+        last = 0.0
+    if 0 <= now - last < EVERY_S:  # a time to come would be waited for without end
         return False
     return store.write(TIDIED, str(now).encode(), if_absent=tag is None, if_tag=tag)
 
@@ -451,6 +538,6 @@ def prune(store: ObjectStore, older_s: float) -> int:
 
 def _is_settled(store: ObjectStore, key: str) -> bool:
     try:
-        return Seen.model_validate_json(store.read(key)).batch is not None
-    except KeyError:
+        return read_record(store, key, Seen)[0].batch is not None
+    except (KeyError, DamagedError):
         return False

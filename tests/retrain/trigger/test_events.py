@@ -61,6 +61,12 @@ def test_what_is_no_notification(name: str) -> None:
         read(MALFORMED[name])
 
 
+@pytest.mark.parametrize("body", [b"[" * 200_000, b'{"Records": ' + b"[" * 200_000, b"[]", b"5"])
+def test_a_body_nested_without_end_is_malformed(body: bytes) -> None:
+    with pytest.raises(MalformedError):
+        parse_notification(body, 10)
+
+
 @given(st.binary(max_size=300))
 def test_other_bytes_are_malformed_and_nothing_else(body: bytes) -> None:
     with suppress(MalformedError):

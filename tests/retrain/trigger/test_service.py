@@ -135,6 +135,23 @@ def test_refusals_are_counted_by_reason(quiet: tuple[Service, FolderStore]) -> N
         assert httpx.get(f"{running.url}{page}").status_code == 404
 
 
+def test_a_record_that_nothing_can_mend_is_told_by_readiness(
+    quiet: tuple[Service, FolderStore],
+) -> None:
+    running, store = quiet
+
+    def ready() -> httpx.Response:
+        return httpx.get(f"{running.url}/readyz", timeout=60)
+
+    key = f"trigger/pending/{'0' * 32}.json"
+    store.write(key, b"{")
+    wait_for(lambda: ready().status_code == 503, "it is called ready")
+    assert f"{key} is damaged" in ready().json()["status"]
+    assert running.post(notification(event(7400))).json() == {"new": 1}, "others are kept"
+    store.delete(key)
+    wait_for(lambda: ready().status_code == 200, "it is not ready again")
+
+
 def test_other_buckets_events_are_counted_and_ignored(quiet: tuple[Service, FolderStore]) -> None:
     running, store = quiet
     before = pending(store)
