@@ -158,6 +158,26 @@ def version_name(pool: Path) -> str | None:
     return found.id if found else None
 
 
+def changed_since_import(pool: Path, read: Reader = hash_files) -> list[str]:
+    """What of a version is not as it was imported, in words; nothing for a pool that no import made.
+
+    Args:
+        pool: its folder, or a file.
+        read: gives the files' digests; `trust_versions` reads those alone that seem touched.
+    """
+    version = read_version(pool) if pool.is_dir() else None
+    if version is None:
+        return []
+    found = {name: digest for name, digest in read(pool).items() if name.endswith(".parquet")}
+    said = {shard.name: shard.sha256 for shard in version.shards}
+    gone = [f"{name} is gone" for name in said if name not in found]
+    changed = [
+        f"{n} was changed after the import" for n in said if found.get(n, said[n]) != said[n]
+    ]
+    added = [f"{name} was added after the import" for name in sorted(found) if name not in said]
+    return [*gone, *changed, *added]
+
+
 def read_current(pool: Path) -> Version | None:
     """The version that `pool` links to; None before the first. Raises for a folder of another kind."""
     if not pool.is_symlink():

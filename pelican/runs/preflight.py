@@ -16,7 +16,12 @@ from pelican.config import env
 from pelican.config.overrides import fields, sentence
 from pelican.config.recipe import Recipe
 from pelican.config.stages import STAGES, value_of
-from pelican.data.versions import hash_files, version_name
+from pelican.data.versions import (
+    changed_since_import,
+    hash_files,
+    trust_versions,
+    version_name,
+)
 from pelican.errors import UserInputError
 from pelican.monitoring import record
 from pelican.monitoring.exporter import pushed
@@ -44,6 +49,8 @@ def preflight(store: str, run: str, recipe: str) -> Recipe:
         check_checkpoint(name, env.resolve(where))
     places = {name: env.resolve(getattr(parsed.data, name)) for name in needed_pools(parsed)}
     pools = {name: _pool(name, where) for name, where in places.items()}
+    for name, folder in pools.items():
+        check_unchanged(name, folder)
     digests = {name: pool_digest(objects, name, folder) for name, folder in pools.items()}
     reports = {
         name: check_data(objects, name, folder, digests[name], parsed)
@@ -138,6 +145,22 @@ def _pool(name: str, where: str) -> Path:
         raise UserInputError(
             f"data.{name}: there is no pool at {where}; change the field"
         ) from None
+
+
+def check_unchanged(name: str, folder: Path) -> None:
+    """An imported pool is what its version says; of a large one, files that seem touched are read.
+
+    Raises:
+        UserInputError: a shard was changed, added or lost since: the version names other data.
+    """
+    small = folder.is_dir() and _size(folder) <= DECODED_BYTES
+    changed = changed_since_import(folder, hash_files if small else trust_versions)
+    if changed:
+        more = f", and {len(changed) - 1} more" if len(changed) > 1 else ""
+        raise UserInputError(
+            f"data.{name}: {changed[0]} in {folder}{more}; a version never changes: copy it again,"
+            " or import the pool again under another name"
+        )
 
 
 def pool_digest(store: ObjectStore, name: str, folder: Path) -> str | None:
