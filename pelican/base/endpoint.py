@@ -160,18 +160,28 @@ class _BusyError(Exception):
 
 
 def _read_key(variable: str) -> dict[str, str]:
-    """The header with the key from the environment; none without a key."""
-    key = os.environ.get(variable)
+    """The header with the key from the environment; none without a key.
+
+    Raises:
+        UserInputError: the key holds what no header can, such as a line break inside.
+    """
+    key = os.environ.get(variable, "").strip()  # a file's last newline often comes along
+    if not (key.isascii() and key.isprintable()):
+        raise UserInputError(f"{variable} holds characters that no key has; copy it again")
     return {"Authorization": f"Bearer {key}"} if key else {}
 
 
-def _check_url(url: str, setting: str) -> None:
+def is_http(url: str) -> bool:
+    """Whether this is an address that is asked by HTTP."""
     try:
         parts = urlsplit(url)
-        is_http = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError:  # a port that is no number, say
-        is_http = False
-    if not is_http:
+        return False
+
+
+def _check_url(url: str, setting: str) -> None:
+    if not is_http(url):
         raise UserInputError(f"{setting} {url!r} is not an http(s) URL; give its /v1")
 
 

@@ -60,7 +60,7 @@ from pelican.runs.layout import (
     state,
 )
 from pelican.runs.outcome import show
-from pelican.runs.preflight import check_places, check_same_recipe
+from pelican.runs.preflight import check_machine, check_places, check_same_recipe
 from pelican.storage import open_store
 from pelican.storage.manifests import now
 from pelican.storage.publish import publish
@@ -88,6 +88,7 @@ def submit(
     objects.probe()
     recipe = as_kept(objects, recipe, chosen)
     if chosen == "local":
+        check_machine(recipe)
         check_places(objects, recipe)
     asked = Submission(
         run="-",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -35,6 +36,9 @@ from pelican.storage.manifests import file_digest, versions
 from pelican.storage.store import ObjectStore
 
 DECODED_BYTES = 1 << 31  # above, images are not read here but where they are used: rollout, eval
+PER_CORE = (
+    16  # processes or threads of a stage; more would not end, and could take the machine down
+)
 CHECKED = "cache/preflight"  # in the store: what was found of a pool, by its content
 
 
@@ -134,6 +138,19 @@ def check_places(store: ObjectStore, recipe: Recipe) -> None:
         elif Path(place).is_dir() and next(Path(place).rglob("*.parquet"), None) is None:
             raise UserInputError(
                 f"{field}={where}: {place} holds no *.parquet shard; `pelican data import` makes them"
+            )
+
+
+def check_machine(recipe: Recipe) -> None:
+    """Whether the stages' processes may run here. Raises UserInputError for far more than cores."""
+    cores = os.cpu_count() or 1
+    for field in dict.fromkeys(
+        f for row in STAGES.values() for f in (row.processes, row.threads) if f
+    ):
+        if (wanted := value_of(recipe, field)) > PER_CORE * cores:
+            raise UserInputError(
+                f"{field}={wanted}: this machine has {cores} cores, which run at most"
+                f" {PER_CORE * cores}; take fewer, or a cluster"
             )
 
 

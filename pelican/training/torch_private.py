@@ -51,15 +51,15 @@ _UNREAD = "training_args.bin"
 @contextmanager
 def only_data() -> Iterator[None]:
     """Whatever is unpickled from a file meanwhile, by any library, is data: names run nothing."""
-    theirs = vars(filesystem)["pickle"]
-    ours = SimpleNamespace(**{**vars(pickle), "load": _load_index})
     allowed = deepspeed_private.data_types() if "deepspeed" in sys.modules else []
-    filesystem.pickle = ours
+    module: Any = filesystem
+    theirs = module.pickle
+    module.pickle = SimpleNamespace(**{**vars(pickle), "load": _load_index})
     try:
         with env.changed(_ENVIRONMENT), torch.serialization.safe_globals(allowed):
             yield
     finally:
-        filesystem.pickle = theirs
+        module.pickle = theirs
 
 
 def find_fault(checkpoint: Path) -> str:
@@ -89,7 +89,7 @@ def _check_index(file: Path) -> None:
             raise FileNotFoundError(f"names {part.relative_path!r}, which is not beside it")
     for part in index.storage_data.values():
         with (file.parent / part.relative_path).open("rb") as opened:
-            view = _create_file_view(opened, part.offset, part.length)
+            view: Any = _create_file_view(opened, part.offset, part.length)
             torch.load(view, map_location="meta", weights_only=True)
 
 

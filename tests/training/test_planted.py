@@ -19,9 +19,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import torch.distributed.checkpoint as dcp
 from safetensors.torch import save_file
 from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.state_dict_loader import load as dcp_load
+from torch.distributed.checkpoint.state_dict_saver import save as dcp_save
 
 from pelican.training.checkpoints import REFUSED, last_checkpoint
 from pelican.training.torch_private import find_fault, only_data
@@ -55,7 +56,7 @@ def write_checkpoint(folder: Path) -> Path:
     torch.save(Planted, folder / "training_args.bin")  # a class; nobody reads the file
     for part in (WEIGHTS, "optimizer_0"):
         state = {"state": {"w": torch.ones(3)}, "groups": {"lr": 0.1, "betas": (0.9, 0.99)}}
-        dcp.save(state, checkpoint_id=folder / part, no_dist=True)
+        dcp_save(state, checkpoint_id=folder / part, no_dist=True)
     return folder
 
 
@@ -64,7 +65,7 @@ def load(path: Path) -> None:
 
 
 def load_distributed(path: Path) -> None:
-    dcp.load({"groups": {"lr": 0.0}}, checkpoint_id=path.parent, no_dist=True)
+    dcp_load({"groups": {"lr": 0.0}}, checkpoint_id=path.parent, no_dist=True)
 
 
 def plant_index(path: Path, planted: Planted) -> None:
@@ -73,7 +74,7 @@ def plant_index(path: Path, planted: Planted) -> None:
 
 def plant_value(path: Path, planted: Planted) -> None:
     shutil.rmtree(path.parent)
-    dcp.save({"groups": {"lr": planted}}, checkpoint_id=path.parent, no_dist=True)
+    dcp_save({"groups": {"lr": planted}}, checkpoint_id=path.parent, no_dist=True)
 
 
 def plant(path: Path, planted: Planted) -> None:

@@ -37,7 +37,10 @@ def cases(root: Path) -> list[dict[str, Any]]:
             {**two, **work, "world": 4, "name": f"{kind}-refused"},
             {**two, **work, "name": f"{kind}-rest"},
         ]
-    planted = {"work": str(root / "sft-work"), "planted": "checkpoint-4/*/*rank_0*_optim_states.pt"}
+    planted = {
+        "work": str(root / "sft-work"),
+        "planted": "checkpoint-4/*/*pp_rank_0_*_optim_states.pt",
+    }
     again = {"kind": "sft", "strategy": "zero3", "world": 2, "steps": 4, "name": "sft-planted"}
     adapted = {"kind": "grpo", "steps": 3, "lora": True, "checkpointing": True}
     return [
