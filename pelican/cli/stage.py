@@ -70,6 +70,7 @@ def run_spec(name: str, path: str) -> None:
     # A stage is resumable at any moment, so SIGTERM may end it as any exception would.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
+        env.check()
         _run(name, path)
     except PelicanError as error:
         _report(error)

@@ -81,6 +81,7 @@ def submit(
     wait: bool = False,
 ) -> None:
     """Run a pipeline to its end. Raises PelicanError with one sentence if it fails."""
+    env.check()
     recipe = for_pipeline(pipeline, find_recipe(address, overrides))
     uri = env.store_uri(store)
     chosen, _ = choose(launcher, uri)

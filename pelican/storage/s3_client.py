@@ -33,7 +33,6 @@ from pelican.errors import InfrastructureError, PelicanError, UserInputError
 AWS = "https://s3.amazonaws.com"
 CA = "S3_CA_BUNDLE"
 PATIENCE_S = 90.0
-MOST_PATIENCE_S = 86_400
 _REGION = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_-]{0,61}[A-Za-z0-9])?")
 CONNECT_S, READ_S = 5.0, 60.0
 _ABSENT = ("NoSuchKey", "NoSuchObject", "ResourceNotFound", "NoSuchVersion")
@@ -95,9 +94,9 @@ class S3Settings:
             patience_s = float(patience)
         except ValueError:
             patience_s = math.nan
-        if not 0 <= patience_s <= MOST_PATIENCE_S:
+        if not 0 <= patience_s <= environment.MOST_S:
             raise UserInputError(
-                f"S3_PATIENCE_S={patience!r} is not a number of seconds from 0 to {MOST_PATIENCE_S}"
+                f"S3_PATIENCE_S={patience!r} is not a number of seconds up to {environment.MOST_S:,.0f}"
             )
         region = first("AWS_REGION", "AWS_DEFAULT_REGION")
         if region and not _REGION.fullmatch(region):
