@@ -271,7 +271,10 @@ _ROWS = {row.name: row for rows in VARIABLES.values() for row in rows}
 # What a value has to be, by the row's unit: without a row here it may be anything.
 _NUMBER = re.compile(r"\d+")
 _TAKES: dict[str, tuple[Callable[[str], object], str]] = {
-    "seconds": (lambda text: 0 <= float(text) <= MOST_S, f"a number of seconds up to {MOST_S:,.0f}"),
+    "seconds": (
+        lambda text: 0 <= float(text) <= MOST_S,
+        f"a number of seconds up to {MOST_S:,.0f}",
+    ),
     "number": (_NUMBER.fullmatch, "a whole number"),
     "MB": (_NUMBER.fullmatch, "a whole number of MB"),
     "completions": (_NUMBER.fullmatch, "a whole number of completions"),
@@ -280,9 +283,15 @@ _TAKES: dict[str, tuple[Callable[[str], object], str]] = {
     "on, off, auto": (lambda text: text in ("on", "off", "auto"), "on, off or auto"),
     "pyav, torchcodec": (lambda text: text in ("pyav", "torchcodec"), "pyav or torchcodec"),
     "port": (lambda text: 0 <= int(text) < 1 << 16, "a port"),
-    "port or host:port": (lambda text: 0 <= int(text.rpartition(":")[2]) < 1 << 16, "a port, or host:port"),
+    "port or host:port": (
+        lambda text: 0 <= int(text.rpartition(":")[2]) < 1 << 16,
+        "a port, or host:port",
+    ),
     "URL": (is_http, "an http(s) URL"),
-    "URLs with commas": (lambda text: all(is_http(t.strip()) for t in text.split(",") if t.strip()), "http(s) URLs with commas between them"),
+    "URLs with commas": (
+        lambda text: all(is_http(t.strip()) for t in text.split(",") if t.strip()),
+        "http(s) URLs with commas between them",
+    ),
 }
 
 
@@ -302,7 +311,9 @@ def check() -> None:
         except ValueError:
             good = False
         if not good:
-            shown = "" if row.unit.startswith("URL") else f"={value!r}"  # an address may be a secret
+            shown = (
+                "" if row.unit.startswith("URL") else f"={value!r}"
+            )  # an address may be a secret
             raise UserInputError(f"{row.name}{shown} does not fit: it takes {takes}")
 
 

@@ -118,7 +118,7 @@ def check_safetensors(name: str, folder: Listing, file: str) -> Mapping[str, Any
         (length,) = struct.unpack("<Q", folder.read(file, 0, 8))
         if length > size - 8:
             raise ValueError
-        header = json.loads(folder.read(file, 8, length))
+        header: dict[str, Any] = json.loads(folder.read(file, 8, length))
         end = max((tensor["data_offsets"][1] for _, tensor in tensors(header)), default=0)
         fault = header_fault(header)
     except (struct.error, ValueError, LookupError, TypeError, AttributeError, RecursionError):
