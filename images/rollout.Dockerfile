@@ -10,11 +10,9 @@ RUN pip install --no-cache-dir --require-hashes -r requirements/core.txt
 # One heavy layer, which the train and rollout images share.
 COPY requirements/train.txt requirements/
 RUN pip install --no-cache-dir --require-hashes -r requirements/train.txt
-# Not in the lock: its dependencies differ by accelerator. The constraint keeps torch, kfp and all
-# others but the two of which vllm 0.31.0 takes older versions only.
-RUN sed -n 's/^\([a-z0-9._-]*==[^ ]*\).*/\1/p' requirements/train.txt \
-        | grep -vE '^(numpy|cuda-bindings)==' > requirements/pins.txt \
-    && pip install --no-cache-dir -c requirements/pins.txt vllm==0.31.0
+# What vllm needs beside train.txt; of numpy and cuda-bindings it takes older versions only.
+COPY requirements/vllm.txt requirements/
+RUN pip install --no-cache-dir --no-deps --require-hashes -r requirements/vllm.txt
 COPY pyproject.toml README.md ./
 COPY pelican pelican
 COPY components components

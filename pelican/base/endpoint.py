@@ -167,26 +167,34 @@ class _BusyError(Exception):
 
 
 def _read_key(variable: str, url: str) -> dict[str, str]:
-    """The header with the key from the environment; none without one, or if it is for other hosts."""
+    """The header with the key from the environment; none without one, or if it is for other hosts.
+
+    Raises:
+        UserInputError: the key holds what no header can, such as a line break inside.
+    """
     import httpx
 
-    key = os.environ.get(variable)
+    key = os.environ.get(variable, "").strip()  # a file's last newline often comes along
+    if not (key.isascii() and key.isprintable()):
+        raise UserInputError(f"{variable} holds characters that no key has; copy it again")
     bound = {host.strip().lower() for host in os.environ.get(f"{variable}{HOSTS}", "").split(",")}
     parts = httpx.URL(url)  # as the client reads it, so that both mean the same host
     own = {parts.host, parts.netloc.decode()}
     return {"Authorization": f"Bearer {key}"} if key and own & bound - {""} else {}
 
 
-def _check_url(url: str, setting: str) -> None:
-    import httpx
-
-    refuse_credentials(url, setting, "give the key by its variable")
+def is_http(url: str) -> bool:
+    """Whether this is an address that is asked by HTTP."""
     try:
-        parts = httpx.URL(url)
-        is_http = parts.scheme in ("http", "https") and bool(parts.host) and parts.port != 0
-    except (ValueError, httpx.InvalidURL):  # a port that is no number, say
-        is_http = False
-    if not is_http:
+        parts = urlsplit(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port that is no number, say
+        return False
+
+
+def _check_url(url: str, setting: str) -> None:
+    refuse_credentials(url, setting, "give the key by its variable")
+    if not is_http(url):
         raise UserInputError(f"{setting} {url!r} is not an http(s) URL; give its /v1")
 
 

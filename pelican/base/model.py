@@ -29,6 +29,6 @@ class Frozen(BaseModel):
 
 
 class Section(Frozen):
-    """Defaults are checked like given values."""
+    """Defaults are checked like given values; numbers are finite."""
 
-    model_config = ConfigDict(validate_default=True)
+    model_config = ConfigDict(validate_default=True, allow_inf_nan=False)

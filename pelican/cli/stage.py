@@ -77,6 +77,7 @@ def run_spec(name: str, path: str) -> None:
     # A stage is resumable at any moment, so SIGTERM may end it as any exception would.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
+        env.check()
         _run(name, path)
     except DamagedError as error:
         _report(error, STAGE_DAMAGED)

@@ -60,7 +60,7 @@ from pelican.runs.layout import (
     state,
 )
 from pelican.runs.outcome import show
-from pelican.runs.preflight import check_places, check_same_recipe
+from pelican.runs.preflight import check_machine, check_places, check_same_recipe
 from pelican.storage import open_store
 from pelican.storage.manifests import now
 from pelican.storage.publish import publish
@@ -82,6 +82,7 @@ def submit_run(
     redo: bool = False,
 ) -> None:
     """Run a pipeline to its end. Raises PelicanError with one sentence if it fails."""
+    env.check()
     recipe = for_pipeline(pipeline, find_recipe(address, overrides))
     uri = env.store_uri(store)
     chosen, _ = choose(launcher, uri)
@@ -89,6 +90,7 @@ def submit_run(
     objects.probe()
     recipe = as_kept(objects, recipe, chosen)
     if chosen == "local":
+        check_machine(recipe)
         check_places(objects, recipe)
     asked = Submission(
         run="-",

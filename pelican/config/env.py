@@ -8,15 +8,17 @@ name that it lacks. The trigger's own settings are the fields of `TriggerConfig`
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from pelican.base.address import refuse_credentials
-from pelican.base.endpoint import HOSTS
+from pelican.base.endpoint import HOSTS, is_http
 from pelican.base.pod import ERRORS
 from pelican.base.process import OWNER, PARENT
+from pelican.errors import UserInputError
 
 IMAGE = "pelican-control:0.1.0"
 ATTEMPT = "PELICAN_ATTEMPT"
@@ -32,6 +34,7 @@ PUSHGATEWAY = "PELICAN_PUSHGATEWAY"
 REUSE = "PELICAN_REUSE"
 VIDEO_DECODER = "PELICAN_VIDEO_DECODER"
 WARM = "PELICAN_WARM"
+MOST_S = 86_400.0  # of a setting in seconds
 
 
 @dataclass(frozen=True)
@@ -282,6 +285,55 @@ VARIABLES: dict[str, tuple[Variable, ...]] = {
     ),
 }
 _ROWS = {row.name: row for rows in VARIABLES.values() for row in rows}
+
+
+# What a value has to be, by the row's unit: without a row here it may be anything.
+_NUMBER = re.compile(r"\d+")
+_TAKES: dict[str, tuple[Callable[[str], object], str]] = {
+    "seconds": (
+        lambda text: 0 <= float(text) <= MOST_S,
+        f"a number of seconds up to {MOST_S:,.0f}",
+    ),
+    "number": (_NUMBER.fullmatch, "a whole number"),
+    "MB": (_NUMBER.fullmatch, "a whole number of MB"),
+    "completions": (_NUMBER.fullmatch, "a whole number of completions"),
+    "pid": (_NUMBER.fullmatch, "a process's number"),
+    "on, off": (lambda text: text in ("on", "off"), "on or off"),
+    "on, off, auto": (lambda text: text in ("on", "off", "auto"), "on, off or auto"),
+    "pyav, torchcodec": (lambda text: text in ("pyav", "torchcodec"), "pyav or torchcodec"),
+    "port": (lambda text: 0 <= int(text) < 1 << 16, "a port"),
+    "port or host:port": (
+        lambda text: 0 <= int(text.rpartition(":")[2]) < 1 << 16,
+        "a port, or host:port",
+    ),
+    "URL": (is_http, "an http(s) URL"),
+    "URLs with commas": (
+        lambda text: all(is_http(t.strip()) for t in text.split(",") if t.strip()),
+        "http(s) URLs with commas between them",
+    ),
+}
+
+
+def check() -> None:
+    """Whether every variable that is set holds what its row takes; asked before work begins.
+
+    Raises:
+        UserInputError: one does not.
+    """
+    for row in _ROWS.values():
+        value = os.environ.get(row.name)
+        if not value or row.unit not in _TAKES:
+            continue
+        fits, takes = _TAKES[row.unit]
+        try:
+            good = bool(fits(value))
+        except ValueError:
+            good = False
+        if not good:
+            shown = (
+                "" if row.unit.startswith("URL") else f"={value!r}"
+            )  # an address may be a secret
+            raise UserInputError(f"{row.name}{shown} does not fit: it takes {takes}")
 
 
 def read(name: str) -> str:

@@ -8,14 +8,31 @@ kfp.
 from __future__ import annotations
 
 import json
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
+from pydantic_core import PydanticCustomError
 
+from pelican.base.endpoint import is_http
 from pelican.base.model import Section, digest_of
 from pelican.config.resources import Resources
 from pelican.config.stages import STAGES, value_of
 from pelican.records import Phase
+
+# What several sections take.
+
+MOST_PROCESSES = 4096  # of one stage
+
+
+def _http(url: str) -> str:
+    if not is_http(url):
+        raise PydanticCustomError("http", "an http(s) URL, to its /v1")
+    return url
+
+
+Endpoint = Annotated[str, AfterValidator(_http)]
+Seconds = Annotated[float, Field(gt=0)]
+Points = Annotated[float, Field(ge=0)]
 
 # The sections `models` and `data`: what a metaloop starts from.
 
@@ -36,7 +53,7 @@ class Data(Section):
     replay: str = Field(description="pool of general samples, trained on against forgetting")
     evaluation: str = Field(description="pool of embodied samples held out to evaluate on")
     general: str = Field(description="pool of general samples held out to evaluate on")
-    horizon_s: tuple[float, ...] = Field(
+    horizon_s: tuple[Seconds, ...] = Field(
         (32.0, 64.0),
         min_length=1,
         description="longest clip of each loop in seconds; the last value holds for all later loops [P]",
@@ -160,7 +177,7 @@ class RolloutConfig(Section):
     shard_size: int = Field(512, gt=0, description="samples per shard, the unit of resuming")
     batch_size: int = Field(64, gt=0, description="completions decoded together (transformers)")
     vllm: VllmConfig = VllmConfig()
-    workers: int = Field(1, gt=0, description="processes of the rollout stage")
+    workers: int = Field(1, gt=0, le=MOST_PROCESSES, description="processes of the rollout stage")
 
 
 # The sections `reward` and `eval`: what an answer is worth, and when a loop went wrong.
@@ -169,14 +186,14 @@ class RolloutConfig(Section):
 class JudgeConfig(Section):
     """The model that judges free text."""
 
-    endpoint: str = Field(description="OpenAI-compatible base URL, with /v1")
+    endpoint: Endpoint = Field(description="OpenAI-compatible base URL, with /v1")
     model: str
     votes: int = Field(
         3, gt=0, description="replies whose majority decides; odd, so that none ties"
     )
     temperature: float = Field(0.7, ge=0)
     timeout_s: float = Field(60.0, gt=0, description="seconds to wait for one reply")
-    workers: int = Field(8, gt=0, description="answers judged at a time")
+    workers: int = Field(8, gt=0, le=1024, description="answers judged at a time")
     attempts: int = Field(6, gt=0, description="requests for one reply before the stage gives up")
     backoff_s: float = Field(
         1.0, ge=0, description="seconds of the first pause between two attempts; later ones grow"
@@ -421,8 +438,8 @@ class RlConfig(Section):
     sampling: Sampling = Sampling()
     stop: StopConfig = StopConfig()
     generation: GenerationConfig = GenerationConfig()
-    processes: int = Field(1, gt=0)
-    threads: int = Field(1, gt=0, description="CPU threads per process")
+    processes: int = Field(1, gt=0, le=MOST_PROCESSES)
+    threads: int = Field(1, gt=0, le=MOST_PROCESSES, description="CPU threads per process")
     seed: int = 0
     variant: RlVariant = Field(RlVariant(), exclude_if=lambda variant: variant.off)
 
@@ -445,7 +462,7 @@ class DistillConfig(Section):
     max_rows: int | None = Field(
         None, gt=0, description="most rows of the mixture; none: what the ratio gives"
     )
-    endpoint: str | None = Field(
+    endpoint: Endpoint | None = Field(
         None, description="OpenAI-compatible base URL of the teacher; none: it is loaded here"
     )
     only_replay: bool = Field(False, description="train on general replay alone (a control)")
@@ -463,8 +480,8 @@ class SftConfig(Section):
     save_steps: int = Field(50, gt=0)
     weight_decay: float = Field(0.0, ge=0)
     max_grad_norm: float = Field(1.0, gt=0)
-    processes: int = Field(1, gt=0)
-    threads: int = Field(1, gt=0, description="CPU threads per process")
+    processes: int = Field(1, gt=0, le=MOST_PROCESSES)
+    threads: int = Field(1, gt=0, le=MOST_PROCESSES, description="CPU threads per process")
     seed: int = 0
 
 
@@ -511,7 +528,7 @@ class GateConfig(Section):
     min_scenes: int = Field(
         5, ge=2, description="scenes that a gain or a loss must be seen on to be believed [D]"
     )
-    tolerances: dict[str, float] = Field(
+    tolerances: dict[str, Points] = Field(
         {},
         description='points that a part may lose instead of max_drop, by name, such as {"counting": 5}',
     )

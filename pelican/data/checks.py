@@ -19,13 +19,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from pelican.base.files import resolve_below
 from pelican.data.images import FORMATS, decoding, image_bytes, image_digest, refuse_huge
 from pelican.data.importing.shards import read_columns
 from pelican.data.pool import PoolIndex, read_index
 from pelican.data.tables import SAMPLES, RowError, open_parquet, shard_paths
-from pelican.data.versions import read_version
-from pelican.storage.digests import file_digest
+from pelican.data.versions import changed_since_import, version_name
 
 # Findings: one for each fault of a row, or of the pool as a whole.
 
@@ -126,9 +124,10 @@ def check(folder: Path, against: Sequence[Path], near: int) -> Checked:
     _balance(found, findings)
     _languages(found, findings)
     _licenses(found, findings)
-    version = _changed(folder, findings)
+    for fault in changed_since_import(folder):
+        findings.add(Finding("changed", "", fault))
     rows = len(found.index.entries) + len(found.index.quarantine)
-    return Checked(found, findings, rows, version)
+    return Checked(found, findings, rows, version_name(folder))
 
 
 def _at(check: str, row: ScannedRow, reason: str, other: str = "") -> Finding:
@@ -244,23 +243,6 @@ def _licenses(found: Scan, findings: Findings) -> None:
     missing = found.counts.get("license", Counter())[""]
     if missing:
         findings.add(Finding("license", "", f"{missing} rows name no licence"))
-
-
-def _changed(folder: Path, findings: Findings) -> str | None:
-    """Compare the shards with what `version.json` says of them."""
-    version = read_version(folder) if folder.is_dir() else None
-    if version is None:
-        return None
-    for shard in version.shards:
-        path = resolve_below(folder, shard.name)
-        if not path.is_file():
-            findings.add(Finding("changed", "", f"{shard.name} is gone"))
-        elif file_digest(path) != shard.sha256:
-            findings.add(Finding("changed", "", f"{shard.name} was changed after the import"))
-    extra = {p.name for p in folder.glob("*.parquet")} - {s.name for s in version.shards}
-    for name in sorted(extra):
-        findings.add(Finding("changed", "", f"{name} was added after the import"))
-    return version.id
 
 
 # `scan`: one pass over a pool, which looks at every row and image and keeps a few numbers of each.

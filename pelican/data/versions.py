@@ -47,24 +47,11 @@ def noted_files(path: Path) -> dict[str, object]:
     return found | {name: digests[file] for name, file in rest.items()}
 
 
-def check_version(path: Path) -> None:
-    """Whether a folder that an import made still holds what was imported; others pass.
-
-    Raises:
-        UserInputError: a shard is missing or has other bytes.
-    """
-    version = read_version(path) if path.is_dir() else None
-    if version is None:
-        return
-    there = {s.name: path / s.name for s in version.shards if (path / s.name).is_file()}
-    digests = file_digests(there.values())
-    for shard in version.shards:
-        if shard.name not in there or digests[there[shard.name]] != shard.sha256:
-            raise UserInputError(
-                f"{path / shard.name} is not what was imported as version {version.id}: it is"
-                " missing or its bytes changed; restore it, or import the pool again"
-                " (`pelican data import`)"
-            )
+def known_files(path: Path) -> dict[str, object]:
+    """As `hash_files`; a file that this machine has read and that looks the same is not read again."""
+    files = {p.relative_to(path).as_posix(): p for p in files_below(path)}
+    digests = file_digests(files.values())
+    return {name: digests[file] for name, file in files.items()}
 
 
 def stat_files(path: Path) -> dict[str, object]:
@@ -165,6 +152,41 @@ def version_name(pool: Path) -> str | None:
     """The id of a pool's version; None for a pool that was not imported."""
     found = read_version(pool) if pool.is_dir() else None
     return found.id if found else None
+
+
+def changed_since_import(pool: Path, read: Reader = hash_files) -> list[str]:
+    """What of a version is not as it was imported, in words; nothing for a pool that no import made.
+
+    Args:
+        pool: its folder, or a file.
+        read: gives the files' digests; `known_files` reads those alone that seem touched.
+    """
+    version = read_version(pool) if pool.is_dir() else None
+    if version is None:
+        return []
+    found = {name: digest for name, digest in read(pool).items() if name.endswith(".parquet")}
+    said = {shard.name: shard.sha256 for shard in version.shards}
+    gone = [f"{name} is gone" for name in said if name not in found]
+    changed = [
+        f"{n} was changed after the import" for n in said if found.get(n, said[n]) != said[n]
+    ]
+    added = [f"{name} was added after the import" for name in sorted(found) if name not in said]
+    return [*gone, *changed, *added]
+
+
+def check_version(pool: Path) -> None:
+    """Whether a folder that an import made still holds what was imported; others pass.
+
+    Raises:
+        UserInputError: a shard is missing, was added, or has other bytes.
+    """
+    changed = changed_since_import(pool, known_files)
+    if changed:
+        more = f" (and {len(changed) - 1} more)" if len(changed) > 1 else ""
+        raise UserInputError(
+            f"{pool} is not what was imported as version {version_name(pool)}: {changed[0]}{more};"
+            " restore it, or import it again (`pelican data import`)"
+        )
 
 
 def read_current(pool: Path) -> Version | None:

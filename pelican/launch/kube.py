@@ -53,8 +53,9 @@ class Kube:
                     env.read("KUBECONFIG") or "~/.kube/config",
                     client_configuration=configuration,
                 )
-        except (config.ConfigException, OSError) as error:
-            raise UserInputError(f"no cluster is configured ({error}); set KUBECONFIG") from None
+        except Exception as error:  # the client reads the file as it comes: no YAML, other fields
+            why = str(error).partition(chr(10))[0] or type(error).__name__
+            raise UserInputError(f"no cluster is configured ({why}); set KUBECONFIG") from None
         configuration.retries = False  # of urllib3, below ours
         self._api = client.ApiClient(configuration)
         self._core = client.CoreV1Api(self._api)

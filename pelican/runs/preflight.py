@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -17,7 +18,12 @@ from pelican.config.credentials import check_recipe
 from pelican.config.overrides import fields, sentence
 from pelican.config.recipe import Recipe
 from pelican.config.stages import STAGES, value_of
-from pelican.data.versions import hash_files, version_name
+from pelican.data.versions import (
+    changed_since_import,
+    hash_files,
+    known_files,
+    version_name,
+)
 from pelican.errors import UserInputError
 from pelican.monitoring import record
 from pelican.monitoring.exporter import pushed
@@ -33,6 +39,9 @@ from pelican.storage.manifests import versions
 from pelican.storage.store import ObjectStore
 
 DECODED_BYTES = 1 << 31  # above, images are not read here but where they are used: rollout, eval
+PER_CORE = (
+    16  # processes or threads of a stage; more would not end, and could take the machine down
+)
 CHECKED = "cache/preflight"  # in the store: what was found of a pool, by its content
 
 
@@ -57,6 +66,8 @@ def preflight(store: str, run: str, recipe: str, redo: bool = False) -> Recipe:
         check_checkpoint(name, env.resolve(where))
     places = {name: env.resolve(getattr(parsed.data, name)) for name in needed_pools(parsed)}
     pools = {name: _pool(name, where) for name, where in places.items()}
+    for name, folder in pools.items():
+        check_unchanged(name, folder)
     digests = {name: pool_digest(objects, name, folder) for name, folder in pools.items()}
     reports = {
         name: check_data(objects, name, folder, digests[name], parsed)
@@ -150,6 +161,19 @@ def check_places(store: ObjectStore, recipe: Recipe) -> None:
             )
 
 
+def check_machine(recipe: Recipe) -> None:
+    """Whether the stages' processes may run here. Raises UserInputError for far more than cores."""
+    cores = os.cpu_count() or 1
+    for field in dict.fromkeys(
+        f for row in STAGES.values() for f in (row.processes, row.threads) if f
+    ):
+        if (wanted := value_of(recipe, field)) > PER_CORE * cores:
+            raise UserInputError(
+                f"{field}={wanted}: this machine has {cores} cores, which run at most"
+                f" {PER_CORE * cores}; take fewer, or a cluster"
+            )
+
+
 def _pool(name: str, where: str) -> Path:
     """A pool as a path; one of an s3:// URI is fetched."""
     try:
@@ -158,6 +182,22 @@ def _pool(name: str, where: str) -> Path:
         raise UserInputError(
             f"data.{name}: there is no pool at {where}; change the field"
         ) from None
+
+
+def check_unchanged(name: str, folder: Path) -> None:
+    """An imported pool is what its version says; of a large one, files that seem touched are read.
+
+    Raises:
+        UserInputError: a shard was changed, added or lost since: the version names other data.
+    """
+    small = folder.is_dir() and _size(folder) <= DECODED_BYTES
+    changed = changed_since_import(folder, hash_files if small else known_files)
+    if changed:
+        more = f", and {len(changed) - 1} more" if len(changed) > 1 else ""
+        raise UserInputError(
+            f"data.{name}: {changed[0]} in {folder}{more}; a version never changes: copy it again,"
+            " or import the pool again under another name"
+        )
 
 
 def pool_digest(store: ObjectStore, name: str, folder: Path) -> str | None:

@@ -134,6 +134,7 @@ def _train(
         check_world_size,
         last_checkpoint,
         save_trained,
+        train,
     )
     from pelican.training.curve import STATE, RlCurve
     from pelican.training.distributed import load_for_training
@@ -181,7 +182,7 @@ def _train(
         if checkpoint is not None:
             curve.load(checkpoint)
             losses.restore(checkpoint)
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        train(trainer, checkpoint)
     save_trained(trainer, encoder.processor, job.output("checkpoint"), config)
     if job.rank == 0:
         result.counts.update({"samples": len(samples), "steps": trainer.state.global_step})

@@ -32,6 +32,7 @@ def run(inputs: Inputs, config: Recipe, job: StageJob) -> StageResult:
         check_world_size,
         last_checkpoint,
         save_trained,
+        train,
     )
     from pelican.training.distributed import load_for_training
     from pelican.training.sft import Demonstration, DemonstrationTrainer, ScaledSftTrainer
@@ -86,7 +87,7 @@ def run(inputs: Inputs, config: Recipe, job: StageJob) -> StageResult:
     check_world_size(config, checkpoint, job.world_size)
     if checkpoint is not None:
         losses.restore(checkpoint)
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    train(trainer, checkpoint)
     save_trained(trainer, encoder.processor, job.output("checkpoint"), config)
     if job.rank == 0:
         pl.DataFrame(losses.rows).write_parquet(job.output("curve.parquet"))

@@ -7,16 +7,24 @@ import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pelican.errors import UserInputError
 from pelican.storage import open_uri
+from pelican.storage.weights import header_fault, tensors, tokenizer_fault, weights_fault
 
+TOKENIZER = "tokenizer.json"
+# Read beside it by transformers and vLLM: each is an object in JSON.
+OBJECTS = {
+    *("tokenizer_config.json", "generation_config.json", "processor_config.json"),
+    *("preprocessor_config.json", TOKENIZER, "vocab.json"),
+}
 INDEX = "model.safetensors.index.json"
 # What transformers and vLLM read beside the weights; of the names on one line, one is enough.
 FILES = (
     ("config.json",),
     ("tokenizer_config.json",),
-    ("tokenizer.json", "vocab.json"),
+    (TOKENIZER, "vocab.json"),
     ("preprocessor_config.json", "processor_config.json"),
 )
 
@@ -45,14 +53,12 @@ def check_checkpoint(name: str, where: str) -> None:
         raise UserInputError(
             f"{name}: the checkpoint {where} lacks {', '.join(lacking)}; copy it again"
         )
-    try:
-        json.loads(folder.read("config.json"))
-    except ValueError:
-        raise UserInputError(f"{name}: {where}/config.json is not JSON; copy it again") from None
+    config = read_json(name, folder, "config.json")
+    objects = {f: read_json(name, folder, f) for f in sorted(OBJECTS & folder.sizes.keys())}
     if INDEX in folder.sizes:
         try:
             shards = set(json.loads(folder.read(INDEX))["weight_map"].values())
-        except (ValueError, LookupError, TypeError, AttributeError):
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
             raise UserInputError(
                 f"{name}: {where}/{INDEX} names no weights; copy it again"
             ) from None
@@ -61,12 +67,23 @@ def check_checkpoint(name: str, where: str) -> None:
             raise UserInputError(
                 f"{name}: the checkpoint {where} lacks {missing[0]}; copy it again"
             )
+    headers: dict[str, Any] = {}
     for file in weights:
-        check_safetensors(name, folder, file)
+        headers |= tensors(check_safetensors(name, folder, file))
+    try:
+        fault = weights_fault(config, headers)
+        if fault is None and TOKENIZER in objects:
+            fault = tokenizer_fault(config, objects[TOKENIZER])
+    except (LookupError, TypeError, AttributeError, ArithmeticError) as error:
+        fault = f"config.json or {TOKENIZER} is none of its kind ({type(error).__name__}: {error})"
+    if fault is not None:
+        raise UserInputError(
+            f"{name}: the checkpoint {where} does not fit together: {fault}; copy it again"
+        )
 
 
-def check_safetensors(name: str, folder: Listing, file: str) -> None:
-    """Check that a safetensors file is as long as its header says; no tensor is read.
+def read_json(name: str, folder: Listing, file: str) -> dict[str, Any]:
+    """A JSON object of a checkpoint.
 
     Args:
         name: what the recipe calls the checkpoint, for the sentence.
@@ -74,18 +91,37 @@ def check_safetensors(name: str, folder: Listing, file: str) -> None:
         file: its name in that folder.
 
     Raises:
-        UserInputError: it is shorter or longer, or has no header.
+        UserInputError: it is not JSON, or no object.
+    """
+    try:
+        found = json.loads(folder.read(file))
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise UserInputError(f"{name}: {folder.where}/{file} is not JSON; copy it again")
+    return found
+
+
+def check_safetensors(name: str, folder: Listing, file: str) -> Mapping[str, Any]:
+    """The header of a safetensors file that is as long as it says; no tensor is read.
+
+    Args:
+        name: what the recipe calls the checkpoint, for the sentence.
+        folder: where the file lies.
+        file: its name in that folder.
+
+    Raises:
+        UserInputError: it is shorter or longer, or its header can't be.
     """
     size = folder.sizes[file]
     try:
         (length,) = struct.unpack("<Q", folder.read(file, 0, 8))
         if length > size - 8:
             raise ValueError
-        header = json.loads(folder.read(file, 8, length))
-        end = max(
-            (t["data_offsets"][1] for k, t in header.items() if k != "__metadata__"), default=0
-        )
-    except (struct.error, ValueError, KeyError, TypeError):
+        header: dict[str, Any] = json.loads(folder.read(file, 8, length))
+        end = max((tensor["data_offsets"][1] for _, tensor in tensors(header)), default=0)
+        fault = header_fault(header)
+    except (struct.error, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         raise UserInputError(
             f"{name}: {folder.where}/{file} is not a whole safetensors file; copy it again"
         ) from None
@@ -94,6 +130,9 @@ def check_safetensors(name: str, folder: Listing, file: str) -> None:
             f"{name}: {folder.where}/{file} has {size} bytes but its header tells of"
             f" {8 + length + end}; copy it again"
         )
+    if fault is not None:
+        raise UserInputError(f"{name}: {folder.where}/{file}: {fault}; copy it again")
+    return header
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ from minio.commonconfig import REPLACE, CopySource, Tags
 from minio.datatypes import Object
 from minio.deleteobjects import DeleteObject
 from minio.error import S3Error
+from minio.helpers import check_bucket_name
 
 from pelican.base.files import lock_file, resolve_below
 from pelican.base.metrics import STORE_BYTES
@@ -75,6 +76,12 @@ class S3Store(ObjectStore):
         self.bucket, self.prefix = parts.netloc, parts.path.strip("/")
         if parts.scheme != "s3" or not self.bucket or {"@", ":"} & {*self.bucket}:
             raise UserInputError("the store's address is not of the form s3://bucket/prefix")
+        try:
+            check_bucket_name(self.bucket)
+        except ValueError as error:
+            raise UserInputError(
+                f"store {uri!r}: {error}; a bucket's name has 3 to 63 letters, digits, dots and dashes"
+            ) from None
         self.uri = f"s3://{self.bucket}/{self.prefix}".rstrip("/")
         self.settings = settings or S3Settings.from_environment()
         place = hashlib.sha256(f"{self.settings.endpoint} {self.bucket}".encode()).hexdigest()

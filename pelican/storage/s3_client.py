@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -22,6 +24,7 @@ from minio.credentials.providers import (
 from minio.error import InvalidResponseError, S3Error, ServerError
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
+from pelican.base.endpoint import is_http
 from pelican.base.metrics import STORE_ERRORS, STORE_RETRIES
 from pelican.base.net import explain_refusal, find_refusal, make_tls_context
 from pelican.config import env as environment
@@ -30,6 +33,7 @@ from pelican.errors import InfrastructureError, PelicanError, UserInputError
 AWS = "https://s3.amazonaws.com"
 CA = "S3_CA_BUNDLE"
 PATIENCE_S = 90.0
+_REGION = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_-]{0,61}[A-Za-z0-9])?")
 CONNECT_S, READ_S = 5.0, 60.0
 _ABSENT = ("NoSuchKey", "NoSuchObject", "ResourceNotFound", "NoSuchVersion")
 _DENIED = ("AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken")
@@ -78,7 +82,7 @@ class S3Settings:
                 f"{variable} holds a user or a password; take them out and set AWS_ACCESS_KEY_ID"
                 " and AWS_SECRET_ACCESS_KEY"
             )
-        if parts.scheme not in ("http", "https") or not parts.netloc or parts.path.strip("/"):
+        if not is_http(endpoint) or parts.path.strip("/") or parts.query or parts.fragment:
             raise UserInputError(f"{variable}={endpoint!r} is not of the form http(s)://host:port")
         style = env.get("S3_PATH_STYLE") or "auto"
         if style not in ("auto", "on", "off"):
@@ -90,10 +94,17 @@ class S3Settings:
         try:
             patience_s = float(patience)
         except ValueError:
-            raise UserInputError(f"S3_PATIENCE_S={patience!r} is not a number of seconds") from None
+            patience_s = math.nan
+        if not 0 <= patience_s <= environment.MOST_S:
+            raise UserInputError(
+                f"S3_PATIENCE_S={patience!r} is not a number of seconds up to {environment.MOST_S:,.0f}"
+            )
+        region = first("AWS_REGION", "AWS_DEFAULT_REGION")
+        if region and not _REGION.fullmatch(region):
+            raise UserInputError(f"AWS_REGION={region!r} is no region, such as us-east-1")
         return cls(
             endpoint=endpoint.rstrip("/"),
-            region=first("AWS_REGION", "AWS_DEFAULT_REGION"),
+            region=region,
             ca=first("S3_CA_BUNDLE", "AWS_CA_BUNDLE"),
             path_style={"auto": None, "on": True, "off": False}[style],
             patience_s=patience_s,

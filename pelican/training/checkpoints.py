@@ -6,6 +6,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,13 @@ from transformers import TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from pelican.base.files import resolve_below
+from pelican.base.process import all_gather_object
+from pelican.config import env
 from pelican.config.recipe import Recipe
 from pelican.errors import UserInputError
 from pelican.monitoring import record
 from pelican.training.distributed import save_whole
+from pelican.training.torch_private import find_fault, only_data
 
 TRAINER_STATE = "trainer_state.json"
 # Quantities of a trainer's log that are kept; a trainer that does not log one has no column for it.
@@ -34,17 +38,38 @@ torch.serialization.register_package(
 )
 
 
-def last_checkpoint(folder: Path, *more: str) -> Path | None:
-    """The newest whole checkpoint in `folder`, or None; newer ones that were cut off are deleted.
+REFUSED = "refused-"  # before the name of a checkpoint that is not gone on from
 
-    The trainer writes its state last, and callbacks write the files `more` after it.
+
+def last_checkpoint(folder: Path, *more: str) -> Path | None:
+    """The newest checkpoint in `folder` to go on from, or None. Collective: all ranks take part.
+
+    The trainer writes its state last, and callbacks write the files `more` after it: what was cut off
+    before is deleted. What is damaged, or holds a pickle that would run code, is told and set aside.
     """
     checkpoints = folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*")
     for found in sorted(checkpoints, key=lambda path: int(path.name.split("-")[-1]), reverse=True):
-        if all((found / name).exists() for name in (TRAINER_STATE, *more)):
+        if not all((found / name).exists() for name in (TRAINER_STATE, *more)):
+            shutil.rmtree(found, ignore_errors=True)  # another rank may have deleted it
+            continue
+        # One process of a machine looks at the folder, which lies on the machine's disk.
+        faults = all_gather_object(find_fault(found) if env.local_rank() == 0 else "")
+        fault = next(filter(None, faults), None)
+        if fault is None:
             return found
-        shutil.rmtree(found, ignore_errors=True)  # another rank may have deleted it
+        if env.local_rank() == 0:
+            print(f"{found.name} is passed over: {fault}", flush=True)
+            set_aside = found.with_name(REFUSED + found.name)
+            shutil.rmtree(set_aside, ignore_errors=True)
+            with suppress(FileNotFoundError):  # another machine's process has done it
+                found.rename(set_aside)
     return None
+
+
+def train(trainer: Any, checkpoint: Path | None) -> None:
+    """Train from `checkpoint`, or from the start; what is read from disk meanwhile runs nothing."""
+    with only_data():
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
 
 
 def save_policy(policy: Any, processor: Any, folder: Path) -> None:

@@ -45,3 +45,11 @@ def gather(parameter: Any) -> Tensor | None:
     with GatheredParameters([parameter]):
         whole: Tensor = parameter.detach().clone()
     return whole
+
+
+def data_types() -> list[Any]:
+    """What DeepSpeed's checkpoints name beside tensors: numbers in classes of its own."""
+    from deepspeed.runtime.fp16.loss_scaler import LossScaler
+    from deepspeed.runtime.zero.config import ZeroStageEnum
+
+    return [LossScaler, ZeroStageEnum]

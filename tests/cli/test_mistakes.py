@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import shutil
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -69,12 +71,17 @@ class Ended:
 
 
 def run(
-    line: str, place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    line: str,
+    place: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    variables: Mapping[str, str] = MappingProxyType({}),
 ) -> Ended:
-    """The command line in this process; `{}` in it is the made folder."""
-    monkeypatch.setenv("PELICAN_STORE", str(place / "store"))
-    monkeypatch.setenv("KUBECONFIG", str(place / "no-kubeconfig"))
-    for name in ("KUBERNETES_SERVICE_HOST", "KFP_HOST", "PELICAN_LAUNCHER"):
+    """The command line in this process; `{}` in it, and in the variables, is the made folder."""
+    given = {"PELICAN_STORE": "{}/store", "KUBECONFIG": "{}/no-kubeconfig", **variables}
+    for name, value in given.items():
+        monkeypatch.setenv(name, value.replace("{}", str(place)))
+    for name in {"KUBERNETES_SERVICE_HOST", "KFP_HOST", "PELICAN_LAUNCHER"} - given.keys():
         monkeypatch.delenv(name, raising=False)
     monkeypatch.chdir(home())
     monkeypatch.setattr(sys, "argv", ["pelican", *line.replace("{}", str(place)).split()])
@@ -114,6 +121,8 @@ MISTAKES = [
     ("submit --set models.policy=/nowhere", "there is nothing at /nowhere"),
     ("submit --set models.policy={}/half", "lacks tokenizer.json or vocab.json; copy it again"),
     ("submit --set data.corrections=/nowhere", "data.corrections=/nowhere: there is nothing"),
+    ("submit --set rollout.workers=4096", "rollout.workers=4096: this machine has"),
+    ("submit --set rl.threads=4096", "rl.threads=4096: this machine has"),
     # Pipelines, launchers, runs, stores.
     ("submit --pipeline metalop", "did you mean 'metaloop'?"),
     ("submit --variants dppo", "--variants is of the pipeline ablations, not of metaloop"),

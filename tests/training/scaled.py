@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import signal
 import sys
 import time
@@ -96,13 +97,12 @@ class StopAt(TrainerCallback):  # type: ignore[misc]
 def train(case: dict[str, Any], twin: Path, folder: Path, world: int) -> dict[str, Any]:
     from pelican.training.arguments import sft_arguments
     from pelican.training.checkpoints import check_world_size, last_checkpoint, save_trained
+    from pelican.training.checkpoints import train as resume
     from pelican.training.distributed import full_weights, load_for_training
     from pelican.training.sft import Demonstration, ScaledSftTrainer
 
     recipe = recipe_of(case)
     work = Path(case.get("work", folder))
-    checkpoint = last_checkpoint(work)
-    check_world_size(recipe, checkpoint, world)
     torch.manual_seed(0)
     drawn: list[list[str]] = []
     if case["kind"] == "sft":
@@ -136,7 +136,9 @@ def train(case: dict[str, Any], twin: Path, folder: Path, world: int) -> dict[st
     if "stop" in case:
         trainer.add_callback(StopAt(case["stop"]))
     start = {k: v.float().clone() for k, v in load_copy_of(twin).named_parameters()}
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    checkpoint = last_checkpoint(work)
+    check_world_size(recipe, checkpoint, world)
+    resume(trainer, checkpoint)
     save_trained(trainer, trainer.processing_class, folder / "checkpoint", recipe)
     kept = [row for row in trainer.state.log_history if "loss" in row]
     return {
@@ -215,9 +217,26 @@ def serve(case: dict[str, Any], twin: Path, folder: Path) -> NoReturn:
         os._exit(1)
 
 
+class Planted:
+    """Pickled, it is a call that makes the folder `mark`."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.mark),)
+
+
 def run(case: dict[str, Any], twin: Path, root: Path) -> None:
     folder = root / case["name"]
     folder.mkdir(parents=True, exist_ok=True)
+    if "planted" in case:
+        (file,) = Path(case["work"]).glob(case["planted"])
+        planted = Planted(folder / "mark")
+        if file.suffix == ".pt":
+            torch.save(planted, file)
+        else:
+            file.write_bytes(pickle.dumps(planted))
     port = free_port()
     if "stale" in case:
         server = os.fork()

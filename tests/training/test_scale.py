@@ -21,6 +21,7 @@ def cases(root: Path) -> list[dict[str, Any]]:
     sft = {"kind": "sft", "strategy": "ddp", "world": 1, "steps": 4}
     rl = {"kind": "grpo", "strategy": "ddp", "world": 1, "steps": 3}
     half = {"save": 2, "stop": 2, "work": str(root / "sft-work")}
+    planted = {"work": half["work"], "planted": "checkpoint-4/optimizer_0/.metadata"}
     return [
         {**sft, "name": "sft-1"},
         {**sft, "name": "sft-whole", "micro_tokens": 100_000},
@@ -28,6 +29,7 @@ def cases(root: Path) -> list[dict[str, Any]]:
         {**sft, "name": "sft-fsdp2", "world": 2, "strategy": "fsdp2"},
         {**sft, "name": "sft-fsdp2-half", "world": 2, "strategy": "fsdp2", **half},
         {**sft, "name": "sft-fsdp2-rest", "world": 4, "strategy": "fsdp2", "work": half["work"]},
+        {**sft, "name": "sft-fsdp2-planted", "world": 2, "strategy": "fsdp2", **planted},
         {**sft, "name": "sft-bf16", "dtype": "bfloat16", "rate": 1e-6, "checkpointing": True},
         {**rl, "name": "rl-1"},
         {**rl, "name": "rl-2", "world": 2},
@@ -87,6 +89,12 @@ def test_fsdp2_goes_on_with_another_number_of_processes(runs: Path) -> None:
     assert half["losses"] == pytest.approx(whole["losses"][:2], rel=1e-3)
     # The log of the first half comes with the checkpoint.
     assert rest["losses"] == pytest.approx(whole["losses"], rel=1e-3)
+
+
+def test_a_planted_checkpoint_runs_nothing_and_training_starts_anew(runs: Path) -> None:
+    assert_same_curve(result(runs, "sft-fsdp2"), result(runs, "sft-fsdp2-planted"))
+    assert not (runs / "sft-fsdp2-planted" / "mark").exists()
+    assert (runs / "sft-work" / "refused-checkpoint-4").exists()
 
 
 def test_groups_do_not_depend_on_the_number_of_processes(runs: Path) -> None:

@@ -37,9 +37,15 @@ def cases(root: Path) -> list[dict[str, Any]]:
             {**two, **work, "world": 4, "name": f"{kind}-refused"},
             {**two, **work, "name": f"{kind}-rest"},
         ]
+    planted = {
+        "work": str(root / "sft-work"),
+        "planted": "checkpoint-4/*/*pp_rank_0_*_optim_states.pt",
+    }
+    again = {"kind": "sft", "strategy": "zero3", "world": 2, "steps": 4, "name": "sft-planted"}
     adapted = {"kind": "grpo", "steps": 3, "lora": True, "checkpointing": True}
     return [
         *found,
+        {**again, **planted},
         {**adapted, "strategy": "ddp", "world": 2, "name": "lora-ddp"},
         {**adapted, "strategy": "zero3", "world": 2, "name": "lora-zero3"},
     ]
@@ -75,6 +81,12 @@ def test_zero3_goes_on_exactly(runs: Path, kind: str) -> None:
     # The log of the first half comes with the checkpoint.
     assert rest["losses"] == whole["losses"]
     assert rest["norms"] == whole["norms"]
+
+
+def test_a_planted_checkpoint_runs_nothing_and_training_starts_anew(runs: Path) -> None:
+    assert_same_curve(result(runs, "sft-2"), result(runs, "sft-planted"))
+    assert not (runs / "sft-planted" / "mark").exists()
+    assert (runs / "sft-work" / "refused-checkpoint-4").exists()
 
 
 def test_zero3_refuses_another_number_of_processes(runs: Path) -> None:

@@ -37,7 +37,7 @@ from pelican.errors import UserInputError
 from pelican.records import Dimension, Family
 from pelican.rewards.base import Unscorable
 from pelican.rewards.families import FAMILIES
-from pelican.rewards.judge import Votes
+from pelican.rewards.judge import Votes, between_marks
 from pelican.storage.store import FolderStore
 
 # Labels that a person corrected, read back into a new version.
@@ -289,9 +289,9 @@ def _prompt(row: dict[str, Any]) -> tuple[str, frozenset[str]]:
     prompt = _PROMPT.format(
         families="\n".join(f"- {family}: {_FAMILIES[family]}" for family in fits),
         dimensions=", ".join(Dimension),
-        question=row["turns"][-1]["text"][:MAX_CHARS],
+        question=between_marks(row["turns"][-1]["text"][:MAX_CHARS]),
         kind=kind,
-        answer=json.dumps(answer, ensure_ascii=False)[:MAX_CHARS],
+        answer=between_marks(json.dumps(answer, ensure_ascii=False)[:MAX_CHARS]),
     )
     return prompt, frozenset(str(family) for family in fits)
 

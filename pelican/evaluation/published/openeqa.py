@@ -22,6 +22,7 @@ from pelican.evaluation.published.base import (
 )
 from pelican.evaluation.published.load import files_below, read_files, text
 from pelican.records import Dimension, Family
+from pelican.rewards.judge import between_marks
 
 _MARK = re.compile(r"(?:Your mark:)?\s*(-?\d+)\s*")
 _JUDGE = """Mark how well a response answers a question, given the right answer{or_others}.
@@ -70,7 +71,7 @@ def _grade(question: Question, reply: Reply, context: Context) -> Grade:
         or_others=others if question.options else "",
         question=question.prompt,
         truth=question.truth,
-        reply=said[:2000],
+        reply=between_marks(said[:2000]),
     )
     verdict = context.ask(prompt, 8)
     mark = _MARK.match(verdict.strip())

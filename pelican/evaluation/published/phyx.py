@@ -21,6 +21,7 @@ from pelican.evaluation.published.base import (
 )
 from pelican.evaluation.published.load import files_below, letter_of, picture, read_files, text
 from pelican.records import Dimension, Family
+from pelican.rewards.judge import between_marks
 
 _STATED = re.compile(r"\b(?:[Cc]orrect|[Aa]nswer|[Oo]ption)\b[\s\S]*?([A-D])")
 _LABEL = re.compile(r"([A-D]):")
@@ -65,7 +66,9 @@ def _grade(question: Question, reply: Reply, context: Context) -> Grade:
     if found.upper() == truth or found in ("A", "B", "C", "D") or not found:
         return graded_as(found.upper() == truth, found)
     if context.ask is not None:
-        verdict = context.ask(_JUDGE.format(truth=truth, reply=reply.text[-4000:]), 4)
+        verdict = context.ask(
+            _JUDGE.format(truth=truth, reply=between_marks(reply.text[-4000:])), 4
+        )
         return graded_as("1" in verdict, f"judge: {verdict.strip()}")
     # Without a judge: the letter in bold, or before a colon.
     bold = f"{truth}**" in reply.text or f"**{truth}" in reply.text

@@ -1,0 +1,43 @@
+"""Everything in an image comes from a lock with hashes."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+LOCKS = sorted((ROOT / "requirements").glob("*.txt"))
+IMAGES = sorted((ROOT / "images").glob("*.Dockerfile"))
+
+
+@pytest.mark.parametrize("lock", LOCKS, ids=lambda path: path.name)
+def test_every_package_of_a_lock_has_a_version_and_hashes_and_no_address(lock: Path) -> None:
+    text = re.sub(r"^ *#.*\n", "", lock.read_text(), flags=re.MULTILINE)
+    packages = [line for line in text.replace("\\\n", " ").splitlines() if line]
+    assert packages
+    for package in packages:
+        assert re.fullmatch(
+            r"[a-z0-9._-]+(\[[a-z,-]+\])?==\S+( ;[^#]+?)?( +--hash=sha256:\w{64})+", package
+        )
+
+
+@pytest.mark.parametrize("image", IMAGES, ids=lambda path: path.name)
+def test_an_image_installs_from_locks_alone(image: Path) -> None:
+    installs = re.findall(r"pip install(.*(?:\\\n.*)*)", image.read_text())
+    assert installs
+    for install in installs:
+        found = re.search(r"--require-hashes -r (requirements/[a-z-]+\.txt)$", install)
+        assert found and (ROOT / found[1]).exists(), install
+
+
+def test_vllms_lock_goes_with_that_of_training() -> None:
+    """It has what train.txt lacks, and two packages in older versions."""
+
+    def names(lock: str) -> set[str]:
+        text = (ROOT / "requirements" / lock).read_text()
+        return set(re.findall(r"^([a-z0-9._-]+)==", text, re.MULTILINE))
+
+    assert names("vllm.txt") & names("train.txt") == {"numpy", "cuda-bindings"}
+    assert "vllm" in names("vllm.txt")
