@@ -59,6 +59,8 @@ def restore(store: ObjectStore, recorded: Recorded) -> tuple[list[str], list[str
         if copy is None:
             left.append(key)
         else:
+            if store.remote:  # an object that claims to be whole would not be sent again
+                store.delete(key)
             store.put(key, copy)
             mended.append(key)
     return mended, left

@@ -16,7 +16,7 @@ from minio import Minio
 from prometheus_client import CollectorRegistry
 
 from pelican.base.metrics import record_into
-from pelican.errors import InfrastructureError, UserInputError
+from pelican.errors import DamagedError, InfrastructureError, UserInputError
 from pelican.monitoring import record
 from pelican.stages.stage import input_digest, resolve_input
 from pelican.storage import open_store, s3
@@ -140,7 +140,7 @@ def test_damage_is_found_on_read(bucket: Bucket) -> None:
     metadata = {"x-amz-meta-sha256": "0" * 64}
     store.client._put_object(store.bucket, name, b"wrong", metadata)  # type: ignore[arg-type]
     for read in (store.read, store.local):
-        with pytest.raises(InfrastructureError, match="damaged"):
+        with pytest.raises(DamagedError, match="damaged"):
             read("k")
 
 

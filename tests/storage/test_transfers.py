@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from pelican.errors import InfrastructureError
+from pelican.errors import DamagedError, InfrastructureError
 from pelican.storage import s3
 from pelican.storage.digests import Identity, file_digest
 from pelican.storage.s3 import S3Store
@@ -256,7 +256,7 @@ def test_a_byte_damaged_on_the_way_is_found(
 
     with monkeypatch.context() as damaged:
         damaged.setattr(os, "pwrite", pwrite)
-        with pytest.raises(InfrastructureError, match="damaged"):
+        with pytest.raises(DamagedError, match="damaged"):
             store.local("weights")
     target = store.cache / "mirror" / store._name("weights")
     assert not list(target.parent.iterdir())
