@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pelican.base.endpoint import is_http
 from pelican.base.net import explain_refusal, find_refusal, make_tls_context
 from pelican.config import env as settings
 from pelican.errors import InfrastructureError, PelicanError, UserInputError
@@ -41,7 +42,7 @@ class KfpSettings:
         """Raises UserInputError without KFP_HOST."""
         env = settings.read_all()
         host = settings.read_address("KFP_HOST").rstrip("/")
-        if not host.startswith(("http://", "https://")):
+        if not is_http(host):
             raise UserInputError(f"KFP_HOST={host!r} is not of the form http(s)://host:port")
         token = env.get("KFP_TOKEN_FILE") or (str(_TOKEN) if _TOKEN.exists() else None)
         return cls(
@@ -189,13 +190,14 @@ class Kfp:
 
     def _renew_token(self, configuration: Any) -> None:
         """Called before each request, because a mounted token is renewed on disk."""
-        token = settings.read("KFP_TOKEN") or None
+        token = settings.read("KFP_TOKEN").strip()
         if self.settings.token_file:
             try:
                 token = Path(self.settings.token_file).read_text().strip()
-            except OSError as error:
+            except (OSError, ValueError) as error:
+                why = getattr(error, "strerror", None) or "it is no text"
                 raise UserInputError(
-                    f"KFP_TOKEN_FILE={self.settings.token_file} can't be read: {error.strerror}"
+                    f"KFP_TOKEN_FILE={self.settings.token_file} can't be read: {why}"
                 ) from None
         if token:
             configuration.api_key["authorization"] = token

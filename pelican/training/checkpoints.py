@@ -47,8 +47,11 @@ def last_checkpoint(folder: Path, *more: str) -> Path | None:
     The trainer writes its state last, and callbacks write the files `more` after it: what was cut off
     before is deleted. What is damaged, or holds a pickle that would run code, is told and set aside.
     """
-    checkpoints = folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*")
-    for found in sorted(checkpoints, key=lambda path: int(path.name.split("-")[-1]), reverse=True):
+    steps = {
+        path: path.name.rpartition("-")[2] for path in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*")
+    }
+    numbered = {path: int(step) for path, step in steps.items() if step.isdecimal()}
+    for found in sorted(numbered, key=numbered.__getitem__, reverse=True):
         if not all((found / name).exists() for name in (TRAINER_STATE, *more)):
             shutil.rmtree(found, ignore_errors=True)  # another rank may have deleted it
             continue

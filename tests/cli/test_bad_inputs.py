@@ -111,7 +111,6 @@ def test_a_recipe_that_is_none_is_refused_by_preflight(text: str) -> None:
 # The environment, through the command line.
 
 S3 = {"PELICAN_STORE": "s3://bucket/p", "S3_ENDPOINT_URL": "http://127.0.0.1:9"}
-KFP = {**S3, "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "S3_PATIENCE_S": "0"}
 ENVIRONMENT: list[tuple[str, dict[str, str], str]] = [
     *(
         ("runs", {**S3, name: value}, f"{name}=")
@@ -173,6 +172,10 @@ ENVIRONMENT: list[tuple[str, dict[str, str], str]] = [
     ),
     ("stage reward --spec {}/spec.json", {"RANK": "x"}, "RANK='x'"),
     ("submit --launcher kubeflow", {**S3}, "needs KFP_HOST"),
+    *(
+        ("submit --launcher kubeflow", {**S3, "KFP_HOST": host}, "KFP_HOST does not fit")
+        for host in ("kfp", "ftp://h", "http://", "http://h:x", "http://h:99999")
+    ),
 ]
 
 
