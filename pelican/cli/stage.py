@@ -10,12 +10,13 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from pelican.base.disk import explain_disk
 from pelican.base.pod import ERRORS
 from pelican.base.process import die_with_parent
 from pelican.config import env
 from pelican.config.presets import find_recipe
 from pelican.config.stages import STAGES
-from pelican.errors import InfrastructureError, PelicanError, ResourceError, UserInputError
+from pelican.errors import LostPeerError, PelicanError, ResourceError, UserInputError
 from pelican.monitoring.progress import emit
 
 # `pelican generation-server`: samples the completions of a training that runs in another pod.
@@ -75,7 +76,7 @@ def run_spec(name: str, path: str) -> None:
         _report(error)
         raise
     except Exception as error:
-        meant = _meaning(name, error)
+        meant = _meaning(name, error) or explain_disk(error)
         if meant is None:
             _note(f"{type(error).__name__}: {error}".splitlines()[0], 1)
             raise
@@ -92,13 +93,14 @@ def _meaning(name: str, error: Exception) -> PelicanError | None:
     several = env.world_size() > 1
     if several and isinstance(error, RuntimeError) and any(w in str(error) for w in _LOST_PEER):
         first = str(error).strip().splitlines()[0]
-        return InfrastructureError(f"{name}: another process of the job is gone ({first})")
+        return LostPeerError(f"{name}: another process of the job is gone ({first})")
     return None
 
 
 def _report(error: PelicanError) -> None:
     """In the log, and where a pod's first process looks."""
-    emit("error", {"message": str(error), "exit_code": error.exit_code})
+    kind = type(error).__name__
+    emit("error", {"message": str(error), "exit_code": error.exit_code, "kind": kind})
     _note(str(error), error.exit_code)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pelican.base.model import digest_of
+from pelican.base.parse import parse_json
 from pelican.config import env
 from pelican.config import env as settings
 from pelican.config.recipe import Recipe
@@ -168,7 +169,7 @@ def of_attempt(tree: Tree, number: int, time: str) -> Tree:
 
     What earlier attempts claimed in the store is then free at once: their pods are gone before.
     """
-    made: Tree = json.loads(json.dumps(tree))
+    made: Tree = parse_json(json.dumps(tree))
     made["metadata"]["annotations"] |= {ATTEMPT: str(number), FOLLOWED: time}
     for replicas in made["spec"]["pytorchReplicaSpecs"].values():
         for container in replicas["template"]["spec"]["containers"]:

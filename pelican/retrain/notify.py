@@ -16,7 +16,8 @@ from urllib.parse import urlsplit
 from pelican.base.net import ID, SIGNATURE, TIMESTAMP, sign
 from pelican.config import env
 from pelican.retrain.records import Verdict, read_verdict
-from pelican.runs.layout import FAILURE, read_json, run_prefix
+from pelican.runs.layout import read_failure, read_json, run_prefix
+from pelican.storage.reading import tell
 from pelican.storage.store import ObjectStore
 
 URL, SECRET, LINK = "PELICAN_NOTIFY_URL", "PELICAN_NOTIFY_SECRET", "PELICAN_NOTIFY_LINK"
@@ -49,8 +50,8 @@ def message_of(store: ObjectStore, run: str) -> dict[str, Any]:
     link = env.read(LINK).replace("{run}", run)
     where = link or f"{store.uri}/{run_prefix(run)}/report.html"
     if verdict is None:
-        failure = read_json(store, f"{run_prefix(run)}/{FAILURE}") or {}
-        text = f"Retraining {run} failed: {failure.get('message', 'see its log')}"
+        failure = read_failure(store, run, tell)
+        text = f"Retraining {run} failed: {failure.message if failure else 'see its log'}"
         return {"text": f"{text}\n{where}", "run": run, "outcome": "failed", "report": where}
     lines = [_headline(verdict), *(f"- {reason}" for reason in verdict.reasons[:5]), where]
     return {

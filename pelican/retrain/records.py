@@ -14,9 +14,10 @@ from pelican.base.model import Frozen, digest_of
 from pelican.config import env
 from pelican.data.versions import find_pool
 from pelican.errors import UserInputError
-from pelican.runs.layout import read_json, run_prefix
+from pelican.runs.layout import run_prefix
 from pelican.storage import open_uri
 from pelican.storage.manifests import file_digest, now
+from pelican.storage.reading import parse_record, read_record
 from pelican.storage.store import ObjectStore
 
 # Records that the steps of a retraining hand on, and the verdict at its end.
@@ -105,8 +106,7 @@ def verdict_key(run: str) -> str:
 
 
 def read_verdict(store: ObjectStore, run: str) -> Verdict | None:
-    tree = read_json(store, verdict_key(run))
-    return None if tree is None else Verdict.model_validate(tree)
+    return read_record(store, verdict_key(run), Verdict)
 
 
 def write_verdict(store: ObjectStore, verdict: Verdict) -> Verdict:
@@ -143,7 +143,7 @@ def make_version(
     )
     key = version_key(version.name)
     store.write(key, version.model_dump_json(indent=1).encode(), if_absent=True)
-    return DataVersion.model_validate_json(store.read(key))
+    return parse_record(store, key, store.read(key), DataVersion)
 
 
 def find_version(store: ObjectStore, where: str) -> DataVersion:
@@ -151,8 +151,10 @@ def find_version(store: ObjectStore, where: str) -> DataVersion:
 
     That is a prefix of the store, `s3://bucket/prefix`, a folder, or a pool's version (`POOL@id`).
     """
-    if _NAME.fullmatch(where) and store.exists(version_key(where)):
-        return DataVersion.model_validate_json(store.read(version_key(where)))
+    if _NAME.fullmatch(where):
+        known = read_record(store, version_key(where), DataVersion)
+        if known is not None:
+            return known
     if where.startswith("s3://"):
         return _version_of_uri(store, where)
     if not where.startswith("/") and ".." not in where and store.exists(where):

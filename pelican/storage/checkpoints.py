@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from pelican.base.parse import parse_json
 from pelican.errors import UserInputError
 from pelican.storage import open_uri
 
@@ -46,12 +46,12 @@ def check_checkpoint(name: str, where: str) -> None:
             f"{name}: the checkpoint {where} lacks {', '.join(lacking)}; copy it again"
         )
     try:
-        json.loads(folder.read("config.json"))
+        parse_json(folder.read("config.json"))
     except ValueError:
         raise UserInputError(f"{name}: {where}/config.json is not JSON; copy it again") from None
     if INDEX in folder.sizes:
         try:
-            shards = set(json.loads(folder.read(INDEX))["weight_map"].values())
+            shards = set(parse_json(folder.read(INDEX))["weight_map"].values())
         except (ValueError, LookupError, TypeError, AttributeError):
             raise UserInputError(
                 f"{name}: {where}/{INDEX} names no weights; copy it again"
@@ -81,7 +81,7 @@ def check_safetensors(name: str, folder: Listing, file: str) -> None:
         (length,) = struct.unpack("<Q", folder.read(file, 0, 8))
         if length > size - 8:
             raise ValueError
-        header = json.loads(folder.read(file, 8, length))
+        header = parse_json(folder.read(file, 8, length))
         end = max(
             (t["data_offsets"][1] for k, t in header.items() if k != "__metadata__"), default=0
         )

@@ -13,9 +13,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from pelican.base.model import Frozen, digest_of
+from pelican.errors import DamagedError
 from pelican.storage.store import WORK, ObjectStore
 
 MANIFEST = "manifest.json"
@@ -74,11 +75,14 @@ def fingerprint(stage: str, settings: object, inputs: dict[str, str]) -> str:
 
 
 def read_manifest(store: ObjectStore, prefix: str) -> Manifest | None:
-    """The manifest below `prefix`, or None if the stage has not finished."""
+    """The manifest below `prefix`, or None if the stage has not finished. Raises DamagedError."""
+    key = f"{prefix}/{MANIFEST}"
     try:
-        return Manifest.model_validate_json(store.read(f"{prefix}/{MANIFEST}"))
+        return Manifest.model_validate_json(store.read(key))
     except KeyError:
         return None
+    except ValidationError:
+        raise DamagedError(f"{store.uri}/{key} is damaged; the run's command heals it") from None
 
 
 def commit_manifest(store: ObjectStore, prefix: str, manifest: Manifest) -> None:

@@ -29,6 +29,7 @@ from minio.error import S3Error
 
 from pelican.base.files import lock_file
 from pelican.base.metrics import STORE_BYTES
+from pelican.base.parse import parse_json
 from pelican.config import env
 from pelican.errors import InfrastructureError, UserInputError
 from pelican.storage.manifests import file_digest
@@ -257,10 +258,8 @@ class S3Store(ObjectStore):
                 raise KeyError(key)
             return self._mirror.tree(name, tags)
 
-    def local_root(self, prefix: str) -> Path:
-        path = self.cache / "work" / self._name(prefix)
-        path.mkdir(parents=True, exist_ok=True)
-        return path
+    def place(self, prefix: str) -> Path:
+        return self.cache / "work" / self._name(prefix)
 
     def restore(self, prefix: str) -> Path:
         with self._explained():
@@ -608,7 +607,7 @@ class _Mark:
     @classmethod
     def read(cls, path: Path) -> _Mark | None:
         try:
-            found = json.loads(path.read_bytes())
+            found = parse_json(path.read_bytes())
             return cls(**{**found, "identity": Identity(**found["identity"])})
         except (OSError, ValueError, LookupError, TypeError):
             return None

@@ -25,14 +25,15 @@ from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_rand
 from pelican.base.metrics import STORE_ERRORS, STORE_RETRIES
 from pelican.base.net import explain_refusal, find_refusal, make_tls_context
 from pelican.config import env as environment
-from pelican.errors import InfrastructureError, PelicanError, UserInputError
+from pelican.errors import InfrastructureError, PelicanError, RefusedError, UserInputError
 
 AWS = "https://s3.amazonaws.com"
 CA = "S3_CA_BUNDLE"
 PATIENCE_S = 90.0
 CONNECT_S, READ_S = 5.0, 60.0
 _ABSENT = ("NoSuchKey", "NoSuchObject", "ResourceNotFound", "NoSuchVersion")
-_DENIED = ("AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken")
+_DENIED = ("InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken")
+_FULL = ("XMinioStorageFull", "XMinioAdminBucketQuotaExceeded", "QuotaExceeded")
 _LOST_CONDITION = ("PreconditionFailed", "ConditionalRequestConflict")
 _TRANSIENT_CODES = (
     "BadDigest",  # a body was damaged on its way
@@ -256,6 +257,16 @@ def _explain(error: Exception, settings: S3Settings, bucket: str) -> PelicanErro
     if isinstance(error, S3Error):
         if error.code == "NoSuchBucket":
             return no_bucket(settings, bucket)
+        if error.code in _FULL:
+            return InfrastructureError(
+                f"the store at {at} has no room left in bucket {bucket!r} ({error.code}); free some"
+                " space, then the same command continues"
+            )
+        if error.code == "AccessDenied":
+            return RefusedError(
+                f"{at} refuses access to bucket {bucket!r} (AccessDenied); give these credentials"
+                " the right, or take others"
+            )
         if error.code in _DENIED:
             return UserInputError(
                 f"{at} refuses access to bucket {bucket!r} ({error.code}); check the credentials"
