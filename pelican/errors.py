@@ -13,10 +13,18 @@ class UserInputError(PelicanError):
     exit_code = 2
 
 
+class RefusedError(UserInputError):
+    """This user may not do that there: a disk or a bucket that one may only read."""
+
+
 class InfrastructureError(PelicanError):
     """A store, a node or a network failed; trying again may help."""
 
     exit_code = 75  # EX_TEMPFAIL of sysexits.h
+
+
+class LostPeerError(InfrastructureError):
+    """Another process of the job is gone: what followed from its end, not why it ended."""
 
 
 class DamagedError(PelicanError):

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
 from typing import Any
 
+from pelican.base.parse import parse_json
 from pelican.config import env
 from pelican.config.env import GENERATION_SERVERS
 from pelican.config.recipe import Recipe
@@ -310,7 +310,7 @@ def shape_of(where: str) -> Shape:
     path = Path(env.resolve(where)) / "config.json"
     if path.exists():
         try:
-            config = json.loads(path.read_text())
+            config = parse_json(path.read_text())
             kind = config.get("model_type")
         except (ValueError, AttributeError):
             raise UserInputError(f"{path} is not a configuration in JSON; copy it again") from None

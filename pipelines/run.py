@@ -11,14 +11,16 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+from pelican.base.disk import explained
 from pelican.base.model import digest_of
 from pelican.base.process import die_with_parent
 from pelican.config import env
 from pelican.config.recipe import Recipe
-from pelican.errors import UserInputError
+from pelican.errors import PelicanError, UserInputError
 from pelican.launch.kfp import KFP, Kfp
 from pelican.launch.podspec import Target
 from pelican.launch.warm import warm_process
+from pelican.monitoring.progress import emit
 from pelican.runs.layout import FAILURE, run_prefix
 from pelican.storage.store import ObjectStore
 from pipelines import build, compile_pipeline
@@ -107,8 +109,13 @@ def main() -> None:
     )
     pipeline = build(given.pipeline, Recipe.model_validate_json(text))
     try:
-        with warm_process():
+        with explained(), warm_process():
             pipeline(store=given.store, run=given.run, recipe=text, redo=given.redo)
+    except PelicanError as error:  # Kubeflow's runner keeps files of its own
+        step = {"stage": "pipeline", "loop": 0, "phase": "base"}
+        failure = {"exit_code": error.exit_code, "message": str(error)}
+        emit("event", {"event": "failed", **step, **failure})
+        sys.exit(error.exit_code)
     except RuntimeError as error:  # kfp names the task that failed; the task said why
         sys.exit(str(error))
 

@@ -137,7 +137,7 @@ def test_the_table_gives_deviation_and_difference_by_seed(
     made(tmp_path, monkeypatch, "made-hints-s1", 1)
     begun = store.read("runs/made-dppo-s1/run.json").replace(b"made-dppo-s1", b"made-rl-only-s1")
     store.write("runs/made-rl-only-s1/run.json", begun)
-    entries = [scores(store, f"made-dppo-s{seed}") for seed in (0, 1)]
+    entries = [scores(store, manifests(store, f"made-dppo-s{seed}")) for seed in (0, 1)]
     after_rl, finals = ([entry[i]["embodied"] for entry in entries] for i in (1, 2))
     several, notes, detail = "\n".join(table(store, "made")).split("\n\n")
     assert notes.endswith("Not complete, so not here: made-rl-only-s1.")

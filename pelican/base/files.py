@@ -24,10 +24,17 @@ def replacing(path: Path) -> Iterator[Path]:
     The name is unique, because a slow replica and the one that took over its shard write the same
     file at the same time.
     """
+    with replacement(path) as temporary:
+        yield temporary
+        temporary.replace(path)
+
+
+@contextmanager
+def replacement(path: Path) -> Iterator[Path]:
+    """A temporary name beside `path`, for who decides how it takes the place; gone after the block."""
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
         yield temporary
-        temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -103,8 +110,15 @@ def run_alone(path: Path, what: str, *, wait_s: float = 0.0) -> Iterator[int]:
 
 
 def is_locked(path: Path) -> bool:
-    """Whether some process holds the lock of `path` now."""
-    if not path.exists():
+    """Whether some process holds the lock of `path` now; asked without writing anything."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError:
         return False
-    with lock_file(path, wait_s=0) as descriptor:
-        return descriptor is None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)  # a network disk asks no more rights
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False

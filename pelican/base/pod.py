@@ -15,6 +15,7 @@ import tempfile
 from pathlib import Path
 from types import FrameType
 
+from pelican.base.parse import parse_json
 from pelican.errors import InfrastructureError, PelicanError, ResourceError
 
 ERRORS = "PELICAN_ERRORS"  # folder in which every rank notes why it failed
@@ -55,7 +56,7 @@ def first_error(folder: Path) -> dict[str, object] | None:
     lost = None
     for note in sorted(folder.glob("*.json"), key=lambda path: path.stat().st_mtime_ns):
         try:
-            found = json.loads(note.read_text())
+            found = parse_json(note.read_text())
         except (OSError, ValueError):
             continue
         if isinstance(found, dict) and found.get("exit_code") != AWAY:

@@ -98,7 +98,8 @@ def collect_garbage(given: str | None, days: float, dry_run: bool) -> None:
     store = open_store(env.store_uri(given))
     if not store.remote and not Path(store.uri).is_dir():
         raise UserInputError(f"there is no store at {store.uri}; give --store or PELICAN_STORE")
-    store.probe()
+    if not dry_run:
+        store.probe()
     freed = 0
     for key, size, why in collect(store, days * 86400, dry_run=dry_run):
         freed += size

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from pelican.base.disk import explained
 from pelican.cli.groups import benchmark_app as benchmarks
 from pelican.cli.groups import data_app as data
 from pelican.cli.groups import recipes_app as recipes
@@ -232,7 +233,8 @@ def _describe_mistake(error: typer.TyperException) -> str:
 def main() -> None:
     """Errors that a person can mend are one sentence; others keep their traceback."""
     try:
-        sys.exit(app(prog_name="pelican", standalone_mode=False))
+        with explained():
+            sys.exit(app(prog_name="pelican", standalone_mode=False))
     except PelicanError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)

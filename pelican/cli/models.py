@@ -10,7 +10,7 @@ import typer
 
 from pelican.cli.output import Store, check_output
 from pelican.config import env
-from pelican.errors import UserInputError
+from pelican.errors import DamagedError, UserInputError
 from pelican.storage import open_store
 from pelican.storage.store import ObjectStore
 
@@ -55,14 +55,15 @@ def add(
 @app.command("list")
 def list_(store: Store = None) -> None:
     """Every version, the newest first, with its aliases."""
-    from pelican.cli.output import rows_table
+    from pelican.cli.output import rows_table, tell_damage
     from pelican.registry.models import list_models, list_versions, read_aliases
 
     objects = _store(store)
+    damaged: list[DamagedError] = []
     rows = []
     for model in list_models(objects):
-        aliases = read_aliases(objects, model)
-        for version in list_versions(objects, model):
+        aliases = read_aliases(objects, model, damaged.append)
+        for version in list_versions(objects, model, damaged.append):
             score = version.lineage.scores.get("embodied")
             rows.append(
                 [
@@ -74,10 +75,11 @@ def list_(store: Store = None) -> None:
                     f"{score['score']:.1f}" if score else "-",
                 ]
             )
-    if rows:
+    if rows or damaged:
         rows_table(["version", "alias", "made", "parent", "newest data", "embodied"], rows)
     else:
         print(f"{objects.uri} has no model; `pelican models add NAME CHECKPOINT` registers one")
+    tell_damage(damaged)
 
 
 @app.command()
@@ -87,13 +89,16 @@ def show(
     store: Store = None,
 ) -> None:
     """Lineage, scores, decisions and moves of one version."""
+    from pelican.cli.output import tell_damage
     from pelican.registry.export import model_card
     from pelican.registry.models import read_aliases, read_decisions, resolve_model
 
     objects = _store(store)
+    damaged: list[DamagedError] = []
     version = resolve_model(objects, address)
-    decisions = read_decisions(objects, version.model, version.version)
-    aliases = read_aliases(objects, version.model)
+    decisions = read_decisions(objects, version.model, version.version, damaged.append)
+    aliases = read_aliases(objects, version.model, damaged.append)
+    tell_damage(damaged)
     if as_json:
         tree = version.model_dump(mode="json")
         tree["aliases"] = aliases.names_of(version.version)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from pelican.errors import PelicanError, UserInputError
+from pelican.errors import DamagedError, PelicanError, UserInputError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -100,6 +101,15 @@ def check_output(path: Path, option: str, *, folder: bool = False) -> Path:
 def counted(number: int, one: str, more: str) -> str:
     """`1 row` or `2 rows`."""
     return f"{number:,} {one if number == 1 else more}"
+
+
+def tell_damage(found: Iterable[DamagedError | str]) -> None:
+    """Name each damaged record once and count them, beside what the others say."""
+    said = list(dict.fromkeys(map(str, found)))
+    for sentence in said:
+        print(f"damaged: {sentence}", file=sys.stderr)
+    if said:
+        print(f"{counted(len(said), 'record was', 'records were')} left out", file=sys.stderr)
 
 
 # Tables on standard output.

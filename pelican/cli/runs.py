@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pelican.cli.output import check_output, rows_table, score_table
+from pelican.cli.output import check_output, rows_table, score_table, tell_damage
 from pelican.cli.recipes import text
 from pelican.config import env
 from pelican.errors import DamagedError
@@ -22,26 +22,29 @@ from pelican.storage.verify import find_damage
 if TYPE_CHECKING:
     from pelican.evaluation.metrics import Difference
     from pelican.report.compare import RunRow, RunTable
+    from pelican.report.run import Run
+    from pelican.storage.store import ObjectStore
 
 # `pelican runs`, `show`: what lies in the store, as text or JSON.
 
 
 def print_runs(uri: str | None) -> None:
     store = open_store(env.store_uri(uri))
-    found = list_runs(store)
-    if not found:
+    damaged: list[DamagedError] = []
+    found = list_runs(store, damaged.append)
+    if not found and not damaged:
         print(f"no runs in {store.uri}; `make submit PIPELINE=metaloop` starts one")
         return
     rows = []
     for run in found:
-        done = manifests(store, run.run)
-        entries = scores(store, run.run)
+        done = manifests(store, run.run, damaged.append)
+        entries = scores(store, done, damaged.append)
         first, last = (entries[0], entries[-1]) if entries else ({}, {})
         rows.append(
             [
                 run.run,
                 run.pipeline,
-                state(store, run.run),
+                state(store, run.run, damaged.append),
                 f"{run.submitted.astimezone():%Y-%m-%d %H:%M}",
                 duration(sum(m.seconds for m in done)) if done else "-",
                 _arrow(first.get("embodied"), last.get("embodied")),
@@ -51,6 +54,7 @@ def print_runs(uri: str | None) -> None:
     rows_table(
         ["run", "pipeline", "state", "submitted", "time in stages", "embodied", "general"], rows
     )
+    tell_damage(damaged)
 
 
 def _arrow(first: float | None, last: float | None) -> str:
@@ -64,9 +68,10 @@ def print_run(run: str, as_json: bool, uri: str | None) -> None:
     tree = show(store, run)
     if as_json:
         print(json.dumps(tree, indent=1, allow_nan=False))
+        tell_damage(tree["damaged"])
         return
     print(
-        f"run     {run}, {tree['state']}, pipeline {tree['pipeline']}, recipe {tree['recipe'] or tree['address'] or '-'}"
+        f"run     {run}, {tree['state']}, pipeline {tree['pipeline'] or '-'}, recipe {tree['recipe'] or tree['address'] or '-'}"
     )
     if tree["scores"]:
         score_table(tree)
@@ -85,6 +90,7 @@ def print_run(run: str, as_json: bool, uri: str | None) -> None:
     print(f"policy  {policy or '-'}")
     print(f"report  {tree['report'] or 'not written'}")
     print(f"next    {_next(tree)}")
+    tell_damage(tree["damaged"])
 
 
 def verify_run(run: str, uri: str | None) -> None:
@@ -181,14 +187,17 @@ def print_report(run: str, against: Sequence[str], uri: str | None) -> None:
     from pelican.report.run import open_address
 
     store = open_store(env.store_uri(uri))
-    print(build_report(store, run, [open_address(other, store) for other in against]))
+    damaged: list[DamagedError] = []
+    others = [open_address(other, store) for other in against]
+    print(build_report(store, run, others, damaged.append))
+    tell_damage(damaged)
 
 
 def print_comparison(
     addresses: Sequence[str], as_json: bool, output: Path | None, uri: str | None
 ) -> None:
     """Tables, and the page: to `output`, else to the store; with `as_json` the numbers alone."""
-    from pelican.report.compare import build_comparison, compare_runs, open_runs, render_comparison
+    from pelican.report.compare import compare_runs, open_runs
 
     if output is not None:
         check_output(output, "--output")
@@ -197,7 +206,20 @@ def print_comparison(
     table = compare_runs(runs)
     if as_json:
         print(table.model_dump_json(indent=1))
-        return
+    else:
+        _print_comparison(store, runs, table, addresses, output)
+    tell_damage(error for one in runs.values() for error in one.damaged)
+
+
+def _print_comparison(
+    store: ObjectStore,
+    runs: Mapping[str, Run],
+    table: RunTable,
+    addresses: Sequence[str],
+    output: Path | None,
+) -> None:
+    from pelican.report.compare import build_comparison, render_comparison
+
     _print_tables(table)
     if output is None:
         page = str(build_comparison(store, runs, table))

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from pelican.base.disk import explain_disk
 from pelican.base.pod import ERRORS
 from pelican.base.process import die_with_parent
 from pelican.config import env
@@ -18,7 +19,7 @@ from pelican.config.stages import STAGES
 from pelican.errors import (
     STAGE_DAMAGED,
     DamagedError,
-    InfrastructureError,
+    LostPeerError,
     PelicanError,
     ResourceError,
     UserInputError,
@@ -86,7 +87,7 @@ def run_spec(name: str, path: str) -> None:
         _report(error, error.exit_code)
         raise
     except Exception as error:
-        meant = _meaning(name, error)
+        meant = _meaning(name, error) or explain_disk(error)
         if meant is None:
             _note(f"{type(error).__name__}: {error}".splitlines()[0], 1)
             raise
@@ -103,13 +104,14 @@ def _meaning(name: str, error: Exception) -> PelicanError | None:
     several = env.world_size() > 1
     if several and isinstance(error, RuntimeError) and any(w in str(error) for w in _LOST_PEER):
         first = str(error).strip().splitlines()[0]
-        return InfrastructureError(f"{name}: another process of the job is gone ({first})")
+        return LostPeerError(f"{name}: another process of the job is gone ({first})")
     return None
 
 
 def _report(error: PelicanError, code: int) -> None:
     """In the log, and where a pod's first process looks."""
-    emit("error", {"message": str(error), "exit_code": code})
+    kind = type(error).__name__
+    emit("error", {"message": str(error), "exit_code": code, "kind": kind})
     _note(str(error), code)
 
 

@@ -12,13 +12,13 @@ import signal
 import subprocess
 import sys
 import time
+from collections import deque
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
-from pydantic import ValidationError
-
+from pelican.base.disk import explain_disk
 from pelican.base.files import run_alone
 from pelican.base.process import OWNER, PARENT, unique_pid
 from pelican.config import env
@@ -26,7 +26,7 @@ from pelican.config.overrides import nearest
 from pelican.config.presets import find_recipe, for_pipeline
 from pelican.config.recipe import Recipe
 from pelican.config.stages import STAGES
-from pelican.errors import PelicanError, UserInputError
+from pelican.errors import InfrastructureError, PelicanError, UserInputError
 from pelican.experiments import (
     ABLATIONS,
     BASE,
@@ -47,12 +47,13 @@ from pelican.runs.layout import (
     CANCELLED,
     FAILURE,
     RUN,
+    SUMMARY,
     Submission,
     check_run_name,
     expected_stages,
     list_runs,
     manifests,
-    read_json,
+    read_failure,
     read_recipe,
     read_submission,
     run_lock,
@@ -61,9 +62,11 @@ from pelican.runs.layout import (
 )
 from pelican.runs.outcome import show
 from pelican.runs.preflight import check_machine, check_places, check_same_recipe
+from pelican.runs.records import Failure, Summary
 from pelican.storage import open_store
 from pelican.storage.manifests import now
 from pelican.storage.publish import publish
+from pelican.storage.reading import read_record, tell
 from pelican.storage.store import ObjectStore
 
 # `pelican submit`: name the run or continue it, run the pipeline, show how it goes, print scores.
@@ -103,7 +106,8 @@ def submit_run(
     name = choose_run(objects, asked, recipe, run, redo)
     with run_alone(run_lock(objects, name), f"run {name!r}"):
         record = asked.model_copy(update={"run": name}).model_dump_json(indent=1)
-        objects.write(f"{run_prefix(name)}/{RUN}", record.encode(), if_absent=True)
+        whole = read_submission(objects, name, tell) is not None
+        objects.write(f"{run_prefix(name)}/{RUN}", record.encode(), if_absent=whole)
         objects.delete(f"{run_prefix(name)}/{CANCELLED}")
         if chosen == "kubeflow":
             from pipelines.run import submit_run
@@ -126,7 +130,8 @@ def choose_run(
     """The run's name, which is also printed: `given`, the newest unfinished of this recipe, or a new one."""
     if given:
         check_run_name(given)
-        before, stored = read_submission(store, given), read_recipe(store, given)
+        before = read_submission(store, given, tell)
+        stored = read_recipe(store, given, instead=recipe)
         if before is not None and before.pipeline != asked.pipeline:
             raise UserInputError(
                 f"run {given!r} is of pipeline {before.pipeline!r}, not {asked.pipeline!r}; "
@@ -179,21 +184,49 @@ def run_here(
     store.delete(f"{run_prefix(run)}/{FAILURE}")
     started = time.monotonic()
     with open_view(expected_stages(recipe, pipeline)) as view:
-        code = _follow(command, logs / "pipeline.log", view, launcher)
-    failure = read_json(store, f"{run_prefix(run)}/{FAILURE}")
+        tail: deque[str] = deque(maxlen=200)
+        code = _follow(command, logs / "pipeline.log", view, launcher, tail)
+    failure = read_failure(store, run, tell)
     if failure is None and code != 0 and view.progress.failure is not None:
-        failure = view.progress.failure
+        failure = Failure.model_validate(view.progress.failure)
     print_result(store, run, time.monotonic() - started)
     if failure is not None:
         raise error_from(failure)
     if code != 0:
-        raise error_of(code, f"the pipeline ended with status {code}; see {logs / 'pipeline.log'}")
+        raise _unsaid(code, tail, logs / "pipeline.log")
     if state_after(store, run) != "complete":
         raise PelicanError(f"run {run} is not complete; see {logs / 'pipeline.log'}")
 
 
-def _follow(command: list[str], log_file: Path, view: View, launcher: str) -> int:
-    """Run `command`, show its events, keep the rest of its log. Ctrl-C and SIGTERM end it whole."""
+def _unsaid(code: int, tail: Sequence[str], log_file: Path) -> PelicanError:
+    """Why a pipeline ended of which no step said why: its last lines tell, or it was killed."""
+    text = "\n".join(tail)
+    if (meant := explain_disk(RuntimeError(text))) is not None:
+        return meant
+    if code < 0:
+        killed = f"the pipeline was killed by {signal.Signals(-code).name}"
+        return InfrastructureError(f"{killed}; the same command continues the run")
+    if code == 1 and _TRACEBACK not in text:
+        return InfrastructureError(
+            f"a step of the pipeline was ended from outside (log: {log_file});"
+            " the same command continues the run"
+        )
+    return error_of(code, f"the pipeline ended with status {code}; see {log_file}")
+
+
+_TRACEBACK = "Traceback (most recent call last)"
+
+
+def _follow(command: list[str], log_file: Path, view: View, launcher: str, tail: deque[str]) -> int:
+    """Run `command`, show its events, keep the rest of its log. Ctrl-C and SIGTERM end it whole.
+
+    Args:
+        command: of the pipeline.
+        log_file: is appended to.
+        view: of the run's progress.
+        launcher: of the stages.
+        tail: gets the last lines that are no events.
+    """
     me = os.getpid()
     environment = {
         **env.read_all(),
@@ -234,6 +267,7 @@ def _follow(command: list[str], log_file: Path, view: View, launcher: str) -> in
                     text = line.decode("utf-8", "replace")
                     if not view.line(text):
                         log.write(text + "\n")
+                        tail.append(text)
                 log.flush()
                 view.tick()
                 if stopped:
@@ -287,7 +321,7 @@ def wait_in_kubeflow(store: ObjectStore, run: str, kfp_run: str, stages: int) ->
         raise failed
     print_result(store, run, time.monotonic() - started)
     if failed is not None:
-        failure = read_json(store, f"{run_prefix(run)}/{FAILURE}")
+        failure = read_failure(store, run, tell)
         raise failed if failure is None else error_from(failure)
     if state_after(store, run) != "complete":
         raise PelicanError(f"run {run} is not complete: {kfp.link(kfp_run)}")
@@ -300,7 +334,7 @@ class EndedStages:
         self._store, self._run, self._view = store, run, view
         self._looked_at = -LOOK_S
         self._ended: dict[str, datetime] | None = None  # when each ended; None before a first look
-        self._trouble = ""
+        self._told: set[str] = set()
 
     def look_now_and_then(self) -> None:
         """At most every LOOK_S: a look reads all manifests."""
@@ -308,17 +342,20 @@ class EndedStages:
             self.look()
             self._looked_at = time.monotonic()
 
+    def _tell(self, error: PelicanError) -> None:
+        if str(error) not in self._told:
+            self._told.add(str(error))
+            self._view.say(str(error).splitlines()[0])
+
     def look(self) -> None:
         """Show the stages that ended since the last look.
 
-        A store that can't be read now is mentioned once, because the run goes on without this process.
+        What can't be read now is mentioned once, because the run goes on without this process.
         """
         try:
-            found = manifests(self._store, self._run)
-        except (PelicanError, ValidationError) as error:
-            if str(error) != self._trouble:
-                self._trouble = str(error)
-                self._view.say(self._trouble.splitlines()[0])
+            found = manifests(self._store, self._run, self._tell)
+        except PelicanError as error:
+            self._tell(error)
             return
         first = self._ended is None
         ended = self._ended = self._ended or {}
@@ -345,17 +382,16 @@ class EndedStages:
 
 def state_after(store: ObjectStore, run: str) -> str:
     """The run's state by its summary, because `state` says running while we hold the run's lock."""
-    summary = read_json(store, f"{run_prefix(run)}/summary.json") or {}
-    return str(summary.get("state", "unfinished"))
+    summary = read_record(store, f"{run_prefix(run)}/{SUMMARY}", Summary, tell)
+    return summary.state if summary else "unfinished"
 
 
-def error_from(failure: Mapping[str, object]) -> PelicanError:
+def error_from(failure: Failure) -> PelicanError:
     """A step's failure, as the step wrote it down, to who submitted the run: the same exit status."""
-    where = f"{failure['stage']}, loop {failure['loop']} {failure['phase']}"
-    if failure["stage"] not in STAGES:  # preflight, or a step of a retraining
-        where = str(failure["stage"])
-    code = failure.get("exit_code")  # None: of a version that kept the name alone
-    return error_of(code if isinstance(code, int) else 1, f"{where}: {failure['message']}")
+    where = f"{failure.stage}, loop {failure.loop} {failure.phase}"
+    if failure.stage not in STAGES:  # preflight, or a step of a retraining
+        where = failure.stage
+    return error_of(failure.exit_code or 1, f"{where}: {failure.message}")
 
 
 def print_result(store: ObjectStore, run: str, took_s: float) -> None:

@@ -10,6 +10,7 @@ from typing import Any, cast, get_args
 
 from pydantic import BaseModel, ValidationError
 
+from pelican.base.parse import parse_json
 from pelican.config.recipe import Recipe
 from pelican.errors import UserInputError
 
@@ -122,7 +123,7 @@ def _value(text: str) -> Any:
         return {"none": None, "true": True, "false": False}[text.lower()]
     for candidate in (text, f"[{text}]"):
         try:
-            return json.loads(candidate)
+            return parse_json(candidate)
         except ValueError:
             continue
     return text

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import math
 import re
 from bisect import bisect_left
@@ -19,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from pelican.base.parse import parse_json
 from pelican.data.images import FORMATS, decoding, image_bytes, image_digest, refuse_huge
 from pelican.data.importing.shards import read_columns
 from pelican.data.pool import PoolIndex, read_index
@@ -371,7 +371,7 @@ def _look(
     found.rows.append(ScannedRow(name, shard, row, str(values["scene"]), split, whole.digest()))
     if findings is None:
         return
-    answer = json.loads(values["answer"])
+    answer = parse_json(values["answer"])
     _count(found, values, answer, languages(question))
     if size is not None:
         found.count("megapixels", _range(size[0] * size[1] / 1e6, MEGAPIXELS))

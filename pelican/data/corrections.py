@@ -108,7 +108,10 @@ def read_corrections(path: Path) -> Corrections:
     dropped: set[str] = set()
     replaced: dict[str, dict[str, str]] = {}
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        if path.exists() and not path.is_file():  # every stage reads them: a named pipe ends once
+            raise UserInputError(f"corrections {path} are no regular file; write them to one")
+        # By line ends alone: a text may hold what else Python takes for one, such as U+2028.
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise UserInputError(f"corrections {path} can't be read: {error}") from None
     for number, line in enumerate(lines, 1):

@@ -179,6 +179,9 @@ def shard_paths(folder: Path) -> list[Path]:
     paths = [folder] if folder.is_file() else sorted(folder.glob("*.parquet"))
     if not paths:
         raise UserInputError(f"no *.parquet shard in {folder}; check the recipe's data section")
+    for path in paths:
+        if not path.is_file():  # who opens a named pipe waits for ever
+            raise UserInputError(f"{path} is no regular file; move it away")
     return paths
 
 

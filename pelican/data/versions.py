@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -14,6 +13,7 @@ from pydantic import ValidationError
 
 from pelican.base.files import lock_file
 from pelican.base.model import Frozen, digest_of
+from pelican.base.parse import parse_json
 from pelican.errors import UserInputError
 from pelican.storage.digests import file_digest, file_digests
 
@@ -256,4 +256,4 @@ def read_quarantine(pool: Path) -> Iterator[dict[str, str]]:
     path = pool / QUARANTINE
     if path.is_file():
         with path.open(encoding="utf-8") as file:
-            yield from map(json.loads, file)
+            yield from map(parse_json, file)

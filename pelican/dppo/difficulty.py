@@ -14,6 +14,7 @@ import numpy.typing as npt
 import polars as pl
 
 from pelican.config.recipe import FilterConfig
+from pelican.data.frames import whole
 from pelican.data.tables import LEDGER, write_frame
 from pelican.errors import UserInputError
 from pelican.records import Phase
@@ -69,9 +70,10 @@ def rates_of(score_files: Sequence[Path], pool: pl.DataFrame) -> pl.DataFrame:
     `pool` has the columns id, family, dimension and source. Raises UserInputError for a rollout
     that was scored twice, or for a score whose sample is not in the pool.
     """
-    rates = rates_of_runs(score_files)
-    if rates is None:
-        rates = success_rates(_scores(score_files)).collect()
+    with whole(*score_files):
+        rates = rates_of_runs(score_files)
+        if rates is None:
+            rates = success_rates(_scores(score_files)).collect()
     doubled = rates.filter(pl.col("doubled") > 0)
     if len(doubled):
         raise UserInputError(

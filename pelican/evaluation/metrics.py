@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from pelican.base.model import Frozen
+from pelican.data.frames import read_frame
 from pelican.data.tables import write_table
 from pelican.errors import UserInputError
 from pelican.records import Rollout, Sample, Score
@@ -96,7 +97,7 @@ def read_results(path: Path) -> pl.DataFrame:
     file = path / "results.parquet" if path.is_dir() else path
     if not file.exists():
         raise UserInputError(f"{file} does not exist; is {path} the output of an eval stage?")
-    frame = pl.read_parquet(file)
+    frame = read_frame(file)
     missing = [name for name in RESULTS.names if name not in frame.columns]
     if missing:
         raise UserInputError(f"{file} lacks the columns {', '.join(missing)}; run eval again")

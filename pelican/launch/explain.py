@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from pelican.base.parse import parse_json
 from pelican.config.resources import StageResources
 from pelican.errors import (
     STAGE_DAMAGED,
@@ -162,7 +162,7 @@ def _errors(pod: Tree) -> list[PelicanError]:
 def _error(where: str, ended: Tree) -> PelicanError:
     message = str(ended.get("message") or "")
     try:
-        report = json.loads(message.strip())  # what the stage left as its last word
+        report = parse_json(message.strip())  # what the stage left as its last word
         code, message = int(report["exit_code"]), str(report["message"])
     except (ValueError, KeyError, TypeError):
         code = int(ended.get("exitCode", 1))

@@ -10,12 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
+
 from pelican.base.endpoint import is_http
 from pelican.base.net import explain_refusal, find_refusal, make_tls_context
+from pelican.base.parse import parse_json
 from pelican.config import env as settings
 from pelican.errors import InfrastructureError, PelicanError, UserInputError
 from pelican.launch.job import CancelledError
-from pelican.runs.layout import read_json, run_prefix
+from pelican.runs.layout import run_prefix
+from pelican.storage.reading import read_record
 from pelican.storage.store import ObjectStore
 
 # Where the API is, and its calls.
@@ -240,7 +244,7 @@ def _equals(key: str, value: str) -> str:
 def _message(body: Any) -> str:
     """What the API says in an error's body: uploads have a key of their own for it."""
     try:
-        answer = json.loads(body)
+        answer = parse_json(body)
         return str(answer.get("message") or answer["error_message"])[:300]
     except (TypeError, ValueError, KeyError, AttributeError):
         return ""
@@ -287,5 +291,11 @@ def wait_for(kfp: Kfp, run_id: str, meanwhile: Callable[[], None] = lambda: None
 
 def kfp_run_of(store: ObjectStore, run: str) -> str | None:
     """Kubeflow's id of a run that was submitted to it."""
-    record = read_json(store, f"{run_prefix(run)}/{KFP}")
-    return None if record is None else str(record["run_id"])
+    record = read_record(store, f"{run_prefix(run)}/{KFP}", _Submitted)
+    return None if record is None else record.run_id
+
+
+class _Submitted(BaseModel):
+    """What of `kfp.json` is read again."""
+
+    run_id: str

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import urllib3
 from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random_exponential
 
+from pelican.base.parse import parse_json
 from pelican.config import env
 from pelican.errors import InfrastructureError, PelicanError, UserInputError
 from pelican.launch.podspec import CONTAINER, GROUP, PLURAL, VERSION, Tree
@@ -179,7 +179,7 @@ class Kube:
     def _tree(self, call: Callable[..., Any], **query: Any) -> Tree:
         """The answer as it was sent: models of the library would rename its fields."""
         answer = self._call(call, self.namespace, _preload_content=False, **query)
-        tree: Tree = json.loads(answer.data)
+        tree: Tree = parse_json(answer.data)
         return tree
 
     def _get(
@@ -239,7 +239,7 @@ def _is_transient(error: BaseException) -> bool:
 
 def _error_of(error: ApiException, namespace: str) -> PelicanError:
     try:
-        message = str(json.loads(error.body)["message"])
+        message = str(parse_json(error.body)["message"])
     except (TypeError, ValueError, KeyError):
         message = " ".join(str(error.reason).split()) or f"HTTP status {error.status}"
     if error.status == 404:

@@ -29,7 +29,7 @@ from pelican.base.files import run_alone
 from pelican.base.process import PARENT, owner_alive
 from pelican.config import env
 from pelican.config.stages import STAGES
-from pelican.errors import InfrastructureError, PelicanError
+from pelican.errors import InfrastructureError, LostPeerError, PelicanError
 from pelican.launch import warm
 from pelican.launch.job import CancelledError, Job, JobResult, Launcher, OnProgress, error_of
 from pelican.monitoring.progress import parse
@@ -37,6 +37,7 @@ from pelican.stages.fingerprint import finished_manifest
 from pelican.storage import open_store
 
 GRACE_S = 3.0  # between SIGTERM and SIGKILL
+CAUSE_S = 5.0  # between a lost connection and the word of who broke it
 LOCK_WAIT_S = 10.0  # for the last breath of a launcher that was killed
 _TRANSIENT = ("Address already in use", "EADDRINUSE", "No space left on device")
 
@@ -114,11 +115,20 @@ class _Rank:
     process: subprocess.Popen[bytes] | warm.Forked
     pending: bytes = b""
     error: dict[str, object] | None = None
+    tail: deque[str] = field(default_factory=lambda: deque(maxlen=40))
+
+    @property
+    def lost_peer(self) -> bool:
+        """Whether it ended because another did, as far as it says."""
+        return self.error is not None and self.error.get("kind") == LostPeerError.__name__
 
 
 @dataclass
 class _Gang:
-    """The processes of one attempt. The first that fails ends the others."""
+    """The processes of one attempt. The first that fails ends the others.
+
+    Where that is one that lost another, the other gets CAUSE_S to end and to say why.
+    """
 
     command: list[str]
     environments: list[Mapping[str, str]]
@@ -126,8 +136,8 @@ class _Gang:
     log: IO[str]
     on_progress: OnProgress | None
     replicas: bool = False
-    tail: deque[str] = field(default_factory=lambda: deque(maxlen=40))
     failure: _Rank | None = None
+    _failed_at: float | None = None
 
     def __post_init__(self) -> None:
         self._selector = selectors.DefaultSelector()
@@ -154,14 +164,24 @@ class _Gang:
             self._read(key.data)
         codes = [rank.process.poll() for rank in self._ranks]
         any_left = None in codes or 0 in codes
-        for rank, code in zip(self._ranks, codes, strict=True):
-            if code is not None and code < 0 and self.replicas and any_left:
-                continue  # lost, not wrong: the others take its work over
-            if code not in (None, 0):
-                self.failure = rank
-                self.end()
-                return False
-        return None in codes
+        failed = [
+            rank
+            for rank, code in zip(self._ranks, codes, strict=True)
+            if code not in (None, 0)
+            # A replica that was killed is lost, not wrong: the others take its work over.
+            and not (code is not None and code < 0 and self.replicas and any_left)
+        ]
+        if not failed:
+            return None in codes
+        for rank in failed:
+            self._read(rank)
+        self._failed_at = self._failed_at or time.monotonic()
+        cause = next((rank for rank in failed if not rank.lost_peer), None)
+        if cause is None and None in codes and time.monotonic() - self._failed_at < CAUSE_S:
+            return True
+        self.failure = cause or failed[0]
+        self.end()
+        return False
 
     def end(self) -> None:
         """End every process and what it started; then read the last lines."""
@@ -184,7 +204,7 @@ class _Gang:
 
     def _read(self, rank: _Rank) -> None:
         assert rank.process.stdout is not None
-        while chunk := rank.process.stdout.read(65536):
+        while not rank.process.stdout.closed and (chunk := rank.process.stdout.read(65536)):
             rank.pending += chunk
         *lines, rank.pending = rank.pending.split(b"\n")
         for line in lines:
@@ -196,7 +216,7 @@ class _Gang:
             self.log.write(line + "\n")
             self.log.flush()
             if line.strip():
-                self.tail.append(line.strip())
+                rank.tail.append(line.strip())
         elif found[0] == "progress" and self.on_progress is not None:
             self.on_progress(found[1])
         elif found[0] == "error":
@@ -247,13 +267,13 @@ def _free_port() -> int:
 def _explain(job: Job, gang: _Gang, log_file: Path) -> PelicanError:
     """One sentence for the rank that failed first."""
     assert gang.failure is not None
-    error, code = gang.failure.error, gang.failure.process.returncode
-    last = gang.tail[-1] if gang.tail else "it printed nothing"
+    error, code, tail = gang.failure.error, gang.failure.process.returncode, gang.failure.tail
+    last = tail[-1] if tail else "it printed nothing"
     if error is not None:
         status = int(str(error.get("exit_code", 1)))
         where = "" if status in (2, 77) else f" (log: {log_file})"
         return error_of(status, f"{error.get('message', last)}{where}")
-    if any(word in line for word in _TRANSIENT for line in gang.tail):
+    if any(word in line for word in _TRANSIENT for line in tail):
         return InfrastructureError(f"{job.name}: {last} (log: {log_file})")
     if code is not None and code < 0:
         name = signal.Signals(-code).name

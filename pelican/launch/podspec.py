@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pelican.base.model import digest_of
+from pelican.base.parse import parse_json
 from pelican.config import env
 from pelican.config import env as settings
 from pelican.config.recipe import Recipe
@@ -169,7 +170,7 @@ def mark_attempt(tree: Tree, number: int, time: str) -> Tree:
     Its annotations hold `number` and the `time` it was made, and its pods claim work under a name
     of this attempt. So claims of an earlier attempt count as free, because its pods have ended.
     """
-    made: Tree = json.loads(json.dumps(tree))
+    made: Tree = parse_json(json.dumps(tree))
     made["metadata"]["annotations"] |= {ATTEMPT: str(number), FOLLOWED: time}
     for replicas in made["spec"]["pytorchReplicaSpecs"].values():
         for container in replicas["template"]["spec"]["containers"]:

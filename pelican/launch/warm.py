@@ -29,6 +29,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
+from pelican.base.parse import parse_json
 from pelican.base.process import PARENT, die_with, die_with_parent
 from pelican.config import env
 from pelican.config.stages import STAGES, Uses
@@ -59,7 +60,7 @@ class Forked:
             self._connection.connect(path)
             socket.send_fds(self._connection, [_LENGTH.pack(len(body))], [write, lock])
             self._connection.sendall(body)
-            self.pid = int(json.loads(self._line(timeout=10.0))["pid"])
+            self.pid = int(parse_json(self._line(timeout=10.0))["pid"])
         except (OSError, ValueError) as error:
             os.close(read)
             self._connection.close()
@@ -84,7 +85,7 @@ class Forked:
             with suppress(TimeoutError, BlockingIOError):
                 line = self._line(timeout)
                 # No answer but the end: the warm process is gone, and all it forked with it.
-                self.returncode = int(json.loads(line)["code"]) if line else -signal.SIGKILL
+                self.returncode = int(parse_json(line)["code"]) if line else -signal.SIGKILL
                 self._connection.close()
         return self.returncode
 
@@ -176,7 +177,7 @@ class _Server:
             body = b""
             while len(body) < size and (chunk := connection.recv(size - len(body))):
                 body += chunk
-            request = json.loads(body)
+            request = parse_json(body)
             server = os.getpid()
             pid = os.fork()
             if pid == 0:

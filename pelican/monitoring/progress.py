@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Literal, Self, TextIO
 
+from pelican.base.parse import parse_json
+
 # Events of a run as lines of a log, so that they pass through processes, pods and Kubeflow.
 #
 # A stage prints `::progress {…}` (see `StageJob.progress`); who launches it prints `::event {…}`
@@ -38,7 +40,7 @@ def parse(line: str) -> tuple[Kind, Event] | None:
     for kind, prefix in _PREFIXES.items():
         if text.startswith(prefix):
             try:
-                event = json.loads(text.removeprefix(prefix))
+                event = parse_json(text.removeprefix(prefix))
             except ValueError:
                 return None  # two processes wrote into one line
             return (kind, event) if isinstance(event, dict) else None

@@ -6,14 +6,18 @@ import re
 import time
 from collections.abc import Iterator
 
+from pelican.base.parse import JSONError, parse_json
+from pelican.errors import DamagedError
 from pelican.registry.models import ModelVersion
 from pelican.runs.layout import RECIPE, RUN, run_prefix
 from pelican.storage.manifests import COPY, read_manifest
+from pelican.storage.reading import OnDamage, damaged, read_record
 from pelican.storage.store import MANIFEST, WORK, ObjectStore
 from pelican.storage.verify import REGISTRY, VERSION
 
 _STAGE = re.compile(r"(runs/[^/]+/loop-\d+/[a-z-]+)/(.+)")
 _REFERENCE = re.compile(r"\bruns/[\w./-]+")
+_CHECKPOINT = "/checkpoint/"
 _NO_REFERENCES = ("cache/", "data/", "judge/", "trigger/")  # many, and they name no run's files
 Found = tuple[str, int, str]
 
@@ -25,11 +29,19 @@ def collect(store: ObjectStore, older_s: float, *, dry_run: bool = False) -> Ite
     recipe: all, unless a registered model comes from it. Of `cache/`: all. Half a file that a
     killed writer left under a temporary name. Nothing else: data, registry, triggers and a judge's
     replies stay, and what a model's lineage or a recipe names.
+
+    Raises:
+        DamagedError: a record can't be read that may refer to what seems unneeded; nothing is deleted.
     """
     sizes, ages = store.sizes(""), store.ages("")
     now = time.time()
     old = {key for key in sizes if now - ages[key] > older_s}
-    for key, why in _find_unneeded(store, sorted(sizes)):
+    unread: list[DamagedError] = []
+    unneeded = list(_find_unneeded(store, sorted(sizes), unread.append))
+    if unread:
+        more = f" (and {len(unread) - 1} more)" if len(unread) > 1 else ""
+        raise DamagedError(f"nothing is deleted while a record can't be read: {unread[0]}{more}")
+    for key, why in unneeded:
         if key in old:
             if not dry_run:
                 store.delete(key)
@@ -41,11 +53,17 @@ def collect(store: ObjectStore, older_s: float, *, dry_run: bool = False) -> Ite
             yield key, size, "its writer was killed"
 
 
-def _find_unneeded(store: ObjectStore, keys: list[str]) -> Iterator[tuple[str, str]]:
+def _find_unneeded(
+    store: ObjectStore, keys: list[str], on_damage: OnDamage
+) -> Iterator[tuple[str, str]]:
     known = set(keys)
-    files_of_stage: dict[str, set[str] | None] = {}
-    references = _references(store, keys)
-    registered = _registered_runs(store, keys)
+    references = _references(store, keys, on_damage)
+    registered = _registered_runs(store, keys, on_damage)
+    files_of_stage = {
+        stage: _outputs(store, stage, on_damage)
+        for key in keys
+        if (stage := key.removesuffix(f"/{MANIFEST}")) != key
+    }
     for key in keys:
         top = key.partition("/")[0]
         if top == "cache":
@@ -60,25 +78,39 @@ def _find_unneeded(store: ObjectStore, keys: list[str]) -> Iterator[tuple[str, s
         if match is None:
             continue
         stage, name = match.groups()
-        if stage not in files_of_stage:
-            files_of_stage[stage] = (
-                _outputs(store, stage) if f"{stage}/{MANIFEST}" in known else None
-            )
-        outputs = files_of_stage[stage]
+        outputs = files_of_stage.get(stage)
         if outputs is None or name in (MANIFEST, COPY) or name in outputs:
             continue
         yield key, "of a stage that is done" if name.startswith(WORK) else "no manifest names it"
 
 
-def _outputs(store: ObjectStore, stage: str) -> set[str] | None:
-    manifest = read_manifest(store, stage)
+def _outputs(store: ObjectStore, stage: str, on_damage: OnDamage) -> set[str] | None:
+    try:
+        manifest = read_manifest(store, stage)
+    except DamagedError as error:
+        on_damage(error)
+        return None
     return None if manifest is None else {output.path for output in manifest.outputs}
 
 
-def _references(store: ObjectStore, keys: list[str]) -> set[str]:
+def _references(store: ObjectStore, keys: list[str], on_damage: OnDamage) -> set[str]:
     """Keys and prefixes of runs/ that a recipe, the registry or another record names."""
-    texts = (store.read(key).decode("utf-8", "replace") for key in keys if _may_refer(key))
-    return {found.rstrip("/") for text in texts for found in _REFERENCE.findall(text)}
+    found: set[str] = set()
+    for key in filter(_may_refer, keys):
+        try:
+            data = store.read(key)
+            if _CHECKPOINT not in key:  # whose files are what others made of them
+                parse_json(data)
+        except JSONError as error:
+            on_damage(damaged(store, key, error))
+        except DamagedError as error:
+            on_damage(error)
+        except KeyError:
+            continue
+        else:
+            text = data.decode("utf-8", "replace")
+            found |= {name.rstrip("/") for name in _REFERENCE.findall(text)}
+    return found
 
 
 def _is_below(key: str, prefixes: set[str]) -> bool:
@@ -86,14 +118,14 @@ def _is_below(key: str, prefixes: set[str]) -> bool:
     return any("/".join(parts[:n]) in prefixes for n in range(2, len(parts) + 1))
 
 
-def _registered_runs(store: ObjectStore, keys: list[str]) -> set[str]:
+def _registered_runs(store: ObjectStore, keys: list[str], on_damage: OnDamage) -> set[str]:
     """Prefixes of the runs that registered models come from."""
     found = set()
     for key in keys:
         if key.startswith(f"{REGISTRY}/") and key.endswith(f"/{VERSION}"):
-            run = ModelVersion.model_validate_json(store.read(key)).lineage.run
-            if run is not None:
-                found.add(run_prefix(run))
+            version = read_record(store, key, ModelVersion, on_damage)
+            if version is not None and version.lineage.run is not None:
+                found.add(run_prefix(version.lineage.run))
     return found
 
 

@@ -20,6 +20,7 @@ from pelican.errors import DamagedError, UserInputError
 from pelican.evaluation.gate import Check
 from pelican.storage.digests import file_digest
 from pelican.storage.manifests import OutputFile, now, versions
+from pelican.storage.reading import OnDamage, parse_record, read_record, refuse, tell
 from pelican.storage.store import ObjectStore
 from pelican.storage.verify import REGISTRY, VERSION, find_damage
 
@@ -92,13 +93,13 @@ def version_prefix(model: str, version: int) -> str:
     return f"{REGISTRY}/{check_model_name(model)}/versions/{version}"
 
 
-def read_version(store: ObjectStore, model: str, version: int) -> ModelVersion | None:
+def read_version(
+    store: ObjectStore, model: str, version: int, on_damage: OnDamage = refuse
+) -> ModelVersion | None:
     """A committed version, or None."""
-    try:
-        text = store.read(f"{version_prefix(model, version)}/{VERSION}")
-    except KeyError:
-        return None
-    return ModelVersion.model_validate_json(text)
+    return read_record(
+        store, f"{version_prefix(model, version)}/{VERSION}", ModelVersion, on_damage
+    )
 
 
 def require_version(store: ObjectStore, model: str, version: int) -> ModelVersion:
@@ -128,9 +129,11 @@ def list_models(store: ObjectStore) -> list[str]:
     )
 
 
-def list_versions(store: ObjectStore, model: str) -> list[ModelVersion]:
+def list_versions(
+    store: ObjectStore, model: str, on_damage: OnDamage = refuse
+) -> list[ModelVersion]:
     """Committed versions of one model, the newest first."""
-    found = [read_version(store, model, number) for number in _numbers(store, model)]
+    found = [read_version(store, model, number, on_damage) for number in _numbers(store, model)]
     return sorted((v for v in found if v), key=lambda v: v.version, reverse=True)
 
 
@@ -196,10 +199,19 @@ def _claim(store: ObjectStore, model: str, source: str) -> int:
 
 
 def _claimed_by(store: ObjectStore, model: str, number: int) -> str | None:
-    try:
-        return str(json.loads(store.read(f"{version_prefix(model, number)}/claim.json"))["source"])
-    except KeyError:
-        return None
+    key = f"{version_prefix(model, number)}/claim.json"
+    claim = read_record(store, key, _Claim, tell)
+    if claim is not None:
+        return claim.source
+    version = read_version(store, model, number)  # of a damaged claim, it has the source, too
+    return version.lineage.source if version else None
+
+
+class _Claim(Frozen):
+    """`claim.json`: whose the number is."""
+
+    source: str
+    at: datetime
 
 
 def _numbers(store: ObjectStore, model: str) -> Iterator[int]:
@@ -267,13 +279,16 @@ def record_decision(store: ObjectStore, model: str, version: int, decision: Deci
     key = f"{version_prefix(model, version)}/decisions/{identity}.json"
     if store.write(key, decision.model_dump_json(indent=1).encode(), if_absent=True):
         return decision
-    return Decision.model_validate_json(store.read(key))
+    return parse_record(store, key, store.read(key), Decision)
 
 
-def read_decisions(store: ObjectStore, model: str, version: int) -> list[Decision]:
+def read_decisions(
+    store: ObjectStore, model: str, version: int, on_damage: OnDamage = refuse
+) -> list[Decision]:
     """All of them, the newest first."""
     prefix = f"{version_prefix(model, version)}/decisions"
-    found = [Decision.model_validate_json(store.read(key)) for key in store.keys(prefix)]
+    read = (read_record(store, key, Decision, on_damage) for key in store.keys(prefix))
+    found = [decision for decision in read if decision]
     return sorted(found, key=lambda decision: decision.at, reverse=True)
 
 
@@ -322,8 +337,8 @@ class MovedError(UserInputError):
     """`current` is not what the caller decided on."""
 
 
-def read_aliases(store: ObjectStore, model: str) -> Aliases:
-    return _read(store, model)[0]
+def read_aliases(store: ObjectStore, model: str, on_damage: OnDamage = refuse) -> Aliases:
+    return read_record(store, _key(model), Aliases, on_damage) or Aliases()
 
 
 def _require_model(store: ObjectStore, model: str) -> None:
@@ -450,7 +465,7 @@ def _read(store: ObjectStore, model: str) -> tuple[Aliases, str | None]:
         data, tag = store.read_tagged(_key(model))
     except KeyError:
         return Aliases(), None
-    return Aliases.model_validate_json(data), tag
+    return parse_record(store, _key(model), data, Aliases), tag
 
 
 def _change(store: ObjectStore, model: str, change: Callable[[Aliases], Aliases]) -> Aliases:

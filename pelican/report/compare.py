@@ -14,7 +14,7 @@ from pelican.records import Dimension
 from pelican.report import charts
 from pelican.report.charts import Panel, Series
 from pelican.report.figure import Figure, Legend, Table, drop_empty, make_figure
-from pelican.report.pages import render_page
+from pelican.report.pages import keep_page, render_page
 from pelican.report.run import (
     RESAMPLES,
     Cost,
@@ -35,8 +35,7 @@ from pelican.storage.store import ObjectStore
 def build_comparison(store: ObjectStore, runs: Mapping[str, Run], table: RunTable) -> Path:
     """Write `comparisons/<digest of the runs>.html`; the same runs are the same page."""
     key = f"comparisons/{digest_of(sorted(f'{r.store.uri}/{r.name}' for r in runs.values()))}.html"
-    store.write(key, render_comparison(runs, table).encode())
-    return store.local(key)
+    return keep_page(store, key, render_comparison(runs, table))
 
 
 def render_comparison(runs: Mapping[str, Run], table: RunTable | None = None) -> str:

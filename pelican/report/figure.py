@@ -15,7 +15,8 @@ from xml.etree import ElementTree
 
 from markupsafe import Markup
 
-from pelican.report.svg import NARROW, WIDE, legend_rows
+from pelican.base.cells import no_formula
+from pelican.report.svg import NARROW, WIDE, legend_rows, printable
 
 Draw = Callable[[float], Markup | None]
 Value = str | int | float | bool | None
@@ -42,9 +43,7 @@ class Table:
 def _plain(value: Value) -> Value:
     if isinstance(value, float):
         return round(value, 6) if math.isfinite(value) else None
-    if isinstance(value, str) and value[:1] in ("=", "+", "-", "@"):
-        return "'" + value  # a spreadsheet would compute it
-    return value
+    return no_formula(value) if isinstance(value, str) else value
 
 
 def data_uri(kind: str, text: str) -> str:
@@ -135,7 +134,7 @@ def standalone(drawing: str, title: str, legend: Sequence[tuple[str, str, str]] 
     for child in body:
         root.remove(child)
     paper = {"x": f"{left:g}", "y": f"{top - head:g}", "width": "100%", "height": "100%"}
-    ElementTree.SubElement(root, f"{{{_SPACE}}}title").text = title
+    ElementTree.SubElement(root, f"{{{_SPACE}}}title").text = printable(title)
     ElementTree.SubElement(root, f"{{{_SPACE}}}rect", paper | {"fill": "#ffffff"})
     _text(root, left, top - 9, title, {"font-size": "13", "font-weight": "600"})
     root.extend(body)
@@ -203,7 +202,7 @@ def _sheet(name: str) -> str:
 
 def _text(root: ElementTree.Element, x: float, y: float, words: str, more: dict[str, str]) -> None:
     where = {"x": f"{x:g}", "y": f"{y:g}", "fill": _colours()["ink"]}
-    ElementTree.SubElement(root, f"{{{_SPACE}}}text", where | more).text = words
+    ElementTree.SubElement(root, f"{{{_SPACE}}}text", where | more).text = printable(words)
 
 
 def _key(root: ElementTree.Element, x: float, y: float, colour: str, shape: str) -> None:

@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 import polars as pl
 
 from pelican.data.corrections import NONE, Corrections, read_corrections
+from pelican.data.frames import whole
 from pelican.data.tables import sample_from_row, shard_paths
-from pelican.errors import UserInputError
+from pelican.errors import DamagedError, UserInputError
 from pelican.records import Sample
 from pelican.report.run import Run, StageRun
 from pelican.rewards.base import Unscorable
@@ -70,7 +71,12 @@ def rows_of(
     wanted = pl.col("sample_id").is_in(list(ids))
     if most is not None:
         wanted &= pl.col("index") < most
-    return pl.concat([pl.scan_parquet(path).filter(wanted) for path in paths]).collect()
+    try:
+        with whole(*paths):
+            return pl.concat([pl.scan_parquet(path).filter(wanted) for path in paths]).collect()
+    except DamagedError as error:
+        run.note(error)
+        return None
 
 
 def pool_places(run: Run) -> list[str]:
@@ -90,7 +96,7 @@ def corrections_of(run: Run) -> Corrections:
         if where:
             try:
                 return read_corrections(resolve_input(run.store, where))
-            except UserInputError:
+            except (UserInputError, DamagedError):
                 return NONE  # the page is made where the file is not
     return NONE
 
@@ -107,7 +113,12 @@ def samples_of(
             continue  # the page is made where the data is not: it shows the rest
         for path in paths:
             wanted = pl.col("id").is_in(list(missing))
-            rows = pl.scan_parquet(path).filter(wanted).collect()
+            try:
+                with whole(path):
+                    rows = pl.scan_parquet(path).filter(wanted).collect()
+            except DamagedError as error:
+                run.note(error)
+                continue
             for part in rows.iter_slices(64):
                 for row in part.iter_rows(named=True):
                     if row["id"] not in missing:

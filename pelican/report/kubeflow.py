@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import polars as pl
-
 from pelican.config.overrides import fields
 from pelican.config.recipe import Recipe
+from pelican.data.frames import read_frame
+from pelican.errors import DamagedError
 from pelican.monitoring.progress import emit
 from pelican.report.page import build_report
 from pelican.report.run import RESOURCES, Run
 from pelican.retrain.notify import notify
-from pelican.retrain.records import VERDICT
+from pelican.retrain.records import read_verdict
 from pelican.runs.layout import (
     FAILURE,
     SUMMARY,
@@ -26,9 +27,18 @@ from pelican.runs.layout import (
     run_prefix,
     stage_prefix,
 )
-from pelican.runs.outcome import report_path, score_rows, show, summary_metrics, tokens
+from pelican.runs.outcome import (
+    read_scores,
+    report_path,
+    score_rows,
+    show,
+    summary_metrics,
+    tokens,
+)
+from pelican.runs.records import Scores
 from pelican.runs.restore import look_over
 from pelican.storage.manifests import Manifest, now, read_manifest
+from pelican.storage.reading import tell
 from pelican.storage.store import ObjectStore
 
 # The end of a run: its summary, its report, and word of it if it was a retraining.
@@ -47,7 +57,10 @@ def finish(store: ObjectStore, run: str, pipeline: str, succeeded: bool) -> dict
     except Exception as error:  # the summary must be written whatever the page lacks
         report_error = f"{type(error).__name__}: {error}"
     tree = show(store, run)
-    tree["verdict"] = read_json(store, f"{prefix}/{VERDICT}")  # of a retraining
+    for sentence in tree.pop("damaged"):
+        print(f"left out: {sentence}", file=sys.stderr, flush=True)
+    ended = read_verdict(store, run)
+    tree["verdict"] = ended and ended.model_dump(mode="json")
     complete = succeeded and _ran_to_its_end(tree, read_recipe(store, run), pipeline)
     tree |= {"state": "complete" if complete else "failed", "finished": now().isoformat()}
     tree |= {
@@ -153,15 +166,15 @@ def conclude(store: ObjectStore, run: str, pipeline: str, succeeded: bool) -> Sh
 
     Returns what the summary task shows in Kubeflow's UI.
     """
-    metrics = finish(store, run, pipeline, succeeded)
-    tree = read_json(store, f"{run_prefix(run)}/summary.json") or {}
+    metrics, prefix = finish(store, run, pipeline, succeeded), run_prefix(run)
+    tree = read_json(store, f"{prefix}/{SUMMARY}") or {}
     recipe = read_recipe(store, run)
-    found = manifests(store, run)
+    found = manifests(store, run, tell)
     metrics |= score_metrics(store, run, tree) | cost_metrics(found)
     if recipe is not None:
         metrics |= setting_metrics(recipe)
     where = report_path(store, run)
-    page = store.read(f"{run_prefix(run)}/report.html").decode() if where else ""
+    page = store.read(f"{prefix}/report.html").decode() if where else ""
     scores = tree.get("scores") or []
     matrix = None
     if len(scores) > 1:
@@ -185,7 +198,7 @@ def evaluation(store: ObjectStore, output: str, base: str) -> Shown:
         name.replace("/", " ") if "/" in name else name.replace("_", " "): value
         for name, value in manifest.metrics.items()
     }
-    metrics |= forgotten(read_json(store, f"{output}/summary.json") or {})
+    metrics |= forgotten(read_scores(store, manifest))
     says = "go on" if manifest.metrics.get("go_on", 1.0) >= 0.5 else "stop"
     asked = manifest.phase in ("base", Run(store, manifest.run).last_phase)
     words = f"The gate says: {says}." if asked else f"Were it the gate of a loop: {says}."
@@ -217,19 +230,21 @@ def score_metrics(store: ObjectStore, run: str, tree: Mapping[str, Any]) -> dict
             metrics[f"{single} {name}"] = estimate["score"]
             if name in first[kind]:
                 metrics[f"{single} {name} gain"] = estimate["score"] - first[kind][name]["score"]
-    return metrics | forgotten(read_json(store, f"{_eval_prefix(run, last)}/summary.json") or {})
+    manifest = read_manifest(store, _eval_prefix(run, last))
+    return metrics | (forgotten(read_scores(store, manifest, tell)) if manifest else {})
 
 
-def forgotten(summary: Mapping[str, Any]) -> dict[str, float]:
+def forgotten(summary: Scores) -> dict[str, float]:
     """Percent of the base's right answers that are now wrong, by suite."""
-    compared = (summary.get("comparisons") or {}).get("base") or {}
-    metrics = {}
-    for suite in ("embodied", "general"):
-        flips = compared.get(f"{suite}_flips")
-        if flips:
-            right = flips["kept"] + flips["lost"]
-            metrics[f"forgotten {suite} %"] = 100 * flips["lost"] / max(1, right)
-    return metrics
+    compared = summary.comparisons.get("base")
+    if compared is None:
+        return {}
+    flips = {"embodied": compared.embodied_flips, "general": compared.general_flips}
+    return {
+        f"forgotten {suite} %": 100 * found.lost / max(1, found.kept + found.lost)
+        for suite, found in flips.items()
+        if found
+    }
 
 
 def cost_metrics(found: list[Manifest]) -> dict[str, float]:
@@ -261,10 +276,13 @@ def success_matrix(store: ObjectStore, before: str, after: str) -> Matrix | None
     """
     frames = []
     for prefix in (before, after):
-        key = f"{prefix}/results.parquet"
-        if not store.exists(key):
+        try:
+            frames.append(read_frame(store.local(f"{prefix}/results.parquet")))
+        except KeyError:
             return None
-        frames.append(pl.read_parquet(store.local(key)))
+        except DamagedError as error:
+            tell(error)
+            return None
     old = frames[0].select("suite", "sample_id", before="success")
     pairs = frames[1].join(old, on=["suite", "sample_id"], how="inner")
     families = sorted(pairs["family"].unique())

@@ -51,7 +51,7 @@ from pelican.report.history import (
     pool_places,
     samples_of,
 )
-from pelican.report.pages import render_page
+from pelican.report.pages import keep_page, render_page
 from pelican.report.run import Run
 from pelican.rewards.base import Unscorable
 from pelican.rewards.parse import extract_answer, parse_box, parse_points
@@ -87,7 +87,7 @@ def build_ledger(run: Run) -> bool:
     """Write `runs/<run>/ledger.html`; False, and nothing written, if nothing was practised yet."""
     html = render_ledger(run)
     if html:
-        run.store.write(f"{run.prefix}/{LEDGER}", html.encode())
+        keep_page(run.store, f"{run.prefix}/{LEDGER}", html)
     return bool(html)
 
 

@@ -11,7 +11,7 @@ from pelican.report import tables
 from pelican.report.compare import phase_totals
 from pelican.report.history import MEANINGS, OUTCOMES
 from pelican.report.ledger import build_ledger, view_forgotten, view_ledger
-from pelican.report.pages import render_page
+from pelican.report.pages import keep_page, render_page
 from pelican.report.run import Evaluation, Run, cost_of, kind_of, label_runs, open_run
 from pelican.report.sections import (
     capability_figures,
@@ -25,8 +25,9 @@ from pelican.report.sections import (
 )
 from pelican.report.tables import gates
 from pelican.report.words import interval, signed
-from pelican.retrain.records import VERDICT
-from pelican.runs.layout import FAILURE
+from pelican.retrain.records import VERDICT, Verdict
+from pelican.runs.layout import read_failure
+from pelican.storage.reading import OnDamage, tell
 from pelican.storage.store import ObjectStore
 
 # The head of a report: how far the run came, what came of it, and its first numbers.
@@ -34,10 +35,10 @@ from pelican.storage.store import ObjectStore
 
 def state_of(run: Run) -> dict[str, str]:
     """How far the run came, in one word and a sentence."""
-    ended = run.json(VERDICT)  # of a retraining, which may end before its loops
-    if isinstance(ended, dict):
-        reasons = "; ".join(str(reason) for reason in ended.get("reasons", []))
-        return {"word": "finished", "words": f"The retraining ended: {ended['outcome']}. {reasons}"}
+    ended = run.record(f"{run.prefix}/{VERDICT}", Verdict)  # a retraining may end before its loops
+    if ended is not None:
+        reasons = "; ".join(ended.reasons)
+        return {"word": "finished", "words": f"The retraining ended: {ended.outcome}. {reasons}"}
     open_stages = [stage for stage in run.stages if stage.manifest is None]
     last = run.evaluations[-1] if run.evaluations else None
     if last and not open_stages and _is_last(run, last):
@@ -45,10 +46,10 @@ def state_of(run: Run) -> dict[str, str]:
     decided = last is not None and last.phase == run.last_phase and not open_stages
     if last and decided and any(not entry["gate"]["go_on"] for entry in gates(run)[-1:]):
         return {"word": "stopped", "words": f"The gate of {last.label} said no."}
-    failure = run.json(FAILURE)
-    if isinstance(failure, dict):
-        where = f"{failure.get('stage', 'a stage')}, loop {failure.get('loop', '?')}"
-        return {"word": "failed", "words": f"{where}: {failure.get('message', 'see the log')}"}
+    failure = read_failure(run.store, run.name, run.note)
+    if failure is not None:
+        where = f"{failure.stage}, loop {failure.loop}"
+        return {"word": "failed", "words": f"{where}: {failure.message}"}
     if open_stages:
         where = f"{open_stages[-1].name} of loop {open_stages[-1].loop}"
         return {"word": "unfinished", "words": f"The last stage without a result is {where}."}
@@ -141,17 +142,26 @@ def tiles(run: Run, change: Comparison | None) -> list[dict[str, str]]:
 REPORT = "report.html"
 
 
-def build_report(store: ObjectStore, run: str, against: Sequence[Run] = ()) -> Path:
+def build_report(
+    store: ObjectStore, run: str, against: Sequence[Run] = (), on_damage: OnDamage = tell
+) -> Path:
     """Write `runs/<run>/report.html` and `ledger.html` and return the first one's path.
 
-    `against`: runs to be compared with in gain and forgetting, such as RL alone and SFT alone.
+    What is damaged is left out, and the page says so.
+
+    Args:
+        store: where the run lies.
+        run: its name.
+        against: runs to be compared with in gain and forgetting, such as RL alone and SFT alone.
+        on_damage: told of what is damaged.
     """
     opened = open_run(store, run)
     ledger = build_ledger(opened)
     html = render(opened, against, ledger=ledger)
     key = f"runs/{run}/{REPORT}"
-    store.write(key, html.encode())
-    return store.local(key)
+    for error in (error for one in (opened, *against) for error in one.damaged):
+        on_damage(error)
+    return keep_page(store, key, html)
 
 
 def render(run: Run, against: Sequence[Run] = (), *, ledger: bool = False) -> str:

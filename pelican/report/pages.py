@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import sys
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from pelican.base.model import digest_of
+from pelican.config import env
+from pelican.errors import RefusedError
 from pelican.monitoring.progress import duration
 from pelican.report import words
+from pelican.storage.store import FolderStore, ObjectStore
 
 
 def render_page(template: str, **values: Any) -> str:
@@ -36,3 +42,24 @@ def _environment() -> Environment:
         "first_upper": words.first_upper,
     }
     return environment
+
+
+def keep_page(store: ObjectStore, key: str, html: str) -> Path:
+    """Write a page to the store, or to this machine's cache if the store may only be read.
+
+    Returns where it lies here.
+    """
+    data = html.encode("utf-8", "replace")
+    try:
+        store.write(key, data)
+        return store.local(key)
+    except RefusedError:
+        aside = FolderStore(env.cache() / "pages" / digest_of(store.uri))
+        aside.write(key, data)
+        _tell_once(f"{store.uri} may only be read, so its pages are kept in {aside.uri}")
+        return aside.local(key)
+
+
+@cache
+def _tell_once(sentence: str) -> None:
+    print(sentence, file=sys.stderr, flush=True)

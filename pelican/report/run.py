@@ -11,16 +11,18 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-from pydantic import ValidationError
 
 from pelican.base.model import Frozen
 from pelican.config.stages import STAGES
-from pelican.errors import UserInputError
+from pelican.data.frames import read_frame
+from pelican.errors import DamagedError
 from pelican.evaluation.metrics import Comparison, Summary, compare, read_results
-from pelican.runs.layout import PHASES, RUN, read_json, require_run, run_prefix
+from pelican.runs.layout import PHASES, RECIPE, read_submission, require_run, run_prefix
 from pelican.runs.outcome import tokens
+from pelican.runs.records import Tree
 from pelican.storage import open_store
 from pelican.storage.manifests import Manifest, read_manifest
+from pelican.storage.reading import OnDamage, Record, damaged, read_record
 from pelican.storage.store import ObjectStore
 
 # What a run cost: wall clock, GPU and CPU hours, tokens. Read from the stages' manifests.
@@ -144,11 +146,15 @@ class Evaluation:
 
 @dataclass
 class Run:
-    """The files of one run. Everything is optional: a missing file is a missing section."""
+    """The files of one run. Everything is optional: a missing file is a missing section.
+
+    So is one whose bytes are not those that its stage wrote, and `damaged` says so.
+    """
 
     store: ObjectStore
     name: str
     stages: list[StageRun] = field(default_factory=list)
+    damaged: list[DamagedError] = field(default_factory=list)
 
     @property
     def prefix(self) -> str:
@@ -156,14 +162,13 @@ class Run:
 
     @cached_property
     def recipe(self) -> dict[str, Any]:
-        found = self.json("recipe.json")
-        return found if isinstance(found, dict) else {}
+        return self.tree(f"{self.prefix}/{RECIPE}")
 
     @cached_property
     def pipeline(self) -> str:
         """What was submitted, such as `metaloop`; empty if that is not known."""
-        submission = self.json(RUN)
-        return str(submission.get("pipeline", "")) if isinstance(submission, dict) else ""
+        submission = read_submission(self.store, self.name, self.note)
+        return submission.pipeline if submission else ""
 
     @property
     def last_phase(self) -> str:
@@ -180,15 +185,17 @@ class Run:
         """The finished evaluations, base first, in the order of training."""
         found = []
         for stage in self.finished("eval"):
-            summary = self.json(f"{stage.prefix}/summary.json", below_run=False)
-            if summary is None or not self.store.exists(f"{stage.prefix}/results.parquet"):
+            summary = self.record(f"{stage.prefix}/summary.json", Summary)
+            path = self.file(f"{stage.prefix}/results.parquet")
+            if summary is None or path is None:
                 continue
+            evaluation = Evaluation(stage.loop, stage.phase, stage.prefix, summary, path)
             try:
-                parsed = Summary.model_validate(summary)
-            except ValidationError:
+                assert len(evaluation.results.columns)  # reads them
+            except DamagedError as error:
+                self.note(error)
                 continue
-            path = self.store.local(f"{stage.prefix}/results.parquet")
-            found.append(Evaluation(stage.loop, stage.phase, stage.prefix, parsed, path))
+            found.append(evaluation)
         return found
 
     @property
@@ -236,28 +243,67 @@ class Run:
 
         They are downloaded first if the store is remote.
         """
-        names = [
+        keys = [
             key
             for key in self.store.keys(prefix)
             if fnmatch(key.removeprefix(f"{prefix}/"), pattern)
         ]
-        return [self.store.local(key) for key in names]
+        return [path for key in keys if (path := self.file(key)) is not None]
 
     def table(self, key: str) -> pl.DataFrame | None:
-        """A Parquet file of the store, or None if it is absent or can't be read."""
-        if not self.store.exists(key):
-            return None
+        """A Parquet file of the store, or None if it is absent or damaged."""
+        path = self.file(key)
         try:
-            return pl.read_parquet(self.store.local(key))
-        except (pl.exceptions.PolarsError, OSError):
+            return None if path is None else read_frame(path)
+        except DamagedError as error:
+            self.note(error)
             return None
 
-    def json(self, key: str, *, below_run: bool = True) -> Any:
-        """A JSON object of the store, or None if it is absent or can't be read."""
+    def file(self, key: str) -> Path | None:
+        """A file of the store, here if need be by download; None if it is absent or damaged."""
+        if key not in self._files:
+            self._files[key] = self._whole(key)
+        return self._files[key]
+
+    def _whole(self, key: str) -> Path | None:
         try:
-            return read_json(self.store, f"{self.prefix}/{key}" if below_run else key)
-        except UserInputError:
+            path, sha256 = self.store.local(key), self._digests.get(key)
+            if sha256 is not None and self.store.describe(key)[1] != sha256:
+                raise damaged(self.store, key, "its bytes are not those that its stage wrote")
+        except KeyError:
             return None
+        except DamagedError as error:
+            self.note(error)
+            return None
+        return path
+
+    @cached_property
+    def _files(self) -> dict[str, Path | None]:
+        return {}
+
+    @cached_property
+    def _digests(self) -> dict[str, str]:
+        """The SHA-256 of each file of a finished stage, by its key."""
+        return {
+            f"{stage.prefix}/{output.path}": output.sha256
+            for stage in self.stages
+            if stage.manifest
+            for output in stage.manifest.outputs
+        }
+
+    def record(self, key: str, kind: type[Record]) -> Record | None:
+        """A JSON object of the store; None if it is absent or damaged."""
+        return read_record(self.store, key, kind, self.note, sha256=self._digests.get(key))
+
+    def tree(self, key: str) -> dict[str, Any]:
+        """A JSON object of which nothing but its form is known; empty if it is absent or damaged."""
+        found = self.record(key, Tree)
+        return found.root if found else {}
+
+    def note(self, error: DamagedError) -> None:
+        """Remember what was left out, once."""
+        if str(error) not in map(str, self.damaged):
+            self.damaged.append(error)
 
 
 def open_run(store: ObjectStore, name: str) -> Run:
@@ -265,11 +311,13 @@ def open_run(store: ObjectStore, name: str) -> Run:
     require_run(store, name)
     keys = store.keys(run_prefix(name))
     places = sorted({"/".join(key.split("/")[:4]) for key in keys if key.count("/") >= 4})
-    stages = [stage for place in places if (stage := _stage(store, place)) is not None]
-    return Run(store, name, sorted(stages, key=lambda stage: stage.order))
+    errors: list[DamagedError] = []
+    found = [_stage(store, place, errors.append) for place in places]
+    stages = sorted((stage for stage in found if stage), key=lambda stage: stage.order)
+    return Run(store, name, stages, errors)
 
 
-def _stage(store: ObjectStore, prefix: str) -> StageRun | None:
+def _stage(store: ObjectStore, prefix: str, on_damage: OnDamage) -> StageRun | None:
     """A stage by its prefix `runs/<run>/loop-<k>/<stage>-<phase>`."""
     loop, place = prefix.split("/")[2:4]
     name, _, phase = place.rpartition("-")
@@ -277,7 +325,8 @@ def _stage(store: ObjectStore, prefix: str) -> StageRun | None:
         return None
     try:
         manifest = read_manifest(store, prefix)
-    except ValidationError:
+    except DamagedError as error:
+        on_damage(error)
         manifest = None
     if manifest is not None:
         name = manifest.stage

@@ -6,10 +6,12 @@ Colours are CSS variables, so that a page's theme decides them.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from markupsafe import Markup, escape
+from markupsafe import Markup
+from markupsafe import escape as _escape
 
 Scale = Callable[[float], float]
 WIDE, NARROW = 760.0, 372.0  # of a page, of a phone
@@ -52,6 +54,18 @@ def number(value: float) -> str:
 
 def _px(value: float) -> str:
     return f"{value:.1f}".rstrip("0").rstrip(".")
+
+
+_NO_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
+
+def printable(words: str) -> str:
+    """A text whose characters XML allows: of control characters it has none."""
+    return _NO_XML.sub("\ufffd", words)
+
+
+def escape(words: str) -> Markup:
+    return _escape(printable(words))
 
 
 @dataclass

@@ -6,11 +6,12 @@ from collections.abc import Callable
 from typing import Any
 
 from pelican.data.tables import CODES
+from pelican.evaluation.gate import Gate
 from pelican.evaluation.metrics import Comparison, Difference, Estimate
 from pelican.report import words
 from pelican.report.run import Evaluation, Run
-
-PREFLIGHT = "preflight.json"
+from pelican.runs.layout import PREFLIGHT
+from pelican.runs.records import Checks
 
 
 def phases(run: Run) -> list[dict[str, Any]]:
@@ -78,24 +79,26 @@ def gates(run: Run) -> list[dict[str, Any]]:
     """The decisions at the end of each loop."""
     found = []
     for evaluation in run.evaluations:
-        gate = run.json(f"{evaluation.prefix}/gate.json", below_run=False)
-        if isinstance(gate, dict) and evaluation.phase == run.last_phase:
-            found.append({"label": evaluation.label, "gate": gate})
+        if evaluation.phase != run.last_phase:
+            continue
+        gate = run.record(f"{evaluation.prefix}/gate.json", Gate)
+        if gate is not None:
+            found.append({"label": evaluation.label, "gate": gate.model_dump()})
     return found
 
 
 def quarantine(run: Run) -> list[dict[str, Any]]:
     """Per pool with rows that preflight left out: how many for which reason, and the first."""
-    found = run.json(PREFLIGHT)
-    pools = found if isinstance(found, dict) else {}
+    found = run.record(f"{run.prefix}/{PREFLIGHT}", Checks)
+    pools = found.root if found else {}
     return [
         {
             "pool": name,
-            "samples": pool.get("samples", 0),
-            "reasons": [(CODES.get(code, code), n) for code, n in pool["quarantined"].items()],
-            "total": sum(pool["quarantined"].values()),
-            "rows": pool.get("quarantine", []),
+            "samples": pool.samples,
+            "reasons": [(CODES.get(code, code), n) for code, n in pool.quarantined.items()],
+            "total": sum(pool.quarantined.values()),
+            "rows": pool.quarantine,
         }
         for name, pool in pools.items()
-        if isinstance(pool, dict) and pool.get("quarantined")
+        if pool.quarantined
     ]

@@ -13,6 +13,7 @@ import polars as pl
 
 from pelican.config.recipe import Recipe, RetrainConfig
 from pelican.data.entries import Entry
+from pelican.data.frames import read_frame
 from pelican.data.pool import PoolIndex, read_index
 from pelican.data.select import check_splits, shuffled, stratified
 from pelican.data.tables import Quarantine, RowError, write_samples
@@ -354,7 +355,7 @@ def _parts(pools: Sequence[PoolIndex], size: int) -> list[int]:
 
 def _once_hard(ledgers: Sequence[Path]) -> set[str]:
     """Samples that an earlier ledger has with a success rate below 1."""
-    frames = [pl.read_parquet(path, columns=["sample_id", "success_rate"]) for path in ledgers]
+    frames = [read_frame(path, columns=["sample_id", "success_rate"]) for path in ledgers]
     if not frames:
         return set()
     return set(pl.concat(frames).filter(pl.col("success_rate") < 1)["sample_id"])

@@ -18,10 +18,12 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from pelican.base.net import ID, SIGNATURE, TIMESTAMP, sign
+from pelican.base.parse import parse_json
 from pelican.config import env
 from pelican.errors import PelicanError
 from pelican.retrain.records import Verdict, read_verdict
-from pelican.runs.layout import FAILURE, read_json, run_prefix
+from pelican.runs.layout import read_failure, run_prefix
+from pelican.storage.reading import tell
 from pelican.storage.store import ObjectStore
 
 URL, SECRET, LINK = "PELICAN_NOTIFY_URL", "PELICAN_NOTIFY_SECRET", "PELICAN_NOTIFY_LINK"
@@ -58,8 +60,8 @@ def _notify(store: ObjectStore, run: str, url: str) -> str:
 def _sent_before(store: ObjectStore, key: str, outcome: str) -> bool:
     """Whether the record says so; a damaged one says nothing, so the notice may come twice."""
     try:
-        before = json.loads(store.read(key))
-    except (KeyError, ValueError, RecursionError):
+        before = parse_json(store.read(key))
+    except (KeyError, ValueError):
         return False
     return (
         isinstance(before, dict) and before.get("sent") is True and before.get("outcome") == outcome
@@ -72,8 +74,8 @@ def message_of(store: ObjectStore, run: str) -> dict[str, Any]:
     link = env.read(LINK).replace("{run}", run)
     where = link or f"{store.uri}/{run_prefix(run)}/report.html"
     if verdict is None:
-        failure = read_json(store, f"{run_prefix(run)}/{FAILURE}") or {}
-        text = f"Retraining {run} failed: {failure.get('message', 'see its log')}"
+        failure = read_failure(store, run, tell)
+        text = f"Retraining {run} failed: {failure.message if failure else 'see its log'}"
         return {"text": f"{text}\n{where}", "run": run, "outcome": "failed", "report": where}
     lines = [_headline(verdict), *(f"- {reason}" for reason in verdict.reasons[:5]), where]
     return {

@@ -8,16 +8,17 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from pelican.base.model import Frozen, digest_of
 from pelican.config import env
 from pelican.data.versions import find_pool
 from pelican.errors import UserInputError
-from pelican.runs.layout import read_json, run_prefix
+from pelican.runs.layout import run_prefix
 from pelican.storage import open_uri
 from pelican.storage.digests import file_digest
 from pelican.storage.manifests import now
+from pelican.storage.reading import read_record
 from pelican.storage.store import ObjectStore
 
 # Records that the steps of a retraining hand on, and the verdict at its end.
@@ -106,14 +107,8 @@ def verdict_key(run: str) -> str:
 
 
 def read_verdict(store: ObjectStore, run: str) -> Verdict | None:
-    """How a run ended, or None. Raises UserInputError if the record is damaged."""
-    tree = read_json(store, verdict_key(run))
-    try:
-        return None if tree is None else Verdict.model_validate(tree)
-    except ValidationError:
-        raise UserInputError(
-            f"{store.uri}/{verdict_key(run)} is damaged; delete it and run {run!r} again"
-        ) from None
+    """How a run ended, or None. Raises DamagedError if the record can't be read."""
+    return read_record(store, verdict_key(run), Verdict)
 
 
 def write_verdict(store: ObjectStore, verdict: Verdict) -> Verdict:

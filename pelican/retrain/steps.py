@@ -10,6 +10,7 @@ import polars as pl
 
 from pelican.config import env
 from pelican.config.recipe import Recipe
+from pelican.data.frames import read_frame
 from pelican.errors import DamagedError, UserInputError
 from pelican.evaluation.metrics import read_results
 from pelican.evaluation.promotion import DataFacts, judge
@@ -38,11 +39,12 @@ from pelican.runs.layout import (
     last_policy,
     manifests,
     practice_prefix,
-    read_json,
     require_recipe,
     run_prefix,
     stage_prefix,
 )
+from pelican.runs.outcome import read_scores
+from pelican.runs.records import Scores
 from pelican.stages.fingerprint import StageIdentity, is_made_from
 from pelican.stages.replace import bring_back, drop_aside, set_aside
 from pelican.stages.stage import InputIdentity, identify_input, plain_input, resolve_input
@@ -57,6 +59,7 @@ from pelican.storage.manifests import (
     read_manifest,
     versions,
 )
+from pelican.storage.reading import read_record
 from pelican.storage.store import ObjectStore
 from pelican.storage.verify import check_local
 
@@ -99,7 +102,7 @@ def practice_step(store: str, run: str) -> bool:
     def work(objects: ObjectStore, recipe: Recipe) -> bool:
         parent = parent_of(objects, recipe)
         where = stage_prefix(run, 0, "filter", "base")
-        ledger = pl.read_parquet(resolve_input(objects, f"{where}/ledger.parquet"))
+        ledger = read_frame(resolve_input(objects, f"{where}/ledger.parquet"))
         old = _old_pools(objects, recipe, parent)
         new = resolve_input(objects, intake_prefix(run))
         sources = Sources(
@@ -126,7 +129,7 @@ def practice_step(store: str, run: str) -> bool:
             return made | {f"quarantined_{code}": n for code, n in found.left_out.items()}
 
         _once(objects, run, "practice", practice_prefix(run), settings_of, inputs, recipe, make)
-        found = Weakness.model_validate(read_json(objects, f"{practice_prefix(run)}/{WEAKNESS}"))
+        found = read_weakness(objects, run)
         if found.go_on:
             rows = f"{found.new_rows} new and {found.replayed_rows} earlier samples to practise"
             if found.left_out:
@@ -284,6 +287,7 @@ def gate(store: ObjectStore, run: str, recipe: Recipe) -> tuple[str, bool]:
     facts = read_intake(store, run)
     trained = next(m for m in found if policy.startswith(_prefix(m) + "/"))
     result = stage_prefix(run, trained.loop, "eval", trained.phase)
+    evaluated = next(m for m in found if _prefix(m) == result)
     checks = judge(
         read_results(resolve_input(store, f"{run_prefix(run)}/loop-0/eval-base")),
         read_results(resolve_input(store, result)),
@@ -301,7 +305,7 @@ def gate(store: ObjectStore, run: str, recipe: Recipe) -> tuple[str, bool]:
         by=f"run {run}",
         at=now(),
     )
-    lineage = _lineage(store, run, recipe, parent, facts, found, result)
+    lineage = _lineage(store, run, recipe, parent, facts, found, evaluated)
     card = model_card(parent.model, lineage, decision)
     checkpoint = store.local(policy)
     check_local(store, policy, checkpoint, trust=False)
@@ -341,10 +345,17 @@ def parent_of(store: ObjectStore, recipe: Recipe) -> ModelVersion:
 
 
 def read_intake(store: ObjectStore, run: str) -> Intake:
-    tree = read_json(store, f"{intake_prefix(run)}/{FACTS}")
-    if tree is None:
+    found = read_record(store, f"{intake_prefix(run)}/{FACTS}", Intake)
+    if found is None:
         raise UserInputError(f"run {run!r} has no intake in {store.uri}; run it from its start")
-    return Intake.model_validate(tree)
+    return found
+
+
+def read_weakness(store: ObjectStore, run: str) -> Weakness:
+    found = read_record(store, f"{practice_prefix(run)}/{WEAKNESS}", Weakness)
+    if found is None:
+        raise UserInputError(f"run {run!r} has no diagnosis in {store.uri}; run it from its start")
+    return found
 
 
 def _prefix(manifest: Manifest) -> str:
@@ -356,7 +367,7 @@ def _agreement(
 ) -> tuple[tuple[int, int], tuple[int, int]]:
     """The teacher's (accepted, asked) over all loops: on new samples, and on earlier ones."""
     frames = [
-        pl.read_parquet(resolve_input(store, f"{_prefix(m)}/teacher.parquet"))
+        read_frame(resolve_input(store, f"{_prefix(m)}/teacher.parquet"))
         for m in found
         if m.stage == "distill"
     ]
@@ -378,7 +389,7 @@ def _lineage(
     parent: ModelVersion,
     facts: Intake,
     found: list[Manifest],
-    result: str,
+    evaluated: Manifest,
 ) -> Lineage:
     use = DataUse(
         version=facts.version,
@@ -400,15 +411,16 @@ def _lineage(
         code=code_version(),
         data=[*parent.lineage.data, use],
         ledgers=[*parent.lineage.ledgers, *ledgers],
-        scores=_scores(read_json(store, f"{result}/summary.json") or {}),
+        scores=_scores(read_scores(store, evaluated)),
         report=f"{run_prefix(run)}/report.html",
     )
 
 
-def _scores(summary: dict[str, Any]) -> dict[str, Any]:
-    scores = {name: summary[name] for name in ("embodied", "general") if summary.get(name)}
-    scores |= {f"family {name}": s for name, s in (summary.get("families") or {}).items()}
-    return scores | {f"set {name}": s for name, s in (summary.get("benchmarks") or {}).items()}
+def _scores(summary: Scores) -> dict[str, Any]:
+    found = {"embodied": summary.embodied, "general": summary.general}
+    found |= {f"family {name}": score for name, score in summary.families.items()}
+    found |= {f"set {name}": score for name, score in summary.benchmarks.items()}
+    return {name: score.model_dump() for name, score in found.items() if score}
 
 
 def _end(

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 
 from pelican.base.endpoint import ChatClient
 from pelican.base.model import digest_of
+from pelican.base.parse import parse_json
 from pelican.config.recipe import JudgeConfig, RewardConfig
 from pelican.records import OpenAnswer
 from pelican.rewards.base import Asked, Judge, Judgement, Unscorable, Verdict
@@ -146,7 +147,7 @@ class Votes:
         if self._store is None:
             return []
         try:
-            return [str(reply) for reply in json.loads(self._store.read(key))["replies"]]
+            return [str(reply) for reply in parse_json(self._store.read(key))["replies"]]
         except (KeyError, ValueError, TypeError):
             return []
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import re
-import sys
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -15,9 +13,11 @@ from pelican.base.files import is_locked
 from pelican.base.model import Frozen
 from pelican.config.recipe import Recipe
 from pelican.config.stages import STAGES, Part, is_training
-from pelican.errors import UserInputError
+from pelican.errors import DamagedError, UserInputError
 from pelican.records import Phase
+from pelican.runs.records import Failure, Summary, Tree
 from pelican.storage.manifests import Manifest, read_manifest
+from pelican.storage.reading import OnDamage, first_fault, read_record, refuse, tell
 from pelican.storage.store import ObjectStore
 
 # Where the stages of a run find their pools: a retraining has them in the run, not in the recipe.
@@ -56,6 +56,7 @@ def pool_of(recipe: Recipe, run: str, stage: str, loop: int, field: str) -> str 
 # runs/<run>/summary.json   state and scores, written last
 
 RUN, RECIPE, FAILURE, SUMMARY = "run.json", "recipe.json", "failure.json", "summary.json"
+PREFLIGHT = "preflight.json"
 CANCELLED = "cancelled.json"  # whoever launches a stage of the run stops
 PHASES = (Phase.BASE.value, Phase.RL.value, Phase.SFT.value)
 _STAGE = re.compile(r"loop-(\d+)/([a-z-]+)-(base|rl|sft)/manifest\.json")
@@ -93,33 +94,40 @@ def stage_prefix(run: str, loop: int, stage: str, phase: str) -> str:
     return f"{run_prefix(run)}/loop-{loop}/{stage}-{phase}"
 
 
-def read_json(store: ObjectStore, key: str) -> Any | None:
-    """The JSON object at `key`, or None. Raises UserInputError if it is no JSON."""
-    try:
-        return json.loads(store.read(key))
-    except KeyError:
-        return None
-    except ValueError:
-        raise UserInputError(_damaged(store, key)) from None
+def read_json(store: ObjectStore, key: str) -> dict[str, Any] | None:
+    """The JSON object at `key`, or None. Raises DamagedError if it is none."""
+    found = read_record(store, key, Tree)
+    return None if found is None else found.root
 
 
-def _damaged(store: ObjectStore, key: str) -> str:
-    return f"{store.uri}/{key} is damaged; mend it, or delete it and the run it belongs to"
+def read_recipe(
+    store: ObjectStore, run: str, on_damage: OnDamage = refuse, instead: Recipe | None = None
+) -> Recipe | None:
+    """The run's resolved recipe, or None before its preflight.
 
-
-def read_recipe(store: ObjectStore, run: str) -> Recipe | None:
-    """The run's resolved recipe, or None before its preflight."""
+    Args:
+        store: where the run lies.
+        run: its name.
+        on_damage: told of one that can't be read, or is of another version.
+        instead: stands for a damaged one, if the submission says that it is the same.
+    """
     key = f"{run_prefix(run)}/{RECIPE}"
-    tree = read_json(store, key)
     try:
+        tree = read_json(store, key)
         return None if tree is None else Recipe.model_validate(tree)
     except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"])
-        raise UserInputError(
-            f"{store.uri}/{key} is of another version of Pelican: {field}: {first['msg']};"
-            " use that version for this run, or delete the run"
-        ) from None
+        on_damage(
+            DamagedError(
+                f"{store.uri}/{key} is of another version of Pelican: {first_fault(error)};"
+                " use that version for this run, or delete the run"
+            )
+        )
+    except DamagedError as error:
+        asked = read_submission(store, run, lambda _: None)
+        if instead is not None and asked is not None and asked.recipe == instead.digest():
+            return instead
+        on_damage(error)
+    return None
 
 
 def require_recipe(store: ObjectStore, run: str) -> Recipe:
@@ -132,34 +140,35 @@ def require_recipe(store: ObjectStore, run: str) -> Recipe:
     return recipe
 
 
-def read_submission(store: ObjectStore, run: str) -> Submission | None:
-    key = f"{run_prefix(run)}/{RUN}"
-    tree = read_json(store, key)
-    try:
-        return None if tree is None else Submission.model_validate(tree)
-    except ValidationError:
-        raise UserInputError(_damaged(store, key)) from None
+def read_submission(
+    store: ObjectStore, run: str, on_damage: OnDamage = refuse
+) -> Submission | None:
+    return read_record(store, f"{run_prefix(run)}/{RUN}", Submission, on_damage)
 
 
-def list_runs(store: ObjectStore) -> list[Submission]:
-    """Every run of the store, the newest first; one whose `run.json` is damaged is named and skipped."""
-    names = {key.split("/")[1] for key in store.keys("runs") if key.endswith(f"/{RUN}")}
-    found = []
-    for name in names:
-        try:
-            found.append(read_submission(store, name))
-        except UserInputError as error:
-            print(f"skipped: {error}", file=sys.stderr, flush=True)
+def read_failure(store: ObjectStore, run: str, on_damage: OnDamage = refuse) -> Failure | None:
+    """Why the run's last attempt ended, if a step of it said so."""
+    return read_record(store, f"{run_prefix(run)}/{FAILURE}", Failure, on_damage)
+
+
+def list_runs(store: ObjectStore, on_damage: OnDamage = tell) -> list[Submission]:
+    """Every run of the store, the newest first, without those whose `run.json` is damaged."""
+    keys = [key for key in store.keys("runs") if key.endswith(f"/{RUN}") and key.count("/") == 2]
+    found = [read_record(store, key, Submission, on_damage) for key in keys]
     return sorted((s for s in found if s), key=lambda s: s.submitted, reverse=True)
 
 
-def manifests(store: ObjectStore, run: str) -> list[Manifest]:
+def manifests(store: ObjectStore, run: str, on_damage: OnDamage = refuse) -> list[Manifest]:
     """The manifests of a run's finished stages, in the order in which they finished."""
     prefix = run_prefix(run)
     found = []
     for key in store.keys(prefix):
         if _STAGE.fullmatch(key.removeprefix(f"{prefix}/")):
-            manifest = read_manifest(store, key.removesuffix("/manifest.json"))
+            try:
+                manifest = read_manifest(store, key.removesuffix("/manifest.json"))
+            except DamagedError as error:
+                on_damage(error)
+                continue
             if manifest is not None:
                 found.append(manifest)
     return sorted(found, key=lambda m: m.finished)
@@ -171,7 +180,7 @@ def require_run(store: ObjectStore, run: str) -> None:
         return
     import difflib
 
-    known = [submission.run for submission in list_runs(store)]
+    known = [submission.run for submission in list_runs(store, lambda _: None)]
     close = difflib.get_close_matches(run, known, n=1, cutoff=0.3)
     hint = f"; did you mean {close[0]!r}?" if close else "; `pelican runs` lists them"
     raise UserInputError(f"there is no run {run!r} in {store.uri}{hint}")
@@ -179,16 +188,20 @@ def require_run(store: ObjectStore, run: str) -> None:
 
 def run_lock(store: ObjectStore, run: str) -> Path:
     """The file that whoever drives the run from this machine holds locked."""
-    return store.local_root(f"{run_prefix(run)}/logs") / "run.lock"
+    return store.place(f"{run_prefix(run)}/logs") / "run.lock"
 
 
-def state(store: ObjectStore, run: str) -> State:
-    """Whether a run is complete, failed, running now, or was cut off."""
+def state(store: ObjectStore, run: str, on_damage: OnDamage = tell) -> State:
+    """Whether a run is complete, failed, running now, or was cut off.
+
+    A run whose summary is damaged is unfinished: the same submission finds its stages done, and writes
+    the summary again.
+    """
     prefix = run_prefix(run)
     if is_locked(run_lock(store, run)):
         return "running"
-    summary = read_json(store, f"{prefix}/{SUMMARY}")
-    if summary is not None and summary["state"] == "complete":
+    summary = read_record(store, f"{prefix}/{SUMMARY}", Summary, on_damage)
+    if summary is not None and summary.state == "complete":
         return "complete"
     return "failed" if store.exists(f"{prefix}/{FAILURE}") else "unfinished"
 

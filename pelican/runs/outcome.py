@@ -7,13 +7,13 @@ from typing import Any, Literal
 
 from pelican.config.recipe import Recipe
 from pelican.config.stages import STAGES
+from pelican.errors import DamagedError
 from pelican.records import Phase
 from pelican.runs.layout import (
-    FAILURE,
     PHASES,
     last_policy,
     manifests,
-    read_json,
+    read_failure,
     read_recipe,
     read_submission,
     require_run,
@@ -21,7 +21,9 @@ from pelican.runs.layout import (
     stage_prefix,
     state,
 )
+from pelican.runs.records import Score, Scores
 from pelican.storage.manifests import Manifest
+from pelican.storage.reading import OnDamage, read_record, refuse
 from pelican.storage.store import ObjectStore
 
 
@@ -36,27 +38,31 @@ def tokens(found: Iterable[Manifest], kind: Literal["generated", "trained"]) -> 
 
 
 def show(store: ObjectStore, run: str) -> dict[str, Any]:
-    """All that `pelican show RUN --json` prints."""
+    """All that `pelican show RUN --json` prints; `damaged` has a sentence for each record left out."""
     require_run(store, run)
-    found = manifests(store, run)
-    submission, recipe = read_submission(store, run), read_recipe(store, run)
-    prefix = run_prefix(run)
+    errors: list[DamagedError] = []
+    found = manifests(store, run, errors.append)
+    submission = read_submission(store, run, errors.append)
+    recipe = read_recipe(store, run, errors.append)
+    failure = read_failure(store, run, errors.append)
+    entries = scores(store, found, errors.append)
     return {
         "run": run,
-        "state": state(store, run),
+        "state": state(store, run, errors.append),
         "pipeline": submission.pipeline if submission else None,
         "address": submission.address if submission else None,
         "recipe": recipe.name if recipe else None,
         "recipe_digest": recipe.digest() if recipe else None,
         "overrides": submission.overrides if submission else [],
         "submitted": submission.submitted.isoformat() if submission else None,
-        "scores": [entry | {"stopped": _stopped(entry, recipe)} for entry in scores(store, run)],
+        "scores": [entry | {"stopped": _stopped(entry, recipe)} for entry in entries],
         "counts": counts(found),
         "durations": durations(found),
         "seconds": round(sum(m.seconds for m in found), 1),
         "policy": last_policy(found),
         "report": report_path(store, run),
-        "failure": read_json(store, f"{prefix}/{FAILURE}"),
+        "failure": failure.model_dump() if failure else None,
+        "damaged": list(dict.fromkeys(map(str, errors))),
     }
 
 
@@ -67,31 +73,41 @@ def _stopped(entry: Mapping[str, Any], recipe: Recipe | None) -> bool:
     return recipe.can_stop_after(entry["loop"], Phase(entry["phase"]))
 
 
-def scores(store: ObjectStore, run: str) -> list[dict[str, Any]]:
+def scores(
+    store: ObjectStore, found: Iterable[Manifest], on_damage: OnDamage = refuse
+) -> list[dict[str, Any]]:
     """One entry for every evaluation: loop, phase, embodied, general, per family and dimension."""
-    evaluations = [m for m in manifests(store, run) if m.stage == "eval"]
+    evaluations = [m for m in found if m.stage == "eval"]
     evaluations.sort(key=lambda m: (m.loop, PHASES.index(m.phase)))
-    return [_scores_of(store, manifest) for manifest in evaluations]
+    return [_scores_of(store, manifest, on_damage) for manifest in evaluations]
 
 
-def _scores_of(store: ObjectStore, manifest: Manifest) -> dict[str, Any]:
+_SHOWN = {"score", "low", "high", "n", "chance"}  # of an estimate
+
+
+def read_scores(store: ObjectStore, of: Manifest, on_damage: OnDamage = refuse) -> Scores:
+    """What an evaluation's `summary.json` says; nothing if it is absent."""
+    key = f"{stage_prefix(of.run, of.loop, of.stage, of.phase)}/summary.json"
+    sha256 = {output.path: output.sha256 for output in of.outputs}.get("summary.json")
+    return read_record(store, key, Scores, on_damage, sha256=sha256) or Scores()
+
+
+def _scores_of(store: ObjectStore, manifest: Manifest, on_damage: OnDamage) -> dict[str, Any]:
     entry: dict[str, Any] = {"loop": manifest.loop, "phase": manifest.phase}
-    where = stage_prefix(manifest.run, manifest.loop, "eval", manifest.phase)
-    summary = read_json(store, f"{where}/summary.json") or {}
-    for name in ("embodied", "general"):
-        estimate = summary.get(name) or {}
-        entry[name] = manifest.metrics.get(name, estimate.get("score"))
-        if estimate:
-            entry[f"{name}_interval"] = [estimate["low"], estimate["high"]]
-            entry[f"{name}_chance"] = estimate["chance"]
+    summary = read_scores(store, manifest, on_damage)
+    for name, score in (("embodied", summary.embodied), ("general", summary.general)):
+        entry[name] = manifest.metrics.get(name, score.score if score else None)
+        if score:
+            entry[f"{name}_interval"] = [score.low, score.high]
+            entry[f"{name}_chance"] = score.chance
     for name in ("families", "dimensions", "benchmarks", "horizons"):
+        found: dict[str, Score] = getattr(summary, name)
         entry[name] = {
-            key: {field: value[field] for field in ("score", "low", "high", "n", "chance")}
-            for key, value in sorted((summary.get(name) or {}).items())
+            key: score.model_dump(include=_SHOWN) for key, score in sorted(found.items())
         }
     entry["against"] = {
-        name: {suite: comparison[suite] for suite in ("embodied", "general")}
-        for name, comparison in (summary.get("comparisons") or {}).items()
+        name: compared.model_dump(include={"embodied", "general"})
+        for name, compared in summary.comparisons.items()
     }
     if "go_on" in manifest.metrics:
         entry["go_on"] = manifest.metrics["go_on"] >= 0.5

@@ -29,13 +29,23 @@ from pelican.monitoring import record
 from pelican.monitoring.exporter import pushed
 from pelican.monitoring.progress import emit
 from pelican.runs.failure import record_failure
-from pelican.runs.layout import CANCELLED, FAILURE, RECIPE, SUMMARY, read_json, run_prefix
+from pelican.runs.layout import (
+    CANCELLED,
+    FAILURE,
+    PREFLIGHT,
+    RECIPE,
+    SUMMARY,
+    read_recipe,
+    run_prefix,
+)
+from pelican.runs.records import Tree
 from pelican.runs.redo import check_finished
 from pelican.stages.stage import corrections_place, input_digest, resolve_input
 from pelican.storage import local_path, open_store
 from pelican.storage.checkpoints import check_checkpoint, list_files
 from pelican.storage.digests import file_digest
 from pelican.storage.manifests import versions
+from pelican.storage.reading import read_record
 from pelican.storage.store import ObjectStore
 
 DECODED_BYTES = 1 << 31  # above, images are not read here but where they are used: rollout, eval
@@ -75,7 +85,7 @@ def preflight(store: str, run: str, recipe: str, redo: bool = False) -> Recipe:
     }
     check_leaks(objects, pools, digests)
     check_finished(objects, run, parsed, redo)
-    objects.write(f"{run_prefix(run)}/preflight.json", json.dumps(reports, indent=1).encode())
+    objects.write(f"{run_prefix(run)}/{PREFLIGHT}", json.dumps(reports, indent=1).encode())
     check_space(objects, parsed)
     record.checked({name: (reports[name]["samples"], places[name]) for name in places})
     return parsed
@@ -94,7 +104,8 @@ def claim(store: ObjectStore, run: str, recipe: Recipe, redo: bool = False) -> N
     data = recipe.model_dump_json(indent=1).encode()
     if not store.write(key, data, if_absent=True):
         if not redo:
-            check_same_recipe(run, Recipe.model_validate(read_json(store, key)), recipe)
+            before = read_recipe(store, run, instead=recipe)
+            check_same_recipe(run, before or recipe, recipe)
         store.write(key, data)  # its resources may be others
     for name in (FAILURE, SUMMARY, CANCELLED):  # of an earlier attempt
         store.delete(f"{run_prefix(run)}/{name}")
@@ -255,7 +266,7 @@ def check_data(
         found = check()
     else:
         fixes = [file_digest(path)] if path else []
-        found = _once(store, ["pool", digest, max_pixels, horizon_s, *fixes], check)
+        found = _once(store, ["pool", digest, max_pixels, horizon_s, *fixes], check, {"samples"})
     return {**found, "folder": str(folder), "version": version_name(folder)}
 
 
@@ -282,22 +293,25 @@ def check_leaks(
     else:
         # By folder too: two names of one folder may share what two folders may not.
         places = [[name, str(pools[name].resolve()), digests[name]] for name in sorted(pools)]
-        _once(store, ["splits", places, small], check)
+        _once(store, ["splits", places, small], check, set(pools))
 
 
 def _once(
-    store: ObjectStore, identity: object, check: Callable[[], dict[str, Any]]
+    store: ObjectStore, identity: object, check: Callable[[], dict[str, Any]], fields: set[str]
 ) -> dict[str, Any]:
-    """The result of `check` for `identity`, from the store's cache if an earlier preflight of this
-    release passed. A check that raises is made again next time.
+    """What `check` returns, or returned before in this store; a failure is not remembered.
+
+    Args:
+        store: where it is remembered.
+        identity: what was checked, and how.
+        check: finds out.
+        fields: that its answer must have; one that was damaged is found out again.
     """
     version = versions().get("pelican-dppo", "")  # another release may check more
     key = f"{CHECKED}/{digest_of([version, identity])}.json"
-    try:
-        found = read_json(store, key)
-    except UserInputError:  # damaged
-        found = None
-    if not isinstance(found, dict):
+    kept = read_record(store, key, Tree, lambda _: None)
+    found = kept.root if kept else {}
+    if not fields <= found.keys():
         found = check()
         store.write(key, json.dumps(found, indent=1).encode())
     return found

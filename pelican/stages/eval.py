@@ -10,6 +10,7 @@ import polars as pl
 from pelican.base.process import in_order
 from pelican.config.recipe import Recipe
 from pelican.data.entries import Entry
+from pelican.data.frames import read_frame
 from pelican.data.pool import PoolIndex, read_index
 from pelican.data.tables import Quarantine
 from pelican.engines import Engine, open_engine
@@ -63,7 +64,7 @@ def run(inputs: Inputs, config: Recipe, job: StageJob) -> StageResult:
         parts.answer(lambda number: _rows(config, job, engine, judge, asked[number]))
     result.add_judge(judge)
     if job.rank == 0:
-        frame = pl.concat([pl.read_parquet(file) for file in parts.files()])
+        frame = pl.concat([read_frame(file) for file in parts.files()])
         frame = frame.select(RESULTS.names).sort("suite", "sample_id")
         result.counts["quarantined"] += sum(sizes) - len(frame)
         _conclude(inputs, config, job, result, frame)

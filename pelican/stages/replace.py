@@ -13,6 +13,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from pelican.base.parse import parse_json
 from pelican.config.stages import is_training
 from pelican.errors import DamagedError, UserInputError
 from pelican.storage.manifests import Making, Manifest, read_manifest
@@ -117,8 +118,8 @@ def _leaves(tree: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any
 def allowed(store: ObjectStore, run: str) -> dict[str, str]:
     """The finished trainings that may be made again: prefix -> fingerprint of what is given up."""
     try:
-        found = json.loads(store.read(f"runs/{run}/{REDO}"))
-    except (KeyError, ValueError, RecursionError, DamagedError):
+        found = parse_json(store.read(f"runs/{run}/{REDO}"))
+    except (KeyError, ValueError, DamagedError):
         return {}
     return found if isinstance(found, dict) else {}
 

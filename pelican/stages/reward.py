@@ -10,6 +10,7 @@ import polars as pl
 
 from pelican.base.process import in_order
 from pelican.config.recipe import Recipe, RewardConfig
+from pelican.data.frames import whole
 from pelican.data.tables import pool_columns, questions, read_rows, write_rows
 from pelican.errors import UserInputError
 from pelican.monitoring import record
@@ -42,7 +43,8 @@ def run(inputs: Inputs, config: Recipe, job: StageJob) -> StageResult:
             job.put(name)
         written.append(job.local(name))
         job.progress(done, len(shards), "shards")
-    _measure(result, written, pool)
+    with whole(*written):
+        _measure(result, written, pool)
     result.add_judge(judge)
     return result
 

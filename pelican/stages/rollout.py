@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 
 from pelican.base.model import digest_of
+from pelican.base.parse import parse_json
 from pelican.config.recipe import Recipe
 from pelican.data.entries import Entry
 from pelican.data.pool import PoolIndex, read_index
@@ -99,7 +100,7 @@ def finish(
     result.counts.update(index.corrected)
     _count_quarantine(result, index.quarantine.rows)
     for number in range(len(shards)):
-        facts = json.loads(job.read(_facts_name(number)))
+        facts = parse_json(job.read(_facts_name(number)))
         result.counts.update(facts["counts"])
         _count_quarantine(result, [QuarantineRow(**row) for row in facts["quarantine"]])
     return result

@@ -13,6 +13,7 @@ import torch
 from pelican.base.process import all_gather_object
 from pelican.config import env
 from pelican.config.recipe import Recipe, RewardConfig
+from pelican.data.frames import read_frame
 from pelican.data.lazy import CACHE_BYTES, LazySamples
 from pelican.data.pool import load_pool, read_index
 from pelican.engines.base import rollout_seed
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 def run(inputs: Inputs, config: Recipe, job: StageJob) -> StageResult:
     """Inputs: policy, buffer (a filter's output), pool. Writes `checkpoint/` and the curves."""
     result = StageResult()
-    ids = pl.read_parquet(inputs["buffer"] / "buffer.parquet")["sample_id"].to_list()
+    ids = read_frame(inputs["buffer"] / "buffer.parquet")["sample_id"].to_list()
     if not ids:
         _keep_policy(inputs, job)
         result.notes["skipped"] = "the buffer is empty: every sample is mastered or intractable"

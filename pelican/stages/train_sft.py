@@ -11,6 +11,7 @@ import torch
 
 from pelican.config.recipe import Recipe
 from pelican.data.corrections import NONE
+from pelican.data.frames import read_frame
 from pelican.data.pool import load_pool
 from pelican.records import Sample
 from pelican.stages.job import StageJob
@@ -37,7 +38,7 @@ def run(inputs: Inputs, config: Recipe, job: StageJob) -> StageResult:
     from pelican.training.distributed import load_for_training
     from pelican.training.sft import Demonstration, DemonstrationTrainer, ScaledSftTrainer
 
-    result, mixture = StageResult(), pl.read_parquet(inputs["mixture"] / "mixture.parquet")
+    result, mixture = StageResult(), read_frame(inputs["mixture"] / "mixture.parquet")
     if not torch.cuda.is_available():
         torch.set_num_threads(config.sft.threads)
     samples: dict[tuple[str, str], Sample] = {}

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pelican.base.parse import parse_json
 from pelican.errors import UserInputError
 from pelican.storage import open_uri
 from pelican.storage.weights import header_fault, tensors, tokenizer_fault, weights_fault
@@ -57,8 +57,8 @@ def check_checkpoint(name: str, where: str) -> None:
     objects = {f: read_json(name, folder, f) for f in sorted(OBJECTS & folder.sizes.keys())}
     if INDEX in folder.sizes:
         try:
-            shards = set(json.loads(folder.read(INDEX))["weight_map"].values())
-        except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+            shards = set(parse_json(folder.read(INDEX))["weight_map"].values())
+        except (ValueError, LookupError, TypeError, AttributeError):
             raise UserInputError(
                 f"{name}: {where}/{INDEX} names no weights; copy it again"
             ) from None
@@ -94,8 +94,8 @@ def read_json(name: str, folder: Listing, file: str) -> dict[str, Any]:
         UserInputError: it is not JSON, or no object.
     """
     try:
-        found = json.loads(folder.read(file))
-    except (ValueError, RecursionError):
+        found = parse_json(folder.read(file))
+    except ValueError:
         found = None
     if not isinstance(found, dict):
         raise UserInputError(f"{name}: {folder.where}/{file} is not JSON; copy it again")
@@ -118,10 +118,10 @@ def check_safetensors(name: str, folder: Listing, file: str) -> Mapping[str, Any
         (length,) = struct.unpack("<Q", folder.read(file, 0, 8))
         if length > size - 8:
             raise ValueError
-        header: dict[str, Any] = json.loads(folder.read(file, 8, length))
+        header: dict[str, Any] = parse_json(folder.read(file, 8, length))
         end = max((tensor["data_offsets"][1] for _, tensor in tensors(header)), default=0)
         fault = header_fault(header)
-    except (struct.error, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+    except (struct.error, ValueError, LookupError, TypeError, AttributeError):
         raise UserInputError(
             f"{name}: {folder.where}/{file} is not a whole safetensors file; copy it again"
         ) from None

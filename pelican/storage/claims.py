@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from pelican.base.parse import JSONError, parse_json
 from pelican.storage.store import WORK, ObjectStore
 
 log = logging.getLogger("pelican.storage")
@@ -95,8 +96,8 @@ class Claims:
             data, tag = self._store.read_tagged(key)
         except KeyError:
             return False
-        held = json.loads(data)
-        if held["attempt"] != self._attempt or held["owner"] == self._owner:
+        owner, attempt = _holder(data)
+        if attempt != self._attempt or owner == self._owner:
             return self._store.write(key, self._body(), if_tag=tag)
         last = self._watched.get(name)
         if last is None or last[0] != tag:
@@ -112,8 +113,7 @@ class Claims:
             data, tag = self._store.read_tagged(self._key(name))
         except KeyError:
             return False
-        held = json.loads(data)
-        if (held["owner"], held["attempt"]) != (self._owner, self._attempt):
+        if _holder(data) != (self._owner, self._attempt):
             return False
         return self._store.write(self._key(name), self._body(), if_tag=tag)
 
@@ -125,6 +125,15 @@ class Claims:
         return json.dumps(
             {"owner": self._owner, "attempt": self._attempt, "beat": self._beats}
         ).encode()
+
+
+def _holder(data: bytes) -> tuple[object, object]:
+    """(owner, attempt) of a claim; of a damaged one nobody, so that it is free."""
+    try:
+        held = parse_json(data)
+        return held["owner"], held["attempt"]
+    except (JSONError, LookupError, TypeError):
+        return None, None
 
 
 def release(store: ObjectStore, prefix: str) -> None:

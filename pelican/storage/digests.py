@@ -22,6 +22,7 @@ from functools import cache
 from pathlib import Path
 
 from pelican.base.files import lock_file, replacing
+from pelican.base.parse import parse_json
 from pelican.config import env
 
 AT_ONCE = 8  # files hashed side by side: hashlib leaves Python's lock meanwhile
@@ -149,10 +150,10 @@ class _Notes:
 
     def _read_tree(self) -> dict[str, list[int | str]]:
         try:
-            tree = json.loads(self._file.read_bytes())
+            tree = parse_json(self._file.read_bytes())
             files = tree["files"] if tree["boot"] == boot_id() else {}
             return files if isinstance(files, dict) else {}
-        except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        except (OSError, ValueError, LookupError, TypeError):
             return {}
 
 

@@ -18,6 +18,7 @@ from typing import Any
 from pydantic import Field, ValidationError
 
 from pelican.base.model import Frozen, digest_of
+from pelican.base.parse import parse_json
 from pelican.errors import DamagedError
 from pelican.storage.store import MANIFEST, WORK, ObjectStore
 
@@ -128,18 +129,18 @@ def read_manifest(store: ObjectStore, prefix: str) -> Manifest | None:
 def _parse(data: bytes) -> Manifest | None:
     """A manifest from its file; None if this is not what was written."""
     try:
-        tree = json.loads(data)
+        tree = parse_json(data)
         check = tree.pop(_CHECK, None)  # there is none in those of before 2026-12
         if check is not None and check != digest_of(tree):
             return None
         return Manifest.model_validate(tree)
-    except (ValueError, ValidationError, AttributeError, TypeError, RecursionError):
+    except (ValueError, ValidationError, AttributeError, TypeError):
         return None
 
 
 def commit_manifest(store: ObjectStore, prefix: str, manifest: Manifest) -> None:
     """Write the manifest, twice: the copy first, because `manifest.json` says that all is there."""
-    tree = json.loads(manifest.model_dump_json())
+    tree = parse_json(manifest.model_dump_json())
     data = json.dumps(tree | {_CHECK: digest_of(tree)}, indent=1).encode()
     for name in (COPY, MANIFEST):
         store.write(f"{prefix}/{name}", data)

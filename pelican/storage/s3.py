@@ -30,6 +30,7 @@ from minio.helpers import check_bucket_name
 
 from pelican.base.files import lock_file, resolve_below
 from pelican.base.metrics import STORE_BYTES
+from pelican.base.parse import parse_json
 from pelican.config import env
 from pelican.errors import DamagedError, InfrastructureError, UserInputError
 from pelican.storage.digests import Identity, boot_id, file_digest, file_digests, note_digest
@@ -310,10 +311,8 @@ class S3Store(ObjectStore):
         name = self._name(key)
         return [self.cache / tree / name for tree in ("mirror", "work")]
 
-    def local_root(self, prefix: str) -> Path:
-        path = self.cache / "work" / self._name(prefix)
-        path.mkdir(parents=True, exist_ok=True)
-        return path
+    def place(self, prefix: str) -> Path:
+        return self.cache / "work" / self._name(prefix)
 
     def restore(self, prefix: str) -> Path:
         with self._explained():
@@ -672,7 +671,7 @@ class _Mark:
     @classmethod
     def read(cls, path: Path) -> _Mark | None:
         try:
-            found = json.loads(path.read_bytes())
+            found = parse_json(path.read_bytes())
             return cls(**{**found, "identity": Identity(**found["identity"])})
         except (OSError, ValueError, LookupError, TypeError):
             return None

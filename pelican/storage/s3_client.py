@@ -28,7 +28,7 @@ from pelican.base.endpoint import is_http
 from pelican.base.metrics import STORE_ERRORS, STORE_RETRIES
 from pelican.base.net import explain_refusal, find_refusal, make_tls_context
 from pelican.config import env as environment
-from pelican.errors import InfrastructureError, PelicanError, UserInputError
+from pelican.errors import InfrastructureError, PelicanError, RefusedError, UserInputError
 
 AWS = "https://s3.amazonaws.com"
 CA = "S3_CA_BUNDLE"
@@ -36,7 +36,8 @@ PATIENCE_S = 90.0
 _REGION = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_-]{0,61}[A-Za-z0-9])?")
 CONNECT_S, READ_S = 5.0, 60.0
 _ABSENT = ("NoSuchKey", "NoSuchObject", "ResourceNotFound", "NoSuchVersion")
-_DENIED = ("AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken")
+_DENIED = ("InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken")
+_FULL = ("XMinioStorageFull", "XMinioAdminBucketQuotaExceeded", "QuotaExceeded")
 _LOST_CONDITION = ("PreconditionFailed", "ConditionalRequestConflict")
 _TRANSIENT_CODES = (
     "BadDigest",  # a body was damaged on its way
@@ -268,6 +269,16 @@ def _explain(error: Exception, settings: S3Settings, bucket: str) -> PelicanErro
     if isinstance(error, S3Error):
         if error.code == "NoSuchBucket":
             return no_bucket(settings, bucket)
+        if error.code in _FULL:
+            return InfrastructureError(
+                f"the store at {at} has no room left in bucket {bucket!r} ({error.code}); free some"
+                " space, then the same command continues"
+            )
+        if error.code == "AccessDenied":
+            return RefusedError(
+                f"{at} refuses access to bucket {bucket!r} (AccessDenied); give these credentials"
+                " the right, or take others"
+            )
         if error.code in _DENIED:
             return UserInputError(
                 f"{at} refuses access to bucket {bucket!r} ({error.code}); check the credentials"

@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
-from pelican.base.files import lock_file
+from pelican.base.disk import explained
+from pelican.base.files import lock_file, replacement
 from pelican.base.metrics import STORE_BYTES
-from pelican.errors import UserInputError
+from pelican.errors import DamagedError, RefusedError, UserInputError
 from pelican.storage.digests import file_digest, file_digests, find_touched
 
 _LOCK = ".lock.tmp"
@@ -90,8 +90,15 @@ class ObjectStore(ABC):
         return []
 
     @abstractmethod
+    def place(self, prefix: str) -> Path:
+        """Where the local folder that stands for `prefix` is, or would be: nothing is made."""
+
     def local_root(self, prefix: str) -> Path:
         """A local folder that stands for `prefix`; what is written there can be `put` later."""
+        path = self.place(prefix)
+        with explained():
+            path.mkdir(parents=True, exist_ok=True)
+        return path
 
     def restore(self, prefix: str) -> Path:
         """`local_root(prefix)`, holding exactly what the store has there."""
@@ -161,6 +168,11 @@ class FolderStore(ObjectStore):
                 f"the store {self.uri} can't be made: {error.strerror}; give another folder with"
                 " --store or PELICAN_STORE"
             ) from None
+        if not os.access(self.root, os.W_OK | os.X_OK):
+            raise RefusedError(
+                f"the store {self.uri} may only be read; give this user the rights, or another"
+                " folder with --store or PELICAN_STORE"
+            )
 
     def _path(self, key: str) -> Path:
         parts = PurePosixPath(key).parts
@@ -173,9 +185,14 @@ class FolderStore(ObjectStore):
 
     def read(self, key: str) -> bytes:
         try:
-            data = self._path(key).read_bytes()
+            with explained():
+                data = self._path(key).read_bytes()
         except (FileNotFoundError, NotADirectoryError):  # the latter: a key below an object's
             raise KeyError(key) from None
+        except IsADirectoryError:
+            raise DamagedError(
+                f"{self.uri}/{key} is a folder, and should be a file; move it away"
+            ) from None
         STORE_BYTES.inc(len(data), direction="read")
         return data
 
@@ -187,24 +204,19 @@ class FolderStore(ObjectStore):
         self, key: str, data: bytes, *, if_absent: bool = False, if_tag: str | None = None
     ) -> bool:
         path = self._path(key)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        STORE_BYTES.inc(len(data), direction="write")
-        try:
-            if if_tag is not None:
-                return self._swap(path, temporary, if_tag)
-            if not if_absent:
+        with explained():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with replacement(path) as temporary:
+                with temporary.open("wb") as file:
+                    file.write(data)
+                    file.flush()
+                    os.fsync(file.fileno())
+                STORE_BYTES.inc(len(data), direction="write")
+                if if_tag is not None:
+                    return self._swap(path, temporary, if_tag)
+                if if_absent:
+                    return _link(temporary, path)
                 temporary.replace(path)
-                return True
-            os.link(temporary, path)  # fails if the name is taken: two writers can't both win
-        except FileExistsError:
-            return False
-        finally:
-            temporary.unlink(missing_ok=True)
         return True
 
     def _swap(self, path: Path, temporary: Path, tag: str) -> bool:
@@ -233,6 +245,7 @@ class FolderStore(ObjectStore):
     def ages(self, prefix: str) -> dict[str, float]:
         return {key: self._path(key).stat().st_mtime for key in self.keys(prefix)}
 
+    @explained()
     def sync(self, keys: Iterable[str]) -> None:
         paths = [self._path(key) for key in keys]
         for path in (*paths, *{path.parent for path in paths}):  # a folder's entries are its own
@@ -251,6 +264,7 @@ class FolderStore(ObjectStore):
                 found[key] = (about.st_size, about.st_mtime)
         return found
 
+    @explained()
     def delete(self, key: str) -> None:
         path = self._path(key)
         if path.is_dir():
@@ -285,10 +299,11 @@ class FolderStore(ObjectStore):
         STORE_BYTES.inc(path.stat().st_size, direction="write")
         if target == path.absolute():
             return
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
-        shutil.copyfile(path, temporary)
-        temporary.replace(target)
+        with explained():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with replacement(target) as temporary:
+                shutil.copyfile(path, temporary)
+                temporary.replace(target)
 
     def local(self, key: str) -> Path:
         path = self._path(key)
@@ -296,10 +311,17 @@ class FolderStore(ObjectStore):
             raise KeyError(key)
         return path
 
-    def local_root(self, prefix: str) -> Path:
-        path = self._path(prefix)
-        path.mkdir(parents=True, exist_ok=True)
-        return path
+    def place(self, prefix: str) -> Path:
+        return self._path(prefix)
+
+
+def _link(temporary: Path, path: Path) -> bool:
+    """Give a file its name unless that is taken: two writers can't both win."""
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        return False
+    return True
 
     def touched(self, keys: Iterable[str]) -> list[str]:
         paths = {self._path(key): key for key in keys}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -15,6 +14,7 @@ from transformers import TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from pelican.base.files import resolve_below
+from pelican.base.parse import parse_json
 from pelican.base.process import all_gather_object
 from pelican.config import env
 from pelican.config.recipe import Recipe
@@ -137,7 +137,7 @@ class Losses(TrainerCallback):  # type: ignore[misc]
 
     def restore(self, checkpoint: Path) -> None:
         """Restore the log of an interrupted training from its checkpoint."""
-        for logs in json.loads((checkpoint / TRAINER_STATE).read_text())["log_history"]:
+        for logs in parse_json((checkpoint / TRAINER_STATE).read_text())["log_history"]:
             self._keep(logs["step"], logs)
 
     def _keep(self, step: int, logs: Mapping[str, Any]) -> None:

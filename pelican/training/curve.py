@@ -13,6 +13,7 @@ from transformers import TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from pelican.base.files import replacing
+from pelican.base.parse import parse_json
 from pelican.config.recipe import RlConfig
 from pelican.dppo.stagnation import StagnationTracker
 from pelican.monitoring import record as telemetry
@@ -131,7 +132,7 @@ class RlCurve(TrainerCallback):  # type: ignore[misc]
 
     def load(self, checkpoint: Path) -> None:
         """Restore what `on_save` wrote."""
-        saved = json.loads((checkpoint / STATE).read_text())
+        saved = parse_json((checkpoint / STATE).read_text())
         self.rows, self.stagnation = saved["rows"], saved["stagnation"]
         self.totals.update(saved["totals"])
         self._tracker.load_state_dict(saved["tracker"])

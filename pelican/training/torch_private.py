@@ -8,7 +8,6 @@ tests/training/test_private.py checks the names.
 
 from __future__ import annotations
 
-import json
 import pickle
 import re
 import sys
@@ -24,6 +23,7 @@ from torch.distributed.checkpoint import filesystem
 from torch.distributed.checkpoint.utils import _create_file_view
 from transformers.trainer_pt_utils import safe_globals
 
+from pelican.base.parse import parse_json
 from pelican.config import env
 from pelican.training import deepspeed_private
 
@@ -116,7 +116,7 @@ def _check_safetensors(file: Path) -> None:
 
 
 def _check_json(file: Path) -> None:
-    json.loads(file.read_bytes())
+    parse_json(file.read_bytes())
 
 
 _CHECKS: dict[str, Callable[[Path], None]] = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
@@ -13,6 +12,7 @@ from pelican.launch.explain import PreemptedError
 from pelican.launch.job import CancelledError, StageError
 from pelican.launch.pytorchjob import StuckError
 from pelican.runs.failure import record_failure
+from pelican.runs.layout import read_failure
 from pelican.storage.store import FolderStore
 
 
@@ -34,7 +34,7 @@ def test_a_step_that_failed_keeps_its_status(
     with pytest.raises(SystemExit) as ended, record_failure(store, "r", "train-rl", 2, "rl"):
         raise error("it ended")
     assert ended.value.code == status
-    failure = json.loads(store.read("runs/r/failure.json"))
+    failure = read_failure(store, "r")
     found = error_from(failure)
     assert found.exit_code == status
     assert str(found) == "train-rl, loop 2 rl: it ended"

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from pelican.cli.runs import print_comparison, print_report, print_run
-from pelican.errors import UserInputError
+from pelican.errors import DamagedError
 from pelican.report.kubeflow import finish
 from pelican.runs import layout
+from pelican.runs.layout import require_recipe
 from pelican.storage.manifests import commit_manifest, read_manifest
 from pelican.storage.store import FolderStore
 from tests.report.made_run import NAME, MadeRun
@@ -31,11 +32,15 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> FolderStore:
     return store
 
 
-def test_a_recipe_of_another_version_is_said_in_a_sentence(tmp_path: Path) -> None:
+def test_a_recipe_of_another_version_is_said_in_a_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     store = FolderStore(tmp_path)
     store.write("runs/old/recipe.json", b'{"name": "tiny", "gone": 1}')
-    with pytest.raises(UserInputError, match=r"recipe.json is of another version of Pelican"):
-        print_run("old", False, store.uri)
+    with pytest.raises(DamagedError, match=r"recipe.json is of another version of Pelican"):
+        require_recipe(store, "old")
+    print_run("old", False, store.uri)
+    assert "recipe.json is of another version of Pelican: " in capsys.readouterr().err
 
 
 def test_show_gives_scores_counts_and_durations_as_json(

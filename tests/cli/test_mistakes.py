@@ -141,7 +141,6 @@ MISTAKES = [
     ("submit --store ftp://x/y", "use a folder or s3://bucket/prefix"),
     ("runs --store {}/text.txt", "text.txt is a file; give a folder"),
     ("show tiny-20260101-abcdee", f"did you mean '{RUN}'?"),
-    ("show damaged", "runs/damaged/run.json is damaged"),
     ("show ../x", "run name '../x' is not"),
     ("report nothing", "there is no run 'nothing'"),
     (f"report {RUN} --against nothing", "there is no run 'nothing'"),
@@ -218,7 +217,7 @@ def test_a_mistake_is_one_sentence_and_status_2(
     told = [x for x in ended.err.splitlines() if x.startswith("error: ")]
     assert ended.status == 2, ended
     assert len(told) == 1 and words in told[0], ended
-    others = [x for x in ended.err.splitlines() if not x.startswith(("error: ", "skipped: "))]
+    others = [x for x in ended.err.splitlines() if not x.startswith(("error: ", "left out: "))]
     assert others == [], ended
     assert sorted(path.name for path in (place / "store" / "runs").iterdir()) == before
 
@@ -230,6 +229,15 @@ def test_a_damaged_run_does_not_hide_the_others(
     assert ended.status in (0, None)
     assert RUN in ended.out
     assert "runs/damaged/run.json is damaged" in ended.err
+
+
+def test_of_a_damaged_run_what_is_whole_is_shown(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ended = run("show damaged", place, monkeypatch, capsys)
+    assert ended.status in (0, None) and "run     damaged, unfinished" in ended.out
+    told = ended.err.splitlines()
+    assert "runs/damaged/run.json is damaged" in told[0] and told[1:] == ["1 record was left out"]
 
 
 @pytest.mark.parametrize("group", ["", "recipe", "data", "models", "trigger", "benchmark"])

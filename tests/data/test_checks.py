@@ -160,7 +160,8 @@ def test_broken_rows_count_against_the_threshold_and_stand_on_the_page(
     assert check_and_print(str(pool), [], page, 0.2, 10, False)
     text = page.read_text()
     assert "s00009" in text and "can&#39;t be decoded" in text
-    assert "http" not in re.sub(r'src="data:[^"]*"', "", text)
+    assert "://" not in re.sub(r'src="data:[^"]*"', "", text)
+    assert "default-src 'none'; img-src data:;" in text  # and a browser would load nothing
 
 
 def test_sizes_and_lengths_are_counted(tmp_path: Path) -> None:

@@ -1,15 +1,16 @@
 """Corrections of a pool: what a file may say, and that every reader of the pool obeys it."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pelican.data.corrections import NONE, Corrections, read_corrections
 from pelican.data.pool import check_pool, load_pool, read_index
-from pelican.data.tables import pool_columns
+from pelican.data.tables import pool_columns, shard_paths
 from pelican.errors import UserInputError
 from pelican.records import CountAnswer, Dimension
 from tests.data.factory import sample, write_pool
@@ -118,6 +119,28 @@ def test_a_bad_file_is_one_sentence(tmp_path, case):
         read_corrections(path)
     assert words in str(error.value) and str(path) in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@settings(max_examples=50)
+@given(st.text(st.characters(codec="utf-8"), min_size=1), st.booleans())
+@example("\u2028 \u2029 \u0085 \x0b \x0c \x1c \x1e", False)
+def test_any_text_may_stand_in_a_line(tmp_path_factory, text, ascii_only):
+    path = tmp_path_factory.mktemp("c") / "c.jsonl"
+    line = {"id": text, "action": "drop", "note": text}
+    path.write_text(
+        json.dumps(line, ensure_ascii=ascii_only) + "\r\n", encoding="utf-8", newline=""
+    )
+    assert read_corrections(path).dropped == {text}
+
+
+@pytest.mark.parametrize("name", ["c.jsonl", "pool/part.parquet"])
+def test_a_named_pipe_is_refused_instead_of_waited_for(tmp_path, name):
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    os.mkfifo(path)
+    read = read_corrections if path.suffix == ".jsonl" else shard_paths
+    with pytest.raises(UserInputError, match=f"{path.name} (is|are) no regular file"):
+        read(path if path.suffix == ".jsonl" else path.parent)
 
 
 def test_a_missing_file_is_named(tmp_path):

@@ -101,6 +101,11 @@ def _go_wrong(job):
             raise KeyError("a made bug")
         case "kill":
             os.kill(os.getpid(), signal.SIGKILL)
+        case "apart":  # rank 1 has a bug, of which rank 0 sees a connection that broke
+            if job.rank == 0:
+                raise RuntimeError("Connection closed by peer [127.0.0.1]:1")
+            time.sleep(wish["seconds"])
+            raise KeyError("a made bug")
         case "sleep":
             job.output("work/pid").write_text(str(os.getpid()))
             time.sleep(wish["seconds"])

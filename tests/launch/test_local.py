@@ -105,6 +105,26 @@ def test_one_failing_rank_ends_the_others(world: World) -> None:
     assert read_manifest(world.store, "runs/test/loop-1/rollout-rl") is None
 
 
+@pytest.mark.parametrize(
+    ("after_s", "error", "words"),
+    [
+        (1.0, StageError, "a made bug"),
+        (600.0, InfrastructureError, "another process of the job is gone"),
+    ],
+)
+def test_a_rank_that_lost_another_does_not_speak_for_it(
+    world: World,
+    monkeypatch: pytest.MonkeyPatch,
+    after_s: float,
+    error: type[PelicanError],
+    words: str,
+) -> None:
+    """Rank 0 says at once that a connection broke; rank 1, whose bug it was, ends later, or never."""
+    monkeypatch.setattr("pelican.launch.local.CAUSE_S", 5.0 if after_s < 5 else 0.5)
+    with pytest.raises(error, match=words):
+        ProcessLauncher(attempts=1).run(job(world, "train-rl", 2, do="apart", seconds=after_s))
+
+
 def wait_for(path: Path, seconds: float = 30.0) -> str:
     deadline = time.monotonic() + seconds
     while not path.exists() or not path.read_text():

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pelican.errors import UserInputError
+from pelican.errors import DamagedError, UserInputError
 from pelican.evaluation.gate import Check
 from pelican.registry.export import export_folder, inference_service, model_card, storage_uri
 from pelican.registry.models import (
@@ -202,3 +202,33 @@ def test_the_card_says_what_is_known_and_what_is_not(store: FolderStore) -> None
     assert "| embodied | 41.2 | 39.0 | 43.5 |" in card and "FAILED: gain: False" in card
     header = yaml.safe_load(card.split("---")[1])
     assert header["pipeline_tag"] == "image-text-to-text"
+
+
+@pytest.mark.parametrize("damage", [b"", b"{}", b'{"model": ', b"[" * 200_000])
+def test_a_damaged_record_hides_no_other(store: FolderStore, tmp_path: Path, damage: bytes) -> None:
+    judged(store, 2, True)
+    prefix = "registry/tiny/versions/2"
+    errors: list[DamagedError] = []
+    decision = next(key for key in store.keys(f"{prefix}/decisions"))
+    for key in (f"{prefix}/version.json", decision, "registry/tiny/aliases.json"):
+        kept = store.read(key)
+        store.write(key, damage)
+        errors.clear()
+        found = [v.version for v in list_versions(store, "tiny", errors.append)]
+        read_decisions(store, "tiny", 2, errors.append)
+        read_aliases(store, "tiny", errors.append)
+        # Aliases without fields are of a model whose first version none has promoted yet.
+        assert [key in str(error) for error in errors] == (
+            [] if damage == b"{}" and "ali" in key else [True]
+        )
+        assert found == ([3, 1] if key.endswith("version.json") else [3, 2, 1])
+        store.write(key, kept)
+
+
+def test_a_number_whose_claim_is_damaged_stays_with_its_source(
+    store: FolderStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store.write("registry/tiny/versions/2/claim.json", b"")
+    assert made(store, tmp_path / "again", "run 2") == 2
+    assert made(store, tmp_path / "new", "run 4") == 4
+    assert "versions/2/claim.json is damaged" in capsys.readouterr().err

@@ -35,6 +35,16 @@ def test_colours_and_looks_are_written_out():
     assert {"Title & more", "label <b>", "a"} <= set(words)
 
 
+@pytest.mark.parametrize("code", [0, 1, 8, 11, 27, 31, 0xFFFE, 0xD800])
+def test_a_character_that_xml_lacks_is_replaced(code):
+    figure = Svg(10, 10, f"a{chr(code)}b")
+    figure.text(1, 1, f"<{chr(code)}>")
+    figure.circle(1, 1, 1, tip=f"{chr(code)}")
+    text = standalone(str(figure.markup()), f"t{chr(code)}", [(f"l{chr(code)}", "", "dot")])
+    root = ElementTree.fromstring(text.encode())
+    assert {"<\ufffd>", "t\ufffd", "l\ufffd"} <= {t.text for t in root.iter(f"{SPACE}text")}
+
+
 def test_a_legend_leaves_the_drawing_nowhere():
     names = ["a name of some length"] * 7
     rows = legend_rows(names, 400)

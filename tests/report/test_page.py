@@ -16,8 +16,10 @@ from pelican.report.page import build_report, render, verdict
 from pelican.report.run import open_run
 from pelican.report.tables import acceptance
 from pelican.report.words import signed
+from pelican.retrain.records import Verdict, write_verdict
+from pelican.storage.manifests import now
 from tests.report.browser import act, needs_chromium, screenshot
-from tests.report.made_run import NAME, MadeRun
+from tests.report.made_run import NAME, MadeRun, commit_again
 
 VOID = {"meta", "img", "input", "br", "link", "hr"}
 FIGURES = [
@@ -220,7 +222,7 @@ def test_a_run_that_the_gate_stopped_says_so(tmp_path):
     made.store.delete(f"runs/{NAME}/loop-2")
     key = f"runs/{NAME}/loop-1/eval-sft/gate.json"
     gate = json.loads(made.store.read(key)) | {"go_on": False}
-    made.store.write(key, json.dumps(gate).encode())
+    commit_again(made.store, key, json.dumps(gate).encode())
     html = render(open_run(made.store, NAME))
     assert 'class="state stopped"' in html and "The gate of loop 1 SFT said no." in html
 
@@ -228,8 +230,17 @@ def test_a_run_that_the_gate_stopped_says_so(tmp_path):
 def test_a_retraining_without_a_weakness_has_ended(tmp_path):
     made = MadeRun(tmp_path, train=40)
     made.write(until="loop-0/eval-base")
-    ended = {"outcome": "no weakness", "reasons": ["3 of 90 samples are weak"]}
-    made.store.write(f"runs/{NAME}/verdict.json", json.dumps(ended).encode())
+    write_verdict(
+        made.store,
+        Verdict(
+            outcome="no weakness",
+            run=NAME,
+            data="new",
+            parent="tiny:1",
+            reasons=["3 of 90 samples are weak"],
+            at=now(),
+        ),
+    )
     html = render(open_run(made.store, NAME))
     assert 'class="state finished"' in html
     assert "The retraining ended: no weakness. 3 of 90 samples are weak" in html

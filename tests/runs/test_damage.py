@@ -232,7 +232,11 @@ def change_pool(world: World) -> Callable[[], None]:
     before = shard.read_bytes()
     frame = pl.read_parquet(shard)
     frame.head(len(frame) - 1).write_parquet(shard)
-    return lambda: shard.write_bytes(before) and None
+
+    def undo() -> None:
+        shard.write_bytes(before)
+
+    return undo
 
 
 def test_a_changed_input_of_a_finished_training_is_asked_about(

@@ -9,7 +9,7 @@ import pytest
 
 from pelican.cli.submit import choose_run, new_run_name
 from pelican.data import images
-from pelican.errors import UserInputError
+from pelican.errors import DamagedError, UserInputError
 from pelican.runs.layout import Submission, check_run_name, expected_stages
 from pelican.runs.preflight import CHECKED, preflight
 from pelican.storage.manifests import now
@@ -96,10 +96,12 @@ def test_a_pool_that_failed_or_a_damaged_record_is_checked_again(world: World) -
             check(world)
     shard.write_bytes(whole)
     check(world)
-    for record in world.store.keys(CHECKED):
-        world.store.write(record, b"{")
-    check(world)
-    assert all(json.loads(world.store.read(key)) for key in world.store.keys(CHECKED))
+    records = {key: world.store.read(key) for key in world.store.keys(CHECKED)}
+    for damage in (b"{", b"{}", b"null", b"[" * 200_000):
+        for record in records:
+            world.store.write(record, damage)
+        check(world)
+        assert {key: world.store.read(key) for key in records} == records
 
 
 def test_pools_that_are_too_large_to_decode_may_not_share_a_scene_either(
@@ -119,6 +121,23 @@ def test_a_run_keeps_its_recipe(world: World) -> None:
     told = rf"rl.kl \({world.recipe().rl.kl}, now 0.5\); choose another run name"
     with pytest.raises(UserInputError, match=told):
         check(world, "test", "rl.kl=0.5")
+
+
+@pytest.mark.parametrize("damage", [b"", b'{"name": "ti', b"[" * 200_000])
+def test_a_damaged_recipe_is_written_again_if_the_submission_knows_it(
+    world: World, damage: bytes
+) -> None:
+    check(world)
+    store, key = world.store, "runs/test/recipe.json"
+    whole = store.read(key)
+    store.write(key, damage)
+    with pytest.raises(DamagedError, match=r"test/recipe.json is damaged"):
+        check(world)
+    store.write("runs/test/run.json", submission(world, "test").model_dump_json().encode())
+    with pytest.raises(DamagedError, match=r"test/recipe.json is damaged"):
+        check(world, "test", "rl.kl=0.5")
+    check(world)
+    assert store.read(key) == whole
 
 
 def submission(world: World, run: str, pipeline: str = "metaloop") -> Submission:

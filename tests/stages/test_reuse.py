@@ -12,7 +12,8 @@ from pelican.stages.fingerprint import CODE, begin
 from pelican.stages.job import StageJob
 from pelican.stages.runner import commit
 from pelican.stages.stage import StageResult, StageSpec
-from pelican.storage.manifests import MANIFEST, Manifest, commit_manifest, now
+from pelican.storage.manifests import Manifest, commit_manifest, now
+from pelican.storage.store import MANIFEST
 from tests.conftest import World
 
 PLACE = "loop-1/reward-rl"

@@ -88,6 +88,18 @@ def test_what_an_earlier_attempt_held_is_free_at_once(store: FolderStore) -> Non
     assert claims(store, "b", clock, attempt="2").take("shard-0")
 
 
+@pytest.mark.parametrize("damage", [b"", b"{}", b"null", b'{"owner": "a", ', b"[" * 200_000])
+def test_a_damaged_claim_is_free_and_its_owner_learns_of_it(
+    store: FolderStore, damage: bytes
+) -> None:
+    clock = Clock()
+    a, b = claims(store, "a", clock), claims(store, "b", clock)
+    assert a.take("shard-0")
+    store.write("work/claims/shard-0.json", damage)
+    assert not a.renew("shard-0")
+    assert b.take("shard-0") and b.renew("shard-0")
+
+
 def test_a_held_item_is_kept_alive_and_its_loss_is_noticed(store: FolderStore) -> None:
     mine = Claims(store, "work/claims", "a", attempt="1", lease_s=0.04)
     with mine.hold("shard-0") as claim:

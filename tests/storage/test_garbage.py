@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from pelican.base.files import replacing
+from pelican.errors import DamagedError
 from pelican.registry.garbage import collect
 from pelican.registry.models import DataUse, Lineage, register
 from pelican.storage.manifests import Manifest, OutputFile, commit_manifest, now
@@ -52,7 +53,7 @@ def store(tmp_path: Path) -> FolderStore:
         "runs/gone/report.html",
         "cache/preflight/a.json",
     ):
-        store.write(key, b"x")
+        store.write(key, b'{"source": "x"}' if key.endswith(".json") else b"x")
     store.write("exports/best.json", b'{"checkpoint": "runs/named/loop-1/train-rl-rl/checkpoint"}')
     before = Lineage(
         origin="run",
@@ -103,3 +104,34 @@ def test_half_a_file_of_a_killed_writer_goes(store: FolderStore) -> None:
 
 def test_what_is_young_stays(store: FolderStore) -> None:
     assert not list(collect(store, 3600.0))
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "runs/r/recipe.json",
+        f"{STAGE}/manifest.json",
+        "registry/tiny/versions/1/version.json",
+        "registry/tiny/versions/1/claim.json",
+        "exports/best.json",
+    ],
+)
+@pytest.mark.parametrize("data", [b"", b'{"half": ', b"[" * 200_000, b"\xff\xfe\x00"])
+def test_nothing_goes_while_a_record_can_not_be_read(
+    store: FolderStore, key: str, data: bytes
+) -> None:
+    prefix = key.rpartition("/")[0]
+    names = [k for k in store.keys(prefix) if k.startswith(key.removesuffix(".json"))]
+    for name in names:  # a manifest, and what stands for it
+        store.write(name, data)
+    before = set(store.keys())
+    for dry_run in (True, False):
+        with pytest.raises(DamagedError, match=f"nothing is deleted .*{key}"):
+            list(collect(store, -1.0, dry_run=dry_run))
+    assert set(store.keys()) == before
+
+
+def test_a_checkpoint_may_hold_what_is_no_json(store: FolderStore) -> None:
+    before = [key for key, _, _ in collect(store, -1.0, dry_run=True)]
+    store.write("registry/tiny/versions/1/checkpoint/notes.json", b"// a comment")
+    assert [key for key, _, _ in collect(store, -1.0, dry_run=True)] == before

@@ -12,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+from pelican.base.parse import parse_json
 from pelican.data.tables import RowError
 from pelican.errors import UserInputError
 from pelican.records import Turn
@@ -265,7 +266,7 @@ def _looks_like_lines(head: str) -> bool:
     """Several objects, one a line: the first line is a value of its own and another follows."""
     first, _, rest = head.partition("\n")
     try:
-        json.loads(first)
+        parse_json(first)
     except ValueError:
         return False
     return rest.lstrip()[:1] == "{"
@@ -285,7 +286,7 @@ def _lines(file: Any) -> Iterator[JsonRow]:
 
 def _parsed(number: int, text: str) -> JsonRow:
     try:
-        return _checked(number, json.loads(text), text)
+        return _checked(number, parse_json(text), text)
     except RecursionError:
         return _bad(number, text, "a row is nested too deep")
     except ValueError as error:

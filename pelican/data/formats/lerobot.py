@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pelican.base.files import resolve_below
+from pelican.base.parse import parse_json
 from pelican.data.formats.base import (
     Found,
     Media,
@@ -70,7 +70,7 @@ class _DataSet:
     def __init__(self, root: Path, options: Options) -> None:
         self.root = root
         try:
-            info = json.loads((root / "meta" / "info.json").read_text())
+            info = parse_json((root / "meta" / "info.json").read_text())
         except (OSError, ValueError) as error:
             raise UserInputError(f"{root}/meta/info.json can't be read ({error})") from None
         version = str(info.get("codebase_version", ""))

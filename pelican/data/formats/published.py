@@ -6,7 +6,6 @@ uses them, too, and adds the original prompt, where the videos lie, and the grad
 
 from __future__ import annotations
 
-import json
 import os
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
@@ -14,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from pelican.base.parse import parse_json
 from pelican.data.formats.base import (
     Found,
     JsonRow,
@@ -159,7 +159,7 @@ def read_answers(folder: Path) -> dict[str, object]:
     found: dict[str, object] = {}
     for path in sorted(folder.rglob("*answers.json")):
         try:
-            value = json.loads(path.read_text())
+            value = parse_json(path.read_text())
         except (OSError, ValueError) as error:
             raise UserInputError(f"{path} can't be read as JSON ({error})") from None
         if isinstance(value, dict):

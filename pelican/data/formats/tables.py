@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import ValidationError
 
+from pelican.base.parse import parse_json
 from pelican.data.formats.base import (
     Found,
     Media,
@@ -213,7 +213,7 @@ def card_license(folder: Path) -> str:
             if name.strip() in ("license", "licence"):
                 return value.strip().strip("\"'")
     try:
-        info = json.loads((folder / "dataset_info.json").read_text())
+        info = parse_json((folder / "dataset_info.json").read_text())
         return str(info.get("license") or "")
     except (OSError, ValueError, AttributeError):
         return ""
@@ -276,7 +276,7 @@ def _sample(row: dict[str, Any], place: str) -> Found:
     key = record_key(row)
     name = str(row.get("id") or "")
     try:
-        answer = json.loads(row["answer"])
+        answer = parse_json(row["answer"])
         turns = tuple(Turn.model_validate(turn) for turn in row["turns"])
         images, times = row["images"], row["times_s"]
     except (ValidationError, ValueError, TypeError) as error:

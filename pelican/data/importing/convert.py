@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import math
 import re
 from collections.abc import Callable, Sequence
@@ -16,6 +15,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 from pydantic import TypeAdapter, ValidationError
 
+from pelican.base.parse import parse_json
 from pelican.data.entries import RESERVED, answer_fits, first_message, refuse
 from pelican.data.formats.base import Found, Record, Reference, Unread
 from pelican.data.images import FORMATS, decoding
@@ -327,7 +327,7 @@ def _text(
         return StepsAnswer(steps=tuple(steps))
     if text.startswith("[") and text.endswith("]"):
         try:
-            parsed = json.loads(text)
+            parsed = parse_json(text)
         except ValueError:
             parsed = None
         if isinstance(parsed, list):

@@ -17,7 +17,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pelican.base.cells import as_written
 from pelican.base.files import resolve_below
+from pelican.base.parse import parse_json
 from pelican.base.process import in_order
 from pelican.config.recipe import JudgeConfig
 from pelican.data.importing.shards import counts_of, read_columns, write_card, write_labels
@@ -121,7 +123,7 @@ def _read(labels: Path) -> dict[str, Wanted]:
                             f"{labels}, line {line}: {value!r} is no {kind.__name__.lower()};"
                             f" there are {', '.join(kind)}"
                         )
-                found[row["id"]] = Wanted(family, dimension)
+                found[as_written(row["id"])] = Wanted(family, dimension)
     except OSError as error:
         raise UserInputError(f"{labels} can't be read: {error.strerror}") from None
     except (UnicodeDecodeError, csv.Error) as error:
@@ -151,7 +153,7 @@ def _shard(source: Path, target: Path, left: dict[str, Wanted], shard: Shard) ->
         if same and wanted.rule in (PERSON, row["rule"]):  # a copied line says nothing new
             continue
         new |= {"rule": wanted.rule, "confidence": wanted.confidence}
-        kind = json.loads(row["answer"])["kind"]
+        kind = parse_json(row["answer"])["kind"]
         if kind not in FAMILIES[Family(new["family"])]:
             raise UserInputError(
                 f"{row['id']!r} can't be of family {new['family']}: it has no reward for answers of"
@@ -281,7 +283,7 @@ def _judged(row: dict[str, Any], votes: Votes, config: JudgeConfig) -> Wanted | 
 
 def _prompt(row: dict[str, Any]) -> tuple[str, frozenset[str]]:
     """The request, and the families that have a reward for the answer's kind."""
-    answer = json.loads(row["answer"])
+    answer = parse_json(row["answer"])
     kind = answer.pop("kind")
     fits = [family for family in Family if kind in FAMILIES[family]]
     if "mask" in answer:

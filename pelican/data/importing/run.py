@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from pelican.base.files import replacing, resolve_below
+from pelican.base.parse import parse_json
 from pelican.data.formats.base import Found, Options, Reader, Record, Source, Unread
 from pelican.data.importing.convert import Bad, Defaults, Good, convert
 from pelican.data.importing.media import Loader
@@ -300,9 +301,9 @@ class Work:
     def __init__(self, folder: Path, plan: dict[str, Any]) -> None:
         """Chunks of the same plan are kept; those of another command or source are dropped."""
         self.folder = folder
-        plan = json.loads(json.dumps(plan, default=str))
+        plan = parse_json(json.dumps(plan, default=str))
         try:
-            same = json.loads((folder / PLAN).read_text()) == plan
+            same = parse_json((folder / PLAN).read_text()) == plan
         except (OSError, ValueError):
             same = False
         if not same:
@@ -310,7 +311,7 @@ class Work:
             folder.mkdir(parents=True)
             _write(folder / PLAN, plan)
         self._finished = [
-            json.loads(path.read_text()) for path in sorted(folder.glob("chunk-*.json"))
+            parse_json(path.read_text()) for path in sorted(folder.glob("chunk-*.json"))
         ]
         self._good: list[Good] = []
         self._bad: list[Bad] = []

@@ -11,7 +11,9 @@ from typing import Any
 
 import pyarrow as pa
 
+from pelican.base.cells import no_formula
 from pelican.base.files import resolve_below
+from pelican.base.parse import parse_json
 from pelican.data.importing.convert import Good
 from pelican.data.tables import SAMPLES, open_parquet, sample_row, write_table
 from pelican.data.versions import CARD, LABELS, Version
@@ -29,7 +31,7 @@ def counts_of(shards: Sequence[Path]) -> dict[str, dict[str, int]]:
     for row in read_columns(shards, [*COUNTED, "answer"]):
         for name in COUNTED:
             counts[name][row[name] or ""] += 1
-        counts["answer"][json.loads(row["answer"])["kind"]] += 1
+        counts["answer"][parse_json(row["answer"])["kind"]] += 1
     return {name: dict(sorted(found.items())) for name, found in counts.items()}
 
 
@@ -51,12 +53,9 @@ def write_labels(folder: Path, version: Version) -> None:
             )
             for row in sorted(rows, key=lambda row: (row["confidence"] or 0.0, row["id"])):
                 question = row["turns"][-1]["text"][:SHOWN]
-                # A spreadsheet must not take a question for a formula.
-                question = f"'{question}" if question[:1] in "=+-@" else question
                 sure = f"{row['confidence'] or 0:.2f}"
-                writer.writerow(
-                    [row["id"], question, row["family"], row["dimension"], sure, row["rule"]]
-                )
+                cells = [row["id"], question, row["family"], row["dimension"], sure, row["rule"]]
+                writer.writerow([no_formula(cell or "") for cell in cells])
 
 
 def write_card(folder: Path, name: str, version: Version) -> None:
@@ -110,7 +109,7 @@ MAX_BYTES = 48 << 20  # of a shard's media, which bounds the memory of writing i
 
 
 def _schema() -> pa.Schema:
-    info = json.loads(SAMPLES.metadata[b"huggingface"])
+    info = parse_json(SAMPLES.metadata[b"huggingface"])
     for name, kind in EXTRAS:
         dtype = "float64" if pa.types.is_floating(kind) else "string"
         info["info"]["features"][name] = {"dtype": dtype, "_type": "Value"}

@@ -19,6 +19,7 @@ from typing import Protocol
 
 from PIL import Image
 
+from pelican.base.parse import parse_json
 from pelican.config import env
 from pelican.data.images import SAFE_PIXELS, refused_above, scaled
 from pelican.data.tables import RowError
@@ -63,6 +64,8 @@ def open_video(path: Path, max_pixels: int = SAFE_PIXELS) -> Video:
 
     PyAV refuses playlists, and a frame above `max_pixels` before it has memory; torchcodec does not.
     """
+    if path.exists() and not path.is_file():  # who opens a named pipe waits for ever
+        raise RowError("video_unreadable", f"video {path.name!r} is no regular file")
     try:
         name = decoder_name()
         if name == "torchcodec":
@@ -166,7 +169,7 @@ class ClipCache:
             return None
         try:
             with zipfile.ZipFile(self._folder / f"{key}.zip") as file:
-                times = json.loads(file.read("times.json"))
+                times = parse_json(file.read("times.json"))
                 frames = tuple(file.read(f"{i:04d}.jpg") for i in range(len(times)))
             os.utime(self._folder / f"{key}.zip")
             return Clip(frames, tuple(times))

@@ -6,7 +6,6 @@ import base64
 import binascii
 import csv
 import io
-import json
 import math
 import re
 import sys
@@ -21,6 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pelican.base.files import resolve_below
+from pelican.base.parse import parse_json
 from pelican.data.images import FORMATS, checked_image, image_bytes, scaled
 from pelican.data.tables import Quarantine, RowError
 from pelican.data.video import open_video
@@ -54,11 +54,11 @@ def read_file(path: Path) -> Iterator[Row]:
         elif path.suffix == ".tsv":
             yield from _tsv(path)
         elif path.suffix == ".jsonl":
-            for line in path.read_text(encoding="utf-8").splitlines():
+            for line in path.read_text(encoding="utf-8").split("\n"):
                 if line.strip():
-                    yield _object(json.loads(line), path)
+                    yield _object(parse_json(line), path)
         else:
-            value = json.loads(path.read_text(encoding="utf-8"))
+            value = parse_json(path.read_text(encoding="utf-8"))
             for row in value if isinstance(value, list) else [value]:
                 yield _object(row, path)
     except (ValueError, OSError) as error:
@@ -106,7 +106,7 @@ def texts(row: Row, name: str) -> tuple[str, ...]:
     value = row.get(name)
     if isinstance(value, str):
         try:
-            value = json.loads(value)
+            value = parse_json(value)
         except ValueError:
             value = None
     if not isinstance(value, list) or len(value) < 2:

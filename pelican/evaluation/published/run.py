@@ -17,6 +17,7 @@ from pydantic import ConfigDict
 
 from pelican.base.files import replacing
 from pelican.base.model import Frozen, digest_of
+from pelican.base.parse import parse_json
 from pelican.base.process import in_order
 from pelican.config.recipe import Sampling
 from pelican.data.formats.base import json_rows
@@ -286,7 +287,7 @@ class Answers:
         whole = [lines[0]]
         for line in lines[1:-1]:  # a line that was cut off has no end
             try:
-                kept = json.loads(line)
+                kept = parse_json(line)
                 rollout = Rollout.model_validate(kept["rollout"])
             except (ValueError, KeyError, TypeError):
                 continue

@@ -265,7 +265,7 @@
   async function csv() {
     const cell = (value) => {
       const words = String(value ?? "");
-      const safe = typeof value === "string" && /^[=+\-@]/.test(words) ? `'${words}` : words; // a spreadsheet would compute it
+      const safe = typeof value === "string" && /^'*[=+\-@\t\r]/.test(words) ? `'${words}` : words; // a spreadsheet would compute it
       return /[",\n\r]/.test(safe) ? `"${safe.replaceAll('"', '""')}"` : safe;
     };
     const table = [["id", "family", "dimension", "source", "outcome", "interest", "why", ...all.moments, "question", "answer"]];
