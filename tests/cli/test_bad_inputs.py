@@ -241,7 +241,7 @@ def test_a_key_that_no_header_holds_is_told_without_it(
 
     monkeypatch.setattr(endpoint.os, "environ", {"PELICAN_JUDGE_KEY": key})  # type: ignore[attr-defined]
     with pytest.raises(UserInputError, match="PELICAN_JUDGE_KEY holds") as caught:
-        endpoint._read_key("PELICAN_JUDGE_KEY")
+        endpoint._read_key("PELICAN_JUDGE_KEY", "http://judge/v1")
     assert key not in one_sentence(caught.value)
 
 
@@ -251,7 +251,10 @@ def test_a_key_that_ends_with_a_newline_is_taken_without_it(
     from pelican.base import endpoint
 
     monkeypatch.setenv("PELICAN_JUDGE_KEY", "secret\r\n")
-    assert endpoint._read_key("PELICAN_JUDGE_KEY") == {"Authorization": "Bearer secret"}
+    monkeypatch.setenv("PELICAN_JUDGE_KEY_HOSTS", "judge")
+    assert endpoint._read_key("PELICAN_JUDGE_KEY", "http://judge/v1") == {
+        "Authorization": "Bearer secret"
+    }
 
 
 # Checkpoints.
