@@ -24,7 +24,7 @@ from pelican.stages.stage import CORRECTIONS, StageName, StageSpec, corrections_
 from pelican.storage import open_store
 from pelican.storage.manifests import Manifest
 from pelican.storage.store import ObjectStore
-from pelican.storage.verify import Recorded, read_record
+from pelican.storage.verify import Recorded, find_record
 
 
 @dataclass(frozen=True)
@@ -190,7 +190,7 @@ def heal_place(store: ObjectStore, run: str, reader: str, where: str) -> bool:
         InfrastructureError: what is damaged is made again when the pipeline is started again.
     """
     try:
-        recorded = read_record(store, where)
+        recorded = find_record(store, where)
     except DamagedError as error:
         raise InfrastructureError(str(error)) from None
     if recorded is None:

@@ -109,7 +109,7 @@ def samples_of(
     for place in places:
         try:
             paths = shard_paths(resolve_input(run.store, place)) if place and missing else []
-        except UserInputError:
+        except (UserInputError, DamagedError):
             continue  # the page is made where the data is not: it shows the rest
         for path in paths:
             wanted = pl.col("id").is_in(list(missing))

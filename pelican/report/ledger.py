@@ -19,7 +19,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from pelican.data.corrections import Corrections
 from pelican.data.tables import pool_columns
-from pelican.errors import UserInputError
+from pelican.errors import DamagedError, UserInputError
 from pelican.evaluation.metrics import with_flips
 from pelican.records import (
     Answer,
@@ -185,7 +185,7 @@ def _texts(run: Run, ids: set[str], corrections: Corrections) -> dict[str, Text]
         try:
             folder = resolve_input(run.store, where)
             pool = pool_columns(folder, ("id", "turns", "answer"), corrections)
-        except UserInputError:
+        except (UserInputError, DamagedError):
             continue  # the page is made where the data is not
         for name, turns, answer in pool.iter_rows():
             if name in ids and name not in found and turns:

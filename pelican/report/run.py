@@ -21,6 +21,7 @@ from pelican.runs.layout import PHASES, RECIPE, read_submission, require_run, ru
 from pelican.runs.outcome import tokens
 from pelican.runs.records import Tree
 from pelican.storage import open_store
+from pelican.storage.digests import file_digests
 from pelican.storage.manifests import Manifest, read_manifest
 from pelican.storage.reading import OnDamage, Record, damaged, read_record
 from pelican.storage.store import ObjectStore
@@ -268,7 +269,7 @@ class Run:
     def _whole(self, key: str) -> Path | None:
         try:
             path, sha256 = self.store.local(key), self._digests.get(key)
-            if sha256 is not None and self.store.describe(key)[1] != sha256:
+            if sha256 is not None and file_digests([path])[path] != sha256:
                 raise damaged(self.store, key, "its bytes are not those that its stage wrote")
         except KeyError:
             return None

@@ -17,7 +17,14 @@ from pelican.errors import DamagedError, UserInputError
 from pelican.records import Phase
 from pelican.runs.records import Failure, Summary, Tree
 from pelican.storage.manifests import Manifest, read_manifest
-from pelican.storage.reading import OnDamage, first_fault, read_record, refuse, tell
+from pelican.storage.reading import (
+    OnDamage,
+    first_fault,
+    pass_over,
+    read_record,
+    refuse,
+    tell,
+)
 from pelican.storage.store import ObjectStore
 
 # Where the stages of a run find their pools: a retraining has them in the run, not in the recipe.
@@ -123,7 +130,7 @@ def read_recipe(
             )
         )
     except DamagedError as error:
-        asked = read_submission(store, run, lambda _: None)
+        asked = read_submission(store, run, pass_over)
         if instead is not None and asked is not None and asked.recipe == instead.digest():
             return instead
         on_damage(error)
@@ -180,7 +187,7 @@ def require_run(store: ObjectStore, run: str) -> None:
         return
     import difflib
 
-    known = [submission.run for submission in list_runs(store, lambda _: None)]
+    known = [submission.run for submission in list_runs(store, pass_over)]
     close = difflib.get_close_matches(run, known, n=1, cutoff=0.3)
     hint = f"; did you mean {close[0]!r}?" if close else "; `pelican runs` lists them"
     raise UserInputError(f"there is no run {run!r} in {store.uri}{hint}")

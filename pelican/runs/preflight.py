@@ -45,7 +45,7 @@ from pelican.storage import local_path, open_store
 from pelican.storage.checkpoints import check_checkpoint, list_files
 from pelican.storage.digests import file_digest
 from pelican.storage.manifests import versions
-from pelican.storage.reading import read_record
+from pelican.storage.reading import pass_over, read_record
 from pelican.storage.store import ObjectStore
 
 DECODED_BYTES = 1 << 31  # above, images are not read here but where they are used: rollout, eval
@@ -309,7 +309,7 @@ def _once(
     """
     version = versions().get("pelican-dppo", "")  # another release may check more
     key = f"{CHECKED}/{digest_of([version, identity])}.json"
-    kept = read_record(store, key, Tree, lambda _: None)
+    kept = read_record(store, key, Tree, pass_over)
     found = kept.root if kept else {}
     if not fields <= found.keys():
         found = check()

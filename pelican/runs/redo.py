@@ -11,6 +11,7 @@ from pelican.stages.fingerprint import is_made_from, stage_identity
 from pelican.stages.replace import allow, check_replaceable, describe_change
 from pelican.stages.stage import StageSpec
 from pelican.storage.manifests import Manifest
+from pelican.storage.reading import pass_over
 from pelican.storage.store import ObjectStore
 
 
@@ -29,7 +30,7 @@ def check_finished(store: ObjectStore, run: str, recipe: Recipe, redo: bool) -> 
     Raises:
         UserInputError: a training would be made again, and nobody asked for it.
     """
-    found = {_prefix(manifest): manifest for manifest in manifests(store, run)}
+    found = {_prefix(manifest): manifest for manifest in manifests(store, run, pass_over)}
     if redo:
         allow(store, run, {at: m for at, m in found.items() if is_training(m.stage)})
         return

@@ -11,10 +11,10 @@ from pelican.stages.replace import REPLACED
 from pelican.storage.digests import file_digest
 from pelican.storage.manifests import OutputFile
 from pelican.storage.store import MANIFEST, ObjectStore
-from pelican.storage.verify import REGISTRY, VERSION, Recorded, find_damage, read_record
+from pelican.storage.verify import REGISTRY, VERSION, Recorded, find_damage, find_record
 
 
-def read_records(store: ObjectStore, run: str) -> tuple[dict[str, OutputFile], list[str]]:
+def find_records(store: ObjectStore, run: str) -> tuple[dict[str, OutputFile], list[str]]:
     """Every file of a run that a manifest names, by key, and the manifests that can't be read.
 
     What stands aside is left out.
@@ -26,7 +26,7 @@ def read_records(store: ObjectStore, run: str) -> tuple[dict[str, OutputFile], l
         if not key.endswith(f"/{MANIFEST}") or key.startswith(f"{prefix}/{REPLACED}/"):
             continue
         try:
-            recorded = read_record(store, key.removesuffix(f"/{MANIFEST}"))
+            recorded = find_record(store, key.removesuffix(f"/{MANIFEST}"))
         except DamagedError:
             damaged.append(key)
             continue
@@ -40,7 +40,7 @@ def look_over(store: ObjectStore, run: str) -> list[str]:
     What is gone or has another size; and what looks altered on this machine, which is then read.
     `pelican show --verify` reads everything.
     """
-    files, damaged = read_records(store, run)
+    files, damaged = find_records(store, run)
     sizes = store.sizes(run_prefix(run))
     wrong = {key for key, file in files.items() if sizes.get(key) != file.size}
     touched = {key: files[key] for key in store.touched(files) if key not in wrong}
@@ -84,7 +84,7 @@ def _elsewhere(store: ObjectStore, file: OutputFile) -> Iterator[str]:
             if not key.endswith(f"/{name}"):
                 continue
             try:
-                recorded = read_record(store, key.removesuffix(f"/{name}"))
+                recorded = find_record(store, key.removesuffix(f"/{name}"))
             except DamagedError:
                 continue
             for there, other in recorded.files.items() if recorded else ():

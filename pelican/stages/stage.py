@@ -22,7 +22,7 @@ from pelican.errors import UserInputError
 from pelican.records import Phase
 from pelican.storage import local_path, open_uri
 from pelican.storage.store import ObjectStore
-from pelican.storage.verify import check_local, read_record
+from pelican.storage.verify import check_local, find_record
 
 if TYPE_CHECKING:
     from pelican.rewards.judge import EndpointJudge
@@ -112,7 +112,7 @@ def identify_input(store: ObjectStore, where: str, read: Reader = noted_files) -
         digest = digest_of([[name.removeprefix(key), tags[name]] for name in sorted(tags)])
         return plain_input(digest)
     if not where.startswith("/"):
-        recorded = read_record(store, where)
+        recorded = find_record(store, where)
         if recorded is not None and recorded.manifest is not None and recorded.prefix == where:
             return InputIdentity(recorded.manifest.digest(), recorded.manifest.origin)
         if recorded is not None:

@@ -39,7 +39,7 @@ class Recorded:
     manifest: Manifest | None
 
 
-def read_record(store: ObjectStore, where: str) -> Recorded | None:
+def find_record(store: ObjectStore, where: str) -> Recorded | None:
     """What the record above `where` says of the files at or below it; None if no record is there.
 
     Raises:
@@ -98,7 +98,7 @@ def check_local(store: ObjectStore, where: str, path: Path, *, trust: bool = Tru
     Raises:
         DamagedError: a file is missing or has other bytes, or the record can't be read.
     """
-    recorded = read_record(store, where)
+    recorded = find_record(store, where)
     if recorded is None:
         return
     paths = {k: path / k[len(where) + 1 :] if k != where else path for k in recorded.files}

@@ -25,7 +25,7 @@ from pelican.storage.manifests import (
 )
 from pelican.storage.s3 import SHA256, S3Store
 from pelican.storage.store import MANIFEST, FolderStore, ObjectStore
-from pelican.storage.verify import check_local, find_damage, read_record
+from pelican.storage.verify import check_local, find_damage, find_record
 from tests.buckets import Bucket
 
 STAGE = "runs/r/loop-1/train-sft-sft"
@@ -202,7 +202,7 @@ def test_a_damaged_file_is_refused_and_told(store: ObjectStore) -> None:
         with pytest.raises(DamagedError, match=r"model\.safetensors"):
             check_local(store, where, store.local(where))
     check_local(store, f"{STAGE}/curve.parquet", store.local(f"{STAGE}/curve.parquet"))
-    recorded = read_record(store, STAGE)
+    recorded = find_record(store, STAGE)
     assert recorded is not None
     assert find_damage(store, recorded.files) == [WEIGHTS]
     assert find_damage(store, recorded.files, trust=False) == [WEIGHTS]
@@ -226,7 +226,7 @@ def test_a_copy_elsewhere_in_the_store_restores(store: ObjectStore) -> None:
     for key in list(store.keys(STAGE)):
         store.write(key.replace(STAGE, twin), store.read(key))
     damage(store, WEIGHTS)
-    recorded = read_record(store, STAGE)
+    recorded = find_record(store, STAGE)
     assert recorded is not None
     assert restore(store, recorded) == ([WEIGHTS], [])
     assert store.read(WEIGHTS) == b"weights" * 100
@@ -237,7 +237,7 @@ def test_this_machines_own_copy_of_a_damaged_object_restores_it(bucket: Bucket) 
     commit_stage(store)
     store.local(STAGE)
     damage(store, WEIGHTS)
-    recorded = read_record(store, STAGE)
+    recorded = find_record(store, STAGE)
     assert recorded is not None and restore(store, recorded) == ([WEIGHTS], [])
     assert bucket.store().read(WEIGHTS) == b"weights" * 100
     # Another machine has no such copy.
