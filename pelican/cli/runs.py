@@ -15,7 +15,7 @@ from pelican.errors import DamagedError
 from pelican.monitoring.progress import duration, where
 from pelican.runs.layout import list_runs, manifests, require_run, state
 from pelican.runs.outcome import scores, show
-from pelican.runs.restore import read_records
+from pelican.runs.restore import find_records
 from pelican.storage import open_store
 from pelican.storage.verify import find_damage
 
@@ -97,7 +97,7 @@ def verify_run(run: str, uri: str | None) -> None:
     """Print how many files were compared, and every damaged one. Raises DamagedError if there is any."""
     store = open_store(env.store_uri(uri))
     require_run(store, run)
-    files, damaged = read_records(store, run)
+    files, damaged = find_records(store, run)
     damaged += find_damage(store, files, trust=False)
     for key in damaged:
         print(f"damaged {key}")
