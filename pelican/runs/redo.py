@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pelican.config.recipe import Recipe
 from pelican.config.stages import is_training
-from pelican.errors import UserInputError
+from pelican.errors import DamagedError, UserInputError
 from pelican.records import Phase
 from pelican.runs.layout import manifests, stage_prefix
 from pelican.stages.fingerprint import is_made_from, stage_identity
@@ -68,6 +68,6 @@ def _reason(store: ObjectStore, recipe: Recipe, prefix: str, manifest: Manifest)
     )
     try:
         identity = stage_identity(store, spec)
-    except UserInputError:  # it will be said by whoever needs the input
+    except (UserInputError, DamagedError):  # it will be said by whoever needs the input
         return None
     return None if is_made_from(manifest, identity) else describe_change(manifest, identity.making)

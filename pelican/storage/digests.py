@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import time
 import uuid
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
@@ -25,6 +26,7 @@ from pelican.base.files import lock_file, replacing
 from pelican.base.parse import parse_json
 from pelican.config import env
 
+_TICK_S = 0.02  # a change within the same tick of the kernel's clock, 1 to 10 ms, has the same time
 AT_ONCE = 8  # files hashed side by side: hashlib leaves Python's lock meanwhile
 
 
@@ -162,6 +164,8 @@ def _hash_all(
 ) -> tuple[dict[Path, str], dict[str, tuple[Identity, str]]]:
     """Digests by path, and notes by name of those files that stayed as they were meanwhile."""
     before = {file: Identity.of(file) for file in files}
+    newest = max((identity.ctime_ns for identity in before.values()), default=0)
+    time.sleep(max(0.0, min(_TICK_S, _TICK_S - (time.time_ns() - newest) / 1e9)))
     with ThreadPoolExecutor(AT_ONCE) as threads:
         digests = dict(zip(files, threads.map(file_digest, files), strict=True))
     steady = [file for file in files if Identity.of(file) == before[file]]
