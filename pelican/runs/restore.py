@@ -37,14 +37,15 @@ def find_records(store: ObjectStore, run: str) -> tuple[dict[str, OutputFile], l
 def look_over(store: ObjectStore, run: str) -> list[str]:
     """Keys of a run's files that are not what was written, as far as can be seen at a glance.
 
-    What is gone or has another size; and what looks altered on this machine, which is then read.
-    `pelican show --verify` reads everything.
+    What is gone or has another size; and what this machine knows to have other bytes, or finds out
+    where a file that it knew looks altered. `pelican show --verify` reads everything.
     """
     files, damaged = find_records(store, run)
     sizes = store.sizes(run_prefix(run))
     wrong = {key for key, file in files.items() if sizes.get(key) != file.size}
-    touched = {key: files[key] for key in store.touched(files) if key not in wrong}
-    return sorted(wrong.union(damaged, find_damage(store, touched)))
+    known = store.known_digests(key for key in files if key not in wrong)
+    wrong |= {key for key, digest in known.items() if digest != files[key].sha256}
+    return sorted(wrong.union(damaged))
 
 
 def restore(store: ObjectStore, recorded: Recorded) -> tuple[list[str], list[str]]:

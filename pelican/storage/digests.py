@@ -81,9 +81,10 @@ def file_digests(paths: Iterable[Path], *, trust: bool = True) -> dict[Path, str
     return found
 
 
-def find_touched(paths: Iterable[Path]) -> list[Path]:
-    """Those files that are noted and do not look as they did then; nothing is read."""
-    return [path for path in paths if _Notes(Path(os.path.realpath(path.parent))).is_touched(path)]
+def known_digests(paths: Iterable[Path]) -> dict[Path, str]:
+    """SHA-256 of those files that this machine has read before; again only where one looks altered."""
+    noted = [path for path in paths if _Notes(Path(os.path.realpath(path.parent))).has(path)]
+    return file_digests(noted)
 
 
 def note_digest(path: Path, digest: str, identity: Identity) -> None:
@@ -110,9 +111,9 @@ class _Notes:
                 found[file] = note[1]
         return found
 
-    def is_touched(self, file: Path) -> bool:
-        note = self._read().get(file.name)
-        return note is not None and note[0] != Identity.of(file)
+    def has(self, file: Path) -> bool:
+        """Whether a file of this name was noted, whatever it looks like now."""
+        return file.name in self._read()
 
     def take(self, files: list[Path], trust: bool) -> dict[Path, str]:
         """The digests of all files; what is not noted, or not trusted, is read under a lock."""

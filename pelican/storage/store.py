@@ -13,7 +13,7 @@ from pelican.base.disk import explained
 from pelican.base.files import lock_file, replacement
 from pelican.base.metrics import STORE_BYTES
 from pelican.errors import DamagedError, RefusedError, UserInputError
-from pelican.storage.digests import file_digest, file_digests, find_touched
+from pelican.storage.digests import file_digest, file_digests, known_digests
 
 _LOCK = ".lock.tmp"
 MANIFEST = "manifest.json"  # of a stage, written last: `manifests.py`
@@ -81,9 +81,9 @@ class ObjectStore(ABC):
         A downloaded folder is without its `work/`. Raises KeyError.
         """
 
-    def touched(self, keys: Iterable[str]) -> list[str]:
-        """Those objects that this machine knows and that look altered here; nothing is read."""
-        return []
+    def known_digests(self, keys: Iterable[str]) -> dict[str, str]:
+        """SHA-256 of those objects whose bytes lie on this machine and were read here before."""
+        return {}
 
     def copies_here(self, key: str) -> list[Path]:
         """Where this machine may have earlier copies of an object, besides the store."""
@@ -314,6 +314,11 @@ class FolderStore(ObjectStore):
     def place(self, prefix: str) -> Path:
         return self._path(prefix)
 
+    def known_digests(self, keys: Iterable[str]) -> dict[str, str]:
+        paths = {self._path(key): key for key in keys}
+        found = known_digests(path for path in paths if path.is_file())
+        return {paths[path]: digest for path, digest in found.items()}
+
 
 def _link(temporary: Path, path: Path) -> bool:
     """Give a file its name unless that is taken: two writers can't both win."""
@@ -322,10 +327,6 @@ def _link(temporary: Path, path: Path) -> bool:
     except FileExistsError:
         return False
     return True
-
-    def touched(self, keys: Iterable[str]) -> list[str]:
-        paths = {self._path(key): key for key in keys}
-        return [paths[path] for path in find_touched(path for path in paths if path.is_file())]
 
 
 def _digest_or_none(path: Path) -> str | None:
