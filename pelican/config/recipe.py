@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from pelican.base.address import holds_credentials
 from pelican.base.endpoint import is_http
 from pelican.base.model import Section, digest_of
 from pelican.config.resources import Resources
@@ -25,7 +26,8 @@ MOST_PROCESSES = 4096  # of one stage
 
 
 def _http(url: str) -> str:
-    if not is_http(url):
+    # Of credentials `config/credentials.py` says it, without showing them.
+    if not is_http(url) and not holds_credentials(url):
         raise PydanticCustomError("http", "an http(s) URL, to its /v1")
     return url
 

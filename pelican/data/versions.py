@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from pelican.base.files import lock_file
+from pelican.base.files import lock_file, resolve_below
 from pelican.base.model import Frozen, digest_of
 from pelican.base.parse import parse_json
 from pelican.errors import UserInputError
@@ -160,10 +160,15 @@ def changed_since_import(pool: Path, read: Reader = hash_files) -> list[str]:
     Args:
         pool: its folder, or a file.
         read: gives the files' digests; `known_files` reads those alone that seem touched.
+
+    Raises:
+        UserInputError: a shard's name leads out of the folder.
     """
     version = read_version(pool) if pool.is_dir() else None
     if version is None:
         return []
+    for shard in version.shards:
+        resolve_below(pool, shard.name)
     found = {name: digest for name, digest in read(pool).items() if name.endswith(".parquet")}
     said = {shard.name: shard.sha256 for shard in version.shards}
     gone = [f"{name} is gone" for name in said if name not in found]

@@ -126,7 +126,7 @@ ENVIRONMENT: list[tuple[str, dict[str, str], str]] = [
         }.items()
         for value in values
     ),
-    ("runs", {**S3, "S3_ENDPOINT_URL": "http://user:pass@h"}, "holds a user or password"),
+    ("runs", {**S3, "S3_ENDPOINT_URL": "http://user:pass@h"}, "holds a user or a password"),
     *(
         ("runs", {**S3, "PELICAN_STORE": store}, "store")
         for store in (

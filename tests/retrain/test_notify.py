@@ -81,7 +81,9 @@ def test_a_verdict_is_sent_once_signed_with_reasons_and_a_link(
 
 def test_a_failed_run_is_told_of_too(receiver: Receiver, tmp_path: Path) -> None:
     store = FolderStore(tmp_path / "other")
-    store.write("runs/r/failure.json", json.dumps({"message": "the pool is empty"}).encode())
+    failure = {"stage": "preflight", "loop": 0, "phase": "base", "kind": "UserInputError"}
+    failure |= {"exit_code": 2, "message": "the pool is empty"}
+    store.write("runs/r/failure.json", json.dumps(failure).encode())
     assert notify(store, "r") == "sent"
     assert "failed: the pool is empty" in json.loads(receiver.got[0][1])["text"]
 

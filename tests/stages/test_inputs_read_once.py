@@ -66,9 +66,10 @@ def test_shards_of_a_version_count_by_what_it_says(pool: Path, read: list[str]) 
 
 def test_whoever_reads_a_version_reads_its_bytes_once(pool: Path, read: list[str]) -> None:
     check_version(pool)
-    assert len(read) == 2
+    assert sorted(read) == sorted(path.name for path in pool.iterdir())
+    read.clear()
     check_version(pool)
-    assert len(read) == 2
+    assert not read
 
 
 @pytest.mark.parametrize("change", ["bytes", "size", "mode", "time", "gone"])
@@ -94,7 +95,9 @@ def test_a_shard_that_is_not_what_was_imported_is_refused(
         check_version(pool)
         assert read == [shard.name]
     else:
-        with pytest.raises(UserInputError, match=rf"{shard.name} is not what was imported"):
+        with pytest.raises(
+            UserInputError, match=rf"is not what was imported as version .*{shard.name}"
+        ):
             check_version(pool)
     assert noted_files(pool) == before  # what a finished stage is known by stays
 

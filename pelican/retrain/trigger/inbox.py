@@ -15,6 +15,7 @@ from pathlib import PurePosixPath
 from typing import Any, Literal
 from urllib.parse import unquote_plus
 
+from pelican import errors
 from pelican.errors import UserInputError
 from pelican.retrain.records import DataObject, find_version, make_version
 from pelican.retrain.trigger.config import TriggerConfig
@@ -309,7 +310,7 @@ class Inbox:
         """Make a batch's data version again if it can't be read."""
         try:
             find_version(self.store, batch.data or "")
-        except UserInputError:
+        except (UserInputError, errors.DamagedError):
             self._data_version(batch.events)
 
     def _give_back(self, head: Batch) -> None:

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from pydantic import Field, ValidationError
 
+from pelican import errors
 from pelican.base.model import Frozen, digest_of
 from pelican.errors import UserInputError
 from pelican.storage.store import ObjectStore
@@ -24,7 +25,7 @@ class Stored(Frozen):
 Record = TypeVar("Record", bound=Stored)
 
 
-class DamagedError(UserInputError):
+class DamagedError(errors.DamagedError, UserInputError):
     """A record that can't be believed; `tag` is that of the object, for whoever replaces it."""
 
     def __init__(self, store: ObjectStore, key: str, tag: str | None, way_out: str = "") -> None:

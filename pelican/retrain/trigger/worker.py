@@ -18,6 +18,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import IO, Any, Literal, Protocol
 
+from pelican import errors
 from pelican.config import env
 from pelican.errors import PelicanError, UserInputError
 from pelican.launch.job import choose
@@ -201,7 +202,7 @@ class Worker:
         try:
             parent = resolve_model(self.store, self.config.model).name
             plan = self.submitter.plan(batch.data or "", parent)
-        except UserInputError as error:
+        except (UserInputError, errors.DamagedError) as error:
             self._finish(batch.number, status, tag, "failed", str(error))
             return None
         if plan.learned:
@@ -433,7 +434,7 @@ class CommandSubmitter:
             found = state(self.store, run)
             if found == "complete" and read_verdict(self.store, run) is not None:
                 return "complete", ""
-        except UserInputError as error:  # a damaged record of the run; the call may mend it
+        except (UserInputError, errors.DamagedError) as error:  # the call may mend it
             return "lost", str(error)
         if found == "running":
             return "running", "in another process"

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pelican import errors
 from pelican.errors import UserInputError
 from pelican.retrain.plan import Plan
 from pelican.retrain.records import Verdict, find_version, read_verdict, write_verdict
@@ -435,7 +436,7 @@ def test_a_damaged_verdict_is_one_sentence_and_worth_another_start(
     key = "runs/r/verdict.json"
     store.write("runs/r/summary.json", b'{"state": "complete"}')
     store.write(key, DAMAGE[damage](b'{"outcome": "refused"}'))
-    with pytest.raises(UserInputError, match="damaged"):
+    with pytest.raises(errors.DamagedError, match="damaged"):
         read_verdict(store, "r")
     assert CommandSubmitter(store, CONFIG).look("r")[0] == "lost"
 
