@@ -155,7 +155,7 @@ def test_what_is_better_becomes_current_with_its_lineage(trigger: Deployed, tmp_
 
 def counted(trigger: Deployed, name: str) -> float:
     """A counter of the service's metrics, over its replicas."""
-    service = "/api/v1/namespaces/{}/pods/{}:8080/proxy/metrics"
+    service = "/api/v1/namespaces/{}/pods/{}:8081/proxy/metrics"
     texts = [
         kubectl("get", "--raw", service.format(NAMESPACE, pod["metadata"]["name"]))
         for pod in trigger.pods()
