@@ -12,6 +12,7 @@ import json
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -29,7 +30,7 @@ from pelican.storage.s3_client import S3Settings, make_client
 from tests.endpoints import free_port
 from tests.faults import site as sites
 from tests.faults.site import BUCKET, LIMIT_S, RUN, Ended, Form, Site, wait_until
-from tests.faults.strikes import KINDS, MENDED, Struck
+from tests.faults.strikes import KINDS, MENDED, Struck, nothing
 from tests.faults.verdict import (
     Snapshot,
     compare,
@@ -66,7 +67,7 @@ def plan(seed: int, stages: int) -> tuple[Plan, random.Random]:
     place, when = rng.choice(KINDS[name].places), rng.choice(KINDS[name].when)
     left = rng.choice([None, *range(1, stages)]) if when != "rest" else rng.randrange(4)
     after = rng.randrange(min(left or stages, stages))
-    steps = when == "rest" and rng.random() < 0.85
+    steps = KINDS[name].steps and rng.random() < 0.85
     return Plan(seed, name, place, when, left, after, rng.uniform(0, 1.5), steps), rng
 
 
@@ -169,19 +170,19 @@ class Harness:
         else:
             if plan.when == "start":
                 undo = kind.strike(struck)
-                struck.command = site.submit()
+                struck.command = site.submit(plan.steps)
             else:
-                struck.command = command = site.submit()
+                struck.command = command = site.submit(plan.steps)
                 wanted = site.finished() + plan.after
                 wait_until(lambda: not command.running or site.finished() >= wanted, LIMIT_S)
                 time.sleep(plan.wait_s)
-                undo = kind.strike(struck) if command.running else lambda: None
+                undo = kind.strike(struck) if command.running else nothing
             for command in (struck.command, *struck.others):
                 ended.append(command.end())
                 found += judge_words(ended[-1], kind.statuses, "the struck command")
             undo()
         for _ in range(TRIES):
-            ended.append(site.steps() if plan.steps else site.submit().end())
+            ended.append(site.submit(plan.steps).end())
             found += judge_words(ended[-1], MENDED, "the command again")
             if ended[-1].status == 0:
                 return ended, found
@@ -209,6 +210,7 @@ def main() -> int:
     folder.mkdir(parents=True, exist_ok=True)
     outcomes: Counter[str] = Counter()
     bad: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # ends the server
     with ExitStack() as stack:
         harness = Harness(asked.form, folder.resolve(), stack)
         stages = len(harness.whole["stages"])
@@ -223,7 +225,7 @@ def main() -> int:
             if asked.lines:
                 with asked.lines.open("a") as file:
                     file.write(f"{text}\n")
-            outcomes[line["kind"]] += 1
+            outcomes[line["kind"] if line.get("where", "-") else "came too late"] += 1
             bad += [seed] if line.get("deviations") else []
     print(f"{sum(outcomes.values())} faults: {dict(outcomes)}; deviating seeds: {bad or 'none'}")
     if not bad and not asked.folder:

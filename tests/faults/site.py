@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
-import tempfile
 import time
 import traceback
 from collections.abc import Callable, Mapping
@@ -17,8 +17,10 @@ from pathlib import Path
 
 import psutil
 
+from pelican.cli.main import main
 from pelican.config.presets import find_recipe
 from pelican.config.recipe import Recipe
+from pelican.storage import open_store
 from pelican.storage.s3 import S3Store
 from pelican.storage.store import MANIFEST, FolderStore, ObjectStore
 from tests.conftest import FAKES, ROOT, World, make_world
@@ -53,7 +55,8 @@ def make_form(name: str, root: Path) -> Form:
         common["PYTHONPATH"] = str(ROOT)
         return Form(name, tuple(OVERRIDES.split()), common, ("curve.parquet", "summary.json"))
     if not root.exists():
-        in_child(lambda: make_world(root) and None)
+        root.mkdir()
+        Forked(lambda: make_world(root), root / "out", root / "err").wait(LIMIT_S)
     small = ["rollout.workers=1", "rl.processes=1", "sft.processes=1", "loops=1"]
     common |= {"PYTHONPATH": os.pathsep.join([str(FAKES), str(ROOT)]), "PELICAN_WARM": "off"}
     return Form(name, (*World(root).overrides, *small), common)
@@ -68,48 +71,76 @@ class Ended:
     err: str
 
 
-def in_child(
-    function: Callable[[], object], environment: Mapping[str, str] | None = None
-) -> tuple[Ended, object]:
-    """Call `function` in a fork, which is cheap: its imports are there. Its end, and its value if it has one.
+class Forked:
+    """A function that is called in a fork, with what the harness needs of a Popen.
 
-    A fork, because steps end their process, and because polars' threads must not be in this one.
+    A fork, because its imports are there, because steps end their process, and because polars' threads must not be
+    in the harness, which forks again.
     """
-    folder = Path(tempfile.mkdtemp(prefix="child-"))
-    pid = os.fork()
-    if pid == 0:
-        status = 1
+
+    def __init__(
+        self,
+        function: Callable[[], object],
+        out: Path,
+        err: Path,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        """Start it, in a session of its own; `out` and `err` get what it says."""
+        self.status: int | None = None
+        self.pid = os.fork()
+        if self.pid:
+            return
+        code: object = 1
         try:
             os.setsid()
-            for number, name in ((1, "out"), (2, "err")):
-                os.dup2(os.open(folder / name, os.O_WRONLY | os.O_CREAT), number)
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)  # not the harness's
+            for number, path in ((1, out), (2, err)):
+                os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), number)
             if environment is not None:
                 os.environ.clear()
                 os.environ.update(environment)
-            value = function()
-            (folder / "value").write_text(json.dumps(value))
-            status = 0
+            function()
+            code = 0
         except SystemExit as left:
-            status = left.code if isinstance(left.code, int) else int(left.code is not None)
+            code = left.code or 0
         except BaseException:
             traceback.print_exc()
         finally:
             with suppress(Exception):
                 sys.stdout.flush()
                 sys.stderr.flush()
-            os._exit(status)
-    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    ended = Ended(code, *((folder / name).read_text(errors="replace") for name in ("out", "err")))
-    value = json.loads((folder / "value").read_text()) if (folder / "value").exists() else None
-    shutil.rmtree(folder)
-    return ended, value
+            os._exit(code if isinstance(code, int) else 1)
+
+    def poll(self) -> int | None:
+        """Its status, or None while it runs."""
+        if self.status is None:
+            pid, state = os.waitpid(self.pid, os.WNOHANG)
+            self.status = os.waitstatus_to_exitcode(state) if pid else None
+        return self.status
+
+    def wait(self, timeout: float) -> int:
+        """Its status. Raises subprocess.TimeoutExpired."""
+        if not wait_until(lambda: self.poll() is not None, timeout):
+            raise subprocess.TimeoutExpired("a fork", timeout)
+        return self.status or 0
+
+    def kill(self) -> None:
+        os.kill(self.pid, signal.SIGKILL)
 
 
 class Command:
-    """A `pelican submit` that runs."""
+    """A submission that runs: `pelican submit`, or its steps in one process."""
 
-    def __init__(self, site: Site, number: int) -> None:
+    def __init__(self, site: Site, number: int, steps: bool) -> None:
         self._out, self._err = (site.folder / f"{number}.{name}" for name in ("out", "err"))
+        if steps:
+            self.process: Forked | subprocess.Popen[bytes] = Forked(
+                lambda: drive(open_store(site.uri), RUN, site.form.recipe),
+                self._out,
+                self._err,
+                site.environment,
+            )
+            return
         call = [sys.executable, "-m", "pelican", "submit", "--run", RUN, "--store", site.uri]
         with self._out.open("wb") as out, self._err.open("wb") as err:
             self.process = subprocess.Popen(
@@ -175,35 +206,29 @@ class Site:
         if left:
             self.store.delete(f"runs/{RUN}/summary.json")
 
-    def submit(self) -> Command:
+    def submit(self, steps: bool = False) -> Command:
+        """Start the command; `steps`: the same without KFP and without processes of components."""
         self.started += 1
-        return Command(self, self.started)
-
-    def steps(self) -> Ended:
-        """The same without KFP and without processes of components."""
-        from pelican.storage import open_store
-
-        def call() -> None:
-            drive(open_store(self.uri), RUN, self.form.recipe)
-
-        return in_child(call, self.environment)[0]
+        return Command(self, self.started, steps)
 
     def read(self, *words: str) -> Ended:
         """A command that reads the store."""
-        from pelican.cli.main import main
 
         def call() -> None:
             sys.argv = ["pelican", *words, "--store", self.uri]
             main()
 
-        return in_child(call, self.environment)[0]
+        out, err = self.folder / "read.out", self.folder / "read.err"
+        for path in (out, err):
+            path.unlink(missing_ok=True)
+        status = Forked(call, out, err, self.environment).wait(LIMIT_S)
+        return Ended(status, out.read_text(errors="replace"), err.read_text(errors="replace"))
 
     def finished(self) -> int:
         """How many stages have their manifest now."""
         if self.server is None:
             return sum(1 for _ in Path(self.uri, "runs", RUN).glob(f"loop-*/*/{MANIFEST}"))
-        keys = self.store.keys(f"runs/{RUN}/loop-")
-        return sum(key.endswith(f"/{MANIFEST}") for key in keys)
+        return sum(key.endswith(f"/{MANIFEST}") for key in self.store.keys(f"runs/{RUN}"))
 
     def processes(self) -> list[psutil.Process]:
         """What of this fault's commands still runs, wherever it hangs in the tree."""

@@ -117,13 +117,13 @@ def _class(parts: list[str]) -> str:
         case ["runs", _, name]:
             return name
         case ["runs", _, "logs", *_]:
-            return parts[-1].rpartition(".")[2]
+            return "logs"
         case ["runs", _, _, _, "work", *_]:
             return "work"
         case ["runs", _, _, _, "checkpoint", *_]:
             return "checkpoint"
         case ["runs", _, _, _, name]:
-            return name
+            return f"stage's {name}"
         case [top, *_, name]:
             return f"{top} {name}" if top == "models" else top
     return "other"
@@ -227,6 +227,7 @@ def forbid_writing(struck: Struck) -> Undo:
     def mount(how: str) -> None:
         subprocess.run(["mount", "-o", f"remount,{how}", struck.site.uri], check=True)
 
+    struck.where = "the disk"
     mount("ro")
     return lambda: mount("rw")
 
@@ -256,12 +257,13 @@ def pause_server(struck: Struck) -> Undo:
 
 @dataclass(frozen=True)
 class Kind:
-    """`statuses`: of the struck command. `when`: a command runs (live), or none does (rest)."""
+    """`statuses`: of the struck command. `when`: a command runs (live), is about to (start), or none does (rest)."""
 
     strike: Callable[[Struck], Undo]
     statuses: frozenset[int]
     when: tuple[str, ...] = ("live",)
     places: tuple[str, ...] = ("folder", "bucket")
+    steps: bool = True  # also while the tasks are called in one process
 
 
 AGAIN = frozenset({0, 75})  # borne, or: the same command continues
@@ -270,10 +272,10 @@ REST = ("rest", "rest", "rest", "live")
 KINDS: dict[str, Kind] = {
     "kill": Kind(_send(signal.SIGKILL), AGAIN | {-9}),
     "term": Kind(_send(signal.SIGTERM), AGAIN | {130, 143, -15}),
-    "int": Kind(_send(signal.SIGINT), AGAIN | {130, -2}),
+    "int": Kind(_send(signal.SIGINT), AGAIN | {130, -2}, steps=False),
     "stop": Kind(_send(signal.SIGSTOP), AGAIN),
-    "both": Kind(submit_too, AGAIN | {2, -9}),
-    "clock": Kind(jump, MENDED),
+    "both": Kind(submit_too, AGAIN | {2, -9}, steps=False),
+    "clock": Kind(jump, MENDED, steps=False),
     "deleted": Kind(delete_folder, MENDED, REST),
     "flip": Kind(_harm(_flip), MENDED, REST),
     "flip-unseen": Kind(_harm(_flip, unseen=True), MENDED, REST, ("folder",)),

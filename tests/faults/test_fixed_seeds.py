@@ -18,7 +18,7 @@ from tests.faults.site import Ended
 from tests.faults.strikes import KINDS, classes
 from tests.faults.verdict import compare, judge_words
 
-SEEDS = (1, 3, 4, 101)
+SEEDS = (1, 2, 3, 4, 93)
 
 
 @pytest.mark.slow
@@ -93,9 +93,9 @@ def test_a_command_says_one_sentence(status: int, err: str, good: bool) -> None:
 def test_every_file_of_a_store_has_a_kind() -> None:
     keys = {
         "runs/r/run.json": "run.json",
-        "runs/r/logs/loop-1-eval-rl.log": "log",
-        "runs/r/loop-1/eval-rl/manifest.json": "manifest.json",
-        "runs/r/loop-1/eval-rl/rows.txt": "rows.txt",
+        "runs/r/logs/loop-1-eval-rl.log": "logs",
+        "runs/r/loop-1/eval-rl/manifest.json": "stage's manifest.json",
+        "runs/r/loop-1/eval-rl/rows.txt": "stage's rows.txt",
         "runs/r/loop-1/eval-rl/work/making.json": "work",
         "runs/r/loop-1/train-rl-rl/checkpoint/model.safetensors": "checkpoint",
         "cache/preflight/a.json": "cache",
