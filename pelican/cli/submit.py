@@ -206,7 +206,7 @@ def _unsaid(code: int, tail: Sequence[str], log_file: Path) -> PelicanError:
     if code < 0:
         killed = f"the pipeline was killed by {signal.Signals(-code).name}"
         return InfrastructureError(f"{killed}; the same command continues the run")
-    if code == 1 and _TRACEBACK not in text:
+    if code == 1 and (_TRACEBACK not in text or _INTERRUPTED in text):
         return InfrastructureError(
             f"a step of the pipeline was ended from outside (log: {log_file});"
             " the same command continues the run"
@@ -215,6 +215,7 @@ def _unsaid(code: int, tail: Sequence[str], log_file: Path) -> PelicanError:
 
 
 _TRACEBACK = "Traceback (most recent call last)"
+_INTERRUPTED = "KeyboardInterrupt"  # of a step that had not begun
 
 
 def _follow(command: list[str], log_file: Path, view: View, launcher: str, tail: deque[str]) -> int:

@@ -173,6 +173,7 @@ class Harness:
                 struck.command = site.submit(plan.steps)
             else:
                 struck.command = command = site.submit(plan.steps)
+                wait_until(lambda: command.began, LIMIT_S)
                 wanted = site.finished() + plan.after
                 wait_until(lambda: not command.running or site.finished() >= wanted, LIMIT_S)
                 time.sleep(plan.wait_s)

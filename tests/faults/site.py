@@ -96,6 +96,7 @@ class Forked:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)  # not the harness's
             for number, path in ((1, out), (2, err)):
                 os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), number)
+            sys.stdout.reconfigure(line_buffering=True)
             if environment is not None:
                 os.environ.clear()
                 os.environ.update(environment)
@@ -133,6 +134,7 @@ class Command:
 
     def __init__(self, site: Site, number: int, steps: bool) -> None:
         self._out, self._err = (site.folder / f"{number}.{name}" for name in ("out", "err"))
+        self._out.touch()
         if steps:
             self.process: Forked | subprocess.Popen[bytes] = Forked(
                 lambda: drive(open_store(site.uri), RUN, site.form.recipe),
@@ -154,6 +156,11 @@ class Command:
     @property
     def running(self) -> bool:
         return self.process.poll() is None
+
+    @property
+    def began(self) -> bool:
+        """Whether it has said something: before, it may be Python itself that starts."""
+        return self._out.stat().st_size > 0 or not self.running
 
     def tree(self) -> list[psutil.Process]:
         """It and what it started; empty if it has ended."""
