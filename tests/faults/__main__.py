@@ -78,6 +78,14 @@ class Harness:
         self.folder = folder
         self.form: Form = sites.make_form(form, folder / "world")
         self.server: Server | None = None
+        for name in (
+            "AWS_PROFILE",
+            "AWS_SESSION_TOKEN",
+            "AWS_REGION",
+            "AWS_CA_BUNDLE",
+            "KUBECONFIG",
+        ):
+            os.environ.pop(name, None)
         os.environ |= {"PELICAN_CACHE": str(folder / "cache"), "S3_PATIENCE_S": PATIENCE_S}
         self.clock = sites.build_clock(folder)
         if shutil.which(PROGRAM):
@@ -164,23 +172,24 @@ class Harness:
         kind, site = KINDS[plan.kind], struck.site
         ended: list[Ended] = []
         found: list[str] = []
-        if plan.when == "rest":
-            undo = kind.strike(struck)
-            found += judge_readers(site)
-        else:
-            if plan.when == "start":
-                undo = kind.strike(struck)
-                struck.command = site.submit(plan.steps)
-            else:
+        undo = nothing
+        try:
+            if plan.when == "live":
                 struck.command = command = site.submit(plan.steps)
                 wait_until(lambda: command.began, LIMIT_S)
                 wanted = site.finished() + plan.after
                 wait_until(lambda: not command.running or site.finished() >= wanted, LIMIT_S)
                 time.sleep(plan.wait_s)
-                undo = kind.strike(struck) if command.running else nothing
-            for command in (struck.command, *struck.others):
+            if struck.command is None or struck.command.running:
+                undo = kind.strike(struck)
+            if plan.when == "rest":
+                found += judge_readers(site)
+            if plan.when == "start":
+                struck.command = site.submit(plan.steps)
+            for command in filter(None, (struck.command, *struck.others)):
                 ended.append(command.end())
                 found += judge_words(ended[-1], kind.statuses, "the struck command")
+        finally:
             undo()
         for _ in range(TRIES):
             ended.append(site.submit(plan.steps).end())

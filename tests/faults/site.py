@@ -50,7 +50,7 @@ class Form:
 
 def make_form(name: str, root: Path) -> Form:
     """`made` stages on made pools below `root`, or `real` ones on the shipped models and samples."""
-    common = {**os.environ, "OMP_NUM_THREADS": "1", "PELICAN_FAKE": "{}"}
+    common = {"OMP_NUM_THREADS": "1", "PELICAN_FAKE": "{}"}
     if name == "real":
         common["PYTHONPATH"] = str(ROOT)
         return Form(name, tuple(OVERRIDES.split()), common, ("curve.parquet", "summary.json"))
@@ -146,7 +146,7 @@ class Command:
         call = [sys.executable, "-m", "pelican", "submit", "--run", RUN, "--store", site.uri]
         with self._out.open("wb") as out, self._err.open("wb") as err:
             self.process = subprocess.Popen(
-                [*call, "--set", " ".join(site.form.overrides)],
+                [*call, "--launcher", "local", "--set", " ".join(site.form.overrides)],
                 env=site.environment,
                 stdout=out,
                 stderr=err,
@@ -191,7 +191,7 @@ class Site:
     @property
     def environment(self) -> dict[str, str]:
         own = {"PELICAN_CACHE": str(self.folder / "cache"), "FAULT": self.token}
-        return {**self.form.environment, **os.environ, **self.form.environment, **own, **self.extra}
+        return {**os.environ, **self.form.environment, **own, **self.extra}
 
     @property
     def store(self) -> ObjectStore:
