@@ -178,6 +178,9 @@ def test_a_run_of_another_pipeline_is_refused(world: World) -> None:
     world.store.write("runs/mine/run.json", made)
     with pytest.raises(UserInputError, match="of pipeline 'metaloop', not 'evaluate'"):
         choose_run(world.store, submission(world, "-", "evaluate"), world.recipe(), "mine")
+    made = made.replace(b"metaloop", b"metaloow")  # a bit flipped: no pipeline, so no refusal
+    world.store.write("runs/mine/run.json", made)
+    assert choose_run(world.store, submission(world, "-"), world.recipe(), "mine") == "mine"
 
 
 def test_two_runs_of_a_recipe_on_one_day_have_two_names(world: World) -> None:
