@@ -90,6 +90,12 @@ def test_a_command_says_one_sentence(status: int, err: str, good: bool) -> None:
     assert bool(found) != good
 
 
+def test_a_step_that_a_signal_ended_says_so_by_an_event() -> None:
+    said = '::event {"event": "failed", "message": "was ended by SIGTERM"}'
+    assert not judge_words(Ended(143, said, ""), frozenset({143}), "it")
+    assert judge_words(Ended(143, "", ""), frozenset({143}), "it")
+
+
 def test_every_file_of_a_store_has_a_kind() -> None:
     keys = {
         "runs/r/run.json": "run.json",

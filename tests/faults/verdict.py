@@ -89,7 +89,13 @@ def judge_words(ended: Ended, statuses: frozenset[int], what: str) -> list[str]:
     if "Traceback" in ended.out + ended.err or "panicked" in ended.err:
         found.append(f"{what}: a traceback: {(ended.out + ended.err).strip()[-300:]}")
     lines = ended.err.strip().splitlines()
-    if ended.status > 0 and sum(line.startswith("error: ") for line in lines) != 1:
+    # A step that a signal ended says so to the submission that follows it, by an event.
+    by_signal = ended.status > 128 and '"event": "failed"' in ended.out
+    if (
+        ended.status > 0
+        and not by_signal
+        and sum(line.startswith("error: ") for line in lines) != 1
+    ):
         found.append(f"{what}: not one sentence: {lines[-3:]}")
     return found
 
