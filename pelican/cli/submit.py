@@ -23,7 +23,7 @@ from pelican.base.files import run_alone
 from pelican.base.process import OWNER, PARENT, unique_pid
 from pelican.config import env
 from pelican.config.overrides import nearest
-from pelican.config.presets import find_recipe, for_pipeline
+from pelican.config.presets import PIPELINES, find_recipe, for_pipeline
 from pelican.config.recipe import Recipe
 from pelican.config.stages import STAGES
 from pelican.errors import InfrastructureError, PelicanError, UserInputError
@@ -106,7 +106,8 @@ def submit_run(
     name = choose_run(objects, asked, recipe, run, redo)
     with run_alone(run_lock(objects, name), f"run {name!r}"):
         record = asked.model_copy(update={"run": name}).model_dump_json(indent=1)
-        whole = read_submission(objects, name, tell) is not None
+        kept = read_submission(objects, name, tell)
+        whole = kept is not None and kept.pipeline == pipeline
         objects.write(f"{run_prefix(name)}/{RUN}", record.encode(), if_absent=whole)
         objects.delete(f"{run_prefix(name)}/{CANCELLED}")
         if chosen == "kubeflow":
@@ -132,9 +133,10 @@ def choose_run(
         check_run_name(given)
         before = read_submission(store, given, tell)
         stored = read_recipe(store, given, instead=recipe)
-        if before is not None and before.pipeline != asked.pipeline:
+        other = before.pipeline if before is not None else asked.pipeline
+        if other != asked.pipeline and other in PIPELINES:  # no other name was ever written
             raise UserInputError(
-                f"run {given!r} is of pipeline {before.pipeline!r}, not {asked.pipeline!r}; "
+                f"run {given!r} is of pipeline {other!r}, not {asked.pipeline!r}; "
                 "choose another run name"
             )
         if stored is not None and not redo:
@@ -206,7 +208,7 @@ def _unsaid(code: int, tail: Sequence[str], log_file: Path) -> PelicanError:
     if code < 0:
         killed = f"the pipeline was killed by {signal.Signals(-code).name}"
         return InfrastructureError(f"{killed}; the same command continues the run")
-    if code == 1 and _TRACEBACK not in text:
+    if code == 1 and (_TRACEBACK not in text or _INTERRUPTED in text):
         return InfrastructureError(
             f"a step of the pipeline was ended from outside (log: {log_file});"
             " the same command continues the run"
@@ -215,6 +217,7 @@ def _unsaid(code: int, tail: Sequence[str], log_file: Path) -> PelicanError:
 
 
 _TRACEBACK = "Traceback (most recent call last)"
+_INTERRUPTED = "KeyboardInterrupt"  # of a step that had not begun
 
 
 def _follow(command: list[str], log_file: Path, view: View, launcher: str, tail: deque[str]) -> int:

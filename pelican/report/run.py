@@ -17,7 +17,13 @@ from pelican.config.stages import STAGES
 from pelican.data.frames import read_frame
 from pelican.errors import DamagedError
 from pelican.evaluation.metrics import Comparison, Summary, compare, read_results
-from pelican.runs.layout import PHASES, RECIPE, read_submission, require_run, run_prefix
+from pelican.runs.layout import (
+    PHASES,
+    read_recipe_tree,
+    read_submission,
+    require_run,
+    run_prefix,
+)
 from pelican.runs.outcome import tokens
 from pelican.runs.records import Tree
 from pelican.storage import open_store
@@ -163,7 +169,11 @@ class Run:
 
     @cached_property
     def recipe(self) -> dict[str, Any]:
-        return self.tree(f"{self.prefix}/{RECIPE}")
+        try:
+            return read_recipe_tree(self.store, self.name) or {}
+        except DamagedError as error:
+            self.note(error)
+            return {}
 
     @cached_property
     def pipeline(self) -> str:

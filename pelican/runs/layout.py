@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from datetime import datetime
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from pelican.base.files import is_locked
-from pelican.base.model import Frozen
+from pelican.base.model import Frozen, digest_of
 from pelican.config.recipe import Recipe
 from pelican.config.stages import STAGES, Part, is_training
 from pelican.errors import DamagedError, UserInputError
@@ -19,6 +20,7 @@ from pelican.runs.records import Failure, Summary, Tree
 from pelican.storage.manifests import Manifest, read_manifest
 from pelican.storage.reading import (
     OnDamage,
+    damaged,
     first_fault,
     pass_over,
     read_record,
@@ -107,6 +109,20 @@ def read_json(store: ObjectStore, key: str) -> dict[str, Any] | None:
     return None if found is None else found.root
 
 
+_CHECK = "check"  # of `recipe.json`: the digest of all its other fields
+
+
+def read_recipe_tree(store: ObjectStore, run: str) -> dict[str, Any] | None:
+    """The run's recipe as JSON, of whatever version of Pelican, or None. Raises DamagedError."""
+    key = f"{run_prefix(run)}/{RECIPE}"
+    tree = read_json(store, key)
+    check = tree and tree.pop(_CHECK, None)  # there is none in those of before 2026-12
+    if check and check != digest_of(tree):
+        why = "it is not what was written"
+        raise damaged(store, key, why, "the run's command writes it again")
+    return tree
+
+
 def read_recipe(
     store: ObjectStore, run: str, on_damage: OnDamage = refuse, instead: Recipe | None = None
 ) -> Recipe | None:
@@ -118,23 +134,28 @@ def read_recipe(
         on_damage: told of one that can't be read, or is of another version.
         instead: stands for a damaged one, if the submission says that it is the same.
     """
-    key = f"{run_prefix(run)}/{RECIPE}"
     try:
-        tree = read_json(store, key)
+        tree = read_recipe_tree(store, run)
         return None if tree is None else Recipe.model_validate(tree)
     except ValidationError as error:
-        on_damage(
-            DamagedError(
-                f"{store.uri}/{key} is of another version of Pelican: {first_fault(error)};"
-                " use that version for this run, or delete the run"
-            )
+        found = DamagedError(
+            f"{store.uri}/{run_prefix(run)}/{RECIPE} is of another version of Pelican:"
+            f" {first_fault(error)}; use that version for this run, or delete the run"
         )
     except DamagedError as error:
-        asked = read_submission(store, run, pass_over)
-        if instead is not None and asked is not None and asked.recipe == instead.digest():
-            return instead
-        on_damage(error)
+        found = error
+    asked = read_submission(store, run, pass_over)
+    if instead is not None and asked is not None and asked.recipe == instead.digest():
+        return instead
+    on_damage(found)
     return None
+
+
+def keep_recipe(store: ObjectStore, run: str, recipe: Recipe, *, if_absent: bool = False) -> bool:
+    """Write the run's recipe with a digest of itself: a flipped bit of a setting is no change of a person's."""
+    tree = recipe.model_dump(mode="json")
+    data = json.dumps(tree | {_CHECK: digest_of(tree)}, indent=1).encode()
+    return store.write(f"{run_prefix(run)}/{RECIPE}", data, if_absent=if_absent)
 
 
 def require_recipe(store: ObjectStore, run: str) -> Recipe:

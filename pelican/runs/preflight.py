@@ -33,8 +33,8 @@ from pelican.runs.layout import (
     CANCELLED,
     FAILURE,
     PREFLIGHT,
-    RECIPE,
     SUMMARY,
+    keep_recipe,
     read_recipe,
     run_prefix,
 )
@@ -100,13 +100,11 @@ def parse_recipe(text: str) -> Recipe:
 
 def claim(store: ObjectStore, run: str, recipe: Recipe, redo: bool = False) -> None:
     """Write the run's recipe; without `redo`, check that it is the one it was started with."""
-    key = f"{run_prefix(run)}/{RECIPE}"
-    data = recipe.model_dump_json(indent=1).encode()
-    if not store.write(key, data, if_absent=True):
+    if not keep_recipe(store, run, recipe, if_absent=True):
         if not redo:
             before = read_recipe(store, run, instead=recipe)
             check_same_recipe(run, before or recipe, recipe)
-        store.write(key, data)  # its resources may be others
+        keep_recipe(store, run, recipe)  # its resources may be others
     for name in (FAILURE, SUMMARY, CANCELLED):  # of an earlier attempt
         store.delete(f"{run_prefix(run)}/{name}")
 

@@ -279,6 +279,11 @@ def _explain(error: Exception, settings: S3Settings, bucket: str) -> PelicanErro
                 f"{at} refuses access to bucket {bucket!r} (AccessDenied); give these credentials"
                 " the right, or take others"
             )
+        if error.code == "RequestTimeTooSkewed":
+            return InfrastructureError(
+                f"{at} refuses requests because this machine's clock is too far from its own; set the"
+                " clock (NTP), then the same command continues"
+            )
         if error.code in _DENIED:
             return UserInputError(
                 f"{at} refuses access to bucket {bucket!r} ({error.code}); check the credentials"

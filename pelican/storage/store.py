@@ -7,6 +7,7 @@ import os
 import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
 from pelican.base.disk import explained
@@ -240,10 +241,15 @@ class FolderStore(ObjectStore):
                 yield path.relative_to(self.root).as_posix()
 
     def sizes(self, prefix: str) -> dict[str, int]:
-        return {key: self._path(key).stat().st_size for key in self.keys(prefix)}
+        return {key: about.st_size for key, about in self._stats(prefix)}
 
     def ages(self, prefix: str) -> dict[str, float]:
-        return {key: self._path(key).stat().st_mtime for key in self.keys(prefix)}
+        return {key: about.st_mtime for key, about in self._stats(prefix)}
+
+    def _stats(self, prefix: str) -> Iterator[tuple[str, os.stat_result]]:
+        for key in self.keys(prefix):
+            with suppress(FileNotFoundError):  # deleted just now
+                yield key, self._path(key).stat()
 
     @explained()
     def sync(self, keys: Iterable[str]) -> None:
@@ -274,6 +280,7 @@ class FolderStore(ObjectStore):
         else:
             path.unlink(missing_ok=True)
 
+    @explained()
     def move(self, prefix: str, target: str) -> None:
         self.delete(target)
         there = self._path(target)

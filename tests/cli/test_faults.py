@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,8 +15,9 @@ from pathlib import Path
 import psutil
 import pytest
 
+from pelican.cli.submit import _unsaid
 from pelican.runs import layout
-from tests.conftest import World
+from tests.conftest import ROOT, World
 
 OVERRIDES = "loops=1 rollout.workers=1"
 
@@ -87,6 +89,38 @@ def test_the_same_command_heals_every_damaged_record_of_a_run(world: World) -> N
     again = world.submit("--run", "struck", overrides=OVERRIDES)
     assert again.returncode == 0, again.stdout + again.stderr
     assert layout.require_recipe(store, "struck").loops == 1
+
+
+@pytest.mark.parametrize(
+    ("code", "tail", "status"),
+    [
+        (-9, [], 75),
+        (1, ["a task failed"], 75),  # its component ended without a word
+        (1, ["Traceback (most recent call last):", "KeyboardInterrupt"], 75),  # Ctrl-C, to it alone
+        (1, ["Traceback (most recent call last):", "KeyError: 'a bug'"], 1),
+        (1, ["OSError: [Errno 28] No space left on device"], 75),
+    ],
+)
+def test_why_a_pipeline_ended_of_which_no_step_said_why(
+    code: int, tail: list[str], status: int
+) -> None:
+    error = _unsaid(code, tail, Path("pipeline.log"))
+    assert error.exit_code == status and "\n" not in str(error)
+
+
+def test_the_pipelines_own_files_may_be_deleted(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "pipelines.run", "metaloop", "--store", str(tmp_path)]
+    command += [
+        "--run",
+        "r",
+        "--recipe",
+        str(tmp_path / "gone"),
+        "--scratch",
+        str(tmp_path / "kfp"),
+    ]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert ended.returncode == 75 and "Traceback" not in ended.stdout + ended.stderr
+    assert "the same command continues" in ended.stdout
 
 
 @pytest.fixture

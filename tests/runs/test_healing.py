@@ -12,20 +12,17 @@ import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 import pytest
 
-from pelican.launch.step import step
 from pelican.registry.models import Lineage, register
-from pelican.report.kubeflow import finish
-from pelican.runs.preflight import run_preflight
 from pelican.stages.replace import REPLACED
 from pelican.storage.digests import file_digests
 from pelican.storage.manifests import COPY
 from pelican.storage.store import MANIFEST, FolderStore
 from tests.conftest import World, make_world
+from tests.faults.drive import drive as drive_metaloop
 
 RUN = "damaged"
 POLICY = "loop-2/train-sft-sft/checkpoint/model.safetensors"
@@ -34,28 +31,8 @@ LOOPS = 2
 
 
 def drive(world: World, store: FolderStore, *overrides: str, redo: bool = False) -> None:
-    """The metaloop's tasks in the order of its graph, each called as its component calls it."""
-
-    def take(stage: str, loop: int, phase: str, **inputs: str) -> Any:
-        return step(stage, store.uri, RUN, loop, phase, **inputs)
-
     recipe = world.recipe(f"loops={LOOPS} sft.processes=1", *overrides)
-    policy = run_preflight(store.uri, RUN, recipe.model_dump_json(), redo)
-    base = previous = take("eval", 0, "base", policy=policy).output
-    for k in range(1, LOOPS + 1):
-        for phase in ("rl", "sft"):
-            rollouts = take("rollout", k, phase, policy=policy).output
-            scores = take("reward", k, phase, rollouts=rollouts).output
-            found = take("filter", k, phase, scores=scores, policy=policy).output
-            if phase == "rl":
-                trained = take("train-rl", k, phase, policy=policy, buffer=found)
-            else:
-                mixture = take("distill", k, phase, policy=policy, weak=found).output
-                trained = take("train-sft", k, phase, policy=policy, mixture=mixture)
-            policy = trained.checkpoint
-            last = take("eval", k, phase, policy=policy, base=base, previous=previous).output
-        previous = last
-    finish(store, RUN, "metaloop", succeeded=True)
+    drive_metaloop(store, RUN, recipe, redo)
 
 
 @pytest.fixture(scope="module")

@@ -6,13 +6,24 @@ import json
 import subprocess
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pelican.cli.submit import choose_run, new_run_name
+from pelican.config.presets import find_recipe
 from pelican.data import images
 from pelican.errors import DamagedError, UserInputError
-from pelican.runs.layout import Submission, check_run_name, expected_stages
-from pelican.runs.preflight import CHECKED, preflight
+from pelican.runs.layout import (
+    Submission,
+    check_run_name,
+    expected_stages,
+    keep_recipe,
+    read_recipe,
+    read_recipe_tree,
+)
+from pelican.runs.preflight import CHECKED, claim, preflight
 from pelican.storage.manifests import now
+from pelican.storage.store import FolderStore
 from tests.conftest import World
 from tests.data.factory import sample, write_pool
 
@@ -24,7 +35,7 @@ def check(world: World, run: str = "test", *overrides: str) -> None:
 def test_a_sound_world_passes_and_the_recipe_is_kept(world: World) -> None:
     check(world)
     check(world)  # again, as when a run continues
-    stored = json.loads(world.store.read("runs/test/recipe.json"))
+    stored = read_recipe_tree(world.store, "test")
     assert stored == world.recipe().model_dump(mode="json")
     pools = json.loads(world.store.read("runs/test/preflight.json"))
     assert pools["train"]["samples"] == 12
@@ -167,6 +178,9 @@ def test_a_run_of_another_pipeline_is_refused(world: World) -> None:
     world.store.write("runs/mine/run.json", made)
     with pytest.raises(UserInputError, match="of pipeline 'metaloop', not 'evaluate'"):
         choose_run(world.store, submission(world, "-", "evaluate"), world.recipe(), "mine")
+    made = made.replace(b"metaloop", b"metaloow")  # a bit flipped: no pipeline, so no refusal
+    world.store.write("runs/mine/run.json", made)
+    assert choose_run(world.store, submission(world, "-"), world.recipe(), "mine") == "mine"
 
 
 def test_two_runs_of_a_recipe_on_one_day_have_two_names(world: World) -> None:
@@ -183,3 +197,29 @@ def test_the_stages_of_a_run_are_known_before(
     world: World, pipeline: str, override: str, stages: int
 ) -> None:
     assert expected_stages(world.recipe(override), pipeline) == stages
+
+
+@given(st.integers(0, 100_000), st.integers(0, 7))
+def test_no_flip_of_a_recipe_is_believed(
+    tmp_path_factory: pytest.TempPathFactory, at: int, bit: int
+) -> None:
+    store, recipe = FolderStore(tmp_path_factory.mktemp("store")), find_recipe("tiny")
+    keep_recipe(store, "r", recipe)
+    data = bytearray(store.read("runs/r/recipe.json"))
+    data[at % len(data)] ^= 1 << bit
+    store.write("runs/r/recipe.json", bytes(data))
+    try:
+        assert read_recipe(store, "r") == recipe  # a flip that changes no value: white space
+    except DamagedError as error:
+        assert "recipe.json is" in str(error)
+    kept = Submission(
+        run="r",
+        pipeline="metaloop",
+        address="tiny",
+        overrides=[],
+        recipe=recipe.digest(),
+        submitted=now(),
+    )
+    store.write("runs/r/run.json", kept.model_dump_json().encode())
+    claim(store, "r", recipe)  # the same command
+    assert read_recipe(store, "r") == recipe

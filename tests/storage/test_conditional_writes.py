@@ -44,3 +44,12 @@ def test_no_increment_is_lost(tmp_path: Path) -> None:
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(add, range(100)))
     assert store.read("n") == b"100"
+
+
+def test_a_file_that_is_deleted_during_a_listing_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = FolderStore(tmp_path)
+    store.write("runs/a", b"12")
+    monkeypatch.setattr(store, "keys", lambda prefix="": iter(["runs/a", "runs/gone"]))
+    assert store.sizes("runs") == {"runs/a": 2} and store.ages("runs").keys() == {"runs/a"}

@@ -9,10 +9,12 @@ import threading
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 from minio import Minio
+from minio import time as minio_time
 from prometheus_client import CollectorRegistry
 
 from pelican.base.metrics import record_into
@@ -229,6 +231,14 @@ def test_wrong_credentials_are_one_sentence(
     with pytest.raises(UserInputError, match=words) as caught:
         bucket.store().read("k")
     assert "wrong" not in str(caught.value)
+
+
+def test_a_clock_that_is_off_is_named(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, now = bucket.store(), minio_time.utcnow
+    store.write("k", b"1")
+    monkeypatch.setattr(minio_time, "utcnow", lambda: now() + timedelta(days=30))
+    with pytest.raises(InfrastructureError, match=r"clock .*; set the clock .* continues"):
+        store.read("k")
 
 
 def test_a_missing_bucket_is_named(bucket: Bucket) -> None:
