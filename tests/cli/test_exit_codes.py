@@ -73,7 +73,7 @@ def test_ctrl_c_is_one_sentence_while_the_command_works(
     def press(*arguments: object, **options: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("pelican.config.presets.find_recipe", press)
+    monkeypatch.setattr("pelican.cli.recipes.find_recipe", press)
     monkeypatch.setattr(sys, "argv", ["pelican", "recipe", "show", "tiny"])
     with pytest.raises(SystemExit) as caught:
         main()
