@@ -153,7 +153,7 @@ def build_report(
         store: where the run lies.
         run: its name.
         against: runs to be compared with in gain and forgetting, such as RL alone and SFT alone.
-        on_damage: told of what is damaged.
+        on_damage: called with what is damaged.
     """
     opened = open_run(store, run)
     ledger = build_ledger(opened)

@@ -131,7 +131,7 @@ def read_recipe(
     Args:
         store: where the run lies.
         run: its name.
-        on_damage: told of one that can't be read, or is of another version.
+        on_damage: called with the error of one that can't be read, or is of another version.
         instead: stands for a damaged one, if the submission says that it is the same.
     """
     try:

@@ -1,7 +1,7 @@
 """What a run keeps as JSON beside its stages, checked when it is read.
 
 Fields that another version added are let through, so that the runs of an old store stay readable; what
-this one reads is checked, so that a damaged record is told instead of shown.
+this one reads is checked, so that a damaged record is named instead of shown.
 """
 
 from __future__ import annotations

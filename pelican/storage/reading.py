@@ -51,7 +51,7 @@ def read_record(
         store: where it lies.
         key: of the object, JSON.
         kind: what it must be.
-        on_damage: told of a damaged one, such as `refuse`, or a list's `append`.
+        on_damage: called with the error of a damaged one, such as `refuse`, or a list's `append`.
         sha256: of its bytes, as far as that is known.
     """
     try:

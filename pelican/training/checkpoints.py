@@ -45,7 +45,7 @@ def last_checkpoint(folder: Path, *more: str) -> Path | None:
     """The newest checkpoint in `folder` to go on from, or None. Collective: all ranks take part.
 
     The trainer writes its state last, and callbacks write the files `more` after it: what was cut off
-    before is deleted. What is damaged, or holds a pickle that would run code, is told and set aside.
+    before is deleted. What is damaged, or holds a pickle that would run code, is named in the log and set aside.
     """
     steps = {
         path: path.name.rpartition("-")[2] for path in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*")

@@ -491,7 +491,7 @@ def record(store: ObjectStore, replica: str, what: str, **details: Any) -> None:
 
 
 def read_audit(store: ObjectStore) -> list[dict[str, Any]]:
-    """Every decision that is kept and can be read, the oldest first; the others are told of."""
+    """Every decision that is kept and can be read, the oldest first; the others are logged."""
     entries: dict[str, dict[str, Any]] = {}
     damaged: list[str] = []
     for key in store.keys(AUDIT):

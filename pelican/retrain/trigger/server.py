@@ -16,7 +16,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from pelican.errors import UserInputError
 from pelican.retrain.trigger.config import TriggerConfig
 
-REQUESTS = 256  # answered at a time; more are told 503
+REQUESTS = 256  # answered at a time; more get 503
 BACKLOG = 2048
 STOP_S = 10
 

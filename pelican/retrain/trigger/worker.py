@@ -319,9 +319,9 @@ class Worker:
         )
         if since is not None and self.clock() - since < waited:
             raise wait
-        told = [entry for entry in inbox.read_audit(self.store) if entry.get("batch") == number]
+        entries = [entry for entry in inbox.read_audit(self.store) if entry.get("batch") == number]
         made = Status(batch=number, owner=self.replica, lease_until=self.clock() + waited)
-        ended = [entry for entry in told if entry.get("what") in ENDED_STATES]
+        ended = [entry for entry in entries if entry.get("what") in ENDED_STATES]
         if ended:
             outcome, run = str(ended[-1].get("outcome", "")), ended[-1].get("run")
             changes = {"state": ended[-1]["what"], "outcome": outcome, "run": run}
@@ -330,7 +330,7 @@ class Worker:
             self._damaged_since[number] = self.clock()
             raise wait
         batch = self.inbox.batch(number)
-        starts = [entry for entry in told if entry.get("what") == "started"]
+        starts = [entry for entry in entries if entry.get("what") == "started"]
         found = self._find_run(batch.data or "", starts)
         if found is None:
             return made
