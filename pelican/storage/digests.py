@@ -15,7 +15,7 @@ import os
 import time
 import uuid
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import astuple, dataclass
@@ -70,107 +70,83 @@ def file_digests(paths: Iterable[Path], *, trust: bool = True) -> dict[Path, str
     """
     by_folder: dict[Path, list[Path]] = defaultdict(list)
     for path in paths:
-        by_folder[Path(os.path.realpath(path.parent))].append(path)
+        by_folder[_place(path).parent].append(path)
     found: dict[Path, str] = {}
     for folder, files in sorted(by_folder.items()):
-        notes = _Notes(folder)
-        known = notes.find(files) if trust else {}
+        known = _find(files) if trust else {}
         if len(known) < len(files):
-            known = notes.take(files, trust)
+            known = _take(folder, files, trust)
         found |= known
     return found
 
 
 def known_digests(paths: Iterable[Path]) -> dict[Path, str]:
     """SHA-256 of those files that this machine has read before; again only where one looks altered."""
-    noted = [path for path in paths if _Notes(Path(os.path.realpath(path.parent))).has(path)]
-    return file_digests(noted)
+    return file_digests([path for path in paths if _read_note(path) is not None])
 
 
 def note_digest(path: Path, digest: str, identity: Identity) -> None:
-    """Note a digest that was computed elsewhere, of the file as it was then."""
-    _Notes(Path(os.path.realpath(path.parent))).write({path.name: (identity, digest)})
+    """Note a digest of a file as it was then. A cache that can't be written costs time, no more."""
+    note = _note_of(path)
+    with suppress(OSError):
+        note.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(note) as temporary:
+            temporary.write_text(json.dumps([boot_id(), digest, *astuple(identity)]))
 
 
-class _Notes:
-    """The notes of one folder, a file of the cache. They end with the machine's uptime.
+def _place(path: Path) -> Path:
+    """The path by which a file is known, whatever links lead to its folder."""
+    return Path(os.path.realpath(path.parent), path.name)
 
-    A file that was not synced before a power cut may have its size and its times, and other bytes.
+
+def _note_of(path: Path) -> Path:
+    """The file of the cache that holds a file's note: one each, so that no writer meets another."""
+    name = hashlib.sha256(os.fsencode(_place(path))).hexdigest()
+    return env.cache() / "digests" / name[:2] / name[2:34]
+
+
+def _read_note(path: Path) -> tuple[Identity, str] | None:
+    """What was noted of a file, whatever it looks like now; None if nothing, or if that is damaged.
+
+    Notes end with the machine's uptime: a file that was not synced before a power cut may have its
+    size and its times, and other bytes.
     """
-
-    def __init__(self, folder: Path) -> None:
-        name = hashlib.sha256(os.fsencode(folder)).hexdigest()[:32]
-        self._file = env.cache() / "digests" / f"{name}.json"
-
-    def find(self, files: Iterable[Path]) -> dict[Path, str]:
-        """The digests of those files that are as they were noted."""
-        notes, found = self._read(), {}
-        for file in files:
-            note = notes.get(file.name)
-            if note is not None and note[0] == Identity.of(file):
-                found[file] = note[1]
-        return found
-
-    def has(self, file: Path) -> bool:
-        """Whether a file of this name was noted, whatever it looks like now."""
-        return file.name in self._read()
-
-    def take(self, files: list[Path], trust: bool) -> dict[Path, str]:
-        """The digests of all files; what is not noted, or not trusted, is read under a lock."""
-        try:
-            self._file.parent.mkdir(parents=True, exist_ok=True)
-            with lock_file(self._file.with_suffix(".lock")):
-                return self._hash(files, trust)
-        except OSError:  # a cache that can't be written only costs time
-            return _hash_all(files)[0]
-
-    def _hash(self, files: list[Path], trust: bool) -> dict[Path, str]:
-        known = self.find(files) if trust else {}
-        digests, notes = _hash_all([file for file in files if file not in known])
-        self.write(notes)
-        return known | digests
-
-    def write(self, notes: Mapping[str, tuple[Identity, str]]) -> None:
-        """Add notes, by the name of the file. A cache that can't be written costs time, no more."""
-        if not notes:
-            return
-        tree = {name: [*astuple(identity), digest] for name, (identity, digest) in notes.items()}
-        with suppress(OSError):
-            self._file.parent.mkdir(parents=True, exist_ok=True)
-            with replacing(self._file) as temporary:
-                temporary.write_text(
-                    json.dumps({"boot": boot_id(), "files": self._read_tree() | tree})
-                )
-
-    def _read(self) -> dict[str, tuple[Identity, str]]:
-        try:
-            return {
-                name: (Identity(*map(int, note[:4])), str(note[4]))
-                for name, note in self._read_tree().items()
-            }
-        except (TypeError, ValueError, IndexError):  # damaged
-            return {}
-
-    def _read_tree(self) -> dict[str, list[int | str]]:
-        try:
-            tree = parse_json(self._file.read_bytes())
-            files = tree["files"] if tree["boot"] == boot_id() else {}
-            return files if isinstance(files, dict) else {}
-        except (OSError, ValueError, LookupError, TypeError):
-            return {}
+    try:
+        boot, digest, *identity = parse_json(_note_of(path).read_bytes())
+        return (Identity(*map(int, identity)), str(digest)) if boot == boot_id() else None
+    except (OSError, ValueError, TypeError):
+        return None
 
 
-def _hash_all(
-    files: list[Path],
-) -> tuple[dict[Path, str], dict[str, tuple[Identity, str]]]:
-    """Digests by path, and notes by name of those files that stayed as they were meanwhile."""
+def _find(files: Iterable[Path]) -> dict[Path, str]:
+    """The digests of those files that are as they were noted."""
+    notes = {file: note for file in files if (note := _read_note(file)) is not None}
+    return {file: digest for file, (was, digest) in notes.items() if was == Identity.of(file)}
+
+
+def _take(folder: Path, files: list[Path], trust: bool) -> dict[Path, str]:
+    """The digests of all files; what is not noted, or not trusted, is read under the folder's lock."""
+    lock = _note_of(folder).with_suffix(".lock")
+    try:
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        with lock_file(lock):
+            known = _find(files) if trust else {}
+            return known | _hash([file for file in files if file not in known])
+    except OSError:  # a cache that can't be written only costs time
+        return _hash(files)
+
+
+def _hash(files: list[Path]) -> dict[Path, str]:
+    """Read files side by side, and note those that stayed as they were meanwhile."""
     before = {file: Identity.of(file) for file in files}
     newest = max((identity.ctime_ns for identity in before.values()), default=0)
     time.sleep(max(0.0, min(_TICK_S, _TICK_S - (time.time_ns() - newest) / 1e9)))
     with ThreadPoolExecutor(AT_ONCE) as threads:
         digests = dict(zip(files, threads.map(file_digest, files), strict=True))
-    steady = [file for file in files if Identity.of(file) == before[file]]
-    return digests, {file.name: (before[file], digests[file]) for file in steady}
+    for file, digest in digests.items():
+        if Identity.of(file) == before[file]:
+            note_digest(file, digest, before[file])
+    return digests
 
 
 @cache
