@@ -18,7 +18,7 @@ from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlencode, urlsplit
 
 from minio import Minio
@@ -58,6 +58,7 @@ _MOST_COPIED = 5 << 30  # bytes that one request copies, by S3; minio-py copies 
 _READS = (
     2  # of bytes that are not those that were written: once more, they may be damaged on the way
 )
+Taken = TypeVar("Taken")
 EntityTags = Mapping[str, str]  # an object's name -> its entity tag
 
 
@@ -205,26 +206,14 @@ class S3Store(ObjectStore):
 
     def _stream_digest(self, key: str) -> str:
         """SHA-256 of an object's bytes, which are not kept. Raises KeyError."""
-        name = self._name(key)
 
-        def stream() -> str:
-            response = self.client.get_object(self.bucket, name)
-            try:
-                digest = hashlib.sha256()
-                for block in response.stream(_BLOCK):
-                    digest.update(block)
-                return digest.hexdigest()
-            finally:
-                response.close()
-                response.release_conn()
+        def digest_of(response: Any) -> str:
+            digest = hashlib.sha256()
+            for block in response.stream(_BLOCK):
+                digest.update(block)
+            return digest.hexdigest()
 
-        try:
-            with self._explained():
-                return retry(stream)
-        except S3Error as error:
-            if is_absent(error):
-                raise KeyError(key) from None
-            raise
+        return self._request(key, digest_of)
 
     def move(self, prefix: str, target: str) -> None:
         """Copied inside the bucket: a move that was cut off leaves `prefix` whole, or `target`."""
@@ -324,12 +313,28 @@ class S3Store(ObjectStore):
 
     def _get(self, key: str, start: int = 0, length: int = 0) -> tuple[bytes, Mapping[str, str]]:
         """An object, or some bytes of it, and the headers. Raises KeyError."""
+        return self._request(key, lambda found: (found.read(), found.headers), start, length)
+
+    def _request(
+        self, key: str, take: Callable[[Any], Taken], start: int = 0, length: int = 0
+    ) -> Taken:
+        """What `take` makes of the endpoint's response; again from the start if it breaks off.
+
+        Args:
+            key: of the object.
+            take: reads the response.
+            start: first byte that is asked for.
+            length: bytes from there; 0: all.
+
+        Raises:
+            KeyError: there is no such object.
+        """
         name = self._name(key)
 
-        def get() -> tuple[bytes, Mapping[str, str]]:
+        def get() -> Taken:
             response = self.client.get_object(self.bucket, name, start, length)
             try:
-                return response.read(), response.headers
+                return take(response)
             finally:
                 response.close()
                 response.release_conn()
