@@ -216,17 +216,8 @@ def _redo(
     if done.stage not in STAGES:  # a step of a retraining, which its pipeline runs
         raise InfrastructureError(f"{what}; it stands aside, and the same command makes it again")
     _tell(reader, f"{what}: {done.stage} of loop {done.loop} is done again")
-    again = StageSpec(
-        stage=done.stage,
-        store=store.uri,
-        run=run,
-        loop=done.loop,
-        phase=Phase(done.phase),
-        output=recorded.prefix,
-        inputs=done.inputs,
-        recipe=require_recipe(store, run),
-    )
-    _run(store, again)
+    recipe = require_recipe(store, run)
+    _run(store, StageSpec.of_finished(store, recorded.prefix, done, recipe))
 
 
 def _tell(reader: str, message: str) -> None:

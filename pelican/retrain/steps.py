@@ -39,6 +39,7 @@ from pelican.runs.layout import (
     last_policy,
     manifests,
     practice_prefix,
+    prefix_of,
     require_recipe,
     run_prefix,
     stage_prefix,
@@ -285,9 +286,9 @@ def gate(store: ObjectStore, run: str, recipe: Recipe) -> tuple[str, bool]:
         _end(store, run, recipe, "refused", None, [f"no loop's policy passed its gate: {reason}"])
         return "", False
     facts = read_intake(store, run)
-    trained = next(m for m in found if policy.startswith(_prefix(m) + "/"))
+    trained = next(m for m in found if policy.startswith(prefix_of(m) + "/"))
     result = stage_prefix(run, trained.loop, "eval", trained.phase)
-    evaluated = next(m for m in found if _prefix(m) == result)
+    evaluated = next(m for m in found if prefix_of(m) == result)
     checks = judge(
         read_results(resolve_input(store, f"{run_prefix(run)}/loop-0/eval-base")),
         read_results(resolve_input(store, result)),
@@ -358,16 +359,12 @@ def read_weakness(store: ObjectStore, run: str) -> Weakness:
     return found
 
 
-def _prefix(manifest: Manifest) -> str:
-    return stage_prefix(manifest.run, manifest.loop, manifest.stage, manifest.phase)
-
-
 def _agreement(
     store: ObjectStore, found: list[Manifest], version: str
 ) -> tuple[tuple[int, int], tuple[int, int]]:
     """The teacher's (accepted, asked) over all loops: on new samples, and on earlier ones."""
     frames = [
-        read_frame(resolve_input(store, f"{_prefix(m)}/teacher.parquet"))
+        read_frame(resolve_input(store, f"{prefix_of(m)}/teacher.parquet"))
         for m in found
         if m.stage == "distill"
     ]
@@ -400,7 +397,7 @@ def _lineage(
         held_samples=facts.held_samples,
         quarantined=facts.unusable,
     )
-    ledgers = [f"{_prefix(m)}/ledger.parquet" for m in found if m.stage == "filter"]
+    ledgers = [f"{prefix_of(m)}/ledger.parquet" for m in found if m.stage == "filter"]
     return Lineage(
         origin="run",
         source=f"run {run}",

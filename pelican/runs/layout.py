@@ -103,6 +103,11 @@ def stage_prefix(run: str, loop: int, stage: str, phase: str) -> str:
     return f"{run_prefix(run)}/loop-{loop}/{stage}-{phase}"
 
 
+def prefix_of(manifest: Manifest) -> str:
+    """The prefix of the stage that a manifest is of."""
+    return stage_prefix(manifest.run, manifest.loop, manifest.stage, manifest.phase)
+
+
 def read_json(store: ObjectStore, key: str) -> dict[str, Any] | None:
     """The JSON object at `key`, or None. Raises DamagedError if it is none."""
     found = read_record(store, key, Tree)
@@ -254,4 +259,4 @@ def last_policy(found: list[Manifest]) -> str | None:
     if not trained:
         return None
     last = max(trained, key=lambda m: (m.loop, PHASES.index(m.phase)))
-    return stage_prefix(last.run, last.loop, last.stage, last.phase) + "/checkpoint"
+    return f"{prefix_of(last)}/checkpoint"

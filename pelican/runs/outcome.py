@@ -13,12 +13,12 @@ from pelican.runs.layout import (
     PHASES,
     last_policy,
     manifests,
+    prefix_of,
     read_failure,
     read_recipe,
     read_submission,
     require_run,
     run_prefix,
-    stage_prefix,
     state,
 )
 from pelican.runs.records import Score, Scores
@@ -87,7 +87,7 @@ _SHOWN = {"score", "low", "high", "n", "chance"}  # of an estimate
 
 def read_scores(store: ObjectStore, of: Manifest, on_damage: OnDamage = refuse) -> Scores:
     """What an evaluation's `summary.json` says; nothing if it is absent."""
-    key = f"{stage_prefix(of.run, of.loop, of.stage, of.phase)}/summary.json"
+    key = f"{prefix_of(of)}/summary.json"
     sha256 = {output.path: output.sha256 for output in of.outputs}.get("summary.json")
     return read_record(store, key, Scores, on_damage, sha256=sha256) or Scores()
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from pelican.config.recipe import Recipe
 from pelican.config.stages import is_training
 from pelican.errors import DamagedError, UserInputError
-from pelican.records import Phase
-from pelican.runs.layout import manifests, stage_prefix
+from pelican.runs.layout import manifests, prefix_of
 from pelican.stages.fingerprint import is_made_from, stage_identity
 from pelican.stages.replace import allow, check_replaceable, describe_change
 from pelican.stages.stage import StageSpec
@@ -30,7 +29,7 @@ def check_finished(store: ObjectStore, run: str, recipe: Recipe, redo: bool) -> 
     Raises:
         UserInputError: a training would be made again, and nobody asked for it.
     """
-    found = {_prefix(manifest): manifest for manifest in manifests(store, run, pass_over)}
+    found = {prefix_of(manifest): manifest for manifest in manifests(store, run, pass_over)}
     if redo:
         allow(store, run, {at: m for at, m in found.items() if is_training(m.stage)})
         return
@@ -45,10 +44,6 @@ def check_finished(store: ObjectStore, run: str, recipe: Recipe, redo: bool) -> 
             check_replaceable(store, prefix, manifest, reason)
 
 
-def _prefix(manifest: Manifest) -> str:
-    return stage_prefix(manifest.run, manifest.loop, manifest.stage, manifest.phase)
-
-
 def _reads(manifest: Manifest, prefix: str) -> bool:
     places = manifest.inputs.values()
     return any(place == prefix or place.startswith(f"{prefix}/") for place in places)
@@ -56,16 +51,7 @@ def _reads(manifest: Manifest, prefix: str) -> bool:
 
 def _reason(store: ObjectStore, recipe: Recipe, prefix: str, manifest: Manifest) -> str | None:
     """What has changed of what a stage was made from; None if nothing, or if an input was lost."""
-    spec = StageSpec(
-        stage=manifest.stage,
-        store=store.uri,
-        run=manifest.run,
-        loop=manifest.loop,
-        phase=Phase(manifest.phase),
-        output=prefix,
-        inputs=manifest.inputs,
-        recipe=recipe,
-    )
+    spec = StageSpec.of_finished(store, prefix, manifest, recipe)
     try:
         identity = stage_identity(store, spec)
     except (UserInputError, DamagedError):  # it will be said by whoever needs the input

@@ -21,6 +21,7 @@ from pelican.data.versions import Reader, check_version, noted_files
 from pelican.errors import UserInputError
 from pelican.records import Phase
 from pelican.storage import local_path, open_uri
+from pelican.storage.manifests import Manifest
 from pelican.storage.store import ObjectStore
 from pelican.storage.verify import check_local, find_record
 
@@ -230,6 +231,22 @@ class StageSpec(Frozen):
     output: str
     inputs: dict[str, str]
     recipe: Recipe
+
+    @classmethod
+    def of_finished(
+        cls, store: ObjectStore, output: str, manifest: Manifest, recipe: Recipe
+    ) -> StageSpec:
+        """What would make the finished stage at `output` again, from the places that it was made from."""
+        return cls(
+            stage=manifest.stage,
+            store=store.uri,
+            run=manifest.run,
+            loop=manifest.loop,
+            phase=Phase(manifest.phase),
+            output=output,
+            inputs=manifest.inputs,
+            recipe=recipe,
+        )
 
     @property
     def rewards(self) -> RewardConfig:
