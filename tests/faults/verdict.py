@@ -11,7 +11,7 @@ from typing import Any
 from pelican.base.files import is_locked
 from pelican.errors import PelicanError
 from pelican.storage.manifests import read_manifest
-from pelican.storage.store import MANIFEST, FolderStore
+from pelican.storage.store import MANIFEST, WORK, FolderStore
 from pelican.storage.verify import find_damage
 from tests.faults.site import RUN, Ended, Site, wait_until
 
@@ -73,7 +73,7 @@ def compare(before: Snapshot, after: Snapshot) -> list[str]:
             found.append(f"{prefix}: {', '.join(differ)} differ")
     silent = set(after["damaged"]) - set(after["told"])
     found += [f"{key} is damaged and nobody told" for key in sorted(silent)]
-    work = "/work/"
+    work = f"/{WORK}"
     extra = {key for key in after["keys"] if work not in key} - set(before["keys"])
     found += [f"left: {key}" for key in sorted(extra) if "/replaced/" not in key]
     # What only helps a next attempt may be missing, as may a page that is made again when asked for.

@@ -27,6 +27,15 @@ TOKEN, SECRET = "a-token-of-the-tests", "a-secret-of-the-tests"
 MADE = shlex.join([sys.executable, str(Path(__file__).parent / "retrain_stub.py")])
 
 
+class Clock:
+    """Seconds that a test sets."""
+
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
 def event(number: int, tag: str = "", sequencer: str = "", key: str = "") -> ObjectEvent:
     name = key or f"incoming/episode-{number:04d}.parquet"
     return ObjectEvent(

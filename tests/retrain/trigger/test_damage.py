@@ -24,18 +24,11 @@ from pelican.retrain.trigger.records import DamagedError
 from pelican.retrain.trigger.worker import TIDIED, CommandSubmitter, Status, Worker, is_due
 from pelican.storage.manifests import now
 from pelican.storage.store import FolderStore
-from tests.retrain.trigger.services import event, store_with_model
+from tests.retrain.trigger.services import Clock, event, store_with_model
 
 CONFIG = TriggerConfig.model_validate(
     {"quiet_s": 10, "lease_s": 30, "backoff_s": 5, "prefix": "incoming/", "source": "/fleet"}
 )
-
-
-class Clock:
-    now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 class Runs:

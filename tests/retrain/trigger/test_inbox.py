@@ -15,14 +15,7 @@ from pelican.retrain.trigger.config import TriggerConfig
 from pelican.retrain.trigger.inbox import Inbox
 from pelican.retrain.trigger.worker import prune
 from pelican.storage.store import FolderStore
-from tests.retrain.trigger.services import event
-
-
-class Clock:
-    now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
+from tests.retrain.trigger.services import Clock, event
 
 
 class KilledError(BaseException):

@@ -16,14 +16,7 @@ from pelican.retrain.trigger.poll import keep_polling, poll
 from pelican.retrain.trigger.worker import Status, Worker
 from pelican.storage.manifests import now
 from pelican.storage.store import FolderStore
-from tests.retrain.trigger.services import event, store_with_model
-
-
-class Clock:
-    now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
+from tests.retrain.trigger.services import Clock, event, store_with_model
 
 
 class Runs:
