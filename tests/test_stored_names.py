@@ -152,7 +152,7 @@ def test_an_objects_name_does_not_lead_out_of_the_cache(tmp_path: Path, name: st
     def no_client() -> object:
         raise AssertionError("nothing is fetched")
 
-    mirror = Mirror(tmp_path / "cache", "bucket", no_client)  # type: ignore[arg-type]
+    mirror = Mirror(tmp_path / "cache", "bucket", no_client, no_client)  # type: ignore[arg-type]
     tags = {name.format(folder=tmp_path): digest_of(name)}
     with pytest.raises(UserInputError, match="leaves its folder"):
         mirror.tree("pool", tags)

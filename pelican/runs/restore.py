@@ -13,6 +13,8 @@ from pelican.storage.manifests import OutputFile
 from pelican.storage.store import MANIFEST, ObjectStore
 from pelican.storage.verify import REGISTRY, VERSION, Recorded, find_damage, find_record
 
+SMALL = 16 << 20  # bytes: all of a run's tables, and no checkpoint of a real model
+
 
 def find_records(store: ObjectStore, run: str) -> tuple[dict[str, OutputFile], list[str]]:
     """Every file of a run that a manifest names, by key, and the manifests that can't be read.
@@ -35,15 +37,18 @@ def find_records(store: ObjectStore, run: str) -> tuple[dict[str, OutputFile], l
 
 
 def look_over(store: ObjectStore, run: str) -> list[str]:
-    """Keys of a run's files that are not what was written, as far as can be seen at a glance.
+    """Keys of a run's files that are not what was written, as far as can be seen in seconds.
 
-    What is gone or has another size; and what this machine knows to have other bytes, or finds out
-    where a file that it knew looks altered. `pelican show --verify` reads everything.
+    What is gone or has another size; what is small and has other bytes; and of the rest what this
+    machine knows to have other bytes, or finds out where a file that it knew looks altered.
+    `pelican show --verify` reads everything.
     """
     files, damaged = find_records(store, run)
     sizes = store.sizes(run_prefix(run))
     wrong = {key for key, file in files.items() if sizes.get(key) != file.size}
-    known = store.known_digests(key for key in files if key not in wrong)
+    small = {key: file for key, file in files.items() if key not in wrong and file.size <= SMALL}
+    wrong.update(find_damage(store, small, trust=False))
+    known = store.known_digests(key for key in files if key not in wrong and key not in small)
     wrong |= {key for key, digest in known.items() if digest != files[key].sha256}
     return sorted(wrong.union(damaged))
 

@@ -14,7 +14,7 @@ import shutil
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -40,6 +40,7 @@ from pelican.storage.s3_client import (
     is_absent,
     is_lost_condition,
     is_transient,
+    is_unreadable,
     make_client,
     no_bucket,
     retry,
@@ -88,7 +89,7 @@ class S3Store(ObjectStore):
         self.settings = settings or S3Settings.from_environment()
         place = hashlib.sha256(f"{self.settings.endpoint} {self.bucket}".encode()).hexdigest()
         self.cache = (cache or env.cache()) / "s3" / place[:16]
-        self._mirror = Mirror(self.cache, self.bucket, lambda: self.client)
+        self._mirror = Mirror(self.cache, self.bucket, lambda: self.client, self._reading)
         # Files of the cache that were put: path -> the object's name and tag, the file as it was.
         self._sent: dict[Path, tuple[str, str, Identity]] = {}
 
@@ -340,7 +341,7 @@ class S3Store(ObjectStore):
                 response.release_conn()
 
         try:
-            with self._explained():
+            with self._explained(), self._reading(name):
                 return retry(get)
         except S3Error as error:
             if is_absent(error):
@@ -353,7 +354,7 @@ class S3Store(ObjectStore):
         if not name:
             return None
         try:
-            with self._explained():
+            with self._explained(), self._reading(name):
                 return self.client.stat_object(self.bucket, name)
         except S3Error as error:
             if is_absent(error):
@@ -390,6 +391,16 @@ class S3Store(ObjectStore):
 
     def _explained(self) -> AbstractContextManager[None]:
         return explain_errors(self.settings, self.bucket)
+
+    @contextmanager
+    def _reading(self, name: str) -> Iterator[None]:
+        """Raise DamagedError where the endpoint fails because it has lost this object's bytes."""
+        try:
+            yield
+        except Exception as error:
+            if is_transient(error) and is_unreadable(self.settings, self.bucket, name):
+                raise DamagedError(_damaged(f"s3://{self.bucket}/{name}")) from error
+            raise
 
 
 def work_tags() -> Tags:
@@ -604,8 +615,15 @@ class Mirror:
     allows, is refused.
     """
 
-    def __init__(self, cache: Path, bucket: str, client: Callable[[], Minio]) -> None:
+    def __init__(
+        self,
+        cache: Path,
+        bucket: str,
+        client: Callable[[], Minio],
+        reading: Callable[[str], AbstractContextManager[None]],
+    ) -> None:
         self._cache, self._bucket, self._client = cache, bucket, client
+        self._reading = reading  # what surrounds the download of an object
 
     def lock(self, name: str) -> AbstractContextManager[int | None]:
         """One process of this machine fetches; the others wait, and then find it there."""
@@ -646,7 +664,8 @@ class Mirror:
         if target.is_dir():
             shutil.rmtree(target)
         target.parent.mkdir(parents=True, exist_ok=True)
-        found = download(self._client(), self._bucket, name, target)
+        with self._reading(name):
+            found = download(self._client(), self._bucket, name, target)
         STORE_BYTES.inc(int(found.size or 0), direction="read")
         return found
 

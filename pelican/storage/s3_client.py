@@ -138,8 +138,10 @@ def make_client(settings: S3Settings, *, patient: bool = True) -> Minio:
             backoff_factor=0.5,
             backoff_max=15,
             backoff_jitter=1.0,
-            status_forcelist=_TRANSIENT_STATUS,
+            status_forcelist=_TRANSIENT_STATUS if patient else (),  # else the error says its code
             allowed_methods=None,
+            # MinIO asks for 60 s before each try, also where a disk has lost an object for good.
+            respect_retry_after_header=False,
         ),
     )
     client = Minio(
@@ -229,17 +231,61 @@ def retry(
 ) -> T:
     """The result of `operation`, tried three times if its error is `worth_it`.
 
-    The client repeats requests that fail; this is for what it can't see, for example a body that
-    breaks off on its way.
+    The client repeats requests that fail, until its patience ends; this is for what it can't see, for
+    example a body that breaks off on its way.
     """
+
+    def unseen(error: BaseException) -> bool:
+        return worth_it(error) and not isinstance(error, urllib3.exceptions.MaxRetryError)
+
     retrying = Retrying(
-        retry=retry_if_exception(worth_it),
+        retry=retry_if_exception(unseen),
         stop=stop_after_attempt(3),
         wait=wait_random_exponential(0.5, max=5.0),
         before_sleep=lambda _: STORE_RETRIES.inc(),
         reraise=True,
     )
     return retrying(operation)
+
+
+def is_unreadable(settings: S3Settings, bucket: str, name: str) -> bool:
+    """Whether the endpoint answers, and finds that its disk has lost the bytes of this one object.
+
+    MinIO keeps a checksum of every block. Where it does not hold, MinIO says so by the code that it
+    also has for drives that are away, but then it can't tell what it knows of the object either; in
+    the middle of an object it breaks off, again and again at the same byte. Of an object whose own
+    record is damaged it names the checksum.
+    """
+    client, at = make_client(settings, patient=False), 0
+    stuck = 0  # requests in a row that brought no byte
+    while stuck < 2:
+        before = at
+        try:
+            response = client.get_object(bucket, name, at)
+            try:
+                for block in response.stream(1 << 20):
+                    at += len(block)
+                return False
+            finally:
+                response.close()
+                response.release_conn()
+        except S3Error as error:
+            if error.code == "InternalError" and "CRC mismatch" in str(error):
+                return True
+            return error.code == "SlowDownRead" and _has_record(client, bucket, name)
+        except urllib3.exceptions.ProtocolError:
+            stuck = 0 if at > before else stuck + 1
+        except (urllib3.exceptions.HTTPError, ServerError, InvalidResponseError):
+            return False
+    return _has_record(client, bucket, name)
+
+
+def _has_record(client: Minio, bucket: str, name: str) -> bool:
+    try:
+        client.stat_object(bucket, name)
+    except (S3Error, ServerError, InvalidResponseError, urllib3.exceptions.HTTPError):
+        return False
+    return True
 
 
 @contextmanager

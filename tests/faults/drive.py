@@ -7,7 +7,9 @@ from typing import Any
 from pelican.config.recipe import Recipe
 from pelican.launch.step import step
 from pelican.report.kubeflow import finish
+from pelican.runs.layout import RUN, Submission, run_prefix
 from pelican.runs.preflight import run_preflight
+from pelican.storage.manifests import now
 from pelican.storage.store import ObjectStore
 
 
@@ -21,6 +23,16 @@ def drive(store: ObjectStore, run: str, recipe: Recipe, redo: bool = False) -> N
     def take(stage: str, loop: int, phase: str, **inputs: str) -> Any:
         return step(stage, store.uri, run, loop, phase, **inputs)
 
+    asked = Submission(
+        run=run,
+        pipeline="metaloop",
+        address="-",
+        overrides=[],
+        recipe=recipe.digest(),
+        submitted=now(),
+    )
+    record = asked.model_dump_json(indent=1).encode()  # as the command writes it, where none is
+    store.write(f"{run_prefix(run)}/{RUN}", record, if_absent=True)
     policy = run_preflight(store.uri, run, recipe.model_dump_json(), redo)
     base = previous = take("eval", 0, "base", policy=policy).output
     for k in range(1, recipe.loops + 1):
