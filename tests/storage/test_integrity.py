@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pelican.errors import DamagedError
-from pelican.runs.restore import find_copy, restore
+from pelican.errors import DamagedError, InfrastructureError
+from pelican.runs.restore import find_copy, look_over, restore
 from pelican.stages.replace import bring_back, set_aside
 from pelican.storage import digests
 from pelican.storage.digests import file_digest, file_digests, known_digests
@@ -27,6 +28,7 @@ from pelican.storage.s3 import SHA256, S3Store
 from pelican.storage.store import MANIFEST, FolderStore, ObjectStore
 from pelican.storage.verify import check_local, find_damage, find_record
 from tests.buckets import Bucket
+from tests.minio_server import Server
 
 STAGE = "runs/r/loop-1/train-sft-sft"
 WEIGHTS = f"{STAGE}/checkpoint/model.safetensors"
@@ -241,3 +243,46 @@ def test_this_machines_own_copy_of_a_damaged_object_restores_it(bucket: Bucket) 
     damage(store, WEIGHTS)
     other = bucket.store()
     assert find_copy(other, WEIGHTS, recorded.files[WEIGHTS]) is None
+
+
+def test_a_glance_at_a_run_reads_what_is_small(store: ObjectStore) -> None:
+    commit_stage(store)
+    assert look_over(store, "r") == []
+    damage(store, f"{STAGE}/curve.parquet")
+    store.delete(WEIGHTS)
+    assert look_over(store, "r") == [WEIGHTS, f"{STAGE}/curve.parquet"]
+
+
+# Where in an object of this many bytes a bit flips on the disk of the server: behind MinIO's record in the
+# same file, in the first block of a file of its own, and behind bytes that are sent before MinIO sees it.
+@pytest.mark.parametrize(("size", "where"), [(100, 0.95), (200_000, 0.1), (3_000_000, 0.5)])
+def test_what_the_servers_disk_has_lost_is_damaged_and_can_be_written_again(
+    bucket: Bucket, minio: Server, size: int, where: float
+) -> None:
+    store = S3Store(bucket.uri, replace(bucket.settings, patience_s=0), bucket.folder / "one")
+    store.write("whole", b"x" * size)
+    store.write("rotten", os.urandom(size))
+    folder = minio.folder / store.bucket / "rotten"
+    file = max(folder.rglob("*"), key=lambda path: path.stat().st_size if path.is_file() else -1)
+    data = bytearray(file.read_bytes())
+    data[int(len(data) * where)] ^= 1
+    file.write_bytes(data)
+    found = store.digests(["whole", "rotten"], trust=False)
+    assert found["whole"] and found["rotten"] is None
+    with pytest.raises(DamagedError, match="rotten is damaged in the store"):
+        store.local("rotten")
+    store.delete("rotten")
+    store.write("rotten", b"again")
+    assert store.read("rotten") == b"again"
+
+
+def test_a_server_that_is_away_has_lost_nothing(bucket: Bucket, minio: Server) -> None:
+    store = S3Store(bucket.uri, replace(bucket.settings, patience_s=0), bucket.folder / "one")
+    store.write("whole", b"x")
+    minio.stop()
+    try:
+        with pytest.raises(InfrastructureError, match="does not answer"):
+            store.digests(["whole"], trust=False)
+    finally:
+        minio.start()
+    assert store.read("whole") == b"x"
