@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 from pelican.config.recipe import Recipe
+from pelican.errors import PelicanError
 from pelican.launch.step import step
 from pelican.report.kubeflow import finish
 from pelican.runs.layout import RUN, Submission, run_prefix
@@ -32,7 +34,8 @@ def drive(store: ObjectStore, run: str, recipe: Recipe, redo: bool = False) -> N
         submitted=now(),
     )
     record = asked.model_dump_json(indent=1).encode()  # as the command writes it, where none is
-    store.write(f"{run_prefix(run)}/{RUN}", record, if_absent=True)
+    with suppress(PelicanError):  # a store that takes nothing: the preflight says so
+        store.write(f"{run_prefix(run)}/{RUN}", record, if_absent=True)
     policy = run_preflight(store.uri, run, recipe.model_dump_json(), redo)
     base = previous = take("eval", 0, "base", policy=policy).output
     for k in range(1, recipe.loops + 1):
