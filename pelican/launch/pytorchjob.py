@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pelican.config import env
-from pelican.errors import InfrastructureError, PelicanError, UserInputError
+from pelican.errors import DamagedError, InfrastructureError, PelicanError, UserInputError
 from pelican.launch.explain import PreemptedError, failure, waiting
 from pelican.launch.job import CancelledError, Job, JobResult, Launcher, OnProgress, StageError
 from pelican.launch.kube import Absent, Conflict, Kube
@@ -101,7 +101,7 @@ class JobLog:
         self._path: Path = store.local_root(folder) / f".{name}.{uuid.uuid4().hex}.tmp"
         try:
             self._path.write_bytes(store.read(key))  # lines of earlier attempts
-        except KeyError:
+        except (KeyError, DamagedError):
             self._path.write_bytes(b"")
         self._file = self._path.open("a", encoding="utf-8")
         self._followers: dict[str, LogFollower] = {}

@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 from pelican.base.net import ID, SIGNATURE, TIMESTAMP, sign
 from pelican.base.parse import parse_json
 from pelican.config import env
-from pelican.errors import PelicanError
+from pelican.errors import DamagedError, PelicanError
 from pelican.retrain.records import Verdict, read_verdict
 from pelican.runs.layout import read_failure, run_prefix
 from pelican.storage.reading import tell
@@ -61,7 +61,7 @@ def _sent_before(store: ObjectStore, key: str, outcome: str) -> bool:
     """Whether the record says so; a damaged one says nothing, so the notice may come twice."""
     try:
         before = parse_json(store.read(key))
-    except (KeyError, ValueError):
+    except (KeyError, ValueError, DamagedError):
         return False
     return (
         isinstance(before, dict) and before.get("sent") is True and before.get("outcome") == outcome

@@ -146,7 +146,7 @@ def make_version(
     key, data = version_key(version.name), version.model_dump_json(indent=1).encode()
     if store.write(key, data, if_absent=True):
         return version
-    kept, tag = store.read_tagged(key)
+    kept, tag = store.read_tagged(key, checked=False)
     found = _parse_version(kept, version.name)
     if found is None:
         store.write(key, data, if_tag=tag)

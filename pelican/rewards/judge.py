@@ -17,6 +17,7 @@ from pelican.base.endpoint import ChatClient
 from pelican.base.model import digest_of
 from pelican.base.parse import parse_json
 from pelican.config.recipe import JudgeConfig, RewardConfig
+from pelican.errors import DamagedError
 from pelican.records import OpenAnswer
 from pelican.rewards.base import Asked, Judge, Judgement, Unscorable, Verdict
 from pelican.storage.store import ObjectStore
@@ -148,7 +149,7 @@ class Votes:
             return []
         try:
             return [str(reply) for reply in parse_json(self._store.read(key))["replies"]]
-        except (KeyError, ValueError, TypeError):
+        except (KeyError, ValueError, TypeError, DamagedError):
             return []
 
     def _ask(self, prompt: str, max_tokens: int, seed: int) -> str:

@@ -157,9 +157,10 @@ def identity_seen(store: ObjectStore, spec: StageSpec) -> str | None:
     time.
     """
     try:
-        found, _, identity = store.read(f"{spec.output}/{_SEEN}").decode().partition(" ")
-    except KeyError:
+        seen = store.read(f"{spec.output}/{_SEEN}").decode("utf-8", "replace")
+    except (KeyError, DamagedError):
         return None
+    found, _, identity = seen.partition(" ")
     return identity if found == stage_fingerprint(store, spec, stat_files) else None
 
 
@@ -174,8 +175,8 @@ def open_or_finished(store: ObjectStore, spec: StageSpec, identity: str) -> str 
 
 def _mark(store: ObjectStore, spec: StageSpec) -> str:
     try:
-        return store.read(f"{spec.output}/{_MARK}").decode()
-    except KeyError:
+        return store.read(f"{spec.output}/{_MARK}").decode("utf-8", "replace")
+    except (KeyError, DamagedError):
         return ""
 
 

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import pyarrow as pa
+from pydantic import ValidationError
 
-from pelican.base.model import digest_of
-from pelican.base.parse import parse_json
+from pelican.base.model import Frozen, digest_of
 from pelican.config.recipe import Recipe
 from pelican.data.entries import Entry
 from pelican.data.pool import PoolIndex, read_index
 from pelican.data.select import loop_samples
 from pelican.data.tables import Quarantine, QuarantineRow, write_rows, write_table
 from pelican.engines import Engine, open_engine
+from pelican.errors import DamagedError, InfrastructureError
 from pelican.monitoring import record
 from pelican.records import Phase, Rollout, Sample
 from pelican.stages.job import Lease, Leases, StageJob
@@ -100,9 +101,9 @@ def finish(
     result.counts.update(index.corrected)
     _count_quarantine(result, index.quarantine.rows)
     for number in range(len(shards)):
-        facts = parse_json(job.read(_facts_name(number)))
-        result.counts.update(facts["counts"])
-        _count_quarantine(result, [QuarantineRow(**row) for row in facts["quarantine"]])
+        facts = _read_facts(job, number)
+        result.counts.update(facts.counts)
+        _count_quarantine(result, facts.quarantine)
     return result
 
 
@@ -151,8 +152,38 @@ def _commit(job: StageJob, number: int, rows: Sequence[Rollout], quarantine: Qua
         tokens=sum(row.tokens for row in rows),
         truncated=sum(row.finish == "length" for row in rows),
     )
-    facts = {"counts": dict(counts), "quarantine": quarantine.notes(len(quarantine))}
-    job.write(_facts_name(number), json.dumps(facts).encode())
+    facts = Facts(counts=dict(counts), quarantine=quarantine.rows).checked()
+    job.write(_facts_name(number), facts.model_dump_json().encode())
+
+
+class Facts(Frozen):
+    """What is known of a finished shard; `check` is the digest of the rest."""
+
+    counts: dict[str, int]
+    quarantine: list[QuarantineRow]
+    check: str = ""  # "": of before 2026-12
+
+    def checked(self) -> Facts:
+        """The same with its digest."""
+        rest = self.model_dump(mode="json", exclude={"check"})
+        return self.model_copy(update={"check": digest_of(rest)})
+
+
+def _read_facts(job: StageJob, number: int) -> Facts:
+    """The facts of a finished shard.
+
+    Raises:
+        InfrastructureError: they are damaged; they are deleted, so that the shard is made again.
+    """
+    name = _facts_name(number)
+    with suppress(ValidationError, DamagedError):
+        facts = Facts.model_validate_json(job.read(name))
+        if facts.check in ("", facts.checked().check):
+            return facts
+    job.store.delete(f"{job.prefix}/{name}")
+    raise InfrastructureError(
+        f"{job.prefix}/{name} is damaged; the next attempt rolls that shard out again"
+    )
 
 
 def _count_quarantine(result: StageResult, rows: Sequence[QuarantineRow]) -> None:

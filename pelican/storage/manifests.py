@@ -112,12 +112,12 @@ def read_manifest(store: ObjectStore, prefix: str) -> Manifest | None:
         DamagedError: both are damaged.
     """
     try:
-        found = _parse(store.read(f"{prefix}/{MANIFEST}"))
+        found = _read(store, f"{prefix}/{MANIFEST}")
     except KeyError:  # the copy alone is of a commit, or a deletion, that was cut off
         return None
     if found is None:
         with suppress(KeyError):
-            found = _parse(store.read(f"{prefix}/{COPY}"))
+            found = _read(store, f"{prefix}/{COPY}")
     if found is None:
         raise DamagedError(
             f"{store.uri}/{prefix}/{MANIFEST} is damaged and has no whole copy beside it; the run's"
@@ -126,8 +126,12 @@ def read_manifest(store: ObjectStore, prefix: str) -> Manifest | None:
     return found
 
 
-def _parse(data: bytes) -> Manifest | None:
-    """A manifest from its file; None if this is not what was written."""
+def _read(store: ObjectStore, key: str) -> Manifest | None:
+    """A manifest from its file; None if this is not what was written. Raises KeyError."""
+    try:
+        data = store.read(key)
+    except DamagedError:  # so says a store that compares, as S3 does
+        return None
     try:
         tree = parse_json(data)
         check = tree.pop(_CHECK, None)  # there is none in those of before 2026-12

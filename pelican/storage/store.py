@@ -43,8 +43,18 @@ class ObjectStore(ABC):
         """Raises KeyError if there is no such object."""
 
     @abstractmethod
-    def read_tagged(self, key: str) -> tuple[bytes, str]:
-        """The object, and its entity tag for `write(if_tag=...)`. Raises KeyError."""
+    def read_tagged(self, key: str, *, checked: bool = True) -> tuple[bytes, str]:
+        """The object, and its entity tag for `write(if_tag=...)`.
+
+        Args:
+            key: of the object.
+            checked: whether a store that knows its digest compares it. False is for who judges the bytes
+                himself and puts others in their place: he gets them as they are, none if they are lost.
+
+        Raises:
+            KeyError: there is none.
+            DamagedError: it was compared, and is not what was written.
+        """
 
     @abstractmethod
     def write(
@@ -197,7 +207,7 @@ class FolderStore(ObjectStore):
         STORE_BYTES.inc(len(data), direction="read")
         return data
 
-    def read_tagged(self, key: str) -> tuple[bytes, str]:
+    def read_tagged(self, key: str, *, checked: bool = True) -> tuple[bytes, str]:
         data = self.read(key)
         return data, _tag(data)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,13 +14,14 @@ import pytest
 from pelican.config.recipe import Data, Models, Recipe, RolloutConfig, Sampling
 from pelican.data.tables import read_rows
 from pelican.engines.base import Engine, rollout_seed
-from pelican.errors import UserInputError
+from pelican.errors import InfrastructureError, UserInputError
 from pelican.records import Phase, Rollout, Sample
 from pelican.stages import rollout
 from pelican.stages.runner import run_stage, stage_arguments
 from pelican.stages.stage import StageSpec
 from pelican.storage import open_store
 from pelican.storage.claims import Claim, Claims
+from pelican.storage.store import MANIFEST
 from tests.data.factory import clip, picture, sample, write_pool
 
 
@@ -235,6 +236,33 @@ def test_a_shard_without_its_note_is_made_again(
     use(monkeypatch, Fake())
     run_stage(job)
     assert len(list(read_rows(shards(job), Rollout))) == 116
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda d: d.replace(b'"tokens":', b'"tokens":1', 1),
+        lambda d: d[:20],
+        lambda d: b"[" * 9,
+        lambda d: b"\xff" + d,
+    ],
+)
+def test_a_shard_whose_note_is_damaged_is_made_again(
+    tmp_path: Path, pool: Path, monkeypatch: pytest.MonkeyPatch, damage: Callable[[bytes], bytes]
+) -> None:
+    """What is not as it was written is no count: the shard is rolled out once more."""
+    use(monkeypatch, Fake())
+    job = spec(tmp_path, pool)
+    whole = run_stage(job)
+    (folder(job) / MANIFEST).unlink()
+    note = folder(job) / "work" / "shard-00000.json"
+    note.write_bytes(damage(note.read_bytes()))
+    with pytest.raises(InfrastructureError, match=r"shard-00000\.json is damaged"):
+        run_stage(job)
+    engine = use(monkeypatch, Fake())
+    again = run_stage(job)
+    assert again.counts == whole.counts and again.outputs == whole.outputs
+    assert engine.asked
 
 
 def test_replicas_share_the_shards_and_each_could_commit(

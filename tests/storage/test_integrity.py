@@ -207,6 +207,25 @@ def test_a_damaged_file_is_refused_and_told(store: ObjectStore) -> None:
     assert find_damage(store, recorded.files, trust=False) == [WEIGHTS]
 
 
+def test_a_damaged_manifest_is_read_by_its_copy_whoever_notices(store: ObjectStore) -> None:
+    """A bucket refuses the bytes itself, a folder gives them."""
+    made = commit_stage(store)
+    damage(store, f"{STAGE}/{MANIFEST}")
+    assert read_manifest(store, STAGE) == made
+    damage(store, f"{STAGE}/{COPY}")
+    with pytest.raises(DamagedError, match="no whole copy"):
+        read_manifest(store, STAGE)
+
+
+def test_who_mends_an_object_gets_its_bytes_and_its_tag(store: ObjectStore) -> None:
+    commit_stage(store)
+    key = f"{STAGE}/curve.parquet"
+    there = damage(store, key)
+    data, tag = store.read_tagged(key, checked=False)
+    assert data == there and store.write(key, b"steps", if_tag=tag)
+    assert store.read(key) == b"steps"
+
+
 def test_what_moves_aside_comes_back_whole_or_not_at_all(store: ObjectStore) -> None:
     made = commit_stage(store)
     set_aside(store, STAGE)
@@ -271,8 +290,8 @@ def test_what_the_servers_disk_has_lost_is_damaged_and_can_be_written_again(
     assert found["whole"] and found["rotten"] is None
     with pytest.raises(DamagedError, match="rotten is damaged in the store"):
         store.local("rotten")
-    store.delete("rotten")
-    store.write("rotten", b"again")
+    data, tag = store.read_tagged("rotten", checked=False)
+    assert data == b"" and store.write("rotten", b"again", if_tag=tag)
     assert store.read("rotten") == b"again"
 
 

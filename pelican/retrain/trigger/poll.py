@@ -122,7 +122,7 @@ def _read_watermark(inbox: Inbox) -> tuple[Watermark, str | None]:
     except KeyError:
         return Watermark(), None
     except DamagedError as damage:
-        old, tag = inbox.store.read_tagged(WATERMARK)
+        old, tag = inbox.store.read_tagged(WATERMARK, checked=False)
         if _is_old(tree := parse_json(old)):
             return Watermark(tags=tree), tag
         head, _ = inbox.settle()

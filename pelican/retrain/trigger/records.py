@@ -66,7 +66,7 @@ def read_record(
         KeyError: there is none.
         DamagedError: it is cut, changed, or another's.
     """
-    data, tag = store.read_tagged(key)
+    data, tag = store.read_tagged(key, checked=False)
     tree = parse_json(data)
     try:
         if isinstance(tree, dict):

@@ -263,7 +263,7 @@ class Worker:
     def _advance(self, number: int) -> None:
         """The next batch's turn; several replicas may say so."""
         try:
-            data, tag = self.store.read_tagged(CURSOR)
+            data, tag = self.store.read_tagged(CURSOR, checked=False)
         except KeyError:
             self.store.write(CURSOR, str(number + 1).encode(), if_absent=True)
             return
@@ -273,7 +273,7 @@ class Worker:
     def _cursor(self) -> int:
         """The batch that is worked on: all before it have ended, whatever the object says."""
         try:
-            data, tag = self.store.read_tagged(CURSOR)
+            data, tag = self.store.read_tagged(CURSOR, checked=False)
         except KeyError:
             return 1
         text = data.decode("ascii", "replace")
@@ -507,7 +507,7 @@ TIDIED = f"{ROOT}/tidied.json"
 def is_due(store: ObjectStore, now: float) -> bool:
     """Whether nobody tidied for an hour; then the caller shall, and no other replica or poll will."""
     try:
-        data, tag = store.read_tagged(TIDIED)
+        data, tag = store.read_tagged(TIDIED, checked=False)
         last = float(data)
     except KeyError:
         last, tag = 0.0, None
