@@ -18,6 +18,7 @@ from pelican.report.page import build_report
 from pelican.report.run import RESOURCES, Run
 from pelican.retrain.notify import notify
 from pelican.retrain.records import read_verdict
+from pelican.runs.failure import record_failure
 from pelican.runs.layout import (
     FAILURE,
     SUMMARY,
@@ -162,10 +163,15 @@ class Shown:
 
 
 def conclude(store: ObjectStore, run: str, pipeline: str, succeeded: bool) -> Shown:
-    """Write the run's summary and report, also after a failure.
+    """Write the run's summary and report, also after a failure. Ends the process if that fails.
 
     Returns what the summary task shows in Kubeflow's UI.
     """
+    with record_failure(store, run, "summary"):
+        return _conclude(store, run, pipeline, succeeded)
+
+
+def _conclude(store: ObjectStore, run: str, pipeline: str, succeeded: bool) -> Shown:
     metrics, prefix = finish(store, run, pipeline, succeeded), run_prefix(run)
     tree = read_json(store, f"{prefix}/{SUMMARY}") or {}
     recipe = read_recipe(store, run)

@@ -8,7 +8,7 @@ from typing import Any
 from pelican.config.recipe import Recipe
 from pelican.errors import PelicanError
 from pelican.launch.step import step
-from pelican.report.kubeflow import finish
+from pelican.report.kubeflow import conclude
 from pelican.runs.layout import RUN, Submission, run_prefix
 from pelican.runs.preflight import run_preflight
 from pelican.storage.manifests import now
@@ -51,4 +51,4 @@ def drive(store: ObjectStore, run: str, recipe: Recipe, redo: bool = False) -> N
             policy = trained.checkpoint
             last = take("eval", k, phase, policy=policy, base=base, previous=previous).output
         previous = last
-    finish(store, run, "metaloop", succeeded=True)
+    conclude(store, run, "metaloop", succeeded=True)

@@ -290,8 +290,8 @@ def test_what_the_servers_disk_has_lost_is_damaged_and_can_be_written_again(
     assert found["whole"] and found["rotten"] is None
     with pytest.raises(DamagedError, match="rotten is damaged in the store"):
         store.local("rotten")
-    data, tag = store.read_tagged("rotten", checked=False)
-    assert data == b"" and store.write("rotten", b"again", if_tag=tag)
+    lost, tag = store.read_tagged("rotten", checked=False)
+    assert lost == b"" and store.write("rotten", b"again", if_tag=tag)
     assert store.read("rotten") == b"again"
 
 
