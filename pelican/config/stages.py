@@ -136,6 +136,8 @@ _ROWS = (
         unless={"teacher": "distill.endpoint"},
         # Its rows name the teacher.
         result=("seed", "model", "models.teacher", "distill", "reward", "rollout", "data"),
+        # Scenes are kept for the loops to come. A run that gets more loops keeps what is taught.
+        reads=("loops",),
         processes="rollout.workers",
         memory="rollout.batch_size",
         generated="teacher_tokens",

@@ -126,6 +126,7 @@ def test_every_sample_of_the_loop_is_answered_t_times(
     assert len({r.seed for r in rows}) == len(rows)
     assert manifest.counts == {
         "samples": 29,
+        "fresh": 30,
         "rollouts": 116,
         "tokens": 29 * 10,
         "truncated": 29,
