@@ -85,9 +85,9 @@ def teachable(index: PoolIndex, recipe: Recipe, loop: int) -> tuple[list[Entry],
 
 
 def _candidates(entries: Entries, recipe: Recipe, loop: int) -> npt.NDArray[np.bool_]:
-    train = entries.column("split") == SPLIT.index(Split.TRAIN)
-    within: npt.NDArray[np.bool_] = entries.column("span_s") <= recipe.data.horizon(loop)
-    return train & within
+    found: npt.NDArray[np.bool_] = entries.column("span_s") <= recipe.data.horizon(loop)
+    found &= entries.column("split") == SPLIT.index(Split.TRAIN)
+    return found
 
 
 @dataclass(frozen=True)

@@ -177,6 +177,7 @@ def _answers(
             tries=best.tries,
             accepted_tries=best.accepted_tries,
             tokens=best.tokens,
+            prompt_tokens=best.prompt_tokens,
             weak_id=request.weak_id,
             similarity=request.similarity,
         )
@@ -228,6 +229,8 @@ def _report(
     weak = [row for row in answered if row.origin == "weak"]
     counts["teacher_failed"] = sum(not row.accepted for row in weak)
     counts["teacher_tokens"] = sum(row.tokens for row in answered)
+    counts["teacher_prompt_tokens"] = sum(row.prompt_tokens for row in answered)
+    counts["teacher_calls"] = sum(row.tries for row in answered)
     counts["quarantined"] = requested - len(answered)
     for family in sorted({row.family for row in weak}):
         tried = [row for row in weak if row.family == family]

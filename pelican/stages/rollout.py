@@ -156,6 +156,7 @@ def _commit(job: StageJob, number: int, rows: Sequence[Rollout], quarantine: Qua
         samples=len({row.sample_id for row in rows}),
         rollouts=len(rows),
         tokens=sum(row.tokens for row in rows),
+        prompt_tokens=sum(row.prompt_tokens for row in rows if row.index == 0),
         truncated=sum(row.finish == "length" for row in rows),
     )
     facts = {"counts": dict(counts), "quarantine": quarantine.notes(len(quarantine))}
