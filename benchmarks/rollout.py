@@ -44,7 +44,7 @@ class Setting:
         setattr(rollout, "open_engine", lambda *_: self.engine)  # noqa: B010
         setattr(self.engine, "close", lambda: None)  # noqa: B010
         self.index: PoolIndex = read_index(self.pool)
-        self.entries: Sequence[Entry] = loop_samples(self.index, self.recipe, 1, Phase.RL)
+        self.entries: Sequence[Entry] = loop_samples(self.index, self.recipe, 1, Phase.RL).entries
         self.tries = self.recipe.rollout.samples
         self.seed = rollout.phase_seed(self.recipe.seed, 1, Phase.RL)
         shard = self.recipe.rollout.shard_size

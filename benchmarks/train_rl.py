@@ -91,7 +91,7 @@ def recipe_of(steps: int) -> Recipe:
 def buffer_of(recipe: Recipe, policy: Path) -> list[Sample]:
     """Stills of the pool that the base solves sometimes, in four tries."""
     index = read_index(Path(resolve(recipe.data.train)))
-    entries = [e for e in loop_samples(index, recipe, 1, Phase.RL) if not e.clip]
+    entries = [e for e in loop_samples(index, recipe, 1, Phase.RL).entries if not e.clip]
     samples = list(index.load(entries, max_pixels=recipe.data.max_pixels, quarantine=Quarantine()))
     engine = TransformersEngine(*load_model(recipe.model, policy), batch_size=64)
     kept = []

@@ -81,14 +81,9 @@ class Found:
     finished: datetime
 
     @property
-    def compute(self) -> int:
-        """Compute in generated tokens. A trained token counts as three: forward, and backward at twice that.
-
-        Source: Kaplan et al., "Scaling Laws for Neural Language Models", section 2.1. Prompts are
-        not counted, nor RL's reference pass: that is less than was computed, and most so in SFT, which
-        computes a prompt for every row where RL does for every group.
-        """
-        return self.row.cost.generated_tokens + 3 * self.row.cost.trained_tokens
+    def compute(self) -> float | None:
+        """Floating-point operations, reckoned; None for a run of before prompts were counted."""
+        return self.row.cost.flops
 
 
 def find(store: ObjectStore, tag: str) -> tuple[list[Found], list[str]]:
@@ -170,7 +165,8 @@ _VARIANTS = [
     "general",
     "thinking, base",
 ]
-_VARIANTS += ["end", "RL steps", "k tokens generated", "trained", "compute"]
+_VARIANTS += ["end", "RL steps", "k tokens generated", "trained", "compute", "CPU h"]
+_VARIANTS += ["teacher calls", "labels"]
 _RUNS = ["run", "base", "final", "gain (95 %)", f"against {FIRST} (95 %)", "general (95 %)"]
 _RUNS += ["loops", "min", "finished, code", "command"]
 
@@ -188,7 +184,7 @@ def table(store: ObjectStore, tag: str) -> list[str]:
     for run in found:
         groups.setdefault((run.label, run.settings), []).append(run)
     several = {label for label, _ in groups if sum(label == other for other, _ in groups) > 1}
-    dppo = {run.seed: run.compute for run in found if run.label == FIRST}
+    dppo = {run.seed: run.compute for run in found if run.label == FIRST and run.compute}
     lines = _head(_VARIANTS)
     lines += [_summary(runs, dppo, runs[0].label in several) for runs in groups.values()]
     lines += ["", *_notes(found, others), "", *_head(_RUNS)]
@@ -197,9 +193,12 @@ def table(store: ObjectStore, tag: str) -> list[str]:
 
 def _notes(found: Sequence[Found], others: Sequence[str]) -> list[str]:
     notes = [
-        f"Compute is against {FIRST} of the same seeds; a trained token counts as three generated"
-        " ones. ± is over seeds, which all answer the same questions: what their choice adds is in"
-        " the intervals, which are paired."
+        f"Compute is against {FIRST} of the same seeds, in operations reckoned from the tokens of"
+        " completions, prompts and RL's reference, a trained token as three, times the parameters of"
+        " the model that computes; - where a run is of before prompts were counted. Teacher calls are"
+        " answers asked of the teacher, labels the questions whose answers were read. ± is over seeds,"
+        " which all answer the same questions: what their choice adds is in the intervals, which are"
+        " paired."
     ]
     codes = sorted({run.code for run in found})
     if len(codes) > 1:
@@ -209,12 +208,12 @@ def _notes(found: Sequence[Found], others: Sequence[str]) -> list[str]:
     return notes
 
 
-def _summary(runs: Sequence[Found], dppo: dict[int, int], ambiguous: bool) -> str:
+def _summary(runs: Sequence[Found], dppo: dict[int, float], ambiguous: bool) -> str:
     name = f"{runs[0].label}: {ABLATIONS[runs[0].label].meaning}"
     if ambiguous:
         name += f" (`{runs[0].overrides or 'as it is'}`)"
     stopped = sum(run.stopped for run in runs)
-    compute = [run.compute / dppo[run.seed] for run in runs if run.seed in dppo]
+    compute = [run.compute / dppo[run.seed] for run in runs if run.compute and run.seed in dppo]
     return _line(
         [
             name + (f"; {stopped} stopped by the gate" if stopped else ""),
@@ -230,6 +229,9 @@ def _summary(runs: Sequence[Found], dppo: dict[int, int], ambiguous: bool) -> st
             _mean([run.row.cost.generated_tokens / 1000 for run in runs], digits=0),
             _mean([run.row.cost.trained_tokens / 1000 for run in runs], digits=0),
             _mean(compute, digits=2),
+            _mean([run.row.cost.cpu_hours for run in runs], digits=2),
+            _mean([run.row.cost.teacher_calls for run in runs], digits=0),
+            _mean([run.row.cost.labels for run in runs], digits=0),
         ]
     )
 
@@ -301,7 +303,7 @@ class Variant:
         return " ".join([*kept, f"seed={seed}", *filter(None, [more])])
 
 
-# DPPO against its controls: about as much compute in each as the table counts it: without prompts.
+# DPPO against its controls. Their budgets were chosen when prompts were not counted: docs/results.md.
 CONTROLS: dict[str, Variant] = {
     "dppo": Variant("tiny", "", "RL and SFT in turn, three loops"),
     "rl_only": Variant("tiny+rl_only", "rl.max_steps=72", "RL phases alone, longer"),

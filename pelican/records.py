@@ -240,6 +240,9 @@ class Rollout(Frozen):
     completion: str
     tokens: int = Field(ge=0, description="tokens generated, the end token included")
     finish: Literal["stop", "length"]
+    prompt_tokens: int = Field(
+        0, ge=0, description="of the prompt, which all rollouts of a sample share; 0: not known"
+    )
 
 
 class Score(Frozen):

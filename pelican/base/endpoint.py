@@ -26,6 +26,7 @@ class ChatReply:
     tokens: int
     finish: Literal["stop", "length"] = "stop"
     error: str = ""
+    prompt_tokens: int = 0  # 0: the endpoint doesn't say
 
 
 class ChatClient:
@@ -205,8 +206,10 @@ def _read_completion(content: Any) -> ChatReply:
     text, thought = message.get("content") or "", message.get("reasoning_content") or ""
     if thought and "<think>" not in text:
         text = f"<think>{thought}</think>{text}"
+    usage = content.get("usage") or {}
     return ChatReply(
         text.encode("utf-8", "replace").decode(),
-        int((content.get("usage") or {}).get("completion_tokens") or 0),
+        int(usage.get("completion_tokens") or 0),
         "length" if choice.get("finish_reason") == "length" else "stop",
+        prompt_tokens=int(usage.get("prompt_tokens") or 0),
     )

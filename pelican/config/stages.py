@@ -59,6 +59,12 @@ class Stage:
     memory: str = ""  # the field to lower if memory ran out
     generated: str = ""  # the count of its manifest that is its generated tokens
     trained: str = ""  # the count that is the tokens it trained on
+    # Counts of tokens that its model computed forward besides: prompts, once each, and RL's reference pass.
+    read: tuple[str, ...] = ()
+    prompts_trained: str = (
+        ""  # the count of prompts' tokens that went through the backward pass, too
+    )
+    computes: str = "policy"  # the input whose model does all that
     endings: tuple[str, ...] = ()  # how its completions can end; a teacher's replies don't say
     long: bool = True  # long enough for its metrics to be scraped; others only push
 
@@ -92,6 +98,7 @@ _ROWS = (
         replicas=True,
         memory="rollout.batch_size",
         generated="tokens",
+        read=("prompt_tokens",),
         endings=("stop", "length"),
     ),
     # Reward and filter are one process, with as many threads as rollouts have workers: both are the
@@ -136,9 +143,13 @@ _ROWS = (
         unless={"teacher": "distill.endpoint"},
         # Its rows name the teacher.
         result=("seed", "model", "models.teacher", "distill", "reward", "rollout", "data"),
+        # Scenes are kept for the loops to come. A run that gets more loops keeps what is taught.
+        reads=("loops",),
         processes="rollout.workers",
         memory="rollout.batch_size",
         generated="teacher_tokens",
+        read=("teacher_prompt_tokens",),
+        computes="teacher",
         endings=("unknown",),
     ),
     Stage(
@@ -160,6 +171,8 @@ _ROWS = (
         memory="rl.prompts_per_step",
         generated="tokens_generated",
         trained="tokens_trained",
+        read=("prompt_tokens", "reference_tokens"),
+        prompts_trained="prompt_tokens_trained",
     ),
     Stage(
         name="train-sft",
@@ -177,6 +190,7 @@ _ROWS = (
         rows="sft.batch_size",
         memory="sft.batch_size",
         trained="tokens_trained",
+        prompts_trained="prompt_tokens_trained",
     ),
     # Its component is called evaluate. What it generates is a cost of measuring, so it counts for no
     # run's tokens.

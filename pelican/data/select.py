@@ -25,35 +25,104 @@ Numbers = npt.NDArray[np.int64]
 Codes = npt.NDArray[np.int8]
 
 
-def loop_samples(index: PoolIndex, recipe: Recipe, loop: int, phase: Phase) -> list[Entry]:
-    """The rows that loop `loop` rolls out in `phase`, in the order of the pool.
+@dataclass(frozen=True)
+class LoopSamples:
+    """The rows that a loop rolls out, in the order of the pool; `fresh` of them no earlier loop saw.
+
+    A row is fresh if no row of its scene was drawn before: SFT teaches what is drawn and what is like
+    it, and a scene that was taught tells of memory, not of skill.
+    """
+
+    entries: list[Entry]
+    fresh: int
+
+
+def loop_samples(index: PoolIndex, recipe: Recipe, loop: int, phase: Phase) -> LoopSamples:
+    """The rows that loop `loop` rolls out in `phase`.
 
     Phase rl: the loop's `samples_per_loop` fresh rows. Phase sft: the same and as many further
-    fresh rows, so that weak mining also sees what RL did not train on. Fresh rows overlap with no
-    earlier draw while the pool lasts; then those used least come again. Only split `train`, only
-    clips within the loop's horizon. Without `samples_per_loop` both phases see every such row.
+    fresh rows, so that weak mining also sees what RL did not train on. While the pool lasts no scene
+    comes again; then other rows of scenes that were seen, then the rows that were used least. Only
+    split `train`, only clips within the loop's horizon. Without `samples_per_loop` both phases see
+    every such row.
+
+    Raises:
+        UserInputError: no row is of split train and within the horizon.
     """
     entries = Entries.of(index.entries)
-    span_s, families = entries.column("span_s"), entries.column("family")
-    train = entries.column("split") == SPLIT.index(Split.TRAIN)
-    candidates = train & (span_s <= recipe.data.horizon(loop))
+    candidates = _candidates(entries, recipe, loop)
     if not candidates.any():
         raise UserInputError(
             f"pool {index.folder} has no sample of split train within the horizon of"
             f" {recipe.data.horizon(loop):g} s; check data.train and data.horizon_s"
         )
+    draws = _Draws(entries, recipe, recipe.data.samples_per_loop or len(entries))
+    for earlier in range(1, loop):  # loop 0, a diagnosis, draws as loop 1 does
+        draws.take(earlier, 2)
+    taken = draws.take(loop, 2 if phase is Phase.SFT else 1)
+    found = sorted(rows_of(index.entries, taken.rows), key=lambda e: (e.shard, e.row))
+    return LoopSamples(found, int(taken.fresh.sum()))
+
+
+def teachable(index: PoolIndex, recipe: Recipe, loop: int) -> tuple[list[Entry], int]:
+    """The rows within the loop's horizon that may be taught now, and how many may not.
+
+    The others are of scenes that a later loop is the first to roll out: taught now, they would come
+    to that loop as fresh ones. Without `samples_per_loop` every loop rolls out everything, and all may
+    be taught.
+    """
+    entries = Entries.of(index.entries)
+    within = entries.column("span_s") <= recipe.data.horizon(loop)
+    may = within.copy()
     size = recipe.data.samples_per_loop
-    if size is None or size >= candidates.sum():
-        return rows_of(index.entries, candidates)
-    uses = np.zeros(len(entries), np.int64)
-    order = _shuffled(entries.column("id"), f"select:{recipe.seed}")
-    for k in range(1, max(loop, 1) + 1):  # loop 0, a diagnosis, draws as loop 1 does
-        within = train & (span_s <= recipe.data.horizon(min(k, loop)))
-        eligible = order[within[order]]
-        taken = np.zeros(len(entries), bool)
-        for _ in range(1 if k >= loop and phase is not Phase.SFT else 2):
-            taken[_draw(eligible[~taken[eligible]], families, uses, size)] = True
-    return sorted(rows_of(index.entries, taken), key=lambda e: (e.shard, e.row))
+    if size is not None:
+        draws = _Draws(entries, recipe, size)
+        for k in range(1, recipe.loops + 1):
+            taken = draws.take(k, 2)
+            if k > loop:
+                may &= ~np.isin(draws.scenes, draws.scenes[taken.fresh])
+    return rows_of(index.entries, may), int(within.sum() - may.sum())
+
+
+def _candidates(entries: Entries, recipe: Recipe, loop: int) -> npt.NDArray[np.bool_]:
+    found: npt.NDArray[np.bool_] = entries.column("span_s") <= recipe.data.horizon(loop)
+    found &= entries.column("split") == SPLIT.index(Split.TRAIN)
+    return found
+
+
+@dataclass(frozen=True)
+class _Taken:
+    """Of each row of the pool whether it was drawn, and whether no draw saw its scene before."""
+
+    rows: npt.NDArray[np.bool_]
+    fresh: npt.NDArray[np.bool_]
+
+
+class _Draws:
+    """The draws of a run, loop after loop: they depend on the pool and the recipe alone."""
+
+    def __init__(self, entries: Entries, recipe: Recipe, size: int) -> None:
+        self._entries, self._recipe, self._size = entries, recipe, size
+        self._families = entries.column("family")
+        self._order = _shuffled(entries.column("id"), f"select:{recipe.seed}")
+        # A row that was drawn counts 2, another of its scene 1: it comes after those of new scenes.
+        self._uses = np.zeros(len(entries), np.int64)
+        _, codes = np.unique(entries.column("scene").astype(str), return_inverse=True)
+        self.scenes: Numbers = codes
+
+    def take(self, loop: int, draws: int) -> _Taken:
+        """Draw `draws` times, for loop `loop`; no row twice."""
+        before = self._uses.copy()
+        eligible = self._order[_candidates(self._entries, self._recipe, loop)[self._order]]
+        taken = np.zeros(len(before), bool)
+        for _ in range(draws):
+            rest = eligible[~taken[eligible]]
+            chosen = _draw(rest, self._families, self._uses, self._size)
+            taken[chosen] = True
+            self._uses[chosen] += 2
+            mates = np.isin(self.scenes, self.scenes[chosen])
+            self._uses[mates] = np.maximum(self._uses[mates], 1)
+        return _Taken(taken, taken & (before == 0))
 
 
 def shuffled(entries: Sequence[Entry], salt: str) -> list[Entry]:
@@ -76,7 +145,7 @@ def _shuffled(ids: Iterable[str], salt: str) -> Numbers:
 
 
 def _draw(rows: Numbers, families: Codes, uses: Numbers, size: int) -> Numbers:
-    """`size` of `rows`, those used least first, stratified by family; counts them as used."""
+    """`size` of `rows`, those used least first, stratified by family."""
     chosen = rows[:0]
     for level in np.unique(uses[rows]):
         same = rows[uses[rows] == level]
@@ -89,7 +158,6 @@ def _draw(rows: Numbers, families: Codes, uses: Numbers, size: int) -> Numbers:
             quota = _quotas({name: len(part) for name, part in parts.items()}, room)
             same = np.concatenate([part[: quota[name]] for name, part in parts.items()])
         chosen = np.concatenate([chosen, same])
-    uses[chosen] += 1
     return chosen
 
 

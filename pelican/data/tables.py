@@ -88,6 +88,7 @@ ROLLOUTS = pa.schema(
         ("completion", pa.string()),
         ("tokens", pa.int32()),
         ("finish", pa.string()),
+        ("prompt_tokens", pa.int32()),
     ]
 )
 SCORES = pa.schema(

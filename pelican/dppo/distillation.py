@@ -63,6 +63,7 @@ class TeacherRow(Frozen):
     tries: int = Field(gt=0)
     accepted_tries: int = Field(ge=0)
     tokens: int = Field(ge=0, description="of all tries")
+    prompt_tokens: int = Field(0, ge=0, description="of the question; 0: not known")
     weak_id: str
     similarity: float
 
@@ -106,6 +107,7 @@ TEACHER = pa.schema(
         ("tokens", pa.int64()),
         ("weak_id", _TEXT),
         ("similarity", pa.float64()),
+        ("prompt_tokens", pa.int32()),
     ]
 )
 MIXTURE = pa.schema(
@@ -232,6 +234,7 @@ class Reply:
     text: str
     tokens: int
     error: str = ""
+    prompt_tokens: int = 0
 
 
 class Teacher(ABC):
@@ -258,7 +261,10 @@ class EngineTeacher(Teacher):
         self, samples: Sequence[Sample], sampling: Sampling, tries: int, seed: int
     ) -> Iterator[list[Reply]]:
         for rollouts in self._engine.generate(samples, sampling, tries, seed):
-            yield [Reply(rollout.completion, rollout.tokens) for rollout in rollouts]
+            yield [
+                Reply(rollout.completion, rollout.tokens, prompt_tokens=rollout.prompt_tokens)
+                for rollout in rollouts
+            ]
 
     def close(self) -> None:
         self._engine.close()
@@ -310,7 +316,10 @@ class EndpointTeacher(Teacher):
         self, samples: Sequence[Sample], sampling: Sampling, tries: int, seed: int
     ) -> Iterator[list[Reply]]:
         for replies in ask_all(self._client, samples, self._system, sampling, tries, seed):
-            yield [Reply(reply.text, reply.tokens, reply.error) for reply in replies]
+            yield [
+                Reply(reply.text, reply.tokens, reply.error, reply.prompt_tokens)
+                for reply in replies
+            ]
 
     def close(self) -> None:
         self._client.close()
@@ -330,6 +339,7 @@ class Verified:
     tries: int
     accepted_tries: int
     tokens: int
+    prompt_tokens: int
 
 
 def verify(
@@ -357,6 +367,7 @@ def verify(
         tries=len(replies),
         accepted_tries=len(accepted),
         tokens=sum(reply.tokens for reply in replies),
+        prompt_tokens=max(reply.prompt_tokens for reply in replies),
     )
 
 

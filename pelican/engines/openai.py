@@ -44,6 +44,7 @@ class EndpointEngine(Engine):
                     completion=reply.text,
                     tokens=reply.tokens,
                     finish=reply.finish,
+                    prompt_tokens=reply.prompt_tokens,
                 )
                 for index, reply in enumerate(replies)
             ]

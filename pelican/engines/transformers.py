@@ -7,7 +7,7 @@ import io
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -326,7 +326,15 @@ class TransformersEngine(Engine):
                 )
                 for i, completions in zip(members, ids, strict=True):
                     done[i] = [
-                        self._rollout(chunk[i].id, j, rollout_seed(seed, chunk[i].id, j), tokens)
+                        Rollout(
+                            sample_id=chunk[i].id,
+                            index=j,
+                            seed=rollout_seed(seed, chunk[i].id, j),
+                            completion=self.encoder.decode(tokens),
+                            tokens=len(tokens),
+                            finish=self._finish(tokens),
+                            prompt_tokens=len(prompts[i].ids),
+                        )
                         for j, tokens in enumerate(completions)
                     ]
             if isinstance(self.encoder.images, FeatureBank):
@@ -334,16 +342,8 @@ class TransformersEngine(Engine):
             for i in range(len(chunk)):
                 yield done[i]
 
-    def _rollout(self, sample_id: str, index: int, seed: int, ids: list[int]) -> Rollout:
-        stopped = bool(ids) and ids[-1] == self.encoder.eos_token_id
-        return Rollout(
-            sample_id=sample_id,
-            index=index,
-            seed=seed,
-            completion=self.encoder.decode(ids),
-            tokens=len(ids),
-            finish="stop" if stopped else "length",
-        )
+    def _finish(self, ids: list[int]) -> Literal["stop", "length"]:
+        return "stop" if ids and ids[-1] == self.encoder.eos_token_id else "length"
 
     @torch.no_grad()
     def complete(

@@ -170,6 +170,7 @@ class VllmEngine(Engine):
             completion=self._tokenizer.decode(ids, skip_special_tokens=True),
             tokens=len(ids),
             finish="stop" if stopped else "length",
+            prompt_tokens=len(output.prompt_token_ids or ()),
         )
 
     def close(self) -> None:

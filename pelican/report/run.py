@@ -24,7 +24,7 @@ from pelican.runs.layout import (
     require_run,
     run_prefix,
 )
-from pelican.runs.outcome import tokens
+from pelican.runs.outcome import flops, labels, tokens
 from pelican.runs.records import Tree
 from pelican.storage import open_store
 from pelican.storage.digests import file_digests
@@ -38,7 +38,7 @@ RESOURCES = "resources"  # of a manifest's notes; see pelican.stages.resources
 
 
 class Cost(Frozen):
-    """`gpu_hours` and `cpu_hours` are None if a stage did not note what it used."""
+    """`gpu_hours`, `cpu_hours` and `flops` are None if a stage did not note what it used."""
 
     seconds: float
     gpu_hours: float | None
@@ -46,6 +46,9 @@ class Cost(Frozen):
     generated_tokens: int
     trained_tokens: int
     evaluation_tokens: int
+    flops: float | None
+    teacher_calls: int
+    labels: int
 
 
 def cost_of(run: Run) -> Cost:
@@ -57,6 +60,11 @@ def cost_of(run: Run) -> Cost:
         generated_tokens=tokens(_finished(run), "generated"),
         trained_tokens=tokens(_finished(run), "trained"),
         evaluation_tokens=sum(_counts(stage).get("tokens", 0) for stage in run.finished("eval")),
+        flops=flops(_finished(run)),
+        teacher_calls=sum(
+            _counts(stage).get("teacher_calls", 0) for stage in run.finished("distill")
+        ),
+        labels=labels(_finished(run)),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal
 
@@ -35,6 +36,47 @@ def tokens(found: Iterable[Manifest], kind: Literal["generated", "trained"]) -> 
     """
     counted = {row.name: getattr(row, kind) for row in STAGES.values() if getattr(row, kind)}
     return sum(m.counts.get(counted[m.stage], 0) for m in found if m.stage in counted)
+
+
+def flops(found: Iterable[Manifest]) -> float | None:
+    """Floating-point operations of all finished stages in `found`, reckoned from their tokens.
+
+    Two a parameter for a token that is computed forward (generated, or of a prompt, once for all
+    completions of it, or by RL's reference), six for one that is trained on, prompts included:
+    Kaplan et al., "Scaling Laws for Neural Language Models" (arXiv 2001.08361), section 2.1. Attention
+    over the context and the vision tower's patches are left out. Evaluations are a cost of measuring,
+    and are not counted.
+
+    Returns:
+        None if a stage doesn't tell all: one of before these counts, or a teacher at an endpoint.
+    """
+    whole = 0.0
+    for manifest in found:
+        row = STAGES.get(manifest.stage)
+        if row is None or not (row.generated or row.trained):
+            continue
+        forward = [name for name in (row.generated, *row.read) if name]
+        backward = [name for name in (row.trained, row.prompts_trained) if name]
+        parameters = manifest.notes.get("resources", {}).get("parameters")
+        counts = manifest.counts
+        if parameters is None or not {*forward, *backward} <= counts.keys():
+            return None
+        computed = 2 * sum(counts[name] for name in forward)
+        whole += parameters * (computed + 6 * sum(counts[name] for name in backward))
+    return whole
+
+
+def labels(found: Iterable[Manifest]) -> int:
+    """Questions whose answers a run read, to reward or to verify: over its loops, in each once."""
+    read: defaultdict[int, int] = defaultdict(int)
+    taught: Counter[int] = Counter()
+    for manifest in found:
+        counts, loop = manifest.counts, manifest.loop
+        if manifest.stage == "rollout":  # what phase sft rolls out has what phase rl did
+            read[loop] = max(read[loop], counts.get("samples", 0))
+        elif manifest.stage == "distill":
+            taught[loop] += counts.get("asked_assoc", 0) + counts.get("asked_general", 0)
+    return sum(read.values()) + taught.total()
 
 
 def show(store: ObjectStore, run: str) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from pelican.base.process import in_order
 from pelican.config.recipe import Recipe
 from pelican.data.entries import Entry
 from pelican.data.pool import PoolIndex, read_index
+from pelican.data.select import teachable
 from pelican.data.tables import Quarantine, open_parquet, write_table
 from pelican.dppo.distillation import (
     MIXTURE,
@@ -63,8 +64,9 @@ def run(inputs: Inputs, config: Recipe, job: StageJob) -> StageResult:
     related = []
     if weak and not config.distill.only_replay:
         with _embedder(inputs, config, indexes["pool"]) as embedder:
-            pool = indexes["pool"].within(horizon_s)
+            pool, kept = teachable(indexes["pool"], config, job.loop)
             related = associate(weak, pool, embedder, config.distill.neighbours, salt)
+        result.counts["kept_for_later"] = kept
     replay = indexes["replay"].within(horizon_s)
     requests = plan(weak, related, replay, config.distill, salt)
     # Asked in the order of the pools, so that each part reads a few row groups only.
@@ -175,6 +177,7 @@ def _answers(
             tries=best.tries,
             accepted_tries=best.accepted_tries,
             tokens=best.tokens,
+            prompt_tokens=best.prompt_tokens,
             weak_id=request.weak_id,
             similarity=request.similarity,
         )
@@ -226,6 +229,8 @@ def _report(
     weak = [row for row in answered if row.origin == "weak"]
     counts["teacher_failed"] = sum(not row.accepted for row in weak)
     counts["teacher_tokens"] = sum(row.tokens for row in answered)
+    counts["teacher_prompt_tokens"] = sum(row.prompt_tokens for row in answered)
+    counts["teacher_calls"] = sum(row.tries for row in answered)
     counts["quarantined"] = requested - len(answered)
     for family in sorted({row.family for row in weak}):
         tried = [row for row in weak if row.family == family]

@@ -15,7 +15,7 @@ from pelican.base.model import Frozen, digest_of
 from pelican.config.recipe import Recipe
 from pelican.data.entries import Entry
 from pelican.data.pool import PoolIndex, read_index
-from pelican.data.select import loop_samples
+from pelican.data.select import LoopSamples, loop_samples
 from pelican.data.tables import Quarantine, QuarantineRow, write_rows, write_table
 from pelican.engines import Engine, open_engine
 from pelican.errors import DamagedError, InfrastructureError
@@ -37,12 +37,22 @@ SELECTION = pa.schema(
 Shards = list[Sequence[Entry]]
 
 
-def work(inputs: Inputs, config: Recipe, job: StageJob) -> tuple[PoolIndex, Shards]:
+@dataclass(frozen=True)
+class Plan:
+    """What is rolled out: the samples of this loop and phase, and the shards in which they are."""
+
+    index: PoolIndex
+    samples: LoopSamples
+    shards: Shards
+
+
+def work(inputs: Inputs, config: Recipe, job: StageJob) -> Plan:
     """Inputs policy and pool; writes `rollouts-*.parquet`, shard by shard as they are claimed.
 
     Returns when all shards are there, by whichever replica. A shard that is there is not made again.
     """
-    index, shards = _shards(inputs, config, job)
+    plan = _plan(inputs, config, job)
+    index, shards = plan.index, plan.shards
     tries = config.rollout.weak_samples if job.phase is Phase.SFT else config.rollout.samples
     numbers = {_shard_name(number): number for number in range(len(shards))}
     leases = job.leases(list(numbers), lambda: _finished(job))
@@ -88,31 +98,28 @@ def work(inputs: Inputs, config: Recipe, job: StageJob) -> tuple[PoolIndex, Shar
         if engine is not None:
             engine.close()
     job.progress(share, share, "rollouts")
-    return index, shards
+    return plan
 
 
-def finish(
-    inputs: Inputs, config: Recipe, job: StageJob, plan: tuple[PoolIndex, Shards]
-) -> StageResult:
+def finish(inputs: Inputs, config: Recipe, job: StageJob, plan: Plan) -> StageResult:
     """Write `selection.parquet`, and count what all replicas made; `plan` is what `work` gave."""
-    index, shards = plan
-    _write_selection(job, shards)
+    _write_selection(job, plan.shards)
     result = StageResult()
-    result.counts.update(index.corrected)
-    _count_quarantine(result, index.quarantine.rows)
-    for number in range(len(shards)):
+    result.counts.update(plan.index.corrected)
+    result.counts["fresh"] = plan.samples.fresh
+    _count_quarantine(result, plan.index.quarantine.rows)
+    for number in range(len(plan.shards)):
         facts = _read_facts(job, number)
         result.counts.update(facts.counts)
         _count_quarantine(result, facts.quarantine)
     return result
 
 
-def _shards(inputs: Inputs, config: Recipe, job: StageJob) -> tuple[PoolIndex, Shards]:
-    """The samples of this loop and phase, in shards."""
+def _plan(inputs: Inputs, config: Recipe, job: StageJob) -> Plan:
     index = read_index(inputs["pool"], inputs.corrections())
-    entries = loop_samples(index, config, job.loop, job.phase)
-    size = config.rollout.shard_size
-    return index, [entries[i : i + size] for i in range(0, len(entries), size)]
+    samples = loop_samples(index, config, job.loop, job.phase)
+    entries, size = samples.entries, config.rollout.shard_size
+    return Plan(index, samples, [entries[i : i + size] for i in range(0, len(entries), size)])
 
 
 def _fair_share(rollouts: Sequence[int], job: StageJob) -> int:
@@ -150,6 +157,7 @@ def _commit(job: StageJob, number: int, rows: Sequence[Rollout], quarantine: Qua
         samples=len({row.sample_id for row in rows}),
         rollouts=len(rows),
         tokens=sum(row.tokens for row in rows),
+        prompt_tokens=sum(row.prompt_tokens for row in rows if row.index == 0),
         truncated=sum(row.finish == "length" for row in rows),
     )
     facts = Facts(counts=dict(counts), quarantine=quarantine.rows).checked()

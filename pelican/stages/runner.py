@@ -15,6 +15,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import datetime
 from typing import Any
 
@@ -22,7 +23,7 @@ from pelican.base.process import all_gather_object, broadcast_object
 from pelican.config import env
 from pelican.config.recipe import Recipe
 from pelican.config.stages import STAGES, Uses
-from pelican.errors import InfrastructureError
+from pelican.errors import InfrastructureError, UserInputError
 from pelican.monitoring import exporter, record
 from pelican.stages.fingerprint import (
     begin,
@@ -36,6 +37,7 @@ from pelican.stages.job import StageJob
 from pelican.stages.replace import drop_aside
 from pelican.stages.stage import Inputs, Ranks, StageResult, StageSpec, stage_view
 from pelican.storage import open_store
+from pelican.storage.checkpoints import count_parameters
 from pelican.storage.manifests import (
     Manifest,
     commit_manifest,
@@ -123,7 +125,7 @@ def run_replica(store: ObjectStore, spec: StageSpec, module: Any) -> Manifest:
         result: StageResult = module.finish(inputs, config, job, plan)
         # Replicas may be lost, so this one's use stands for that of each.
         used = cpu_seconds_used() * job.world_size
-        result.notes["resources"] = resources(spec, job.world_size, started, used)
+        result.notes["resources"] = resources(spec, inputs, job.world_size, started, used)
         if not lease.claim.lost:
             record.finished(commit(store, spec, result, begun, started), job.world_size)
     manifest = _manifest_of(store, spec, begun)
@@ -178,17 +180,34 @@ def gpus_held(spec: StageSpec, processes: int) -> int:
 
 
 def resources(
-    spec: StageSpec, processes: int, started: datetime, cpu_seconds: float
+    spec: StageSpec, inputs: Inputs, processes: int, started: datetime, cpu_seconds: float
 ) -> dict[str, float]:
-    """`gpu_seconds` is wall clock times GPUs; all of the last attempt only."""
+    """What a stage used, for its manifest.
+
+    Args:
+        spec: the stage.
+        inputs: its inputs; a model that it computed with is counted.
+        processes: of its job.
+        started: when its last attempt began.
+        cpu_seconds: of all its processes.
+
+    Returns:
+        `gpu_seconds` is wall clock times GPUs; all times are of the last attempt. `parameters` is
+        missing where no model computed here, as with an endpoint.
+    """
     gpus = gpus_held(spec, processes)
     wall = (now() - started).total_seconds()
-    return {
+    found: dict[str, float] = {
         "processes": processes,
         "gpus": gpus,
         "gpu_seconds": round(gpus * wall, 1),
         "cpu_seconds": round(cpu_seconds, 1),
     }
+    row = STAGES[spec.stage]
+    if row.uses is not Uses.CPU and row.computes in inputs:
+        with suppress(UserInputError):  # weights of another format; the result stands without
+            found["parameters"] = count_parameters(inputs[row.computes])
+    return found
 
 
 # Runs one stage as one or several processes, and commits it.
@@ -225,7 +244,7 @@ def run_stage(spec: StageSpec) -> Manifest:
         counts.update(share)
     result.counts = counts
     cpu_seconds = sum(all_gather_object(cpu_seconds_used()))
-    result.notes["resources"] = resources(spec, ranks.size, started, cpu_seconds)
+    result.notes["resources"] = resources(spec, inputs, ranks.size, started, cpu_seconds)
     manifest = None
     if ranks.rank == 0:
         store.upload(spec.output)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -93,7 +94,8 @@ def run(inputs: Inputs, config: Recipe, job: StageJob) -> StageResult:
     if job.rank == 0:
         pl.DataFrame(losses.rows).write_parquet(job.output("curve.parquet"))
         result.counts["steps"] = trainer.state.global_step
-        result.counts["tokens_trained"] = _tokens(rows, encoder, config.sft.batch_size, steps)
+        seen = config.sft.batch_size * steps
+        result.counts.update(count_trained(rows, encoder, seen))
         if losses.rows:
             result.add_metric("loss", losses.rows[-1]["loss"])
     return result
@@ -105,10 +107,14 @@ def sft_steps(recipe: Recipe, rows: int) -> int:
     return min(steps, recipe.sft.max_steps) if recipe.sft.max_steps else steps
 
 
-def _tokens(rows: Sequence[Demonstration], encoder: PromptEncoder, batch: int, steps: int) -> int:
-    """Tokens learnt: mean completion length times the rows seen."""
-    lengths = [len(encoder.completion(row.completion)) for row in rows]
-    return round(sum(lengths) / len(lengths) * batch * steps)
+def count_trained(rows: Sequence[Demonstration], encoder: PromptEncoder, seen: int) -> Counter[str]:
+    """Tokens of completions, and of their prompts, in `seen` rows: by the means of all rows."""
+    share = seen / len(rows)
+    completions = sum(len(encoder.completion(row.completion)) for row in rows)
+    prompts = sum(encoder.length(row.sample) for row in rows)
+    return Counter(
+        tokens_trained=round(completions * share), prompt_tokens_trained=round(prompts * share)
+    )
 
 
 def _seed(recipe: Recipe, loop: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -80,6 +81,18 @@ def check_checkpoint(name: str, where: str) -> None:
         raise UserInputError(
             f"{name}: the checkpoint {where} does not fit together: {fault}; copy it again"
         )
+
+
+def count_parameters(folder: Path) -> int:
+    """The numbers in a checkpoint's weights, by their headers; a tied head counts once."""
+    found = list_files(str(folder))
+    if found is None:
+        return 0
+    headers: dict[str, Any] = {}
+    for file in found.sizes:
+        if file.endswith(".safetensors"):
+            headers |= tensors(check_safetensors(folder.name, found, file))
+    return sum(math.prod(tensor["shape"]) for tensor in headers.values())
 
 
 def read_json(name: str, folder: Listing, file: str) -> dict[str, Any]:

@@ -41,8 +41,8 @@ class RlCurve(TrainerCallback):  # type: ignore[misc]
         self._tracker = StagnationTracker.of(config)
         self._window: dict[str, list[float]] = defaultdict(list)
         self._config, self._gather, self._report = config, gather, report
-        # Completion tokens of the batch in use: this rank's and all ranks'.
-        self._batch = self._batch_of_all = 0
+        # Completion tokens of the batch in use, this rank's and all ranks', and all ranks' of prompts.
+        self._batch = self._batch_of_all = self._prompts_of_all = 0
 
     def add(self, record: StepRecord) -> None:
         """Add a step: this rank's groups and, gathered, those of the others. Collective."""
@@ -54,6 +54,7 @@ class RlCurve(TrainerCallback):  # type: ignore[misc]
                 "format": sum(s.format for s in group.scores) / len(group.scores),
                 "think_chars": sum(s.think_chars for s in group.scores) / len(group.scores),
                 "tokens": sum(len(ids) for ids in group.completions),
+                "prompt_tokens": len(group.prompt.ids),
                 "completions": len(group.completions),
                 "variance": group.has_variance,
             }
@@ -72,12 +73,19 @@ class RlCurve(TrainerCallback):  # type: ignore[misc]
             row["tokens"] = sum(m["tokens"] for m in members)
             self.rows.append(row)
         self._batch = sum(len(ids) for group in record.trained for ids in group.completions)
-        self._batch_of_all = sum(self._gather(self._batch))
+        prompts = sum(len(group.prompt.ids) for group in record.trained)
+        batches = self._gather((self._batch, prompts))
+        self._batch_of_all = sum(completions for completions, _ in batches)
+        self._prompts_of_all = sum(prompts for _, prompts in batches)
         telemetry.practised(record.drawn, record.hinted)
         self.totals["groups_drawn"] += len(groups)
         self.totals["groups_without_variance"] += sum(not g["variance"] for g in groups)
         self.totals["completions"] += sum(g["completions"] for g in groups)
         self.totals["tokens_generated"] += sum(g["tokens"] for g in groups)
+        self.totals["prompt_tokens"] += sum(g["prompt_tokens"] for g in groups)
+        # The reference reads each batch once, and of each group the prompt once.
+        read = self._batch_of_all + self._prompts_of_all if self._config.kl > 0 else 0
+        self.totals["reference_tokens"] += read
         if self._config.variant.hints:
             self._add_hinted(record.hinted)
 
@@ -88,6 +96,7 @@ class RlCurve(TrainerCallback):  # type: ignore[misc]
             "groups_helped": sum(any(s.success for s in group.scores) for group in groups),
             "completions": sum(len(group.completions) for group in groups),
             "tokens_generated": sum(len(ids) for group in groups for ids in group.completions),
+            "prompt_tokens": sum(len(group.prompt.ids) for group in groups),
         }
         for share in self._gather(counts):
             for name, count in share.items():
@@ -98,6 +107,7 @@ class RlCurve(TrainerCallback):  # type: ignore[misc]
         step = state.global_step
         # Here and not in `add`: with `rl.variant.updates` a batch is trained on in several steps.
         self.totals["tokens_trained"] += self._batch_of_all
+        self.totals["prompt_tokens_trained"] += self._prompts_of_all
         telemetry.trained_on(self._batch)
         newest = self.rows[-1]["step"] if self.rows else step  # some steps use a batch again
         recent = [row["reward"] for row in self.rows if row["step"] == newest]

@@ -69,7 +69,8 @@ def test_the_horizon_grows_from_loop_1_to_loop_2(world: World, tmp_path: Path) -
     pool = imported(lab(tmp_path / "lab"), tmp_path / "pool").pool
     index, recipe = read_index(pool), recipe_of(world, pool)
     clips = [
-        {e.id for e in loop_samples(index, recipe, loop, Phase.RL) if e.clip} for loop in (1, 2)
+        {e.id for e in loop_samples(index, recipe, loop, Phase.RL).entries if e.clip}
+        for loop in (1, 2)
     ]
     assert clips == [{"lab/clip-24"}, {"lab/clip-24", "lab/clip-56"}]
 

@@ -10,6 +10,7 @@ import pytest
 from pelican.config.recipe import RlVariant, StopConfig
 from pelican.monitoring import exporter
 from pelican.records import Sample, Score
+from pelican.stages.train_sft import count_trained
 from pelican.training.checkpoints import Losses
 from pelican.training.curve import RlCurve
 from pelican.training.grpo import Group, StepRecord
@@ -52,6 +53,8 @@ def test_grpo_counts_its_groups_tokens_and_steps(
     assert found['pelican_groups_total{variance="yes"}'] == len(drawn) - flat > 0
     assert found["pelican_tokens_generated_total"] == curve.totals["tokens_generated"]
     assert found["pelican_tokens_trained_total"] == curve.totals["tokens_trained"]
+    once = curve.totals["tokens_trained"] + curve.totals["prompt_tokens_trained"]
+    assert curve.totals["reference_tokens"] == once  # one update a batch
     rewards = sum(float(group.rewards.sum()) for group in drawn)
     sums = [
         v for k, v in found.items() if k.startswith('pelican_reward_ratio_sum{component="total')
@@ -93,6 +96,15 @@ def test_tokens_count_in_every_update_of_a_batch_and_with_a_hint_too(
     assert found["pelican_tokens_trained_total"] == curve.totals["tokens_trained"] == trained
     assert found["pelican_tokens_generated_total"] == curve.totals["tokens_generated"] == generated
 
+    def prompts(groups: list[Group]) -> int:
+        return sum(len(group.prompt.ids) for group in groups)
+
+    read = sum(prompts(record.drawn) + prompts(record.hinted) for record in records)
+    assert curve.totals["prompt_tokens"] == read
+    trained = 2 * prompts(first.trained) + prompts(last.trained)
+    assert curve.totals["prompt_tokens_trained"] == trained
+    assert curve.totals["reference_tokens"] == 0  # there is none without a KL term
+
 
 def test_sft_counts_what_it_learns(
     twin: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -107,5 +119,9 @@ def test_sft_counts_what_it_learns(
         len(trainer.data_collator._encoder.completion(r.completion))
         for r in trainers.DEMONSTRATIONS
     ]
+    encoder = trainer.data_collator._encoder
+    counts = count_trained(trainers.DEMONSTRATIONS, encoder, 2 * len(trainers.DEMONSTRATIONS))
+    prompts = [len(encoder.prompt(r.sample).ids) for r in trainers.DEMONSTRATIONS]
+    assert counts == {"tokens_trained": 2 * sum(rows), "prompt_tokens_trained": 2 * sum(prompts)}
     assert 5 * 4 * min(rows) <= found["pelican_tokens_trained_total"] <= 7 * 4 * max(rows)
     assert found['pelican_stage_time_seconds_total{part="data"}'] > 0

@@ -169,6 +169,7 @@ class MadeRun:
             outputs=describe_outputs(self.store, prefix),
             counts=counts,
             metrics=metrics,
+            notes={"resources": {"parameters": 1000}},
             started=started,
             finished=self.clock,
         )
@@ -242,7 +243,8 @@ class MadeRun:
             for i in range(draws)
         ]
         write_rows(self._at(prefix, "rollouts-00000.parquet"), rows, Rollout)
-        return {"rollouts": len(rows), "tokens": 20 * len(rows)}, {}, {"pool": str(self.pool)}
+        counts = {"rollouts": len(rows), "tokens": 20 * len(rows), "prompt_tokens": 10 * len(rows)}
+        return counts, {}, {"pool": str(self.pool)}
 
     def _reward(self, prefix, loop, phase):
         draws = 8 if phase == "rl" else 4
@@ -315,7 +317,8 @@ class MadeRun:
         pl.DataFrame(teacher, schema=schema).write_parquet(self._at(prefix, "teacher.parquet"))
         origins = [o for o, n in (("weak", 30), ("assoc", 28), ("general", 29)) for _ in range(n)]
         pl.DataFrame({"origin": origins}).write_parquet(self._at(prefix, "mixture.parquet"))
-        return {"rows_weak": 30, "teacher_tokens": 900}, {}, {"pool": str(self.pool)}
+        counts = {"rows_weak": 30, "teacher_tokens": 900, "teacher_prompt_tokens": 600}
+        return counts | {"teacher_calls": 60}, {}, {"pool": str(self.pool)}
 
     def _train_rl(self, prefix, loop, phase):
         steps = range(1, 61)
@@ -339,12 +342,14 @@ class MadeRun:
             for f, ts in zip(EMBODIED_FAMILIES, values, strict=True):
                 rows.append({"step": t, "family": f.value, "ts": ts, "mean_ts": sum(values) / 6})
         pl.DataFrame(rows).write_parquet(self._at(prefix, "stagnation.parquet"))
-        return {"steps": 60, "tokens_generated": 90_000, "tokens_trained": 90_000}, {}, {}
+        tokens = {"tokens_generated": 90_000, "tokens_trained": 90_000}
+        prompts = {"prompt_tokens": 9_000, "prompt_tokens_trained": 9_000}
+        return {"steps": 60, **tokens, **prompts, "reference_tokens": 99_000}, {}, {}
 
     def _train_sft(self, prefix, loop, phase):
         losses = [{"step": t, "loss": 1.2 / (1 + t / 30)} for t in range(5, 200, 5)]
         pl.DataFrame(losses).write_parquet(self._at(prefix, "curve.parquet"))
-        return {"steps": 200, "tokens_trained": 70_000}, {}, {}
+        return {"steps": 200, "tokens_trained": 70_000, "prompt_tokens_trained": 80_000}, {}, {}
 
 
 def commit_again(store: FolderStore, key: str, data: bytes) -> None:

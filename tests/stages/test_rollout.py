@@ -127,6 +127,8 @@ def test_every_sample_of_the_loop_is_answered_t_times(
     assert len({r.seed for r in rows}) == len(rows)
     assert manifest.counts == {
         "samples": 29,
+        "fresh": 30,
+        "prompt_tokens": 0,  # the engine does not say
         "rollouts": 116,
         "tokens": 29 * 10,
         "truncated": 29,
