@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -60,7 +61,10 @@ def test_a_process_without_torch_holds_no_gpu(monkeypatch: pytest.MonkeyPatch) -
 def test_the_model_that_computes_is_counted(tmp_path: Path) -> None:
     for name, rows in (("policy", 3), ("teacher", 5)):
         (tmp_path / name).mkdir()
-        tensors = {"a": np.zeros((rows, 4), np.float32), "b": np.zeros(7, np.float16)}
+        tensors: dict[str, np.ndarray[Any, np.dtype[Any]]] = {
+            "a": np.zeros((rows, 4), np.float32),
+            "b": np.zeros(7, np.float16),
+        }
         save_file(tensors, tmp_path / name / "model.safetensors")
     inputs = Inputs({name: str(tmp_path / name) for name in ("policy", "teacher")})
     for stage, parameters in (("rollout", 19), ("train-sft", 19), ("distill", 27)):
