@@ -23,7 +23,7 @@ TEXT := PIPELINE RECIPE LAUNCHER SET RUN DATA FROM SPLIT SEED PROCESSES TAG ARGS
 PYTHON ?= python3.11
 BUILDER ?= docker
 BUILD_ARGS ?=
-BASE ?= python:3.11-slim
+BASE ?=
 IMAGES ?= control train rollout
 OVERLAY ?= local
 OPERATOR := PYTHON BUILDER BUILD_ARGS BASE IMAGES OVERLAY
@@ -99,7 +99,7 @@ dashboards: $(MADE)/installed ## Write the Grafana dashboards; show their panels
 images: ## Build the container images: BASE, TAG, IMAGES, BUILDER (docker or buildah)
 	@command -v "$${BUILDER%% *}" >/dev/null || { echo "$$BUILDER is not on the PATH; make images needs it, or buildah (BUILDER=buildah)"; exit 1; }
 	for image in $$IMAGES; do \
-		$$BUILDER build $$BUILD_ARGS --build-arg BASE="$$BASE" --build-arg VERSION="$$TAG" \
+		$$BUILDER build $$BUILD_ARGS $${BASE:+--build-arg BASE="$$BASE"} --build-arg VERSION="$$TAG" \
 			--build-arg REVISION=$$(git rev-parse HEAD 2>/dev/null || echo unknown) \
 			-f "images/$$image.Dockerfile" -t "pelican-$$image:$$TAG" . || exit 1; \
 	done

@@ -1,6 +1,6 @@
 # The pipeline's steps, reward and filter. No torch.
 # The first layers are the same in all three images.
-ARG BASE=python:3.11-slim
+ARG BASE=python:3.11-slim@sha256:9c900dea9e8fb7e16277c179b555cc72d29a352dbc33cff48ad5a0412fd5bfc7
 FROM ${BASE}
 RUN python3 -m venv /opt/venv
 ENV PATH=/opt/venv/bin:$PATH

@@ -32,6 +32,15 @@ def test_an_image_installs_from_locks_alone(image: Path) -> None:
         assert found and (ROOT / found[1]).exists(), install
 
 
+def test_all_images_have_one_base_by_its_digest() -> None:
+    """A tag may be moved by its owner; the first layers are shared only upon the same base."""
+    bases = {re.findall(r"^ARG BASE=(.*)$", path.read_text(), re.MULTILINE)[0] for path in IMAGES}
+    assert len(bases) == 1
+    assert re.fullmatch(r"python:3\.11-slim@sha256:[0-9a-f]{64}", bases.pop())
+    for path in IMAGES:
+        assert re.findall(r"^FROM (.*)$", path.read_text(), re.MULTILINE) == ["${BASE}"]
+
+
 def test_vllms_lock_goes_with_that_of_training() -> None:
     """It has what train.txt lacks, and two packages in older versions."""
 
