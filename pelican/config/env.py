@@ -232,7 +232,7 @@ VARIABLES: dict[str, tuple[Variable, ...]] = {
         Variable(
             LEASE_S,
             "After so long without a sign of life a replica's work is taken over.",
-            "seconds",
+            "seconds above 0",
             "60",
         ),
         Variable(VIDEO_DECODER, "What decodes videos.", "pyav, torchcodec", "pyav"),
@@ -293,6 +293,10 @@ _TAKES: dict[str, tuple[Callable[[str], object], str]] = {
     "seconds": (
         lambda text: 0 <= float(text) <= MOST_S,
         f"a number of seconds up to {MOST_S:,.0f}",
+    ),
+    "seconds above 0": (
+        lambda text: 0 < float(text) <= MOST_S,
+        f"a number of seconds above 0, up to {MOST_S:,.0f}",
     ),
     "number": (_NUMBER.fullmatch, "a whole number"),
     "MB": (_NUMBER.fullmatch, "a whole number of MB"),

@@ -51,7 +51,7 @@ def _notify(store: ObjectStore, run: str, url: str) -> str:
     message = message_of(store, run)
     if _sent_before(store, key, message["outcome"]):
         return "sent before"
-    result = send(url, message, env.read(SECRET) or None, f"{run}-{message['outcome']}")
+    result = send(url, message, env.read(SECRET).strip() or None, f"{run}-{message['outcome']}")
     record = {"outcome": message["outcome"], "sent": result == "sent", "result": result}
     store.write(key, json.dumps(record, indent=1).encode())
     return result

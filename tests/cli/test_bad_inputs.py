@@ -147,7 +147,7 @@ ENVIRONMENT: list[tuple[str, dict[str, str], str]] = [
     *(
         ("submit", {name: value}, f"{name}={value!r} does not fit: it takes")
         for name, values in {
-            "PELICAN_LEASE_S": ("soon", "-1", "nan", "inf"),
+            "PELICAN_LEASE_S": ("soon", "0", "-1", "nan", "inf"),
             "PELICAN_IMAGE_CACHE_MB": ("much", "-1", "1.5"),
             "PELICAN_ROLLOUT_BATCH_SIZE": ("0x10", "-4"),
             "PELICAN_VIDEO_DECODER": ("vlc",),
