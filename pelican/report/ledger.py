@@ -54,7 +54,8 @@ from pelican.report.history import (
 from pelican.report.pages import keep_page, render_page
 from pelican.report.run import Run
 from pelican.rewards.base import Unscorable
-from pelican.rewards.parse import extract_answer, parse_box, parse_points
+from pelican.rewards.coordinates import parse_box, parse_points
+from pelican.rewards.parse import extract_answer
 from pelican.stages.stage import resolve_input
 
 # `ledger.html`: every practised sample with its history, to be filtered, exported and corrected.

@@ -32,18 +32,16 @@ from pelican.records import (
     YesNoAnswer,
 )
 from pelican.rewards.base import Asked, Scorers, Verdict
+from pelican.rewards.coordinates import Box, parse_box, parse_points
 from pelican.rewards.masks import decode_mask
 from pelican.rewards.parse import (
-    Box,
     item_key,
     normalise,
-    parse_box,
     parse_choice,
     parse_count,
     parse_interval,
     parse_length,
     parse_list,
-    parse_points,
     parse_yes_no,
 )
 
