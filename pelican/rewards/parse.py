@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from pelican.rewards.base import Unscorable
+from pelican.rewards.dress import last_boxed, undress
 
 # The answer inside a completion, without its thinking, tags, Markdown and LaTeX.
 
@@ -22,7 +23,6 @@ _LEAD = re.compile(
     r"(?:answer|order|sequence|plan|steps)\s*(?:is\b|are\b|:|=)\s*:?",
     re.IGNORECASE,
 )
-_MARKUP = re.compile(r"\*\*|`{3}\w*|`|\$|\\[()\[\]]|\\(?:text|mathrm|mathbf)\s*(?=\{)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,33 +63,13 @@ def _checked(text: str, *, tagged: bool) -> Extracted:
     return Extracted(text, tagged)
 
 
-def last_boxed(text: str) -> str | None:
-    """The content of the last `\\boxed{…}`, with its inner braces; None if there is none."""
-    start = text.rfind("\\boxed{")
-    if start < 0:
-        return None
-    depth, begin = 1, start + len("\\boxed{")
-    for position in range(begin, len(text)):
-        depth += {"{": 1, "}": -1}.get(text[position], 0)
-        if depth == 0:
-            return text[begin:position]
-    return text[begin:]
-
-
 def _clean(text: str) -> str:
-    """Drop Markdown and LaTeX dress, quotes around the whole, and "The answer is"."""
+    """Drop dress and "The answer is", until nothing changes."""
     if not text.isascii():
         text = unicodedata.normalize("NFKC", text)
-    if "\\" in text or "*" in text or "`" in text or "$" in text:
-        text = _MARKUP.sub("", text)
-    text = text.strip()
-    lead = _LEAD.match(text)
-    if lead:
-        text = text[lead.end() :].strip()
-    while len(text) > 1 and (text[0], text[-1]) in {('"', '"'), ("'", "'"), ("“", "”"), ("{", "}")}:
-        if text[0] == "{" and any(mark in text for mark in ":,"):
-            break  # JSON, not LaTeX
-        text = text[1:-1].strip()
+    text = undress(text)
+    while lead := _LEAD.match(text):
+        text = undress(text[lead.end() :])
     return text
 
 

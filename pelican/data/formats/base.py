@@ -37,7 +37,7 @@ class Media:
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """The right answer as the source has it; `pelican.data.importing.convert` reads it.
+    """The right answer as the source has it; `pelican.data.importing.answers` reads it.
 
     `value`: a text, number, letter, index (of `options`), list, or None where `mask` says it all.
     `kind` is set where the format leaves no doubt; `index` says that a number counts options from 0.

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from pelican.evaluation.metrics import Suite
 from pelican.records import Dimension, Family
-from pelican.rewards.parse import last_boxed
+from pelican.rewards.dress import last_boxed
 
 # What several multiple-choice benchmarks share.
 
