@@ -31,7 +31,7 @@ from pelican.rewards.masks import encode_mask
 # The grid: a mark or a key of the answer tells it, or the question, or the option --notation.
 
 _GRID = re.compile(
-    r"\b(?:0(?:\.0+)?|zero)\s*(?:to|-|–|—|~|～|and|through|,|到|至)\s*(1000|999|100|99|1)(?:\.0+)?"
+    r"(?<![\d.a-z])(?:0(?:\.0+)?|zero)\s*(?:to|-|–|—|~|～|and|through|,|到|至)\s*(1000|999|100|99|1)(?:\.0+)?"
     r"(?![\d.]*\d)",
     re.IGNORECASE,
 )
@@ -102,11 +102,10 @@ def grid_of_mask(reference: Reference, question: str) -> int:
     return reference.scale or named_grid(question) or 1
 
 
-def with_grid(question: str, answer: Answer, reference: Reference) -> str:
-    """The question with the grid of its answer, where the source's answer alone told it."""
-    if not isinstance(answer, PointsAnswer | BoxAnswer) or reference.kind == "pelican":
-        return question
-    if reference.scale or answer.scale == 1 or named_grid(question):
+def with_grid(question: str, answer: PointsAnswer | BoxAnswer, reference: Reference) -> str:
+    """The question with the grid of its answer, where the question and its reader told none."""
+    told = reference.kind == "pelican" or reference.scale or named_grid(question)
+    if told or answer.scale == 1:
         return question
     width, height = sides_of(answer.scale)
     if isinstance(answer.scale, int):
@@ -140,19 +139,15 @@ def region_answer(
     reference: Reference,
     question: str,
     size: tuple[int, int],
-    notation: str = "",
-    *,
-    bare: bool = False,
 ) -> Answer | None:
     """The box or the points that a text names, read as the reward reads a reply.
 
     Args:
         text: The source's answer; a list as JSON.
-        reference: May give the grid.
+        reference: Its scale, its notation, and whether it must be points: then numbers without
+            brackets are coordinates too.
         question: May name the grid, and decides whether two corners are a box.
         size: Of the picture, (width, height).
-        notation: A name in NOTATIONS, of what neither answer nor question tells.
-        bare: Whether numbers without brackets are coordinates.
 
     Returns:
         None if the text holds no coordinates.
@@ -161,14 +156,21 @@ def region_answer(
         RowError: They have no grid, leave their frame, or are of no kind.
     """
     try:
-        regions = [r for r in find_regions(text, bare=bare) if len(r.numbers) > 1]
+        found = find_regions(text, bare=reference.kind == "points")
+        regions = [region for region in found if len(region.numbers) > 1]
         if not regions:
             return None
-        scale = _scale(regions, reference, question, size, notation)
+        scale = _scale(regions, reference, question, size)
         width, height = sides_of(scale)
         for numbers in placed(regions, scale):
             if any(not 0 <= v <= (width, height)[i % 2] for i, v in enumerate(numbers)):
                 raise RowError("answer", f"a point lies outside its frame of {width} x {height}")
+            if len(numbers) == 4 and not (numbers[0] < numbers[2] and numbers[1] < numbers[3]):
+                raise RowError(
+                    "answer",
+                    f"box {numbers} ends before it begins; write left, top, right, bottom, not width"
+                    " and height",
+                )
         if _is_box(regions, question):
             return BoxAnswer(box=parse_box(text, scale), scale=scale)
         if len(regions) > MAX_POINTS:
@@ -189,15 +191,14 @@ def _scale(
     reference: Reference,
     question: str,
     size: tuple[int, int],
-    notation: str,
 ) -> Scale:
     own = next((region.grid for region in regions if region.grid), None)
     asked = reference.scale or named_grid(question)
-    said = NOTATIONS[notation](size) if notation else None
+    said = NOTATIONS[reference.notation](size) if reference.notation else None
     if own and said and own != said and not asked:
         raise RowError(
             "answer",
-            f"the answer's marks mean 0 to {own}, and --notation {notation} says otherwise; import"
+            f"the answer's marks mean 0 to {own}, and --notation {reference.notation} says otherwise; import"
             " such rows apart",
         )
     scale = asked or own or said
