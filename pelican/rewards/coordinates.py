@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import NamedTuple
 
 from pelican.records import Scale, sides_of
 from pelican.rewards.base import Unscorable
@@ -20,8 +21,7 @@ Box = tuple[float, float, float, float]
 MAX_POINTS = 10  # of a reply; more would be a guess at everything
 
 
-@dataclass(frozen=True, slots=True)
-class Region:
+class Region(NamedTuple):
     """A point (x, y) or a box (x0, y0, x1, y1); `grid` per side as its notation says, if it does.
 
     Other lengths than two and four are what a reply holds that is neither.
@@ -73,6 +73,7 @@ _CORNERS: dict[tuple[str, ...], bool] = {  # whether the last two are width and 
 
 _NUMERAL = r"[-+]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:e[-+]?[0-9]{1,3})?"
 _COORDINATE = re.compile(rf"(?<![a-z0-9_])(?:{_NUMERAL}|nan\b|inf(?:inity)?\b)", re.I)
+_PLAIN = re.compile(r"[0-9., +-]{1,200}")
 _FILLER = re.compile(r"[\s,;:=xy\"'%]*", re.IGNORECASE)
 _GROUP = re.compile(r"[(\[{]([^()\[\]{}]*)[)\]}](\s?%)?")
 _QUOTED = "|".join(sorted(KEYS, key=len, reverse=True))
@@ -106,19 +107,29 @@ def find_regions(text: str, *, bare: bool = True) -> list[Region]:
     found: list[Region] = []
     if "<" in text:
         text = _LABEL.sub(" ", text)
-        found = [region for tag in _POINT_TAG.finditer(text) for region in _of_tag(tag[1])]
+        found = tagged_points(text)
         for mark, content in _MARK.findall(text):
             found += _of_mark(mark.lower(), content)
-    if not found:
-        found = [region for match in _KEYED.finditer(text) for region in _of_key(match)]
+    found = found or keyed_regions(text)
     if not found:
         groups = _GROUP.findall(text) or ([(text, "")] if bare else [])
         found = [region for content, percent in groups for region in _of_group(content + percent)]
     return found
 
 
+def tagged_points(text: str) -> list[Region]:
+    """The points of Molmo's tags."""
+    return [region for tag in _POINT_TAG.finditer(text) for region in _of_tag(tag[1])]
+
+
+def keyed_regions(text: str) -> list[Region]:
+    """What stands in brackets after one of KEYS."""
+    if ":" not in text and "=" not in text:
+        return []
+    return [region for match in _KEYED.finditer(text) for region in _of_key(match)]
+
+
 def _of_tag(attributes: str) -> Iterator[Region]:
-    """The points of Molmo's `<point …>` or `<points …>`."""
     axes: dict[str, dict[str, float]] = {"x": {}, "y": {}}
     for axis, index, value in _XY.findall(attributes):
         axes[axis.lower()][index] = number(value)
@@ -146,14 +157,12 @@ def _of_key(match: re.Match[str]) -> list[Region]:
 def _noted(notation: Notation, text: str) -> list[Region]:
     """The regions of a text that stands in a notation."""
     found = [
-        replace(region, grid=region.grid or notation.grid)
+        Region(_x_first(numbers) if notation.y_first else numbers, grid or notation.grid)
         for content, percent in _GROUP.findall(text)
-        for region in _of_group(content + percent)
+        for numbers, grid in _of_group(content + percent)
     ]
-    if notation.y_first:
-        found = [replace(region, numbers=_x_first(region.numbers)) for region in found]
     if notation.box and len(found) == 2 and all(len(region.numbers) == 2 for region in found):
-        found = [replace(found[0], numbers=found[0].numbers + found[1].numbers)]
+        found = [Region(found[0].numbers + found[1].numbers, found[0].grid)]
     return found
 
 
@@ -163,6 +172,11 @@ def _x_first(numbers: tuple[float, ...]) -> tuple[float, ...]:
 
 def _of_group(content: str) -> list[Region]:
     """The one region of a text that holds nothing but coordinates, or their names; else none."""
+    if _PLAIN.fullmatch(content):  # most are: numbers between commas
+        try:
+            return [Region(tuple(map(float, content.split(","))))]
+        except ValueError:
+            pass
     grid = PER_CENT if "%" in content else None
     if ":" in content or "=" in content:
         named = {name.lower().replace("_", ""): value for name, value in _NAMED.findall(content)}
@@ -222,6 +236,8 @@ def placed(regions: Sequence[Region], scale: Scale) -> list[tuple[float, ...]]:
     smaller counts that holds every number: Molmo's 60 of 100 is no 60 of 1000, and 350 between
     marks that mean 0 to 1000 is none of 100.
     """
+    if all(region.grid is None for region in regions):
+        return [region.numbers for region in regions]
     sides = sides_of(scale)
     asked = max(sides)
     top = {
