@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from pelican.rewards.base import Unscorable
-from pelican.rewards.parse import number
+from pelican.rewards.quantities import number
 
 Point = tuple[float, float]
 Box = tuple[float, float, float, float]

@@ -27,7 +27,8 @@ from pelican.records import (
     YesNoAnswer,
 )
 from pelican.rewards.base import Unscorable
-from pelican.rewards.parse import ONES, extract_answer, normalise
+from pelican.rewards.parse import extract_answer, normalise
+from pelican.rewards.quantities import ONES
 
 TEXT_WORDS = 4  # a longer free answer can't be asked for word by word
 _ANSWER: TypeAdapter[Answer] = TypeAdapter(Answer)
