@@ -55,7 +55,7 @@ def extract_answer(completion: str) -> Extracted:
     rest = completion.rpartition("</think>")[2]
     blocks = [block.strip() for block in _ANSWER.findall(rest)]
     if blocks:
-        if len({normalise(block) for block in blocks}) > 1:
+        if len(blocks) > 1 and len({normalise(block) for block in blocks}) > 1:
             raise Unscorable("several answers", f"{len(blocks)} <answer> blocks")
         return _checked(plain_answer(blocks[0]), tagged=True)
     rest = rest.partition("<think>")[0]
@@ -218,6 +218,9 @@ _ALTERNATIVE = re.compile(r"\s*(?:/|或者?|还是|還是|和|、|,|か|또는)\
 
 def parse_yes_no(text: str) -> bool:
     """Yes or no, by the first word; both words in one answer are refused."""
+    bare = _YES_NO.get(text.rstrip(".").lower())
+    if bare is not None:
+        return bare
     start = text.lstrip(" ([")
     first = _POLARITY.match(start) or _JOINED_FIRST.match(start)
     if not first:
@@ -240,6 +243,7 @@ def parse_yes_no(text: str) -> bool:
 
 MAX_ITEMS = 100
 
+_NUMBERED = re.compile("[0-9第]")
 _NUMERAL = r"(?:[0-9]{1,3}|[一二三四五六七八九十]{1,2})"
 _MARK = re.compile(
     r"\s*(?:(?:step\s*)?\(?[0-9]{1,3}[.):、](?![0-9])|step\s+[0-9]+\b[.):]?"
@@ -251,19 +255,21 @@ _INLINE_MARK = re.compile(
     re.IGNORECASE,
 )
 _LETTER_MARK = re.compile(r"(?:^|(?<=[\s;,]))\(?([a-z])[).]\s+", re.IGNORECASE)
-_ARROW = re.compile(
-    r"\s*(?:[-=~]{1,9}>|>{1,9}|[\u2192\u2794\u2799-\u27bf\u279c\u27a1\u27f6\u21d2\u27f9\u21e8\u21a6\u21fe\u25b6\u25ba»›]\ufe0f?)\s*"
-)
+_ARROWS = "→➔➙➛➜➝➞➟➠➡➢➣➤➥➦➨➩➪➫➬➭➮➯➱➲➳➵➸➺➻➼➽➾⟶⟹⇒⇨↦▶►»›"
+_ARROW = re.compile(rf"\s*(?:[-=~]{{1,9}}>|>{{1,9}}|[{_ARROWS}]\ufe0f?)\s*")
+_ARROW_SIGN = re.compile(f"[>{_ARROWS}]")
 _COMMA = re.compile(r"[,、]\s*")
 _SENTENCE = re.compile(r"(?<=[a-z)\"'])[.!]\s+(?=[A-Z])|。\s*")
 _THEN = re.compile(r"\s+(?:and\s+)?then\s+|\s+[-–—]\s+", re.IGNORECASE)
 _QUOTED_COMMA = re.compile(r"""['"]\s*,\s*['"]""")
-_JOIN = r"(?:then|next|finally|lastly|after that|afterwards|first|firstly|second|secondly|third|thirdly)"
+_JOINS = {
+    f"{lead}{join}"
+    for lead in ("", "and ")
+    for join in ("then", "next", "first", "second", "third", "finally", "lastly", "after that")
+}
 _FIRST = re.compile(
     r"\s*first(?:ly)?\s*[,:]?\s+(?=.*\b(?:then|next|finally|second)\b)", re.IGNORECASE
 )
-# A comma behind "Then" parts no items; "first aid" keeps its first.
-_JOIN_COMMA = re.compile(rf"(?:(?<=[,;.!:])\s*|^)(?:and\s+)?{_JOIN}\s*[,:]\s*", re.IGNORECASE)
 _JOINER = re.compile(
     r"(?:and\s+then|and\s+finally|and\s+lastly|finally|lastly|and|then|next|first(?=,|:|ly\b)(?:ly)?|after that)[,:]?\s+"
     r"|然后再?|接着|最后|最終|首先|先|再|そして|次に|まず",
@@ -273,8 +279,7 @@ _JOINER = re.compile(
 
 def parse_list(text: str) -> list[str]:
     """Items, normalised: lines, "1. a 2. b", "a; b", "a > b", "a | b" or "a, b", in this order."""
-    keys = [item_key(_MARK.sub("", item, count=1)) for item in split_list(text)]
-    keys = [key for key in keys if key]
+    keys = [key for item in split_list(text) if (key := item_key(item))]
     if not keys:
         raise Unscorable("unreadable", "no list")
     if len(keys) > MAX_ITEMS:
@@ -283,39 +288,50 @@ def parse_list(text: str) -> list[str]:
 
 
 def split_list(text: str) -> list[str]:
-    """The items as they are written, marks and all; one where nothing parts them."""
+    """The items as they are written, without their marks; one where nothing parts them."""
     if text[:1] == "[" and text[-1:] == "]":
         text = text[1:-1]
     lines = [line for line in text.splitlines() if line.strip()]
-    marked = [line for line in lines if _MARK.match(line)]
     if len(lines) > 1:
-        items = marked or lines
-    elif len(_INLINE_MARK.findall(text)) > 1:
-        items = _INLINE_MARK.split(text)[1:]
-    elif _are_letters(_LETTER_MARK.findall(text)):
-        items = _LETTER_MARK.split(text)[2::2]
-    elif ";" in text:
-        items = text.split(";")
-    elif _ARROW.search(text):
-        items = _ARROW.split(text)
-    elif "|" in text:
-        items = text.split("|")
-    elif _QUOTED_COMMA.search(text):
-        items = _QUOTED_COMMA.split(text)
+        items = [line[mark.end() :] for line in lines if (mark := _MARK.match(line))] or lines
     else:
-        items = _prose_items(text)
+        items = [_without_mark(item) for item in _line_items(text)]
     return [item for item in items if item.strip(" ;,.。")]
 
 
+def _line_items(text: str) -> list[str]:
+    if _NUMBERED.search(text) and len(_INLINE_MARK.findall(text)) > 1:
+        return _INLINE_MARK.split(text)[1:]
+    if (")" in text or "." in text) and _are_letters(_LETTER_MARK.findall(text)):
+        return _LETTER_MARK.split(text)[2::2]
+    if ";" in text:
+        return text.split(";")
+    if _ARROW_SIGN.search(text):
+        return _ARROW.split(text)
+    if "|" in text:
+        return text.split("|")
+    if ("'" in text or '"' in text) and _QUOTED_COMMA.search(text):
+        return _QUOTED_COMMA.split(text)
+    return _prose_items(text)
+
+
 def _prose_items(text: str) -> list[str]:
-    text = text[first.end() :] if (first := _FIRST.match(text)) else text
+    first = _FIRST.match(text)
+    if first:
+        text = text[first.end() :]
     sentences = [part for part in _SENTENCE.split(text) if part.strip()]
     if len(sentences) > 1:
         return sentences
-    text = _JOIN_COMMA.sub(" ", text)
-    if _COMMA.search(text):
-        return _COMMA.split(text)
-    return _THEN.split(text)
+    parts = _COMMA.split(text)
+    if len(parts) == 1:
+        return _THEN.split(text)
+    # A comma behind "then" parts no items.
+    return [part for part in parts if part.strip().lower() not in _JOINS] or parts
+
+
+def _without_mark(item: str) -> str:
+    mark = _MARK.match(item)
+    return item[mark.end() :] if mark else item
 
 
 def _are_letters(marks: Sequence[str]) -> bool:

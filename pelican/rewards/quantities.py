@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+from functools import lru_cache
 
 from pelican.rewards.base import Unscorable
 from pelican.rewards.scripts import JOINED, NO_WORD_AFTER, NO_WORD_BEFORE
@@ -228,6 +229,8 @@ _LENGTH = re.compile(
     r"(?![.,]?[0-9])(?!e[-+]?[0-9])"
     rf"(?:\s*(?:-\s*)?(?:[(\[]\s*)?{_UNIT}|\s*(?P<mark>''|[\"']))?"
 )
+_BARE_LENGTH = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s?(mm|cm|m|in|ft)?")
+_ANY_DIGIT = re.compile(r"\d")
 # "1m20cm": a unit that touches the next number; "20m2" is an area.
 _STUCK = re.compile(rf"(?<=[0-9])(\s*(?:{_NAMES}))(?=[0-9])(?![23](?![0-9a-z]))")
 _FRAC = re.compile(r"\\frac\s{0,9}\{?([0-9]{1,9}?)\}?\s{0,9}\{?([0-9]{1,9})\}?")
@@ -268,6 +271,7 @@ _ASKS_AREA = re.compile(
 )
 
 
+@lru_cache(maxsize=1 << 12)
 def asks_area(question: str) -> bool:
     """Whether a question asks for square metres, feet or the like."""
     return _ASKS_AREA.search(question) is not None
@@ -278,10 +282,13 @@ def parse_length(text: str, unit: str, *, area: bool = False) -> float:
 
     "5 ft 3 in" is a sum; "30 cm (0.3 m)" is one length.
     """
+    bare = _BARE_LENGTH.fullmatch(text)
+    if bare and not area:  # most replies
+        return number(bare[1]) * METRES[bare[2] or unit] / METRES[unit]
     text = text.casefold()
     if "\\frac" in text:
         text = _FRAC.sub(r" \1/\2", text)
-    if not any(c.isdigit() for c in text):
+    if not _ANY_DIGIT.search(text):
         text = with_digits(text)
     elif _TOUCHING.search(text):
         text = _STUCK.sub(r"\1 ", text)
