@@ -30,6 +30,7 @@ from pelican.records import (
     StepsAnswer,
     TextAnswer,
     YesNoAnswer,
+    sides_of,
 )
 from pelican.rewards.base import Asked, Scorers, Verdict
 from pelican.rewards.coordinates import Box, parse_box, parse_points
@@ -55,17 +56,17 @@ def points(asked: Asked[PointsAnswer]) -> Verdict:
     Points on the same pixel count once, so repeating a sure point gains nothing.
     """
     answer = asked.answer
-    predicted = parse_points(asked.text)
+    predicted = parse_points(asked.text, answer.scale)
     pixels = decode_mask(answer.mask)
     height, width = answer.mask.size
-    scale = answer.scale
+    right, bottom = sides_of(answer.scale)
     hits: dict[tuple[bool, float, float], bool] = {}
     for x, y in predicted:
-        if not (0 <= x <= scale and 0 <= y <= scale):
+        if not (0 <= x <= right and 0 <= y <= bottom):
             hits[False, x, y] = False
             continue
-        column = min(int(x * width / scale), width - 1)
-        row = min(int(y * height / scale), height - 1)
+        column = min(int(x * width / right), width - 1)
+        row = min(int(y * height / bottom), height - 1)
         hits[True, column, row] = bool(pixels[row, column])
     value = sum(hits.values()) / len(hits)
     shown = "; ".join(f"({x:g}, {y:g})" for x, y in predicted)
@@ -74,7 +75,7 @@ def points(asked: Asked[PointsAnswer]) -> Verdict:
 
 def box(asked: Asked[BoxAnswer]) -> Verdict:
     """Intersection over union."""
-    predicted = parse_box(asked.text)
+    predicted = parse_box(asked.text, asked.answer.scale)
     shown = "[" + ", ".join(f"{value:g}" for value in predicted) + "]"
     return Verdict(box_iou(predicted, asked.answer.box), shown)
 

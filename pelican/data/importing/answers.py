@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Callable, Sequence
@@ -12,7 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 from pelican.base.parse import parse_json
 from pelican.data.entries import first_message
 from pelican.data.formats.base import Reference
-from pelican.data.importing.regions import grid, read_mask, region_answer
+from pelican.data.importing.regions import grid_of_mask, read_mask, region_answer
 from pelican.data.tables import RowError
 from pelican.records import (
     Answer,
@@ -34,7 +35,6 @@ TEXT_WORDS = 4  # a longer free answer can't be asked for word by word
 _ANSWER: TypeAdapter[Answer] = TypeAdapter(Answer)
 _NUMBER = r"[-+]?(?:\d+(?:,\d{3})*(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d+)?"
 _MEASURE = re.compile(rf"\s*({_NUMBER}|nan|[-+]?inf(?:inity)?)\s*([a-zA-Z]*)\.?\s*", re.IGNORECASE)
-_GROUP = re.compile(rf"[\[(]\s*({_NUMBER}|nan)((?:\s*,\s*(?:{_NUMBER}|nan)){{1,3}})\s*[\])]", re.I)
 _SPAN = re.compile(
     rf"(?:from\s+)?({_NUMBER})\s*(?:s|sec|seconds)?\s*(?:-|–|to|,)\s*({_NUMBER})\s*(?:s|sec|seconds)?\.?",
     re.IGNORECASE,
@@ -65,7 +65,7 @@ def read_answer(
             return _ANSWER.validate_python(reference.value)
         if mask_bytes is not None:
             mask = read_mask(mask_bytes(), size)
-            return PointsAnswer(mask=mask, scale=reference.scale or grid(question, None))
+            return PointsAnswer(mask=mask, scale=grid_of_mask(reference, question))
         value = reference.value
         _finite(value)
         if value is None or value == "":
@@ -112,15 +112,16 @@ def _listed(
     shift_s: float,
 ) -> Answer:
     numbers = [v for v in value if isinstance(v, int | float) and not isinstance(v, bool)]
-    if len(numbers) == len(value) and len(value) in (2, 4):
-        if len(value) == 2 and _ABOUT_TIME.search(f"{question} {question_type}"):
-            return _interval(numbers[0], numbers[1], shift_s)
-        return region_answer([numbers], reference, question, size)
-    nested = [list(v) for v in value if isinstance(v, list | tuple)]
-    if nested and len(nested) == len(value):
-        if not all(isinstance(n, int | float) for group in nested for n in group):
-            raise RowError("answer", "the answer is a list of lists that hold no coordinates")
-        return region_answer(nested, reference, question, size)
+    pair = len(value) == len(numbers) == 2
+    if pair and _ABOUT_TIME.search(f"{question} {question_type}"):
+        return _interval(numbers[0], numbers[1], shift_s)
+    region = None
+    if numbers or any(isinstance(v, list | tuple | dict) for v in value):
+        region = region_answer(json.dumps(value, default=str), reference, question, size)
+    if region is not None:
+        return region
+    if value and all(isinstance(v, list | tuple) for v in value):
+        raise RowError("answer", "the answer is a list of lists that hold no coordinates")
     texts = [str(v).strip() for v in value]
     if not texts or not all(texts):
         raise RowError("answer_missing", "the row has no answer")
@@ -141,15 +142,13 @@ def _text(
     size: tuple[int, int],
     shift_s: float,
 ) -> Answer:
-    groups = [
-        [float(n) for n in (a + b).replace(" ", "").split(",")] for a, b in _GROUP.findall(text)
-    ]
-    if reference.kind == "points" and not groups:
+    spanned = "(" not in text and _SPAN.fullmatch(text.strip("[] "))
+    if not (spanned and _ABOUT_TIME.search(f"{question} {question_type}")):
+        region = region_answer(text, reference, question, size)
+        if region is not None:
+            return region
+    if reference.kind == "points":
         raise RowError("answer", f"no point in the answer {text!r:.80}")
-    spanned = len(groups) == 1 and len(groups[0]) == 2 and "(" not in text
-    if groups and not (spanned and _ABOUT_TIME.search(f"{question} {question_type}")):
-        _finite(groups)
-        return region_answer(groups, reference, question, size)
     options = options_in(question)
     if options and (LETTER.match(text) or any(normalise(o) == normalise(text) for o in options)):
         return choice_of(text, Reference(options=options))

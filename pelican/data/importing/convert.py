@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
 
@@ -15,9 +15,10 @@ from pelican.data.formats.base import Found, Record, Unread
 from pelican.data.importing.answers import read_answer, with_options
 from pelican.data.importing.classify import Label, classify
 from pelican.data.importing.media import Loader
+from pelican.data.importing.regions import with_grid
 from pelican.data.tables import RowError
 from pelican.errors import UserInputError
-from pelican.records import ChoiceAnswer, Sample, Split, Turn
+from pelican.records import BoxAnswer, ChoiceAnswer, PointsAnswer, Sample, Split, Turn
 
 MAX_TEXT = 20_000  # characters of a turn
 # What a chat template or a processor would take for its own: it would break the prompt.
@@ -35,12 +36,16 @@ _SPLITS = {
 
 @dataclass(frozen=True)
 class Defaults:
-    """What a row gets where its source says nothing. With `force_split` every row gets `split`."""
+    """What a row gets where its source says nothing. With `force_split` every row gets `split`.
+
+    `notation` is what coordinates mean that neither answer nor question tells.
+    """
 
     source: str
     license: str = ""
     split: Literal["train", "dev", "test"] = "train"
     force_split: bool = False
+    notation: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,10 +97,12 @@ def _convert(record: Record, loader: Loader, defaults: Defaults) -> Good:
         raise RowError("schema", "the row has no question")
     question = turns[-1].text
     loaded = loader.load(record.media)
-    mask = record.reference.mask
+    reference, mask = record.reference, record.reference.mask
+    if defaults.notation:
+        reference = replace(reference, notation=defaults.notation)
     opener: Callable[[], bytes] | None = partial(loader.image_bytes, mask) if mask else None
     answer = read_answer(
-        record.reference,
+        reference,
         question,
         loaded.size,
         record.question_type,
@@ -104,6 +111,8 @@ def _convert(record: Record, loader: Loader, defaults: Defaults) -> Good:
     )
     if isinstance(answer, ChoiceAnswer):
         turns = (*turns[:-1], Turn(role="user", text=with_options(question, answer)))
+    elif isinstance(answer, PointsAnswer | BoxAnswer):
+        turns = (*turns[:-1], Turn(role="user", text=with_grid(question, answer, reference)))
     label = classify(question, answer, record.question_type, record.family, record.dimension)
     source = record.source or defaults.source
     sample = Sample(
