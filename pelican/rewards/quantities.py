@@ -277,6 +277,68 @@ def asks_area(question: str) -> bool:
     return _ASKS_AREA.search(question) is not None
 
 
+_UNIT_ALONE = re.compile(_UNIT)
+_ASKS_UNIT = re.compile(
+    rf"\bin\s+(?:{_SQUARE}[\s-]*)?({_NAMES})(?<!metro)(?![a-z])(?!\s+(?:station|line)\b)"
+    rf"|\bhow many\s+(?:{_SQUARE}[\s-]*)?({_NAMES})(?<!foot)(?<!feet)(?<!yards)(?![a-z])"
+    r"|\bhow many\s+(feet|yards)\b(?=.{0,80}\b(?:away|tall|high|long|wide|apart|far|deep|distance|between|is|from)\b)"
+    rf"|[(\[]\s*(?:in\s+|unit:?\s*)?(?:{_SQUARE}[\s-]*)?({_NAMES}|in)(?:\^?2|²)?\s*[)\]]"
+    rf"|(?:多少|几|单位(?:是|为|[:：])?|以|用)\s*(?:平方)?({_NAMES})",
+    re.IGNORECASE | re.DOTALL,
+)
+_OWN = {1e-9: "mm", 1e-6: "mm", 0.1: "m", 1000.0: "m", 0.9144: "ft", 1609.344: "m", 1852.0: "m"}
+_OWN |= {factor: unit for unit, factor in METRES.items()}
+
+
+def own_unit(name: str) -> tuple[str, float] | None:
+    """One of METRES for a unit's name, and how many of it the unit is: "km" is 1000 of our "m"."""
+    match = _UNIT_ALONE.fullmatch(name.strip().casefold())
+    factor = LENGTHS.get(match["name"] or match["of"]) if match else None
+    return (_OWN[factor], factor / METRES[_OWN[factor]]) if factor else None
+
+
+@lru_cache(maxsize=1 << 12)
+def asked_unit(question: str) -> str | None:
+    """The unit, one of METRES, in which a question asks for a length or an area."""
+    match = _ASKS_UNIT.search(question)
+    name = next((group for group in match.groups() if group), "") if match else ""
+    own = own_unit(name) if name else None
+    return own[0] if own else None
+
+
+def unit_in(text: str) -> str:
+    """The name of the first unit of length behind a number; "" if there is none."""
+    text = text.casefold()
+    if not _ANY_DIGIT.search(text):
+        try:
+            text = with_digits(text)
+        except Unscorable:
+            return ""
+    for match in _LENGTH.finditer(_STUCK.sub(r"\1 ", text)):
+        name = match["name"] or match["of"]
+        if name or match["mark"]:
+            return name or ("ft" if match["mark"] == "'" else "in")
+    return ""
+
+
+_QUANTITY = re.compile(rf"[^0-9]{{0,20}}[$€£¥]?(?:{_DIGITS})")
+
+
+def is_other_quantity(text: str) -> bool:
+    """Whether a short text is a number of something that is no length: kilograms, percent, seconds."""
+    text = text.casefold()
+    match = _QUANTITY.match(text)
+    if not match or len(text) > 40:
+        return False
+    rest = text[match.end() :]
+    return "$" in match[0] or bool(
+        rest and (_LIKE_A_UNIT.match(rest) or _JOINED_UNIT.match(rest) or _COMMA_UNIT.match(rest))
+    )
+
+
+_COMMA_UNIT = re.compile(rf",[0-9]+\s*(?:{_OTHER_UNITS})\b")
+
+
 def parse_length(text: str, unit: str, *, area: bool = False) -> float:
     """The one length of the text in `unit`, or area in its square; a bare number is in `unit`.
 
