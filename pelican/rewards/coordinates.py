@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from pelican.records import Scale, sides_of
 from pelican.rewards.base import Unscorable
-from pelican.rewards.parse import number
+from pelican.rewards.quantities import number
 
 Point = tuple[float, float]
 Box = tuple[float, float, float, float]

@@ -2,7 +2,7 @@
 
 A rule reads the answer's text, compares it with the reference, and gives a `Verdict`: the reward in
 [0, 1] and the answer as it was read. What it can't read it refuses by raising `Unscorable` (the
-parsers of `parse.py` do), which is a reward of 0 with that reason. A rule for counts that also takes
+parsers of `parse.py` and `quantities.py` do), which is a reward of 0 with that reason. A rule for counts that also takes
 near misses would be
 
     def near_count(asked: Asked[CountAnswer]) -> Verdict:
@@ -39,12 +39,12 @@ from pelican.rewards.parse import (
     item_key,
     normalise,
     parse_choice,
-    parse_count,
-    parse_interval,
-    parse_length,
     parse_list,
     parse_yes_no,
+    part_at_and,
+    reference_key,
 )
+from pelican.rewards.quantities import asks_area, parse_count, parse_interval, parse_length
 
 # 1 - theta for theta = .50, .55, …, .95 (VSI-Bench)
 _MRA_LIMITS = tuple(i / 20 for i in range(1, 11))
@@ -98,9 +98,9 @@ def count(asked: Asked[CountAnswer]) -> Verdict:
 
 
 def distance(asked: Asked[DistanceAnswer]) -> Verdict:
-    """Mean relative accuracy, in the unit that was asked."""
+    """Mean relative accuracy, in the unit that was asked, or in its square."""
     answer = asked.answer
-    predicted = parse_length(asked.text, answer.unit)
+    predicted = parse_length(asked.text, answer.unit, area=asks_area(asked.question))
     value = mean_relative_accuracy(predicted, answer.value)
     return Verdict(value, f"{predicted:g} {answer.unit}")
 
@@ -127,7 +127,7 @@ def yes_no(asked: Asked[YesNoAnswer]) -> Verdict:
 def order(asked: Asked[OrderAnswer]) -> Verdict:
     """(Kendall's tau + 1) / 2: exact is 1, reversed is 0; other items than those asked score 0."""
     truth = [item_key(item) for item in asked.answer.items]
-    predicted = parse_list(asked.text)
+    predicted = part_at_and(parse_list(asked.text), truth)
     shown = "; ".join(predicted)
     if sorted(truth) != sorted(predicted):
         missing, extra = Counter(truth) - Counter(predicted), Counter(predicted) - Counter(truth)
@@ -159,7 +159,7 @@ def interval(asked: Asked[IntervalAnswer]) -> Verdict:
 def steps(asked: Asked[StepsAnswer]) -> Verdict:
     """Longest common subsequence over the longer of the two lists, so padding does not pay."""
     truth = [item_key(step) for step in asked.answer.steps]
-    predicted = parse_list(asked.text)
+    predicted = part_at_and(parse_list(asked.text), truth)
     value = common_subsequence(predicted, truth) / max(len(predicted), len(truth))
     return Verdict(value, "; ".join(predicted))
 
@@ -178,7 +178,7 @@ def text(asked: Asked[TextAnswer]) -> Verdict:
     """The exact text or one of its aliases; case, articles, spaces and punctuation aside."""
     predicted = normalise(asked.text)
     accepted = (asked.answer.value, *asked.answer.aliases)
-    return Verdict(float(any(normalise(one) == predicted for one in accepted)), predicted)
+    return Verdict(float(any(reference_key(one) == predicted for one in accepted)), predicted)
 
 
 # Kinds with one right answer; every family takes them.

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from pelican.data.entries import RESERVED, answer_fits, first_message, refuse
 from pelican.data.formats.base import Found, Record, Unread
-from pelican.data.importing.answers import read_answer, with_options
+from pelican.data.importing.answers import check_own_words, read_answer, with_options
 from pelican.data.importing.classify import Label, classify
 from pelican.data.importing.media import Loader
 from pelican.data.importing.regions import with_grid
@@ -132,6 +132,7 @@ def _convert(record: Record, loader: Loader, defaults: Defaults) -> Good:
         chance=1 / len(answer.options) if isinstance(answer, ChoiceAnswer) else 0.0,
     )
     answer_fits(sample)
+    check_own_words(sample, reference)
     return Good(sample, label, record.license or defaults.license, record.place, record.key)
 
 
