@@ -42,6 +42,9 @@ BOXES: list[tuple[Any, str, str, tuple[float, ...], Any]] = [
     ("From (100,300) to (350,800).", "Give the top-left and bottom-right corners, 0 to 1000.", "", (100, 300, 350, 800), 1000),
     ("(0.1, 0.3), (0.35, 0.8)", "Return the bbox as (x0, y0), (x1, y1).", "", (0.1, 0.3, 0.35, 0.8), 1),
     ("(100,300),(350,800)", "请给出红色方块的边界框，坐标为0到1000。", "", (100, 300, 350, 800), 1000),
+    ("(100,300),(350,800)", "Give the two corners of the bounding box, 0 to 1000.", "", (100, 300, 350, 800), 1000),
+    ("[100, 300, 350, 800]", "Give the bounding boxes of all cups, 0 to 1000.", "", (100, 300, 350, 800), 1000),
+    ("[100, 300, 350, 800]", "Which of the two? Give its bounding box, 0 to 1000.", "", (100, 300, 350, 800), 1000),
     # the grid by the mark or the key
     (QWEN2, "Where is the red block?", "", (100, 300, 350, 800), 1000),
     (QWEN2, "Where is it, from 0 to 100?", "", (10, 30, 35, 80), 100),
@@ -111,6 +114,8 @@ def test_points_are_read_and_earn_1(
 LEFT_OUT: list[tuple[Any, str, str, str]] = [
     ("(100,300),(350,800)", "Give both bounding boxes, from 0 to 1000.", "", "several boxes"),
     ("(100,300),(350,800)", "Give the bounding boxes of all cups, 0 to 1000.", "", "several boxes"),
+    (QWEN2, "Give both bounding boxes, from 0 to 1000.", "", "the answer has one"),
+    ("(100,300),(350,800)", "Give the bounding box of each cup, 0 to 1000.", "", "several boxes"),
     ("<box>[[1, 2, 3, 4], [5, 6, 7, 8]]</box>", "Find both.", "", "no kind of answer holds several"),
     ('[{"box_2d": [1, 2, 3, 4]}, {"point": [5, 6]}]', "Find both.", "", "no kind of answer"),
     ([{"bbox_2d": [100, 300, 350, 800]}], "Locate it, as JSON.", "", "names no grid"),

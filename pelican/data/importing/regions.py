@@ -115,21 +115,27 @@ def with_grid(question: str, answer: PointsAnswer | BoxAnswer, reference: Refere
 
 # Points or a box: by the answer's notation; two bare corners by what the question asks for.
 
-_BOX = r"(?:bounding|boundary|enclosing|detection)[ -]?box|\bbbox|\bb-?box|\bbounding rectangle"
+_BOX = r"(?:(?:bounding|boundary|enclosing|detection)[ -]?box|\bbbox|\bb-?box|\bbounding rectangle)"
 _ONE_BOX = re.compile(
-    rf"(?:{_BOX})(?!e?s\b)|\b(?:draw|give|return|output|predict|provide|report|mark)\s+(?:a|one|the|its)"
-    r"\s+box\b|\bbox(?:es)? (?:around|that encloses|coordinates)\b|\bas a box\b"
+    rf"{_BOX}(?!e?s\b)"
+    r"|\b(?:draw|give|return|output|predict|provide|report|mark)\s+(?:a|one|the|its)\s+box\b"
+    r"|\b(?:box|rectangle) (?:around|that encloses|coordinates)\b|\bas a box\b|\bxyxy\b"
     r"|\b(?:two|both|opposite)\s+corners\b|\btop[- ]left\b.{0,60}\bbottom[- ]right\b"
     r"|边界框|包围框|检测框|边框|外接框",
     re.IGNORECASE,
-)  # fmt: skip
+)
 _BOXES = re.compile(
-    rf"(?:{_BOX})(?:e?s)\b|\bboxes (?:around|of|for)\b|\b(?:all|both|each|every|two|three|several)\b"
-    rf"[^.?!]{{0,40}}(?:{_BOX})",
+    rf"{_BOX}e?s\b|\bboxes (?:around|of|for)\b|\b(?:each|every)\b[^.?!]{{0,40}}{_BOX}"
+    rf"|{_BOX}\b[^.?!]{{0,30}}\b(?:each|every|all|both)\b",
+    re.IGNORECASE,
+)
+_COUNTED_BOXES = re.compile(
+    rf"\b(?:both|two|three|four|five|several|[2-9])\b[^.,?!]{{0,40}}(?:{_BOX}|\bbox)es\b",
     re.IGNORECASE,
 )
 _PLACE = re.compile(
-    rf"\b(?:in|inside|within|cent(?:er|re)s?|middle)\b(?:\s+of)?\s+(?:the|its|this|that|each)\s+(?:\w+\s+)?(?:{_BOX})",
+    r"\b(?:in|inside|within|cent(?:er|re)s?|middle)\b(?:\s+of)?\s+(?:the|its|this|that|each)\s+(?:\w+\s+)?"
+    + _BOX,
     re.IGNORECASE,
 )
 
@@ -222,6 +228,11 @@ def _is_box(regions: Sequence[Region], question: str) -> bool:
                 "answer",
                 f"the answer holds {len(regions)} regions, and no kind of answer holds several boxes;"
                 " ask for one a row",
+            )
+        if _COUNTED_BOXES.search(question):
+            raise RowError(
+                "answer",
+                "the question asks for several boxes, and the answer has one; ask for one a row",
             )
         return True
     if any(len(region.numbers) != 2 for region in regions):
