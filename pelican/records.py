@@ -9,7 +9,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, PositiveInt, model_validator
 
 from pelican.base.model import Frozen
 
@@ -58,12 +58,22 @@ class Mask(Frozen):
     counts: str
 
 
+# A coordinate v lies at v / scale of the image's side; (width, height) where the sides differ, as
+# pixels do.
+Scale = PositiveInt | tuple[PositiveInt, PositiveInt]
+
+
+def sides_of(scale: Scale) -> tuple[int, int]:
+    """The width and height of the frame in which coordinates count."""
+    return (scale, scale) if isinstance(scale, int) else scale
+
+
 class PointsAnswer(Frozen):
-    """Points inside a mask. `scale`: a coordinate v lies at v / scale of the image's side."""
+    """Points inside a mask; `scale` is of the replies, not of the mask."""
 
     kind: Literal["points"] = "points"
     mask: Mask
-    scale: int = Field(100, gt=0)
+    scale: Scale = 100
 
 
 class BoxAnswer(Frozen):
@@ -71,12 +81,13 @@ class BoxAnswer(Frozen):
 
     kind: Literal["box"] = "box"
     box: tuple[float, float, float, float]
-    scale: int = Field(100, gt=0)
+    scale: Scale = 100
 
     @model_validator(mode="after")
     def _ordered(self) -> BoxAnswer:
         x0, y0, x1, y1 = self.box
-        if not (0 <= x0 < x1 <= self.scale and 0 <= y0 < y1 <= self.scale):
+        width, height = sides_of(self.scale)
+        if not (0 <= x0 < x1 <= width and 0 <= y0 < y1 <= height):
             raise ValueError(f"box {self.box} is empty or leaves the frame of {self.scale}")
         return self
 

@@ -25,6 +25,7 @@ from pelican.data.formats.tables import card_license
 from pelican.data.importing.convert import Defaults
 from pelican.data.importing.labels import judge_labels
 from pelican.data.importing.media import Finder, Loader
+from pelican.data.importing.regions import find_notation
 from pelican.data.importing.run import Plan, Result, Tally, run_import
 from pelican.data.tables import CODES
 from pelican.data.versions import (
@@ -165,6 +166,7 @@ class Wishes:
     subset: str = ""
     config: str = ""
     turns: str = "last"
+    notation: str = ""
     step_s: float = 1.0
     max_frames: int = 64
     horizon_s: float = 64.0
@@ -243,6 +245,7 @@ def make_plan(where: str, wishes: Wishes) -> Plan:
         license=wishes.license or (card_license(root) if path.exists() else ""),
         split=cast(Literal["train", "dev", "test"], wishes.split or "train"),
         force_split=bool(wishes.split),
+        notation=find_notation(wishes.notation),
     )
     chosen = {k: v for k, v in asdict(wishes).items() if v not in ("", (), None)}
     chosen = {k: [str(x) for x in v] if isinstance(v, tuple) else v for k, v in chosen.items()}

@@ -205,6 +205,13 @@ def import_(
     turns: Annotated[
         str, typer.Option(help="Turns of a conversation that become questions: the last or each.")
     ] = "last",
+    notation: Annotated[
+        str,
+        typer.Option(
+            help="Grid of coordinates that neither answer nor question tells: shares, percent,"
+            " thousandths, pixels, qwen2.5-vl, …"
+        ),
+    ] = "",
     step_s: Annotated[float, typer.Option(help="Seconds between two frames of a clip.")] = 1.0,
     max_frames: Annotated[
         int, typer.Option(help="Most frames of a clip; a longer clip gets a larger step.")
@@ -235,6 +242,7 @@ def import_(
         subset=subset,
         config=config,
         turns=turns,
+        notation=notation,
         step_s=step_s,
         max_frames=max_frames,
         horizon_s=horizon_s,

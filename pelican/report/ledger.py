@@ -33,8 +33,10 @@ from pelican.records import (
     OrderAnswer,
     PointsAnswer,
     Sample,
+    Scale,
     StepsAnswer,
     YesNoAnswer,
+    sides_of,
 )
 from pelican.report import words
 from pelican.report.history import (
@@ -54,7 +56,8 @@ from pelican.report.history import (
 from pelican.report.pages import keep_page, render_page
 from pelican.report.run import Run
 from pelican.rewards.base import Unscorable
-from pelican.rewards.parse import extract_answer, parse_box, parse_points
+from pelican.rewards.coordinates import parse_box, parse_points
+from pelican.rewards.parse import extract_answer
 from pelican.stages.stage import resolve_input
 
 # `ledger.html`: every practised sample with its history, to be filtered, exported and corrected.
@@ -427,9 +430,9 @@ def _mark_answers(
         try:
             text = extract_answer(reply).text
             if isinstance(answer, BoxAnswer):
-                _draw_box(draw, image, parse_box(text), answer.scale, colour)
+                _draw_box(draw, image, parse_box(text, answer.scale), answer.scale, colour)
             else:
-                _draw_points(draw, image, parse_points(text), answer.scale, colour)
+                _draw_points(draw, image, parse_points(text, answer.scale), answer.scale, colour)
         except Unscorable:
             continue  # what can't be read can't be drawn; the text stands beside the picture
     return image
@@ -447,13 +450,13 @@ def _draw_box(
     draw: ImageDraw.ImageDraw,
     image: Image.Image,
     box: Sequence[float],
-    scale: int,
+    scale: Scale,
     colour: tuple[int, int, int],
 ) -> None:
-    width, height = image.size
+    across, down = (side / own for side, own in zip(image.size, sides_of(scale), strict=True))
     x0, y0, x1, y1 = box
-    left, right = sorted((x0 * width / scale, x1 * width / scale))
-    top, bottom = sorted((y0 * height / scale, y1 * height / scale))
+    left, right = sorted((x0 * across, x1 * across))
+    top, bottom = sorted((y0 * down, y1 * down))
     draw.rectangle((left, top, right, bottom), outline=colour, width=2)
 
 
@@ -461,11 +464,12 @@ def _draw_points(
     draw: ImageDraw.ImageDraw,
     image: Image.Image,
     points: Sequence[Sequence[float]],
-    scale: int,
+    scale: Scale,
     colour: tuple[int, int, int],
 ) -> None:
+    width, height = sides_of(scale)
     for point in points:
-        x, y = point[0] * image.width / scale, point[1] * image.height / scale
+        x, y = point[0] * image.width / width, point[1] * image.height / height
         draw.ellipse((x - 5, y - 5, x + 5, y + 5), outline=(255, 255, 255), width=4)
         draw.ellipse((x - 4, y - 4, x + 4, y + 4), outline=colour, width=2)
 

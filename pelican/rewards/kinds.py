@@ -2,7 +2,7 @@
 
 A rule reads the answer's text, compares it with the reference, and gives a `Verdict`: the reward in
 [0, 1] and the answer as it was read. What it can't read it refuses by raising `Unscorable` (the
-parsers of `parse.py` do), which is a reward of 0 with that reason. A rule for counts that also takes
+parsers of `parse.py` and `quantities.py` do), which is a reward of 0 with that reason. A rule for counts that also takes
 near misses would be
 
     def near_count(asked: Asked[CountAnswer]) -> Verdict:
@@ -30,22 +30,21 @@ from pelican.records import (
     StepsAnswer,
     TextAnswer,
     YesNoAnswer,
+    sides_of,
 )
 from pelican.rewards.base import Asked, Scorers, Verdict
+from pelican.rewards.coordinates import Box, parse_box, parse_points
 from pelican.rewards.masks import decode_mask
 from pelican.rewards.parse import (
-    Box,
     item_key,
     normalise,
-    parse_box,
     parse_choice,
-    parse_count,
-    parse_interval,
-    parse_length,
     parse_list,
-    parse_points,
     parse_yes_no,
+    part_at_and,
+    reference_key,
 )
+from pelican.rewards.quantities import asks_area, parse_count, parse_interval, parse_length
 
 # 1 - theta for theta = .50, .55, …, .95 (VSI-Bench)
 _MRA_LIMITS = tuple(i / 20 for i in range(1, 11))
@@ -57,17 +56,17 @@ def points(asked: Asked[PointsAnswer]) -> Verdict:
     Points on the same pixel count once, so repeating a sure point gains nothing.
     """
     answer = asked.answer
-    predicted = parse_points(asked.text)
+    predicted = parse_points(asked.text, answer.scale)
     pixels = decode_mask(answer.mask)
     height, width = answer.mask.size
-    scale = answer.scale
+    right, bottom = sides_of(answer.scale)
     hits: dict[tuple[bool, float, float], bool] = {}
     for x, y in predicted:
-        if not (0 <= x <= scale and 0 <= y <= scale):
+        if not (0 <= x <= right and 0 <= y <= bottom):
             hits[False, x, y] = False
             continue
-        column = min(int(x * width / scale), width - 1)
-        row = min(int(y * height / scale), height - 1)
+        column = min(int(x * width / right), width - 1)
+        row = min(int(y * height / bottom), height - 1)
         hits[True, column, row] = bool(pixels[row, column])
     value = sum(hits.values()) / len(hits)
     shown = "; ".join(f"({x:g}, {y:g})" for x, y in predicted)
@@ -76,7 +75,7 @@ def points(asked: Asked[PointsAnswer]) -> Verdict:
 
 def box(asked: Asked[BoxAnswer]) -> Verdict:
     """Intersection over union."""
-    predicted = parse_box(asked.text)
+    predicted = parse_box(asked.text, asked.answer.scale)
     shown = "[" + ", ".join(f"{value:g}" for value in predicted) + "]"
     return Verdict(box_iou(predicted, asked.answer.box), shown)
 
@@ -99,9 +98,9 @@ def count(asked: Asked[CountAnswer]) -> Verdict:
 
 
 def distance(asked: Asked[DistanceAnswer]) -> Verdict:
-    """Mean relative accuracy, in the unit that was asked."""
+    """Mean relative accuracy, in the unit that was asked, or in its square."""
     answer = asked.answer
-    predicted = parse_length(asked.text, answer.unit)
+    predicted = parse_length(asked.text, answer.unit, area=asks_area(asked.question))
     value = mean_relative_accuracy(predicted, answer.value)
     return Verdict(value, f"{predicted:g} {answer.unit}")
 
@@ -128,7 +127,7 @@ def yes_no(asked: Asked[YesNoAnswer]) -> Verdict:
 def order(asked: Asked[OrderAnswer]) -> Verdict:
     """(Kendall's tau + 1) / 2: exact is 1, reversed is 0; other items than those asked score 0."""
     truth = [item_key(item) for item in asked.answer.items]
-    predicted = parse_list(asked.text)
+    predicted = part_at_and(parse_list(asked.text), truth)
     shown = "; ".join(predicted)
     if sorted(truth) != sorted(predicted):
         missing, extra = Counter(truth) - Counter(predicted), Counter(predicted) - Counter(truth)
@@ -160,7 +159,7 @@ def interval(asked: Asked[IntervalAnswer]) -> Verdict:
 def steps(asked: Asked[StepsAnswer]) -> Verdict:
     """Longest common subsequence over the longer of the two lists, so padding does not pay."""
     truth = [item_key(step) for step in asked.answer.steps]
-    predicted = parse_list(asked.text)
+    predicted = part_at_and(parse_list(asked.text), truth)
     value = common_subsequence(predicted, truth) / max(len(predicted), len(truth))
     return Verdict(value, "; ".join(predicted))
 
@@ -179,7 +178,7 @@ def text(asked: Asked[TextAnswer]) -> Verdict:
     """The exact text or one of its aliases; case, articles, spaces and punctuation aside."""
     predicted = normalise(asked.text)
     accepted = (asked.answer.value, *asked.answer.aliases)
-    return Verdict(float(any(normalise(one) == predicted for one in accepted)), predicted)
+    return Verdict(float(any(reference_key(one) == predicted for one in accepted)), predicted)
 
 
 # Kinds with one right answer; every family takes them.

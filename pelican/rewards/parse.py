@@ -1,28 +1,41 @@
-"""From the text of an answer to its value: choices, numbers, coordinates, spans, lists."""
+"""From the text of an answer to its value: the answer in a completion, choices, lists, plain texts.
+
+Numbers, lengths and times are read by `quantities.py`, points and boxes by `coordinates.py`. The
+import of data reads by the same functions, so that what a source says can be earned.
+"""
 
 from __future__ import annotations
 
-import math
+import json
 import re
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
+from pelican.base.parse import parse_json
 from pelican.rewards.base import Unscorable
+from pelican.rewards.dress import last_boxed, undress
+from pelican.rewards.scripts import JOINED, NO_WORD_AFTER, NO_WORD_BEFORE, plain_characters, touches
 
-# The answer inside a completion, without its thinking, tags, Markdown and LaTeX.
+# The answer inside a completion, without its thinking, tags, dress and "The answer is".
 
 MAX_ANSWER_CHARS = 8000
 
 _ANSWER = re.compile(r"<answer>(.*?)(?:</answer>|\Z)", re.DOTALL)
-_STATEMENT = re.compile(r"\banswer\s*(?:is\b|:|=)\s*:?", re.IGNORECASE)
+_STATEMENT = re.compile(
+    r"\banswer\s*(?:is\b|:|=)\s*:?|(?:答案|正解)(?:应该)?(?:是|为|為|は|[:=])\s*:?", re.IGNORECASE
+)
 _LEAD = re.compile(
-    r"\s*(?:the\s+|my\s+)?(?:final\s+|correct\s+|best\s+|right\s+)?"
-    r"(?:answer|order|sequence|plan|steps)\s*(?:is\b|are\b|:|=)\s*:?",
+    r"\s*(?:(?:so|thus|hence|therefore)\s*,?\s+)?(?:the\s+|my\s+)?"
+    r"(?:final\s+|correct\s+|best\s+|right\s+|short\s+)?"
+    r"(?:answer|order|sequence|plan|steps|option|choice|ans\b\.?)\s*(?:is\b|are\b|:|=)\s*:?"
+    r"|\s*(?:所以|因此|故)?,?\s*(?:最终|正确|最佳)?的?(?:答案|选项|選項|答え|正解|정답)"
+    r"(?:应该)?(?:是|为|為|は|은|는|[:=])\s*:?|\s*(?:答|답)\s*[:]"
+    r"|\s*(?:la\s+|die\s+)?(?:respuesta|réponse|resposta|risposta|antwort|ответ)\s*(?:es\b|est\b|ist\b|é\b|:)\s*:?",
     re.IGNORECASE,
 )
-_MARKUP = re.compile(r"\*\*|`{3}\w*|`|\$|\\[()\[\]]|\\(?:text|mathrm|mathbf)\s*(?=\{)")
+_JSON_KEYS = ("answer", "final_answer", "choice", "option")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,23 +49,20 @@ class Extracted:
 def extract_answer(completion: str) -> Extracted:
     """What follows `</think>`; there inside `<answer>`, else the last `\\boxed{}`, else all of it.
 
-    An `<answer>` that was never closed runs to the end. A thought that never ended is no answer.
+    Of this, what follows the last "the answer is". An `<answer>` that was never closed runs to the
+    end. A thought that never ended is no answer.
     """
     rest = completion.rpartition("</think>")[2]
     blocks = [block.strip() for block in _ANSWER.findall(rest)]
     if blocks:
-        if len({normalise(block) for block in blocks}) > 1:
+        if len(blocks) > 1 and len({normalise(block) for block in blocks}) > 1:
             raise Unscorable("several answers", f"{len(blocks)} <answer> blocks")
-        return _checked(_clean(blocks[0]), tagged=True)
+        return _checked(plain_answer(blocks[0]), tagged=True)
     rest = rest.partition("<think>")[0]
     boxed = last_boxed(rest)
     if boxed is not None:
-        return _checked(_clean(boxed), tagged=True)
-    text = _clean(rest)
-    statements = list(_STATEMENT.finditer(text))
-    if statements:  # prose that ends in "… the answer is B."
-        text = text[statements[-1].end() :].strip()
-    return _checked(text, tagged=False)
+        return _checked(plain_answer(boxed), tagged=True)
+    return _checked(plain_answer(rest), tagged=False)
 
 
 def _checked(text: str, *, tagged: bool) -> Extracted:
@@ -63,46 +73,50 @@ def _checked(text: str, *, tagged: bool) -> Extracted:
     return Extracted(text, tagged)
 
 
-def last_boxed(text: str) -> str | None:
-    """The content of the last `\\boxed{…}`, with its inner braces; None if there is none."""
-    start = text.rfind("\\boxed{")
-    if start < 0:
-        return None
-    depth, begin = 1, start + len("\\boxed{")
-    for position in range(begin, len(text)):
-        depth += {"{": 1, "}": -1}.get(text[position], 0)
-        if depth == 0:
-            return text[begin:position]
-    return text[begin:]
-
-
-def _clean(text: str) -> str:
-    """Drop Markdown and LaTeX dress, quotes around the whole, and "The answer is"."""
-    if not text.isascii():
-        text = unicodedata.normalize("NFKC", text)
-    if "\\" in text or "*" in text or "`" in text or "$" in text:
-        text = _MARKUP.sub("", text)
-    text = text.strip()
-    lead = _LEAD.match(text)
-    if lead:
-        text = text[lead.end() :].strip()
-    while len(text) > 1 and (text[0], text[-1]) in {('"', '"'), ("'", "'"), ("“", "”"), ("{", "}")}:
-        if text[0] == "{" and any(mark in text for mark in ":,"):
-            break  # JSON, not LaTeX
-        text = text[1:-1].strip()
+def plain_answer(text: str) -> str:
+    """An answer without dress and "The answer is", in plain characters, until nothing changes."""
+    text = undress(plain_characters(text))
+    if text[:1] == "{" and '"' in text:
+        text = _json_answer(text)
+    stated = max(_STATEMENT.finditer(text), key=re.Match.start, default=None)
+    if stated:  # prose that ends in "… the answer is B."
+        text = undress(text[stated.end() :])
+    while lead := _LEAD.match(text):
+        text = undress(text[lead.end() :])
     return text
 
 
-# Choices, and yes or no.
+def _json_answer(text: str) -> str:
+    """What `{"answer": …}` holds; other JSON, such as a point's, as it is."""
+    try:
+        value = parse_json(text)
+    except ValueError:
+        return text
+    found = [value[key] for key in _JSON_KEYS if isinstance(value, dict) and key in value]
+    if len(found) != 1:
+        return text
+    return undress(found[0]) if isinstance(found[0], str) else json.dumps(found[0])
 
-_LONE_LETTER = re.compile(r"[(\[]?\s*([A-Za-z])\s*[)\]]?\s*[.:,]?")
-_LABEL = re.compile(r"(?<![\w'’])[(\[]?([a-z])[)\].:](?!\w)")
-_MENTION = re.compile(r"(?<![\w'’])[(\[]?([A-Z])[)\]]?(?![\w'’])")
+
+# Choices.
+
+_BARE = rf"{NO_WORD_BEFORE}(?<!['’])"
+_LONE_LETTER = re.compile(r"[(\[]?\s*([A-Za-z])\s*[)\]]?\s*[.:,。、]?")
+# "(B) the cup", "Option B: the cup", 选B
+_OPENING = re.compile(
+    r"(?:(?:option|choice|answer|letter)\s+|[应應故]?选项?|選項?)?[(\[]?([A-Za-z])(?:([)\]][.:,]?|\s*[.:,、。-])|(?=\s))\s*",
+    re.IGNORECASE,
+)
+_LABEL = re.compile(rf"{_BARE}[(\[]?([a-z])[)\].:]{NO_WORD_AFTER}")
+_MENTION = re.compile(rf"{_BARE}[(\[]?([A-Z])[)\]]?{NO_WORD_AFTER}(?!['’])")
+_NAMED = re.compile(
+    rf"\b(?:option|choice|answer|letter)\s+[(\[]?([a-z]){NO_WORD_AFTER}(?!['’])", re.IGNORECASE
+)
 _PROSE = re.compile(
     r"\s+(?!(?:or|and|then|is|not|nor|but|also|plus|vs|versus|to|maybe|perhaps|possibly|either|if)\b)[a-z]{2}"
 )
-_LONE = re.compile(r"(?<![\w'’])([a-z])(?![\w'’])")
-_YES_NO = re.compile(r"\b(yes|no)\b", re.IGNORECASE)
+_BETWEEN_SCRIPTS = re.compile(rf"(?<=[{JOINED}])(?=[a-z0-9])|(?<=[a-z0-9])(?=[{JOINED}])")
+_LONE = re.compile(rf"{_BARE}([a-z]){NO_WORD_AFTER}(?!['’])")
 
 
 def parse_choice(text: str, options: Sequence[str]) -> str:
@@ -114,6 +128,13 @@ def parse_choice(text: str, options: Sequence[str]) -> str:
             raise Unscorable("unreadable", f"letter {letter} is outside {len(options)} options")
         return letter
     texts = [normalise(option) for option in options]
+    opening = _OPENING.match(text)
+    if opening:  # an option's own text may hold letters, as "(B) A push" does
+        letter, said = opening[1].upper(), normalise(text[opening.end() :])
+        if said in texts and texts.index(said) == ord(letter) - ord("A"):
+            return letter
+        if said in texts and opening[2]:
+            raise Unscorable("several answers", f"{letter} with another option's text")
     hits = [i for i, option in enumerate(texts) if option == normalise(text)]
     if len(hits) == 1:
         return chr(ord("A") + hits[0])
@@ -136,133 +157,129 @@ def parse_choice(text: str, options: Sequence[str]) -> str:
 
 
 def _mentions(text: str) -> Iterator[re.Match[str]]:
-    """Letters that may name an option: capitals, and in "b) red" small ones.
+    """Letters that may name an option: capitals, and in "b) red" and "option b" small ones.
 
-    "A" and "I" before a word are English where a sentence begins ("B. A cup is there"); at the
-    start of the text, before another letter, they are taken for hedging ("A maybe B").
+    "A" and "I" before a word are English where a sentence or an option begins ("B. A cup is there");
+    at the start of the text, before another letter, they are taken for hedging ("A maybe B").
     """
     small = _LABEL.match(text) is not None
     found = [*_MENTION.finditer(text), *(_LONE.finditer(text) if small else ())]
+    named = [] if small else [match for match in _NAMED.finditer(text) if match[1].islower()]
     for mention in found:
         bare = mention[0] == mention[1] and mention[1] in "AIai"
         if bare and _PROSE.match(text, mention.end()):
             before = text[: mention.start()].rstrip()
-            if mention[1].islower() or before.endswith((".", "!", "?")):
+            if mention[1].islower() or before.endswith((".", "!", "?", ")", "]", ":")):
                 continue
-            if len(found) == 1:
+            if len(found) + len(named) == 1:
                 continue
         yield mention
+    yield from named
 
 
 def _options_in(text: str, options: Sequence[str]) -> set[str]:
     """Letters of the options whose text stands in `text`; the longest is looked for first."""
     found = set()
     padded = f" {normalise(text)} "
+    if not text.isascii():
+        padded = _BETWEEN_SCRIPTS.sub(" ", padded)
     for index in sorted(range(len(options)), key=lambda i: -len(options[i])):
-        needle = f" {options[index]} "
+        needle = options[index] if touches(options[index]) else f" {options[index]} "
         if needle in padded:
             padded = padded.replace(needle, "  ")
             found.add(chr(ord("A") + index))
     return found
 
 
+# Yes or no.
+
+_SAID = {  # what is said: in words between spaces, and in scripts without them
+    True: (
+        "yes yeah yep true oui sí ja sim да",
+        "是的 是 对的 对 對 正确 正確 有的 有 はい ええ 네 예 ใช่",
+    ),
+    False: (
+        "no nope false non nein não нет",
+        "不是 不对 不對 不 否 没有 沒有 没 错误 錯誤 错 いいえ いえ 아니요 아니오 아니 ไม่",
+    ),
+}
+_YES_NO = {word: said for said, words in _SAID.items() for word in " ".join(words).split()}
+_SPACED = "|".join(" ".join(spaced for spaced, _ in _SAID.values()).split())
+_UNSPACED = sorted(" ".join(joined for _, joined in _SAID.values()).split(), key=len, reverse=True)
+# "no." before a number is "number", and "no" before a noun, as in "yes, no doubt", no answer.
+_POLARITY = re.compile(rf"{NO_WORD_BEFORE}({_SPACED})(?!\w|-\w)(?!\.?\s*#?[0-9])", re.IGNORECASE)
+_NO_OF_NOUN = re.compile(
+    r"\s+(?!(?:it|its|i|they|he|she|we|there|that|this|the|or|and|but|yes|wait|maybe|not|is|was)\b)[a-z]{2}",
+    re.IGNORECASE,
+)
+_JOINED_FIRST = re.compile("|".join(_UNSPACED))
+_ALTERNATIVE = re.compile(r"\s*(?:/|或者?|还是|還是|和|、|,|か|또는)\s*")
+
+
 def parse_yes_no(text: str) -> bool:
     """Yes or no, by the first word; both words in one answer are refused."""
-    words = {word.lower() for word in _YES_NO.findall(text)}
-    if len(words) > 1:
-        raise Unscorable("several answers", "yes and no")
-    first = _YES_NO.match(text.lstrip(" (["))
+    bare = _YES_NO.get(text.rstrip(".").lower())
+    if bare is not None:
+        return bare
+    start = text.lstrip(" ([")
+    first = _POLARITY.match(start) or _JOINED_FIRST.match(start)
     if not first:
         raise Unscorable("unreadable", "neither yes nor no")
-    return first[1].lower() == "yes"
-
-
-# Points and boxes, in the notations of several models.
-
-Point = tuple[float, float]
-Box = tuple[float, float, float, float]
-
-_GROUP = re.compile(r"[(\[{]([^()\[\]{}]*)[)\]}]")
-_COORDINATE = re.compile(r"[-+]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)")
-_FILLER = re.compile(r"[\s,;:=xy\"']*", re.IGNORECASE)
-_POINT_TAG = re.compile(
-    r"<point\s+x\s*=\s*\"?([^\"\s]+)\"?\s+y\s*=\s*\"?([^\"\s>]+)\"?[^>]*>", re.I
-)
-_BOX_MARK = re.compile(r"<\|?box|bbox", re.IGNORECASE)
-
-
-def _coordinates(text: str) -> list[tuple[float, ...]]:
-    """Every bracketed group of numbers; the bare numbers if the text is nothing but one group."""
-    if "<" in text:
-        text = _POINT_TAG.sub(r"(\1, \2)", text)
-        text = re.sub(r"<point>", "(", text, flags=re.I)
-        text = re.sub(r"</point>", ")", text, flags=re.I)
-    groups = []
-    for content in [*_GROUP.findall(text)] or [text]:
-        numbers = _COORDINATE.findall(content)
-        if numbers and _FILLER.fullmatch(_COORDINATE.sub("", content)):
-            groups.append(tuple(number(found) for found in numbers))
-    if not groups:
-        raise Unscorable("unreadable", "no coordinates")
-    return groups
-
-
-def parse_points(text: str, limit: int = 10) -> list[Point]:
-    """Points (x, y); a box, or more than `limit` points, is refused."""
-    groups = _coordinates(text)
-    if _BOX_MARK.search(text) or any(len(group) == 4 for group in groups):
-        raise Unscorable("refused", "a box where points are asked")
-    if any(len(group) != 2 for group in groups):
-        raise Unscorable("unreadable", "a point has two coordinates")
-    if len(groups) > limit:
-        raise Unscorable("refused", f"{len(groups)} points, at most {limit} are scored")
-    return [(group[0], group[1]) for group in groups]
-
-
-def parse_box(text: str) -> Box:
-    """A box (x0, y0, x1, y1): four numbers, or its two corners; corners in any order."""
-    groups = list(dict.fromkeys(_coordinates(text)))
-    if len(groups) == 2 and all(len(group) == 2 for group in groups):
-        groups = [groups[0] + groups[1]]
-    if len(groups) > 1:
-        raise Unscorable("several answers", f"{len(groups)} groups of coordinates")
-    if len(groups[0]) != 4:
-        raise Unscorable("unreadable", "a box has four coordinates")
-    xa, ya, xb, yb = groups[0]
-    box = (min(xa, xb), min(ya, yb), max(xa, xb), max(ya, yb))
-    if box[0] == box[2] or box[1] == box[3]:
-        raise Unscorable("unreadable", "the box is empty")
-    return box
+    said = _YES_NO[first[0].lower()]
+    others = {
+        _YES_NO[other[0].lower()]
+        for other in _POLARITY.finditer(start, first.end())
+        if not (other[0].lower() == "no" and _NO_OF_NOUN.match(start, other.end()))
+    }
+    if not start.isascii() and (either := _ALTERNATIVE.match(start, first.end())):
+        second = _JOINED_FIRST.match(start, either.end())
+        others |= {_YES_NO[second[0]]} if second else set()
+    if others - {said}:
+        raise Unscorable("several answers", "yes and no")
+    return said
 
 
 # Lists, such as steps.
 
 MAX_ITEMS = 100
 
-_MARK = re.compile(r"\s*(?:(?:step\s*)?\(?[0-9]{1,3}[.):](?![0-9])|step\s+[0-9]+\b|[-*•])\s*", re.I)
-_INLINE_MARK = re.compile(r"(?:^|(?<=[\s;,]))(?:step\s*)?\(?[0-9]{1,3}[.):]\s+", re.IGNORECASE)
-_ARROW = re.compile(r"\s*(?:-+>|=+>|→|➔|⇒|>)\s*")
-_JOINER = re.compile(r"(?:and\s+then|and|then)\s+", re.IGNORECASE)
+_NUMBERED = re.compile("[0-9第]")
+_NUMERAL = r"(?:[0-9]{1,3}|[一二三四五六七八九十]{1,2})"
+_MARK = re.compile(
+    r"\s*(?:(?:step\s*)?\(?[0-9]{1,3}[.):、](?![0-9])|step\s+[0-9]+\b[.):]?"
+    rf"|第{_NUMERAL}步?[:,、.]?|[-*•·●▪◦])\s*",
+    re.IGNORECASE,
+)
+_INLINE_MARK = re.compile(
+    rf"(?:^|(?<=[\s;,.。、{JOINED}]))(?:(?:step\s*)?\(?[0-9]{{1,3}}[.):、]\s*(?![0-9])|第{_NUMERAL}步[:,、]?)|\([0-9]{{1,2}}\)",
+    re.IGNORECASE,
+)
+_LETTER_MARK = re.compile(r"(?:^|(?<=[\s;,]))\(?([a-z])[).]\s+", re.IGNORECASE)
+_ARROWS = "→➔➙➛➜➝➞➟➠➡➢➣➤➥➦➨➩➪➫➬➭➮➯➱➲➳➵➸➺➻➼➽➾⟶⟹⇒⇨↦▶►»›"
+_ARROW = re.compile(rf"\s*(?:[-=~]{{1,9}}>|>{{1,9}}|[{_ARROWS}]\ufe0f?)\s*")
+_ARROW_SIGN = re.compile(f"[>{_ARROWS}]")
+_COMMA = re.compile(r"[,、]\s*")
+_SENTENCE = re.compile(r"(?<=[a-z)\"'])[.!]\s+(?=[A-Z])|。\s*")
+_THEN = re.compile(r"\s+(?:and\s+)?then\s+|\s+[-–—]\s+", re.IGNORECASE)
+_QUOTED_COMMA = re.compile(r"""['"]\s*,\s*['"]""")
+_JOINS = {
+    f"{lead}{join}"
+    for lead in ("", "and ")
+    for join in ("then", "next", "first", "second", "third", "finally", "lastly", "after that")
+}
+_FIRST = re.compile(
+    r"\s*first(?:ly)?\s*[,:]?\s+(?=.*\b(?:then|next|finally|second)\b)", re.IGNORECASE
+)
+_JOINER = re.compile(
+    r"(?:and\s+then|and\s+finally|and\s+lastly|finally|lastly|and|then|next|first(?=,|:|ly\b)(?:ly)?|after that)[,:]?\s+"
+    r"|然后再?|接着|最后|最終|首先|先|再|そして|次に|まず",
+    re.IGNORECASE,
+)
 
 
 def parse_list(text: str) -> list[str]:
-    """Items, normalised: lines, "1. a 2. b", "a; b", "a > b" or "a, b", in this order."""
-    if text[:1] == "[" and text[-1:] == "]":
-        text = text[1:-1]
-    lines = [line for line in text.splitlines() if line.strip()]
-    marked = [line for line in lines if _MARK.match(line)]
-    if len(lines) > 1:
-        items = marked or lines
-    elif len(_INLINE_MARK.findall(text)) > 1:
-        items = _INLINE_MARK.split(text)[1:]
-    elif ";" in text:
-        items = text.split(";")
-    elif _ARROW.search(text):
-        items = _ARROW.split(text)
-    else:
-        items = text.split(",")
-    keys = [item_key(_MARK.sub("", item, count=1)) for item in items if item.strip(" ;,.")]
-    keys = [key for key in keys if key]
+    """Items, normalised: lines, "1. a 2. b", "a; b", "a > b", "a | b" or "a, b", in this order."""
+    keys = [key for item in split_list(text) if (key := item_key(item))]
     if not keys:
         raise Unscorable("unreadable", "no list")
     if len(keys) > MAX_ITEMS:
@@ -270,183 +287,74 @@ def parse_list(text: str) -> list[str]:
     return keys
 
 
-def item_key(item: str) -> str:
-    """An item as it is compared: normalised, without "and" or "then" at its start."""
-    return normalise(
-        _JOINER.sub("", item.strip(), count=1) if _JOINER.match(item.strip()) else item
+def split_list(text: str) -> list[str]:
+    """The items as they are written, without their marks; one where nothing parts them."""
+    if text[:1] == "[" and text[-1:] == "]":
+        text = text[1:-1]
+    lines = [line for line in text.splitlines() if line.strip()]
+    if len(lines) > 1:
+        items = [line[mark.end() :] for line in lines if (mark := _MARK.match(line))] or lines
+    else:
+        items = [_without_mark(item) for item in _line_items(text)]
+    return [item for item in items if item.strip(" ;,.。")]
+
+
+def _line_items(text: str) -> list[str]:
+    if _NUMBERED.search(text) and len(_INLINE_MARK.findall(text)) > 1:
+        return _INLINE_MARK.split(text)[1:]
+    if (")" in text or "." in text) and _are_letters(_LETTER_MARK.findall(text)):
+        return _LETTER_MARK.split(text)[2::2]
+    if ";" in text:
+        return text.split(";")
+    if _ARROW_SIGN.search(text):
+        return _ARROW.split(text)
+    if "|" in text:
+        return text.split("|")
+    if ("'" in text or '"' in text) and _QUOTED_COMMA.search(text):
+        return _QUOTED_COMMA.split(text)
+    return _prose_items(text)
+
+
+def _prose_items(text: str) -> list[str]:
+    first = _FIRST.match(text)
+    if first:
+        text = text[first.end() :]
+    sentences = [part for part in _SENTENCE.split(text) if part.strip()]
+    if len(sentences) > 1:
+        return sentences
+    parts = _COMMA.split(text)
+    if len(parts) == 1:
+        return _THEN.split(text)
+    # A comma behind "then" parts no items.
+    return [part for part in parts if part.strip().lower() not in _JOINS] or parts
+
+
+def _without_mark(item: str) -> str:
+    mark = _MARK.match(item)
+    return item[mark.end() :] if mark else item
+
+
+def _are_letters(marks: Sequence[str]) -> bool:
+    """Whether marks are a, b, c, …"""
+    return len(marks) > 1 and all(
+        ord(mark.lower()) == ord("a") + at for at, mark in enumerate(marks)
     )
 
 
-# Counts and lengths, in digits or words.
-
-ONES = [
-    "zero",
-    "one",
-    "two",
-    "three",
-    "four",
-    "five",
-    "six",
-    "seven",
-    "eight",
-    "nine",
-    "ten",
-    "eleven",
-    "twelve",
-    "thirteen",
-    "fourteen",
-    "fifteen",
-    "sixteen",
-    "seventeen",
-    "eighteen",
-    "nineteen",
-    "twenty",
-]
-_WORDS = {word: value for value, word in enumerate(ONES)} | {
-    word: 10 * value
-    for value, word in enumerate(["thirty", "forty", "fifty", "sixty", "seventy"], 3)
-}
-_NUMBER_WORD = re.compile(
-    rf"\b({'|'.join(sorted(_WORDS, key=len, reverse=True))})\b", re.IGNORECASE
-)
-_DIGITS = r"(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?|\.[0-9]+"
-_NUMBER = re.compile(rf"(?<![\w.])([-+]?(?:{_DIGITS})(?:e[-+]?[0-9]{{1,3}})?)", re.IGNORECASE)
+def item_key(item: str) -> str:
+    """An item as it is compared: normalised, without "and", "then" or "finally" at its start."""
+    item = item.strip()
+    joiner = _JOINER.match(item)
+    return normalise(item[joiner.end() :] if joiner else item)
 
 
-def parse_count(text: str) -> float:
-    """The one number of the text, in digits or as a word up to seventy."""
-    text = text.casefold()  # not lower(): the pattern takes "sİx" for "six", and lower() does not
-    found = {number(token) for token in _NUMBER.findall(text)}
-    found |= {float(_WORDS[word]) for word in _NUMBER_WORD.findall(text)}
-    if not found:
-        raise Unscorable("unreadable", "no number")
-    if len(found) > 1:
-        raise Unscorable("several answers", f"{len(found)} numbers")
-    return found.pop()
-
-
-def number(token: str) -> float:
-    """The value of a numeral. Raises Unscorable if it is infinite."""
-    value = float(token.replace(",", ""))
-    if not math.isfinite(value):
-        raise Unscorable("unreadable", "a number without end")
-    return value
-
-
-METRES = {"mm": 0.001, "cm": 0.01, "m": 1.0, "in": 0.0254, "ft": 0.3048}
-_UNIT_WORDS = {
-    "km": 1000.0,
-    "yd": 0.9144,
-    "yard": 0.9144,
-    "yards": 0.9144,
-    "dm": 0.1,
-    "inch": METRES["in"],
-    "inches": METRES["in"],
-    '"': METRES["in"],
-    "″": METRES["in"],
-    "foot": METRES["ft"],
-    "feet": METRES["ft"],
-    "'": METRES["ft"],
-    "′": METRES["ft"],
-    **{
-        f"{prefix}met{ending}": factor
-        for prefix, factor in {
-            "milli": 0.001,
-            "centi": 0.01,
-            "deci": 0.1,
-            "": 1.0,
-            "kilo": 1e3,
-        }.items()
-        for ending in ("er", "ers", "re", "res")
-    },
-    **METRES,
-}
-_NAMES = "|".join(
-    sorted((u for u in _UNIT_WORDS if u.isalpha() and u != "in"), key=len, reverse=True)
-)
-# "30 in" is inches, "30 in total" is not.
-_LENGTH = re.compile(
-    rf"(?<![\w.])([-+]?(?:{_DIGITS})(?:e[-+]?[0-9]{{1,3}})?)"
-    rf"\s*-?(?:({_NAMES})(?![a-z])|(in)(?![a-z])(?!\s+[a-z])|([\"'″′]))?",
-    re.IGNORECASE,
-)
-_NOT_A_LENGTH = re.compile(
-    r"\s*(?:kg|g|grams?|kilograms?|s|secs?|seconds?|ms|mins?|minutes?|hours?|degrees?|deg|px|pixels?"
-    r"|percent)\b|\s*[°%]",
-    re.IGNORECASE,
-)
-_SAME_LENGTH = 0.02  # "12 in (30 cm)" is one answer, rounded
-
-
-def parse_length(text: str, unit: str) -> float:
-    """The one length of the text in `unit`; a number without unit is in `unit`.
-
-    "5 ft 3 in" is a sum; "30 cm (0.3 m)" is one length.
-    """
-    text = text.casefold()
-    if not any(c.isdigit() for c in text):
-        text = _NUMBER_WORD.sub(lambda match: str(_WORDS[match[1]]), text)
-    found: list[float] = []
-    last_end, last_unit = -1, 0.0
-    for match in _LENGTH.finditer(text):
-        name = next((group for group in match.groups()[1:] if group), "")
-        if not name and _NOT_A_LENGTH.match(text, match.end()):
-            raise Unscorable("unreadable", "not a length")
-        factor = _UNIT_WORDS[name or unit]
-        value = number(match[1]) * factor
-        joined = found and name and text[last_end : match.start()].strip().lower() in ("", "and")
-        if joined and last_unit > factor and 0 <= value < last_unit:
-            found[-1] += value
-        else:
-            found.append(value)
-        last_end, last_unit = match.end(), factor if name else 0.0
-    if not found:
-        raise Unscorable("unreadable", "no number")
-    if any(abs(value - found[0]) > _SAME_LENGTH * abs(found[0]) for value in found):
-        raise Unscorable("several answers", f"{len(found)} lengths")
-    return found[0] / METRES[unit]
-
-
-# Spans of time.
-
-_TIME = re.compile(
-    r"(?:([0-9]+):)?([0-9]+):([0-9]{2}(?:\.[0-9]+)?)(?!\w)"
-    r"|([0-9]+(?:\.[0-9]+)?|\.[0-9]+)\s*"
-    r"(ms|milliseconds?|s|secs?|seconds?|m|mins?|minutes?)?(?!\w)",
-    re.IGNORECASE,
-)
-_NEGATIVE = re.compile(r"(?:^|[\[(,]|\b(?:from|between|to|and)\s)\s*-\s*\.?[0-9]", re.IGNORECASE)
-
-
-def parse_interval(text: str) -> tuple[float, float]:
-    """Start and end in seconds: "8 to 16 s", "[8, 16]", "0:08 - 0:16", "1 to 2 min"."""
-    if _NEGATIVE.search(text):
-        raise Unscorable("unreadable", "a time below 0")
-    times: list[tuple[float, float | None]] = []
-    for hours, minutes, seconds, amount, unit in _TIME.findall(text):
-        if minutes:
-            value = 3600 * number(hours or "0") + 60 * number(minutes) + float(seconds)
-            times.append((value, 1.0))
-        else:
-            times.append((number(amount), _time_factor(unit.lower())))
-    if len(times) != 2:
-        raise Unscorable(
-            "several answers" if len(times) > 2 else "unreadable", f"{len(times)} times"
-        )
-    last = times[1][1] or 1.0
-    start, end = times[0][0] * (times[0][1] or last), times[1][0] * last
-    if not start < end:
-        raise Unscorable("unreadable", "the span ends before it starts")
-    return start, end
-
-
-def _time_factor(unit: str) -> float | None:
-    """Seconds in a unit; None if none is given."""
-    if not unit:
-        return None
-    if unit.startswith(("ms", "milli")):
-        return 0.001
-    return 1.0 if unit.startswith("s") else 60.0
+def part_at_and(items: Sequence[str], known: Collection[str]) -> list[str]:
+    """`items` with "b and c" as two where both are `known`, and the whole is not."""
+    parted: list[str] = []
+    for item in items:
+        halves = item.split(" and ") if item not in known else []
+        parted += halves if len(halves) == 2 and set(halves) <= set(known) else [item]
+    return parted
 
 
 # `normalise`: the form in which texts are compared.
@@ -458,7 +366,13 @@ _ARTICLES = re.compile(r"\b(?:a|an|the)\b")
 @lru_cache(maxsize=1 << 16)
 def normalise(text: str) -> str:
     """Case, spaces, punctuation and articles aside; what is nothing else is kept as it is."""
-    folded = unicodedata.normalize("NFKC", text).casefold()
+    folded = unicodedata.normalize("NFKC", plain_characters(text)).casefold()
     plain = _DROPPED.sub(" ", folded)
     bare = " ".join(_ARTICLES.sub(" ", plain).split())
     return bare or " ".join(plain.split()) or " ".join(folded.split())
+
+
+@lru_cache(maxsize=1 << 12)
+def reference_key(text: str) -> str:
+    """A reference as a reply that says it is compared: "Answer: red" is red."""
+    return normalise(plain_answer(text)) or normalise(text)

@@ -25,6 +25,7 @@ from pelican.records import (
     Sample,
     StepsAnswer,
     TextAnswer,
+    sides_of,
 )
 from pelican.rewards.masks import decode_mask
 
@@ -62,7 +63,8 @@ def _points(sample: Sample, answer: PointsAnswer) -> str | None:
 
 def _box(sample: Sample, answer: BoxAnswer) -> str:
     x0, y0, x1, y1 = answer.box
-    return _place((x0 + x1) / 2 / answer.scale, (y0 + y1) / 2 / answer.scale)
+    width, height = sides_of(answer.scale)
+    return _place((x0 + x1) / 2 / width, (y0 + y1) / 2 / height)
 
 
 def _count(sample: Sample, answer: CountAnswer) -> str:

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from pelican.data.formats.base import Reference
-from pelican.data.importing.convert import bare_options, classify, options_in, read_answer
+from pelican.data.importing.answers import bare_options, options_in, read_answer
+from pelican.data.importing.classify import classify
 from pelican.data.tables import RowError
 from pelican.records import CountAnswer, OpenAnswer, TextAnswer
 from pelican.rewards.masks import decode_mask

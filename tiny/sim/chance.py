@@ -28,6 +28,7 @@ from pelican.records import (
     Split,
     StepsAnswer,
     TextAnswer,
+    sides_of,
 )
 from pelican.rewards import score
 from pelican.rewards.masks import decode_mask
@@ -90,7 +91,8 @@ def gold_text(sample: Sample) -> str:
             ys, xs = np.nonzero(decode_mask(answer.mask))
             height, width = answer.mask.size
             i = len(xs) // 2
-            x, y = (xs[i] + 0.5) * answer.scale / width, (ys[i] + 0.5) * answer.scale / height
+            right, bottom = sides_of(answer.scale)
+            x, y = (xs[i] + 0.5) * right / width, (ys[i] + 0.5) * bottom / height
             return f"({x:.2f}, {y:.2f})"
         case BoxAnswer(box=box):
             return "[" + ", ".join(f"{v:g}" for v in box) + "]"

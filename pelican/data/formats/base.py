@@ -37,10 +37,11 @@ class Media:
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """The right answer as the source has it; `pelican.data.importing.convert` reads it.
+    """The right answer as the source has it; `pelican.data.importing.answers` reads it.
 
     `value`: a text, number, letter, index (of `options`), list, or None where `mask` says it all.
-    `kind` is set where the format leaves no doubt; `index` says that a number counts options from 0.
+    `kind` is set where the format leaves no doubt; `index` says that a number counts options from 0;
+    `notation` is what coordinates mean that neither it nor the question tells (`--notation`).
     """
 
     value: object = None
@@ -51,6 +52,7 @@ class Reference:
     mask: Media | None = None
     scale: int | None = None
     aliases: tuple[str, ...] = ()
+    notation: str = ""
 
 
 @dataclass(frozen=True, slots=True)

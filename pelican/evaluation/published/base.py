@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from pelican.evaluation.metrics import Suite
 from pelican.records import Dimension, Family
-from pelican.rewards.parse import last_boxed
+from pelican.rewards.dress import last_boxed, undress
 
 # What several multiple-choice benchmarks share.
 
@@ -34,61 +34,66 @@ def by_letter(read: Callable[[str], str]) -> Callable[[Question, Reply, Context]
 # Points from a reply, as RoboPoint's and RoboRefer's evaluations read them, and where they lie.
 
 Point = tuple[float, float]
+Pixels = NDArray[np.int64]
 _SPARE = 100_000  # points of one reply beyond four times the frame's pixels
 
 # One way to match each number: with two, a reply of "(11,11,11, …" would take for ever.
-_DIGITS = r"\d+(?:\.\d*)?"
-_NUMBERS = rf"[-+]?{_DIGITS}"
+DIGITS = r"\d+(?:\.\d*)?"
+_NUMBERS = rf"[-+]?{DIGITS}"
 _VECTOR = re.compile(rf"\(({_NUMBERS}(?:,\s*{_NUMBERS})*?)\)")
-_PAIR = rf"\s*({_DIGITS})\s*,\s*({_DIGITS})\s*"
+_PAIR = rf"\s*({DIGITS})\s*,\s*({DIGITS})\s*"
 _ROUND, _SQUARE = re.compile(rf"\({_PAIR}\)"), re.compile(rf"\[{_PAIR}\]")
 
 
-class TooManyPoints(ValueError):
-    """The reply names more points than are scored."""
+class UnreadablePoints(ValueError):
+    """The published code fails at the reply, or it names more points than are scored."""
 
 
-def pixels_of(text: str, width: int, height: int, *, robopoint: bool) -> NDArray[np.int64]:
+def pixels_of(text: str, width: int, height: int, *, robopoint: bool) -> Pixels:
     """Pixels (x, y), shape [n, 2], of every "(x, y)" and every box "(x0, y0, x1, y1)".
 
     Two whole numbers are a pixel; with a decimal point both are shares of the width and height. A
     box stands for all its pixels. RoboPoint takes a box for pixels if its first number is whole, and
-    cuts it at the frame; RoboRefer takes every box for shares and leaves it whole. Raises
-    TooManyPoints.
+    for a slice of the picture, where a number below 0 counts from the end; RoboRefer takes every box
+    for shares and leaves it whole. Raises UnreadablePoints.
     """
     limit = 4 * width * height + _SPARE
-    found: list[NDArray[np.int64]] = []
+    found: list[Pixels] = []
     count = 0
     for vector in _VECTOR.findall(text):
         parts = [part.strip() for part in vector.split(",")]
         values = [float(part) for part in parts]
+        decimals = ["." in part for part in parts]
         if len(values) == 2:
             x, y = values
-            if any("." in part for part in parts):
+            if any(decimals):
                 x, y = x * width, y * height
-            found.append(np.array([[_whole(x), _whole(y)]]))
+            found.append(np.array([[whole(x), whole(y)]]))
         elif len(values) == 4:
-            shares = not robopoint or "." in parts[0]
-            scale = (width, height) if shares else (1, 1)
-            x0, y0, x1, y1 = (_whole(v * scale[i % 2]) for i, v in enumerate(values))
+            if robopoint and not decimals[0] and any(decimals):
+                raise UnreadablePoints(f"({vector}) is a box of whole numbers and shares")
+            scale = (width, height) if decimals[0] or not robopoint else (1, 1)
+            x0, y0, x1, y1 = (whole(v * scale[i % 2]) for i, v in enumerate(values))
             if robopoint:
-                x0, x1 = max(0, x0), min(width, x1)
-                y0, y1 = max(0, y0), min(height, y1)
-            if max(0, x1 - x0) * max(0, y1 - y0) > limit:
-                raise TooManyPoints(f"over {limit} points")
-            rows, columns = np.mgrid[y0 : max(y0, y1), x0 : max(x0, x1)]
-            found.append(np.stack([columns.ravel(), rows.ravel()], axis=1).astype(np.int64))
-        count += len(found[-1]) if len(values) in (2, 4) else 0
-        if count > limit:
-            raise TooManyPoints(f"over {limit} points")
+                columns, rows = range(width)[x0:x1], range(height)[y0:y1]
+            elif x1 < x0 or y1 < y0:
+                raise UnreadablePoints(f"box ({vector}) ends before it begins")
+            else:
+                columns, rows = range(x0, x1), range(y0, y1)
+            count += len(columns) * len(rows)
+            if count > limit:
+                raise UnreadablePoints(f"over {limit} points")
+            grid = np.meshgrid(np.array(columns, np.int64), np.array(rows, np.int64))
+            found.append(np.stack([axis.ravel() for axis in grid], axis=1))
     return np.concatenate(found) if found else np.empty((0, 2), np.int64)
 
 
-def _whole(value: float) -> int:
+def whole(value: float) -> int:
+    """The number without its fraction, as far as a pixel may lie."""
     return int(max(-1e9, min(1e9, value)))
 
 
-def share_inside(points: NDArray[np.int64], mask: NDArray[np.float64]) -> float:
+def share_inside(points: Pixels, mask: NDArray[np.float64]) -> float:
     """Mean of the mask's values (0 … 1) at the points; outside the frame, and without points, 0."""
     if not len(points):
         return 0.0
@@ -101,8 +106,8 @@ def share_inside(points: NDArray[np.int64], mask: NDArray[np.float64]) -> float:
 def first_pair(text: str) -> Point | None:
     """The first "(x, y)", else the first "[x, y]", else the first of a list (RoboSpatial-Home).
 
-    Numbers without a sign and with a digit before the point; others are found only in a list that
-    is Python's own notation.
+    Numbers without a sign and with a digit before the point; others, and numbers in quotes, are
+    found only in the first list, if it is Python's own notation.
     """
     found = _ROUND.search(text) or _SQUARE.search(text)
     if found:
@@ -115,15 +120,14 @@ def first_pair(text: str) -> Point | None:
         values = ast.literal_eval(f"[{text[begin + 1 : end].strip().removesuffix(',')}]")
     except (ValueError, SyntaxError, MemoryError, RecursionError):
         return None
-    pair = values if len(values) == 2 and all(_number(v) for v in values) else values[:1]
-    pair = pair[0] if len(pair) == 1 else pair
-    if isinstance(pair, list | tuple) and len(pair) == 2 and all(_number(v) for v in pair):
+    plain = len(values) == 2 and all(isinstance(v, int | float) for v in values)
+    pair = values if plain else values[0] if values else None
+    if not isinstance(pair, list | tuple) or len(pair) != 2:
+        return None
+    try:
         return float(pair[0]), float(pair[1])
-    return None
-
-
-def _number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    except (TypeError, ValueError, OverflowError):
+        return None
 
 
 def polygon_of(text: str) -> list[Point] | None:
@@ -166,18 +170,19 @@ class Reply:
 def final_reply(completion: str) -> Reply:
     """What follows `</think>`; there the first `<answer>`, else the last `\\boxed{}`, else all of it.
 
-    A thought that never ended is no answer. Without any of these marks this is the completion, so a
-    model that does not think is scored as the benchmark's own code does.
+    What the marks hold has its dress taken off, as the reward's has. A thought that never ended is
+    no answer. Without any of these marks this is the completion to the last space, so a model that
+    does not think is scored as the benchmark's own code does.
     """
     rest = completion.rpartition("</think>")[2]
     block = _ANSWER.search(rest)
     if block:
-        return Reply(block[1].strip(), tagged=True)
+        return Reply(undress(block[1]), tagged=True)
     rest = rest.partition("<think>")[0]
     boxed = last_boxed(rest)
     if boxed is not None:
-        return Reply(boxed.strip(), tagged=True)
-    return Reply(rest.strip(), tagged=False)
+        return Reply(undress(boxed), tagged=True)
+    return Reply(rest if rest == completion else rest.strip(), tagged=False)
 
 
 def first_word(text: str) -> str:

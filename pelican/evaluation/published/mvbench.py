@@ -127,7 +127,7 @@ def letter(reply: str) -> str:
     everything = _GROUPED_DIGITS.search(flat) is not None
     drop = {m for m in _MARKS if everything or f"{m} " in flat or f" {m}" in flat}
     plain = flat.translate({ord(m): "" if m in drop else " " for m in _MARKS})
-    alone = _ALONE.search(_PERIOD.sub("", plain, count=32))
+    alone = _ALONE.search(_PERIOD.sub("", plain, count=32).lower())
     return alone[1].upper() if alone else ""
 
 

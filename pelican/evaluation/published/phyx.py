@@ -62,17 +62,16 @@ def stated_letter(reply: str) -> str:
 
 def _grade(question: Question, reply: Reply, context: Context) -> Grade:
     truth = question.truth
-    found = stated_letter(reply.text) or reply.text.strip()
-    if found.upper() == truth or found in ("A", "B", "C", "D") or not found:
+    found = stated_letter(reply.text.strip()) or reply.text.strip()
+    if found.upper() == truth or not found:
         return graded_as(found.upper() == truth, found)
-    if context.ask is not None:
-        verdict = context.ask(
-            _JUDGE.format(truth=truth, reply=between_marks(reply.text[-4000:])), 4
-        )
-        return graded_as("1" in verdict, f"judge: {verdict.strip()}")
-    # Without a judge: the letter in bold, or before a colon.
-    bold = f"{truth}**" in reply.text or f"**{truth}" in reply.text
-    return graded_as(bold or f"{truth}:" in reply.text, reply.text[:200])
+    if context.ask is None:  # then the letter in bold or before a colon is right beside another
+        marks = (f"{truth}:", f"{truth}**", f"**{truth}")
+        return graded_as(any(mark in reply.text for mark in marks), found[:200])
+    if found in ("A", "B", "C", "D"):
+        return graded_as(False, found)
+    verdict = context.ask(_JUDGE.format(truth=truth, reply=between_marks(reply.text[-4000:])), 4)
+    return graded_as("1" in verdict, f"judge: {verdict.strip()}")
 
 
 BENCHMARK = Benchmark(

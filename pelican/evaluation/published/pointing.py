@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,35 +12,74 @@ from pelican.data.formats.published import pointing_item
 from pelican.data.tables import RowError
 from pelican.errors import UserInputError
 from pelican.evaluation.published.base import (
+    DIGITS,
     Benchmark,
     Context,
     Grade,
     Picture,
+    Pixels,
     Question,
     Reply,
     Row,
-    TooManyPoints,
+    UnreadablePoints,
     over_groups,
     over_questions,
     pixels_of,
     share_inside,
+    whole,
 )
 from pelican.evaluation.published.load import files_below, grey_values, read_file, read_files, text
 from pelican.records import Dimension, Family
+from pelican.rewards.base import Unscorable
+from pelican.rewards.coordinates import (
+    PER_CENT,
+    PER_MILLE,
+    Region,
+    keyed_regions,
+    tagged_points,
+)
 
 _SHOWN = 20  # points of the answer as the results keep it
+Read = Callable[[str, int, int], Pixels]  # the points of a reply, in pixels of a width and height
 
 
-def _grade(*, robopoint: bool) -> Callable[[Question, Reply, Context], Grade]:
+def _robopoint(text: str, width: int, height: int) -> Pixels:
+    return pixels_of(text, width, height, robopoint=True)
+
+
+# RoboRefer's code reads Molmo's replies and Gemini's by patterns of their own, which it picks by the
+# model's name. Here the tag and the key tell them.
+_MOLMO = re.compile(rf'x\d+="(-?{DIGITS})"\s+y\d+="(-?{DIGITS})"')
+_KEY = re.compile(r"[\"']point(?:_2d)?[\"']\s{0,9}:\s{0,9}\[", re.IGNORECASE)
+
+
+def _roborefer(text: str, width: int, height: int) -> Pixels:
+    regions = [Region((float(x), float(y)), PER_CENT) for x, y in _MOLMO.findall(text)]
+    try:
+        regions = regions or tagged_points(text)
+        if not regions and _KEY.search(text):
+            regions = [region for region in keyed_regions(text) if len(region.numbers) == 2]
+    except Unscorable as failure:
+        raise UnreadablePoints(failure.reason) from None
+    if not regions:
+        return pixels_of(text, width, height, robopoint=False)
+    found = []
+    for (x, y), grid in regions:
+        own = grid or (1 if max(x, y) <= 1 else PER_MILLE)  # `point_2d` names none
+        found.append((whole(x / own * width), whole(y / own * height)))
+    return np.array(found, np.int64)
+
+
+def _grade(read: Read, *, grey: bool) -> Callable[[Question, Reply, Context], Grade]:
     def grade(question: Question, reply: Reply, context: Context) -> Grade:
         assert question.mask is not None
         mask = grey_values(question.mask, context.folder)
-        if not robopoint:  # RoboPoint's masks are JPEG: grey values count as they are
+        if not grey:
             mask = (mask > 0).astype(np.float64)
         height, width = mask.shape
         try:
-            points = pixels_of(reply.text, width, height, robopoint=robopoint)
-        except TooManyPoints as error:
+            points = read(reply.text, width, height)
+        except UnreadablePoints as error:
             return Grade(0.0, reply.text[:200], f"refused: {error}")
         shown = "; ".join(f"({x}, {y})" for x, y in points[:_SHOWN].tolist())
         if not len(points):
@@ -85,7 +125,7 @@ WHERE2PLACE = Benchmark(
     metric="share of the points inside the mask",
     rows=_where2place_rows,
     question=_where2place,
-    grade=_grade(robopoint=True),
+    grade=_grade(_robopoint, grey=True),  # its masks are JPEG
     scores=over_questions,
 )
 
@@ -123,6 +163,6 @@ REFSPATIAL = Benchmark(
     metric="share of the points inside the mask, by task; overall: mean of the tasks",
     rows=_refspatial_rows,
     question=_refspatial,
-    grade=_grade(robopoint=False),
+    grade=_grade(_roborefer, grey=False),
     scores=over_groups,
 )

@@ -89,9 +89,13 @@ CASES: dict[str, list[tuple[str, str, float]]] = {
         ("mask", "(1.0, 1.0)", 0.0),  # pixel 10 of 0 to 9
         ("mask", "(0.2, 0.3, 0.6, 0.7)", 1.0),  # a box is all its pixels
         ("mask", "(0, 0, 10, 10)", 0.16),
-        ("mask", "(-5, 0, 10, 10)", 0.16),  # cut at the frame
+        ("mask", "(2, 3, 20, 20)", 16 / 56),  # cut at the frame
+        ("mask", "(-5, 0, 10, 10)", 0.08),  # a slice: column -5 is the fifth from the end
+        ("mask", "(1, 2.5, 3, 4) (3, 5)", 0.0),  # the published code fails
         ("mask", "(6, 7, 2, 3)", 0.0),  # an empty box has none
         ("mask", "[0.25, 0.45]", 0.0),  # only round brackets
+        ("mask", '<point x="25" y="45" alt="a">a</point>', 0.0),
+        ("mask", '[{"point": [450, 250]}]', 0.0),
         ("mask", "in the middle", 0.0),
         ("mask", "", 0.0),
     ],
@@ -107,6 +111,22 @@ CASES: dict[str, list[tuple[str, str, float]]] = {
         ("mask", "", 0.0),
         ("mask", "(0.6, 0.5)", 0.0),  # column 6 is the first outside
         ("mask", "(25, 45)", 0.0),  # per cent are pixels, outside the frame
+        ("mask", "(0.6, 0.7, 0.2, 0.3) (3, 5)", 0.0),  # the published code fails
+        # Molmo: percent
+        ("mask", '<points x1="25.0" y1="45.0" x2="90" y2="90" alt="a">a</points>', 0.5),
+        ("mask", '<point x="25.0" y="45.0" alt="a">a (3, 5)</point>', 1.0),
+        ("mask", '<point x="0.3" y="0.5" alt="a">a</point>', 0.0),
+        ("mask", '<points coords="1 1 250 450" alt="a">a</points>', 1.0),
+        # Gemini: y, x in thousandths; point_2d is x, y
+        ("mask", '```json\n[{"point": [450, 250], "label": "a (9, 9)"}]\n```', 1.0),
+        ("mask", '[{"point": [450, 250]}, {"point": [900, 900]}]', 0.5),
+        ("mask", '[{"point": [650, 250]}]', 1.0),
+        ("mask", '[{"point": [250, 650]}]', 0.0),
+        ("mask", '{"point_2d": [250, 650]}', 1.0),
+        ("mask", '{"point_2d": [0.25, 0.65]}', 1.0),
+        ("mask", '{"points": [(0.25, 0.45)]}', 1.0),  # tuples are no JSON
+        ("mask", '{"bbox_2d": [200, 300, 600, 700]}', 0.0),
+        ("mask", '```json\n[{"point": [1e999, 250]}]\n```', 0.0),
     ],
     "robospatial": [
         ("Yes", "Yes, it fits.", 1.0),
@@ -121,6 +141,8 @@ CASES: dict[str, list[tuple[str, str, float]]] = {
         (SQUARE, "[.4, .4]", 1.0),
         (SQUARE, "[0.4, 0.4] or (0.9, 0.9)", 0.0),  # round brackets are looked for first
         (SQUARE, "(40, 40)", 0.0),  # per cent
+        (SQUARE, '[("0.4", 0.4)]', 1.0),  # a number in quotes
+        (SQUARE, "[True, 0]", 0.0),
         (SQUARE, "(0.2, 0.4)", 1.0),  # on the left edge is inside
         (SQUARE, "(0.6, 0.4)", 0.0),  # on the right edge is not
         (SQUARE, "[(-0.4, 0.4)]", 0.0),
@@ -178,6 +200,7 @@ CASES: dict[str, list[tuple[str, str, float]]] = {
         ("B", "ANSWER B", 0.0),  # the word in capitals is not looked for
         ("C", "**C**", 1.0),
         ("C", "50 cm", 0.0),  # a value is not an option
+        ("B", "The answer is A; B: 7 N", 1.0),  # without a judge
         ("A", "", 0.0),
     ],
     "omnispatial": [
@@ -321,7 +344,9 @@ def test_an_options_own_text_is_found_in_a_longer_reply(reply: str, letter: str)
         ("<think>A</think><answer> B </answer> C", "B", True),
         ("<answer>A</answer><answer>B</answer>", "A", True),
         ("<answer>A</answer></think><answer>B", "B", True),
-        ("x \\boxed{1} \\boxed{\\text{B}} y", "\\text{B}", True),
+        ("x \\boxed{1} \\boxed{\\text{B}} y", "B", True),
+        (" B\n", " B\n", False),  # as the published code gets it
+        ("<think>A</think>\n\n**B**\n", "**B**", False),
         ("\\boxed{cut", "cut", True),
         ("<think>so A", "", False),
         ("", "", False),
@@ -330,6 +355,45 @@ def test_an_options_own_text_is_found_in_a_longer_reply(reply: str, letter: str)
 def test_the_final_answer_of_a_completion(completion: str, text: str, tagged: bool) -> None:
     reply = final_reply(completion)
     assert (reply.text, reply.tagged) == (text, tagged)
+
+
+# An answer as each benchmark wants it, for a dress to be put on.
+RIGHT: dict[str, tuple[str, str]] = {
+    "vsibench": (f"{CHOICE} C", "C"),
+    "where2place": ("mask", "[(0.25, 0.45)]"),
+    "refspatial": ("mask", "[(0.25, 0.45)]"),
+    "robospatial": (SQUARE, "(0.4, 0.4)"),
+    "omnispatial": ("C", "Answer: C"),
+    **dict.fromkeys(
+        ("erqa", "egoschema", "mvbench", "phyx", "blink", "embspatial", "cosmos", "mmstar"),
+        ("C", "C"),
+    ),
+}
+DRESSED = (
+    "<answer>{}</answer>",
+    "<answer>\n{}\n</answer>",
+    "<answer>\\boxed{{{}}}</answer>",
+    "<answer>$\\boxed{{\\text{{{}}}}}$</answer>",
+    "<answer>\\[\\boxed{{\\mathrm{{{}}}}}\\]</answer>",
+    "<answer>\\text{{{}}}</answer>",
+    "<answer>**{}**</answer>",
+    "<answer>`{}`</answer>",
+    "<answer>\\({}\\)</answer>",
+    "\\boxed{{{}}}",
+    "So $\\boxed{{\\text{{{}}}}}$.",
+    "\\boxed{{\\,\\mathbf{{{}}}\\,}}",
+    "\\boxed{{\\boxed{{{}}}}}",
+)
+
+
+@pytest.mark.parametrize("dress", DRESSED)
+@pytest.mark.parametrize("name", RIGHT)
+def test_dress_is_taken_off_before_the_published_rule_compares(name: str, dress: str) -> None:
+    truth, answer = RIGHT[name]
+    group, truth = truth.split(" ") if name == "vsibench" else ("g", truth)
+    question = asking(truth, group, png() if truth == "mask" else None)
+    completion = f"<think>A or B?</think>{dress.format(answer)}"
+    assert graded(name, question, completion) == 1.0
 
 
 @pytest.mark.parametrize("name", ["where2place", "refspatial", "robospatial"])
@@ -389,6 +453,8 @@ def test_others_are_means_of_questions(name: str) -> None:
     [
         ("5", "a fan", 1.0),
         ("Your mark: 3", "a fan", 0.5),
+        ("Fair. Your mark: 4\nIt names it.", "a fan", 0.75),
+        ("4.", "a fan", 0.75),
         ("1", "a fan", 0.0),
         ("9", "a fan", 1.0),  # cut to 1 … 5
         ("0", "a fan", 0.0),

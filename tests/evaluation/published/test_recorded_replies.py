@@ -6,12 +6,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from pelican.cli.benchmark import run
 from pelican.errors import UserInputError
 from pelican.evaluation.published.run import read_replies
-from tests.evaluation.published.layouts import LAYOUTS
+from tests.evaluation.published.layouts import LAYOUTS, image, inline, parquet, write
 
 
 def score(data: Path, replies: Path, output: Path, name: str = "vsibench") -> dict[str, Any]:
@@ -62,6 +64,51 @@ def test_replies_are_scored_and_a_missing_one_counts_as_wrong(
     said = capsys.readouterr().out
     assert ("no reply" in said) == bool(refused)
     assert ("1 replies are to no question" in said) == any(row.get("id") == 99 for row in rows)
+
+
+def test_replies_in_the_notations_of_several_models_are_points(tmp_path: Path) -> None:
+    """Molmo's tags and Gemini's keys, as RefSpatial-Bench's own code reads them."""
+    replies = (
+        "[(0.6, 0.4)]",
+        '<point x="60.0" y="40.0" alt="disc">disc</point>',
+        '<points x1="60.0" y1="40.0" x2="61.0" y2="41.0" alt="disc">disc</points>',
+        '```json\n[{"point": [400, 600], "label": "disc"}]\n```',
+    )
+    rows = []
+    for task in ("Location", "Placement", "Unseen"):
+        asked = []
+        for number, reply in enumerate(replies):
+            paths = {"rgb_path": f"image/{number}.png", "mask_path": f"mask/{number}.png"}
+            asked.append(
+                {"id": number, "object": "disc", "prompt": "Point.", "suffix": "?", **paths}
+            )
+            image(tmp_path / "data" / task / paths["rgb_path"], number)
+            pixels = np.zeros((10, 20), np.uint8)
+            pixels[3:6, 11:14] = 255  # around (12, 4), which is (0.6, 0.4)
+            mask = tmp_path / "data" / task / paths["mask_path"]
+            mask.parent.mkdir(exist_ok=True)
+            Image.fromarray(pixels).save(mask)
+            rows.append({"id": f"{task.lower()}-{number}", "reply": reply})
+        write(tmp_path / "data" / task / "question.json", asked)
+    replies_file = lines(tmp_path / "replies.jsonl", *rows)
+    found = score(tmp_path / "data", replies_file, tmp_path / "out", "refspatial")
+    every = dict.fromkeys(("overall", "Location", "Placement", "Unseen"), 100.0)
+    assert found["scores"] == every and found["questions"] == 12
+
+
+def test_boxes_and_text_around_a_letter_cost_nothing(tmp_path: Path) -> None:
+    ask = {"question": "Which?", "question_type": "Spatial Reasoning", "answer": "C"}
+    replies = (
+        "<think>so</think><answer>C</answer>",
+        "<think>so</think><answer>\\boxed{C}</answer>",
+        "<think>so</think>\\boxed{\\text{C}}",
+    )
+    rows = [{**ask, "question_id": f"q{i}", "images": [inline(i)]} for i in range(len(replies))]
+    parquet(tmp_path / "data" / "test-00000-of-00001.parquet", rows)
+    said = [{"id": f"q{i}", "reply": reply} for i, reply in enumerate(replies)]
+    replies_file = lines(tmp_path / "replies.jsonl", *said)
+    found = score(tmp_path / "data", replies_file, tmp_path / "out", "erqa")
+    assert found["scores"] == {"overall": 100.0, "Spatial Reasoning": 100.0}
 
 
 def test_files_that_can_not_be_scored_end_in_one_sentence(tmp_path: Path) -> None:
