@@ -6,7 +6,7 @@ import io
 import math
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import partial
 from typing import Any, Literal, TypeVar
@@ -19,6 +19,7 @@ from pelican.base.parse import parse_json
 from pelican.data.entries import RESERVED, answer_fits, first_message, refuse
 from pelican.data.formats.base import Found, Record, Reference, Unread
 from pelican.data.images import FORMATS, decoding
+from pelican.data.importing.marks import fill_marks
 from pelican.data.importing.media import Loader
 from pelican.data.tables import RowError
 from pelican.errors import UserInputError
@@ -119,8 +120,11 @@ def _convert(record: Record, loader: Loader, defaults: Defaults) -> Good:
     turns = tuple(_clean(turn) for turn in record.turns)
     if not turns or turns[-1].role != "user" or not turns[-1].text:
         raise RowError("schema", "the row has no question")
-    question = turns[-1].text
     loaded = loader.load(record.media)
+    if record.reference.kind != "pelican":
+        record = fill_marks(replace(record, turns=turns), loaded.sizes)
+        turns = record.turns
+    question = turns[-1].text
     mask = record.reference.mask
     opener: Callable[[], bytes] | None = partial(loader.image_bytes, mask) if mask else None
     answer = read_answer(
@@ -131,6 +135,14 @@ def _convert(record: Record, loader: Loader, defaults: Defaults) -> Good:
         mask_bytes=opener,
         shift_s=loaded.start_s,
     )
+    if isinstance(answer, IntervalAnswer) and any(
+        m.kind == "frames" and m.fps is None for m in record.media
+    ):
+        raise RowError(
+            "answer",
+            "the answer is a span of seconds, and the row does not say how many pictures a second"
+            " its video has; add `fps`",
+        )
     if isinstance(answer, ChoiceAnswer):
         turns = (*turns[:-1], Turn(role="user", text=with_options(question, answer)))
     label = classify(question, answer, record.question_type, record.family, record.dimension)
