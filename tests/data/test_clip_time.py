@@ -10,6 +10,7 @@ from typing import Any, cast
 import av
 import numpy as np
 import pytest
+from av.stream import Disposition
 from PIL import Image
 
 from pelican.data.formats.base import seconds_of
@@ -128,6 +129,25 @@ def test_pictures_alone_that_come_late_are_second_0(tmp_path: Path, ending: str)
     clip = cut_clip(path, ClipRule())
     assert (len(clip.frames), clip.start_s) == (6, 0.0)
     assert [seconds(f) for f in clip.frames] == pytest.approx(range(3, 9), abs=0.25)
+
+
+def test_the_cover_of_a_record_is_no_video(tmp_path: Path) -> None:
+    path = tmp_path / "song.m4a"
+    cover = image(tmp_path / "cover.png").read_bytes()
+    with av.open(str(path), "w", format="mp4") as file:
+        heard = file.add_stream("aac", rate=48000)
+        shown = file.add_stream("png", rate=1)
+        shown.width, shown.height, shown.pix_fmt = 64, 48, "rgb24"  # type: ignore[union-attr]
+        shown.disposition = Disposition.attached_pic
+        quiet = av.AudioFrame.from_ndarray(np.zeros((1, 48000), np.float32), "fltp", "mono")
+        quiet.sample_rate, quiet.pts = 48000, 0
+        packet = av.Packet(cover)
+        packet.stream, packet.pts, packet.dts, packet.is_keyframe = shown, 0, 0, True
+        packet.time_base = Fraction(1, 1)
+        file.mux([packet, *heard.encode(quiet), *heard.encode(None)])
+    with pytest.raises(RowError) as caught:
+        cut_clip(path, ClipRule())
+    assert caught.value.code == "video_no_picture"
 
 
 def test_a_recording_that_names_no_length_is_measured(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,11 @@ FILLED = [
     row("points", "Point at each <ref-object>", "<bbox><bbox>", ref=["block"],
         bbox=[[40, 60], [110, 40]]),
 ]  # fmt: skip
+ONE = {"caption": "red block", "bbox": BOX, "bbox_type": "real", "image": 0}
+OLD = [
+    {**row("a list", FIND, "<bbox>"), "objects": [ONE]},
+    {**row("a text", FIND, "<bbox>"), "objects": json.dumps([ONE])},
+]  # as ms-swift 2 wrote them
 LEFT_OUT = [
     (row("two", "Find each <ref-object>", "<bbox><bbox>", ref=["block"], bbox=[BOX, OTHER]),
      "answer", "2 boxes"),
@@ -55,6 +61,8 @@ LEFT_OUT = [
      "'inch'"),
     (row("three", FIND, "<bbox>", ref=["red block"], bbox=[[1, 2, 3]]), "answer", "3 numbers"),
     (row("image", FIND, "<bbox>", ref=["red block"], bbox=[BOX], image_id=[3]), "answer", "image 3"),
+    ({**row("other", FIND, "<bbox>"), "objects": [{"x": 1}]}, "media_marks", "<ref-object>"),
+    ({**row("no json", FIND, "<bbox>"), "objects": "[{"}, "media_marks", "<ref-object>"),
     (row("words", FIND, "<bbox>", ref=["red block"], bbox=["left"]), "media_marks", "<ref-object>"),
     (row("sound", "What does <audio> say?", "go"), "media_marks", "<audio>"),
     (row("region", "What is <region1>?", "a cup"), "media_marks", "<region1>"),
@@ -67,11 +75,11 @@ LEFT_OUT = [
 def test_marks_are_filled_from_the_objects_of_the_row(tmp_path: Path) -> None:
     root = tmp_path / "lab"
     image(root / "im" / "0.png", size=(160, 120))
-    write_json(root / "rows.json", [*FILLED, *(one for one, _, _ in LEFT_OUT)])
+    write_json(root / "rows.json", [*FILLED, *OLD, *(one for one, _, _ in LEFT_OUT)])
     found = imported(root, tmp_path / "pool")
     samples = {name.partition("/")[2]: sample for name, sample in found.samples.items()}
-    assert set(samples) == {str(one["id"]) for one in FILLED}
-    for name in ("one", "shares", "thousandths"):
+    assert set(samples) == {str(one["id"]) for one in (*FILLED, *OLD)}
+    for name in ("one", "shares", "thousandths", "a list", "a text"):
         assert samples[name].question == f"Find the red block in this picture\n{ASKED}"
         assert samples[name].answer == BoxAnswer(box=(125, 417, 375, 917), scale=1000)
     assert samples["a hundred"].answer == BoxAnswer(box=(12, 42, 38, 92), scale=100)

@@ -22,6 +22,7 @@ from pelican.data.tables import RowError
 from pelican.engines.openai import _image_part
 from pelican.engines.vision import preprocess
 from pelican.errors import UserInputError
+from tests.conftest import ROOT
 from tests.data.formats.world import Outcome, draw, imported, write_json
 
 ORIENTATION = 0x0112
@@ -261,6 +262,19 @@ def test_endpoints_and_engines_get_what_a_person_sees() -> None:
             assert head == f"data:image/{(picture.format or '').lower()};base64"
             assert picture.convert("RGB").tobytes() == given_to.tobytes()
         assert given_to.tobytes() == open_seen(data).tobytes()
+
+
+@pytest.mark.parametrize(
+    "folder", ["engines", "evaluation", "training", "dppo", "stages", "report"]
+)
+def test_pictures_are_opened_in_one_place(folder: str) -> None:
+    """`open_seen` and `as_seen` alone make pixels; a mask's values and a frame's file are no pictures."""
+    named = {
+        path.name
+        for path in (ROOT / "pelican" / folder).rglob("*.py")
+        if "Image.open(" in path.read_text(encoding="utf-8")
+    }
+    assert named <= {"load.py"}
 
 
 def test_pictures_that_decoders_made_white_are_no_duplicates() -> None:

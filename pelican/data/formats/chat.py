@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from pelican.base.parse import parse_json
 from pelican.data.formats.base import (
     Found,
     JsonRow,
@@ -241,16 +242,25 @@ class ChatReader(Reader):
 def objects_of(row: Mapping[str, Any]) -> Objects:
     """What ms-swift's `objects` says about marks in the text: names, boxes, their unit."""
     given = row.get("objects")
-    if not isinstance(given, Mapping):
-        return Objects()
     try:
+        if isinstance(given, str) and given[:1] in "[{":  # as its version 2 wrote them
+            given = parse_json(given)
+        if isinstance(given, list):
+            given = {
+                "ref": [one.get("caption") or "" for one in given],
+                "bbox": [one["bbox"] for one in given],
+                "image_id": [one.get("image") or 0 for one in given],
+                "bbox_type": given[0].get("bbox_type"),
+            }
+        if not isinstance(given, Mapping):
+            return Objects()
         return Objects(
             names=tuple(str(name) for name in list_of(given.get("ref"))),
             boxes=tuple(tuple(float(v) for v in box) for box in list_of(given.get("bbox"))),
             images=tuple(int(number) for number in list_of(given.get("image_id"))),
             unit=str(given.get("bbox_type") or "real"),
         )
-    except (TypeError, ValueError):
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError):
         return Objects()  # of another kind, such as a detector's
 
 

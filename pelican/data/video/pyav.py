@@ -12,6 +12,7 @@ import av
 import av.error
 import av.logging
 from av.container import InputContainer
+from av.stream import Disposition
 from av.video.stream import VideoStream
 from PIL import Image
 
@@ -72,7 +73,9 @@ def _last_packets(
     """When the last picture and the last packet of any stream end, in the file's own time."""
     ends = {True: 0.0, False: 0.0}
     with _open(path, options) as container:
-        video = container.streams.video[0]
+        video = _pictures(container)
+        if video is None:
+            return 0.0, 0.0
         if whole_s is not None and video.time_base:
             with suppress(av.error.FFmpegError):  # without an index all packets are read
                 container.seek(int(whole_s / video.time_base), stream=video)
@@ -82,6 +85,12 @@ def _last_packets(
                 is_picture = packet.stream.index == video.index
                 ends[is_picture] = max(ends[is_picture], end)
     return ends[True], max(ends.values())
+
+
+def _pictures(container: InputContainer) -> VideoStream | None:
+    """The first stream of pictures; the cover of a record is none."""
+    covers = Disposition.attached_pic
+    return next((s for s in container.streams.video if not s.disposition & covers), None)
 
 
 def _open(path: Path, options: dict[str, str]) -> InputContainer:
@@ -105,12 +114,13 @@ class PyavVideo:
             raise RowError(
                 "video_unreadable", f"video {path.name!r} can't be opened ({_said(error)})"
             ) from None
-        if not self._container.streams.video:
+        stream = _pictures(self._container)
+        if stream is None:
             sound = bool(self._container.streams.audio)
             self.close()
             detail = "sound and no picture" if sound else "no video stream"
             raise RowError("video_no_picture", f"video {path.name!r} holds {detail}")
-        stream = self._stream = self._container.streams.video[0]
+        self._stream = stream
         if stream.codec_context is None:
             self.close()
             raise RowError("video_unreadable", f"video {path.name!r} has an unknown codec")
