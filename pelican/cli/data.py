@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import sys
 import time
 from collections.abc import Sequence
@@ -16,12 +17,14 @@ from rich.console import Console
 
 from pelican.cli.output import check_output, console, counted, rows_table
 from pelican.config import env
+from pelican.config.overrides import as_override
 from pelican.config.recipe import JudgeConfig
 from pelican.data.checks import BANDS, CHECKS, check, diff
 from pelican.data.checks_page import verdict, write_page
 from pelican.data.formats import find_reader, sniff
 from pelican.data.formats.base import Options
 from pelican.data.formats.tables import card_license
+from pelican.data.images import WORDS, Range
 from pelican.data.importing.convert import Defaults
 from pelican.data.importing.labels import judge_labels
 from pelican.data.importing.media import Finder, Loader
@@ -94,10 +97,12 @@ def check_and_print(
         print("next: mend what the page shows and import again, or accept a share with --threshold")
     elif not against:
         held_out = env.resolve("samples/test")
-        print(f"next: `pelican data check {where} --against {held_out}` looks for leaks")
+        pools = f"{shlex.quote(where)} --against {shlex.quote(held_out)}"
+        print(f"next: `pelican data check {pools}` looks for leaks")
     else:
         # Paths of a recipe count from the repository, so only a whole one is right everywhere.
-        print(f"next: `make submit SET=data.train={pool.absolute()}` trains on it")
+        override = shlex.quote(as_override("data.train", pool.absolute()))
+        print(f"next: `make submit SET={override}` trains on it")
     return checked.passes(threshold)
 
 
@@ -171,6 +176,7 @@ class Wishes:
     max_frames: int = 64
     horizon_s: float = 64.0
     max_pixels: int = 1_003_520
+    grey_range: str = ""
     limit: int | None = None
     workers: int = 0
 
@@ -254,12 +260,29 @@ def make_plan(where: str, wishes: Wishes) -> Plan:
         where=where,
         reader=reader,
         options=options,
-        loader=Loader(Finder(tuple(roots), tuple(mapping)), rule, ClipCache(env.cache() / "clips")),
+        loader=Loader(
+            Finder(tuple(roots), tuple(mapping)),
+            rule,
+            ClipCache(env.cache() / "clips"),
+            _grey_range(wishes.grey_range),
+        ),
         defaults=defaults,
         settings={**chosen, "reader": reader.name},
         limit=wishes.limit,
         workers=wishes.workers or len(os.sched_getaffinity(0)),
     )
+
+
+def _grey_range(text: str) -> Range | None:
+    if not text:
+        return None
+    low, colon, high = text.partition(":")
+    if not (colon and low.isdecimal() and high.isdecimal() and int(low) < int(high) <= WORDS[1]):
+        raise UserInputError(
+            f"--grey-range is {text!r}; write it as LOW:HIGH, the values that are black and white, from"
+            f" {WORDS[0]} to {WORDS[1]}"
+        )
+    return int(low), int(high)
 
 
 def _pair(text: str, option: str) -> tuple[str, str]:

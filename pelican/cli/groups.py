@@ -218,6 +218,12 @@ def import_(
     ] = 64,
     horizon_s: Annotated[float, typer.Option(help="Longest clip in seconds; 0: no limit.")] = 64.0,
     max_pixels: Annotated[int, typer.Option(help="A larger image is scaled down.")] = 1_003_520,
+    grey_range: Annotated[
+        str,
+        typer.Option(
+            help="Values of 16-bit images, such as depth, that are black and white: LOW:HIGH."
+        ),
+    ] = "",
     limit: Annotated[int | None, typer.Option(help="Most rows to read.")] = None,
     workers: Annotated[int, typer.Option(help="Processes that decode rows; 0: one a core.")] = 0,
     max_bad: Annotated[
@@ -247,6 +253,7 @@ def import_(
         max_frames=max_frames,
         horizon_s=horizon_s,
         max_pixels=max_pixels,
+        grey_range=grey_range,
         limit=limit,
         workers=workers,
     )

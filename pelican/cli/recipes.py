@@ -197,7 +197,10 @@ def print_recipe(name: str, overrides: Sequence[str], as_json: bool) -> None:
     print()
     print("[P]: the default follows the DPPO papers (arXiv 2511.16602, 2511.00108); [D]: it is")
     print("Pelican's decision. A recipe may set another value.")
-    print(f"next: `pelican submit --recipe {name} --set FIELD=VALUE` runs it with a field changed")
+    address = shlex.quote(name)
+    print(
+        f"next: `pelican submit --recipe {address} --set FIELD=VALUE` runs it with a field changed"
+    )
 
 
 def text(value: object) -> str:

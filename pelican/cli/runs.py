@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pelican.cli.output import check_output, rows_table, score_table, tell_damage
 from pelican.cli.recipes import text
 from pelican.config import env
+from pelican.config.overrides import parse_overrides
 from pelican.errors import DamagedError
 from pelican.monitoring.progress import duration, where
 from pelican.runs.layout import list_runs, manifests, require_run, state
@@ -168,9 +169,10 @@ def _next(tree: dict[str, Any]) -> str:
 def _again(tree: dict[str, Any]) -> str:
     """The submission, as it can be typed again."""
     if tree["pipeline"] == "retrain":
-        given = dict(text.split("=", 1) for text in tree["overrides"] if "=" in text)
+        given = parse_overrides(tree["overrides"])
         data, model = given.get("retrain.data", "DATA"), given.get("retrain.parent", "MODEL")
-        return f"pelican retrain --data {data} --from {model} --recipe {tree['address']}"
+        words = ["pelican", "retrain", "--data", data, "--from", model, "--recipe", tree["address"]]
+        return shlex.join(words)
     overrides = "".join(f" --set {shlex.quote(text)}" for text in tree["overrides"])
     return (
         f"pelican submit --pipeline {tree['pipeline']} --recipe {shlex.quote(tree['address'])}"
@@ -227,9 +229,9 @@ def _print_comparison(
         output.write_text(render_comparison(runs, table), encoding="utf-8")
         page = str(output)
     print(f"page    {page}")
-    others = "".join(f" --against {address}" for address in addresses[1:])
+    others = "".join(f" --against {shlex.quote(address)}" for address in addresses[1:])
     what = "draws gain and forgetting beside the others" if others else "writes its report again"
-    print(f"next    `pelican report {addresses[0]}{others}` {what}")
+    print(f"next    `pelican report {shlex.quote(addresses[0])}{others}` {what}")
 
 
 def _print_tables(table: RunTable) -> None:

@@ -40,6 +40,11 @@ def parse_overrides(texts: Sequence[str]) -> dict[str, str]:
     return found
 
 
+def as_override(name: str, value: object) -> str:
+    """`name=value` as `parse_overrides` reads it, whatever the value holds; a shell wants it quoted again."""
+    return shlex.quote(f"{name}={value}")
+
+
 def apply_overrides(recipe: Recipe, overrides: Mapping[str, str]) -> Recipe:
     """`recipe` with fields replaced and all of it validated again."""
     tree = recipe.model_dump()

@@ -19,7 +19,17 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pelican.base.parse import parse_json
-from pelican.data.images import FORMATS, decoding, image_bytes, image_digest, refuse_huge
+from pelican.data.images import (
+    FORMATS,
+    as_seen,
+    decoding,
+    image_bytes,
+    image_digest,
+    is_plain,
+    refuse_huge,
+    seen_size,
+    upright_size,
+)
 from pelican.data.importing.shards import read_columns
 from pelican.data.pool import PoolIndex, read_index
 from pelican.data.tables import SAMPLES, RowError, open_parquet, shard_paths
@@ -348,9 +358,9 @@ def _look(
             if digest not in found.first and digest not in new:
                 with decoding(), Image.open(io.BytesIO(data), formats=FORMATS) as opened:
                     refuse_huge(opened, MAX_PIXELS)
-                    size = size or opened.size
+                    size = size or upright_size(opened)
                     new[digest] = perceptual_hash(opened)
-            size = size or _size(data)
+            size = size or seen_size(data)
     except RowError as error:
         if findings is not None:
             findings.add(Finding("rows", name, error.reason, shard, row))
@@ -392,11 +402,6 @@ def _look(
             break
 
 
-def _size(data: bytes) -> tuple[int, int]:
-    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-        return image.size
-
-
 def _range(value: float, limits: Sequence[float]) -> str:
     at = bisect_left(limits, value)
     return f"up to {limits[at]:g}" if at < len(limits) else f"above {limits[-1]:g}"
@@ -435,6 +440,8 @@ def perceptual_hash(image: Image.Image) -> bytes | None:
     what Pillow raises.
     """
     image.draft("L", (SIDE * 4, SIDE * 4))  # a JPEG is decoded small, at a fraction of the cost
+    if not is_plain(image):
+        image = as_seen(image)
     grey = np.asarray(
         image.convert("L").resize((SIDE + 1, SIDE), Image.Resampling.BOX), dtype=np.int16
     )

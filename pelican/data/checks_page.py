@@ -14,7 +14,7 @@ from PIL import Image
 
 from pelican.base.files import replacing
 from pelican.data.checks import CHECKS, Checked, Finding
-from pelican.data.images import FORMATS, image_bytes, refused_above
+from pelican.data.images import FORMATS, as_seen, image_bytes, refused_above
 from pelican.data.tables import open_parquet
 from pelican.data.versions import read_quarantine
 
@@ -165,7 +165,7 @@ def thumbnail(image: object, root: Path) -> str:
             if picture.width * picture.height > refused_above(1):
                 return ""
             picture.draft("RGB", (SIDE * 2, SIDE * 2))
-            small = picture.convert("RGB")
+            small = as_seen(picture)
             small.thumbnail((SIDE, SIDE))
             out = io.BytesIO()
             small.save(out, "JPEG", quality=80)

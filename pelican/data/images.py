@@ -7,12 +7,16 @@ import io
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
-from PIL import Image
+import numpy as np
+from PIL import Image, ImageCms, UnidentifiedImageError
 
 from pelican.base.files import resolve_below
-from pelican.data.tables import RowError
+from pelican.data.signatures import foreign
+from pelican.data.tables import RowError, named
 from pelican.errors import UserInputError
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
@@ -28,7 +32,7 @@ def refused_above(max_pixels: int) -> int:
 
 def checked_image(data: bytes, max_pixels: int) -> bytes:
     """`data` as it is, or scaled down to `max_pixels`. Raises RowError if it can't be used."""
-    with decoding(), Image.open(io.BytesIO(data), formats=FORMATS) as image:
+    with opened(data) as image:
         return usable(image, data, max_pixels)
 
 
@@ -41,12 +45,7 @@ def usable(image: Image.Image, data: bytes, max_pixels: int) -> bytes:
         image.draft(None, (1, 1))
         image.load()
         return data
-    image.load()
-    smaller = scaled(image.convert("RGB"), max_pixels)
-    out = io.BytesIO()
-    lossy = image.format in JPEGS
-    smaller.save(out, "JPEG", quality=95) if lossy else smaller.save(out, "PNG")
-    return out.getvalue()
+    return _encoded(scaled(as_seen(image), max_pixels), "JPEG" if image.format in JPEGS else "PNG")
 
 
 def refuse_huge(image: Image.Image, max_pixels: int) -> None:
@@ -74,6 +73,31 @@ def decoding(code: str = "image_unreadable", what: str = "an image") -> Iterator
         raise RowError(code, f"{what} can't be decoded ({detail})") from None
 
 
+@contextmanager
+def opened(data: bytes) -> Iterator[Image.Image]:
+    """An encoded image, open but not decoded. Raises RowError for all that goes wrong in the block."""
+    with decoding():
+        try:
+            image = Image.open(io.BytesIO(data), formats=FORMATS)
+        except UnidentifiedImageError:
+            if what := foreign(data):
+                raise RowError(
+                    "image_unreadable", f"it is {what} (the decoder cannot identify it)"
+                ) from None
+            raise
+        with image:
+            yield image
+
+
+def _encoded(image: Image.Image, kind: str) -> bytes:
+    out = io.BytesIO()
+    if kind == "JPEG":
+        image.save(out, kind, quality=95)
+    else:
+        image.save(out, kind)
+    return out.getvalue()
+
+
 def scaled(image: Image.Image, max_pixels: int) -> Image.Image:
     """At most `max_pixels`, same aspect; answers are relative to the frame, so they stay right."""
     if image.width * image.height <= max_pixels:
@@ -81,6 +105,156 @@ def scaled(image: Image.Image, max_pixels: int) -> Image.Image:
     factor = math.sqrt(max_pixels / (image.width * image.height))
     size = (max(1, int(image.width * factor)), max(1, int(image.height * factor)))
     return image.resize(size, Image.Resampling.LANCZOS)
+
+
+# Pixels as a person sees them: the same for imports, engines, served models and pages.
+#
+# A decoder's own way to RGB forgets how a picture is turned, takes what is transparent for the colour
+# below it (mostly black), and cuts 16 bits at 255, so that all is white.
+
+_ORIENTATION = 0x0112  # EXIF
+_EXIF = (
+    "exif",
+    "xmp",
+    "XML:com.adobe.xmp",
+    "Raw profile type exif",
+)  # in which Pillow looks for it
+_BEHIND = (b"eXIf", b"adobe.xmp", b"profile type exif")  # what PNG may have behind its pixels
+_TURNS = dict(
+    enumerate(
+        (
+            Image.Transpose.FLIP_LEFT_RIGHT,
+            Image.Transpose.ROTATE_180,
+            Image.Transpose.FLIP_TOP_BOTTOM,
+            Image.Transpose.TRANSPOSE,
+            Image.Transpose.ROTATE_270,
+            Image.Transpose.TRANSVERSE,
+            Image.Transpose.ROTATE_90,
+        ),
+        2,
+    )
+)
+_WHITE = (255, 255, 255, 255)  # what is transparent lies on it, as on a page and in Qwen's own code
+Range = tuple[int, int]  # the values of a 16-bit picture that are black and white
+WORDS: Range = (0, 65535)
+
+
+def as_seen(image: Image.Image, values: Range = WORDS) -> Image.Image:
+    """The picture in RGB as a viewer shows it, decoded; the first one of an animation.
+
+    Upright, on white where it is transparent, grey of 16 bits by its full range, or by `values` where
+    somebody said which are black and white, inks by their profile. Raises what Pillow raises.
+    """
+    image.load()
+    if is_plain(image):
+        return image.convert("RGB")
+    if (turn := turned(image)) != 1:
+        image = image.transpose(_TURNS[turn])
+    if is_deep(image):
+        seen = _shallow(image, values)
+    elif image.has_transparency_data:
+        over = image.convert("RGBA")
+        seen = Image.alpha_composite(Image.new("RGBA", over.size, _WHITE), over).convert("RGB")
+    else:
+        seen = _by_profile(image) or image.convert("RGB")
+    seen.info.pop("transparency", None)  # Pillow would write the old key beside the new pixels
+    return seen
+
+
+def seen_bytes(data: bytes) -> bytes:
+    """`data` as it is where every decoder shows what `as_seen` does, else that as PNG or JPEG.
+
+    For who decodes elsewhere: an endpoint, a pool. Raises RowError if it can't be decoded.
+    """
+    with opened(data) as image:
+        return seen_again(image, data)
+
+
+def seen_again(image: Image.Image, data: bytes, values: Range = WORDS) -> bytes:
+    """`seen_bytes` for `data` that is open as `image` already; a plain JPEG is not decoded."""
+    if image.format not in JPEGS:
+        image.load()  # what PNG says of its turn may stand behind its pixels
+    if is_plain(image):
+        return data
+    seen = as_seen(image, values)
+    clear = image.has_transparency_data  # straight to RGB, Pillow warns of some of these
+    decoded = (image.convert("RGBA") if clear else image).convert("RGB")
+    if turned(image) == 1 and seen.tobytes() == decoded.tobytes():
+        return data  # such as a picture whose every pixel is opaque
+    if image.format not in JPEGS:
+        return _encoded(seen, "PNG")
+    out = io.BytesIO()
+    seen.save(out, "JPEG", quality=95, subsampling=0)
+    return out.getvalue()
+
+
+def is_plain(image: Image.Image) -> bool:
+    """Whether any decoder's RGB is what a viewer shows, by the header alone."""
+    return not (
+        is_deep(image)
+        or image.has_transparency_data
+        or (image.mode == "CMYK" and "icc_profile" in image.info)
+        or turned(image) != 1
+    )
+
+
+def is_deep(image: Image.Image) -> bool:
+    """Whether it is grey of more than 8 bits: a photo, or values such as depth."""
+    return image.mode.startswith("I")
+
+
+def turned(image: Image.Image) -> int:
+    """How EXIF or XMP says that the picture is turned, 1 to 8; 1 is upright."""
+    if not any(name in image.info for name in _EXIF):
+        return 1
+    found = image.getexif().get(_ORIENTATION, 1)
+    return found if found in _TURNS else 1
+
+
+def _shallow(image: Image.Image, values: Range) -> Image.Image:
+    low, high = values
+    grey = (np.asarray(image).astype(np.float32) - low) * (255.0 / max(1, high - low))
+    return Image.fromarray(grey.round().clip(0, 255).astype(np.uint8)).convert("RGB")
+
+
+def _by_profile(image: Image.Image) -> Image.Image | None:
+    """Inks in RGB by the profile in the file; None if it has none, or one that can't be used."""
+    profile = image.info.get("icc_profile")
+    if image.mode != "CMYK" or not profile:
+        return None
+    try:
+        return ImageCms.applyTransform(image, _transform(profile))
+    except (ImageCms.PyCMSError, OSError, ValueError):
+        return None
+
+
+@lru_cache(maxsize=8)
+def _transform(profile: bytes) -> Any:
+    source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+    return ImageCms.buildTransform(source, ImageCms.createProfile("sRGB"), "CMYK", "RGB")
+
+
+def open_seen(data: bytes) -> Image.Image:
+    """An encoded image as it is seen. Raises what Pillow raises."""
+    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        return as_seen(image)
+
+
+def seen_size(data: bytes) -> tuple[int, int]:
+    """(width, height) of an encoded image as it is seen, by its header."""
+    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        if image.format == "PNG" and any(mark in data for mark in _BEHIND):
+            image.load()
+        return upright_size(image)
+
+
+def upright_size(image: Image.Image) -> tuple[int, int]:
+    """(width, height) of an open image once it is upright."""
+    width, height = image.size
+    return (height, width) if turned(image) >= 5 else (width, height)
+
+
+# Images of a pool, by their bytes.
 
 
 def image_bytes(image: object, folder: Path) -> bytes:
@@ -95,14 +269,14 @@ def image_bytes(image: object, folder: Path) -> bytes:
     try:
         target = resolve_below(folder, str(path))
     except UserInputError:
-        raise RowError("image_path", f"image path {path!r} leaves the data folder") from None
+        raise RowError("image_path", f"image path {named(path)} leaves the data folder") from None
     try:
         if not target.is_file():
-            raise RowError("image_missing", f"image {path!r} is not a file")
+            raise RowError("image_missing", f"image {named(path)} is not a file")
         return target.read_bytes()
     except OSError as error:
         raise RowError(
-            "image_missing", f"image {path!r} can't be read ({error.strerror})"
+            "image_missing", f"image {named(path)} can't be read ({error.strerror})"
         ) from None
 
 

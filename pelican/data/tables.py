@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from itertools import groupby
 from pathlib import Path
+from reprlib import Repr
 from typing import Any, TypeVar
 
 import polars as pl
@@ -249,7 +250,10 @@ CODES: dict[str, str] = {
     "media_path": "a path that leaves the media folders",
     "media_mixed": "images and videos in one row",
     "media_tags": "more <image> or <video> tags than media",
+    "media_marks": "a mark such as <bbox> or <audio> that nothing of the row can fill",
     "image_shape": "an image too small or too narrow to show anything",
+    "image_moving": "an animation, which is no still",
+    "image_range": "16-bit values such as depth, whose black and white nobody says",
     "video_unreadable": "a video that can't be opened",
     "video_no_picture": "a video without a picture, such as sound alone",
     "video_truncated": "a video that ends before its window, or can't be decoded on",
@@ -258,10 +262,29 @@ CODES: dict[str, str] = {
 }
 
 
+MAX_REASON = 400  # characters: a row may hold whole pictures as text
+MAX_NAMED = 200  # of one value in it
+
+
+def named(value: object) -> str:
+    """A value of a row for a sentence, such as a path: as Python writes it, its middle left out."""
+    if isinstance(value, str | bytes | bytearray):
+        half = MAX_NAMED // 2
+        long = len(value) > MAX_NAMED
+        return f"{value[:half]!r} … {value[-half:]!r}" if long else repr(value)
+    return _BRIEF.repr(value)
+
+
+_BRIEF = Repr()
+_BRIEF.maxstring = _BRIEF.maxother = MAX_NAMED // 2
+
+
 class RowError(ValueError):
-    """One row is unusable; `code` is a key of CODES."""
+    """One row is unusable; `code` is a key of CODES. A reason is cut at MAX_REASON characters."""
 
     def __init__(self, code: str, reason: str) -> None:
+        if len(reason) > MAX_REASON:
+            reason = reason[: MAX_REASON - 1] + "…"
         super().__init__(reason)
         self.code = code
         self.reason = reason

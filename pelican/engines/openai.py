@@ -9,6 +9,7 @@ from typing import Any
 from pelican.base.endpoint import ChatClient, ChatReply
 from pelican.base.process import in_order
 from pelican.config.recipe import Sampling
+from pelican.data.images import seen_bytes
 from pelican.engines.base import Engine, conversation, rollout_seed
 from pelican.records import Rollout, Sample
 
@@ -97,6 +98,7 @@ def ask_all(
 
 
 def _image_part(image: bytes) -> dict[str, Any]:
+    image = seen_bytes(image)  # who serves the policy decodes as it likes
     kind = next((kind for magic, kind in _MAGIC.items() if image.startswith(magic)), "jpeg")
     url = f"data:image/{kind};base64,{base64.b64encode(image).decode()}"
     return {"type": "image_url", "image_url": {"url": url}}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import io
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +11,11 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image
 from torch import Tensor
 
 from pelican.config import env
 from pelican.config.recipe import ModelConfig, Sampling
+from pelican.data.images import seen_size
 from pelican.engines.base import Engine, conversation, rollout_seed
 from pelican.engines.transformers_private import (
     count_patches,
@@ -135,8 +134,7 @@ class PromptEncoder:
         return len(text) + sum(self._tokens(image) - 1 for image in sample.images)
 
     def _tokens(self, image: bytes) -> int:
-        with Image.open(io.BytesIO(image)) as opened:
-            width, height = opened.size
+        width, height = seen_size(image)
         return count_patches(self.processor.image_processor, height, width) // self._merge
 
     def _text(self, sample: Sample) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import os
 import uuid
 from collections import OrderedDict
@@ -14,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from pelican.config import env
+from pelican.data.images import open_seen
 from pelican.engines.transformers_private import patches_per_token, replace_forward
 
 # Features of a frozen vision tower on disk, so that the stages of a run encode an image once.
@@ -35,6 +34,9 @@ _PART = 512  # images of a part
 def tower_digest(visual: nn.Module, image_processor: Any) -> str:
     """Digest of a tower's weights and of the preprocessing, 16 hexadecimal digits."""
     digest = hashlib.blake2b(image_processor.to_json_string().encode(), digest_size=8)
+    digest.update(
+        b"pixels as seen"
+    )  # of data.images: other pixels of the same bytes, other features
     for name, tensor in sorted(visual.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
@@ -265,7 +267,7 @@ ImageSource = PixelSource | FeatureBank
 
 def preprocess(image_processor: Any, images: Sequence[bytes]) -> list[Prepared]:
     """Decode and preprocess encoded images."""
-    decoded = [Image.open(io.BytesIO(image)).convert("RGB") for image in images]
+    decoded = [open_seen(image) for image in images]
     output = image_processor(images=decoded, return_tensors="pt")
     grids = [tuple(grid) for grid in output["image_grid_thw"].tolist()]
     rows = output["pixel_values"].split([t * h * w for t, h, w in grids])

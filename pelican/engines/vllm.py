@@ -6,17 +6,15 @@ Imported only if the recipe wants it; `docs/scaling.md` says how it is installed
 from __future__ import annotations
 
 import hashlib
-import io
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from pelican.base.process import guard_group
 from pelican.config import env
 from pelican.config.recipe import ModelConfig, Sampling, VllmConfig
+from pelican.data.images import open_seen
 from pelican.engines import vllm_private
 from pelican.engines.base import Engine, rollout_seed
 from pelican.engines.transformers import messages
@@ -134,7 +132,7 @@ class VllmEngine(Engine):
         prompt = {"prompt_token_ids": self._tokenizer(text, add_special_tokens=False)["input_ids"]}
         if not sample.images:
             return prompt
-        images = [Image.open(io.BytesIO(image)).convert("RGB") for image in sample.images]
+        images = [open_seen(image) for image in sample.images]
         # Images get the digest of their bytes as names, else vLLM hashes the pixels for each rollout.
         names = [hashlib.blake2b(image, digest_size=16).hexdigest() for image in sample.images]
         return prompt | {

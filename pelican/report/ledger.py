@@ -18,6 +18,7 @@ from PIL import Image, ImageDraw
 from pydantic import TypeAdapter, ValidationError
 
 from pelican.data.corrections import Corrections
+from pelican.data.images import open_seen
 from pelican.data.tables import pool_columns
 from pelican.errors import DamagedError, UserInputError
 from pelican.evaluation.metrics import with_flips
@@ -404,8 +405,7 @@ def _spread(count: int, wanted: int) -> list[int]:
 
 
 def _small(data: bytes, side: int) -> Image.Image:
-    with Image.open(io.BytesIO(data)) as image:
-        small = image.convert("RGB")
+    small = open_seen(data)
     small.thumbnail((side, side), Image.Resampling.LANCZOS)
     return small
 

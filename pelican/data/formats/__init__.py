@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 
 from pelican.data.formats.base import Options, Reader, Source
+from pelican.data.signatures import pointer_in
 from pelican.errors import UserInputError
 
 SURE = 0.5  # below, a reader only guesses
@@ -52,6 +53,8 @@ def sniff(where: str, options: Options) -> tuple[Reader, dict[str, float]]:
     best = max(fits, key=lambda name: fits[name], default=None)
     if best is None or fits[best] < SURE:
         seen = ", ".join(source.names()[:5]) or "no file"
+        if what := next(filter(None, map(pointer_in, source.files[:5])), ""):
+            seen += f": {what}"
         raise UserInputError(
             f"no reader recognises {where} ({seen}); name one with --reader: {', '.join(readers())}"
         )

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pelican.base.parse import parse_json
-from pelican.data.tables import RowError
+from pelican.data.signatures import HEAD, pointer
+from pelican.data.tables import RowError, named
 from pelican.errors import UserInputError
 from pelican.records import Turn
 
@@ -24,7 +25,8 @@ from pelican.records import Turn
 class Media:
     """One image, video, or folder of frames; `data` or a `path` as the source writes it.
 
-    `start_s` and `end_s` cut a window out of a video; `fps` is of a folder of frames.
+    `start_s` and `end_s` cut a window out of a video, in its own time. A video of pictures is `frames`:
+    a folder at `path`, or the `pictures` themselves, both of `fps` (None: the source does not say).
     """
 
     kind: Literal["image", "video", "frames"]
@@ -33,6 +35,7 @@ class Media:
     start_s: float | None = None
     end_s: float | None = None
     fps: float | None = None
+    pictures: tuple[Media, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +59,21 @@ class Reference:
 
 
 @dataclass(frozen=True, slots=True)
+class Objects:
+    """What `<ref-object>` and `<bbox>` of a text stand for, each list in the order of its marks.
+
+    `boxes` are (x0, y0, x1, y1), or points (x, y), of the picture numbered in `images` (from 0, where
+    it is shorter the first); `unit` says in what: "real" is pixels, "norm1" and "norm1000" shares and
+    thousandths of the picture, "none" what the question asks for.
+    """
+
+    names: tuple[str, ...] = ()
+    boxes: tuple[tuple[float, ...], ...] = ()
+    images: tuple[int, ...] = ()
+    unit: str = "real"
+
+
+@dataclass(frozen=True, slots=True)
 class Record:
     """One question of a source. Empty strings are what the source does not say.
 
@@ -67,6 +85,7 @@ class Record:
     turns: tuple[Turn, ...]
     media: tuple[Media, ...]
     reference: Reference
+    objects: Objects = Objects()
     id: str = ""
     question_type: str = ""
     source: str = ""
@@ -150,6 +169,39 @@ def number_of(row: Mapping[str, Any], *names: str) -> float | None:
     return None
 
 
+_CLOCK = re.compile(
+    r"(?:(\d{1,3}):)?(\d{1,3}):(\d{1,2}(?:[.,]\d{1,9})?)|(\d{1,9}(?:\.\d{1,9})?)\s*s?"
+)
+
+
+def seconds_of(value: object) -> float | None:
+    """A time in seconds: a number, or "12.5", "12.5 s", "00:01", "1:02:03", "00:01:02,500".
+
+    None where nothing is said. Raises RowError for what is no time.
+    """
+    if value is None or value == "":
+        return None
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    match = _CLOCK.fullmatch(value.strip()) if isinstance(value, str) else None
+    if match is None:
+        raise RowError(
+            "schema",
+            f"a time of a video is {named(value)}, not a number of seconds or a clock's 1:02:03",
+        )
+    hours, minutes, seconds, plain = match.groups()
+    if plain is not None:
+        return float(plain)
+    if float(seconds.replace(",", ".")) >= 60 or (hours and int(minutes) >= 60):
+        raise RowError("schema", f"a time of a video is {named(value)}, which no clock shows")
+    return int(hours or 0) * 3600 + int(minutes) * 60 + float(seconds.replace(",", "."))
+
+
+def time_of(row: Mapping[str, Any], *names: str) -> float | None:
+    """The first of `names` that holds a time, in seconds. Raises RowError for what is no time."""
+    return seconds_of(next((row[n] for n in names if row.get(n) not in (None, "")), None))
+
+
 def list_of(value: object) -> list[Any]:
     """A list as it is, one thing as a list of it, None as nothing."""
     if value is None or value == "":
@@ -159,7 +211,7 @@ def list_of(value: object) -> list[Any]:
 
 # The files of a source: listed in a fixed order, read row by row, so that size does not matter.
 
-MAX_ROW = 16 << 20  # characters of one JSON value; a longer one is no question
+MAX_ROW = 64 << 20  # characters of one JSON value; with pictures in it a row may be long
 MAX_OBJECT = 128 << 20  # bytes of a file that is one JSON object, and so is held whole
 _BLOCK = 1 << 16
 _NOT_UTF8 = re.compile("[\udc80-\udcff]")  # bytes that `surrogateescape` let through
@@ -247,7 +299,9 @@ def json_rows(path: Path) -> Iterator[JsonRow]:
         with path.open("r", encoding="utf-8-sig", errors="surrogateescape") as file:
             head = file.read(_BLOCK).lstrip()
             file.seek(0)
-            if path.name.lower().endswith(".jsonl") or (
+            if what := pointer(head[:HEAD].encode(errors="surrogateescape")):
+                yield _bad(1, head[:80], f"the file is {what}")
+            elif path.name.lower().endswith(".jsonl") or (
                 head[:1] == "{" and _looks_like_lines(head)
             ):
                 yield from _lines(file)

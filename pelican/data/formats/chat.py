@@ -7,10 +7,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from pelican.base.parse import parse_json
 from pelican.data.formats.base import (
     Found,
     JsonRow,
     Media,
+    Objects,
     Options,
     Reader,
     Record,
@@ -22,7 +24,8 @@ from pelican.data.formats.base import (
     record_key,
     text_of,
 )
-from pelican.data.tables import RowError
+from pelican.data.formats.medium import held_in, media_of, medium, placed
+from pelican.data.tables import RowError, named
 from pelican.records import Turn
 
 # Conversations as the field writes them: `messages` or `conversations`, media beside or inside.
@@ -37,8 +40,8 @@ ROLES = {
     "bot": "assistant",
     "system": "system",
 }
-_TAG = re.compile(r"<(image|video)(?:_?\d+)?>", re.IGNORECASE)
-VIDEO_ENDINGS = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".mpg", ".mpeg", ".ts", ".wmv")
+_TAG = re.compile(r"<(image|video)(?:[ _-]?(\d{1,3}))?>", re.IGNORECASE)
+_LEADING = re.compile(rf"(?:\s*{_TAG.pattern})*", re.IGNORECASE)
 
 
 def is_chat(row: Mapping[str, Any], field: str, role: str, content: str) -> bool:
@@ -49,59 +52,25 @@ def is_chat(row: Mapping[str, Any], field: str, role: str, content: str) -> bool
     return role in turns[0] and content in turns[0]
 
 
-def media_of(row: Mapping[str, Any]) -> tuple[Media, ...]:
-    """The media that a row names beside its text. Raises RowError."""
-    found: list[Media] = []
-    for name in ("image", "images", "image_path", "image_paths"):
-        found += [medium(value, "image") for value in list_of(row.get(name))]
-    for name in ("video", "videos", "video_path", "video_paths"):
-        found += [medium(value, "video") for value in list_of(row.get(name))]
-    return tuple(found)
+# The turns of a conversation.
 
 
-def medium(value: Any, kind: str) -> Media:
-    """A path, or {"path", "bytes"}, or {"video", "start", "end"}. Raises RowError."""
-    start = end = None
-    data = None
-    if isinstance(value, Mapping):
-        start, end = (
-            value.get("video_start", value.get("start")),
-            value.get("video_end", value.get("end")),
-        )
-        data = value.get("bytes")
-        value = value.get("path") or value.get(kind) or value.get("url") or ""
-    if not isinstance(value, str) or not (value or data):
-        raise RowError("schema", f"{kind} is {value!r}, not a path")
-    if value.lower().endswith(VIDEO_ENDINGS):
-        kind = "video"
-    return Media(
-        kind="video" if kind == "video" else "image",
-        path=value.removeprefix("file://"),
-        data=data if isinstance(data, bytes) and data else None,
-        start_s=_time(start),
-        end_s=_time(end),
-    )
+def chat_turns(turns: Sequence[Any]) -> tuple[list[Turn], list[Media | None]]:
+    """Turns in any spelling of role and content, and the media inside them (see `placed`).
 
-
-def _time(value: object) -> float | None:
-    if value is None:
-        return None
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
-    raise RowError("schema", f"a time of a video is {value!r}, not a number of seconds")
-
-
-def chat_turns(turns: Sequence[Any]) -> tuple[list[Turn], list[Media]]:
-    """Turns in any spelling of role and content, and the media inside them. Raises RowError."""
+    Raises RowError.
+    """
     found: list[Turn] = []
-    media: list[Media] = []
+    media: list[Media | None] = []
     for turn in turns:
         if not isinstance(turn, Mapping):
             raise RowError("schema", f"a turn is a {type(turn).__name__}, not an object")
         name = turn.get("role", turn.get("from"))
         role = ROLES.get(str(name).lower())
         if role is None:
-            raise RowError("schema", f"a turn's role is {name!r}, not user, assistant or system")
+            raise RowError(
+                "schema", f"a turn's role is {named(name)}, not user, assistant or system"
+            )
         content = turn.get("content", turn.get("value"))
         if isinstance(content, list):
             content, inside = _parts(content)
@@ -112,26 +81,38 @@ def chat_turns(turns: Sequence[Any]) -> tuple[list[Turn], list[Media]]:
     return found, media
 
 
-def _parts(content: Sequence[Any]) -> tuple[str, list[Media]]:
-    """The contents of OpenAI's and Qwen's kind: a list of texts, images and videos."""
-    texts, media = [], []
+# The types of parts: what OpenAI, Qwen and Hugging Face call them, and what they are.
+_PARTS = {
+    **dict.fromkeys(("text", "input_text", "output_text"), "text"),
+    **dict.fromkeys(("image", "image_url", "input_image", "inline_data"), "image"),
+    **dict.fromkeys(("video", "video_url", "input_video"), "video"),
+    **dict.fromkeys(("audio", "audio_url", "input_audio"), "audio"),
+}
+
+
+def _parts(content: Sequence[Any]) -> tuple[str, list[Media | None]]:
+    """Contents that are lists of texts, images and videos, a tag in the text for each medium.
+
+    An image without a source, `{"type": "image"}`, is None: the next one beside the conversation.
+    """
+    texts: list[str] = []
+    media: list[Media | None] = []
     for part in content:
         if isinstance(part, str):
             texts.append(part)
             continue
-        kind = part.get("type") if isinstance(part, Mapping) else None
+        about: Mapping[str, Any] = part if isinstance(part, Mapping) else {}
+        said = about.get("type") or next((name for name in _PARTS if about.get(name)), None)
+        kind = _PARTS.get(str(said).lower())
         if kind == "text":
-            texts.append(str(part.get("text", "")))
+            texts.append(str(about.get("text") or about.get("value") or ""))
         elif kind in ("image", "video"):
-            value = (
-                part if part.get("video_start") is not None else part.get(kind, part.get("path"))
-            )
-            media.append(medium(value, kind))
-        elif kind == "image_url":
-            url = part.get("image_url")
-            media.append(medium(url.get("url") if isinstance(url, Mapping) else url, "image"))
+            texts.append(f"<{kind}>")
+            media.append(medium(about, kind) if held_in(about, kind) else None)
+        elif kind == "audio":
+            raise RowError("media_marks", "a part of a turn is sound, which no policy hears")
         else:
-            raise RowError("schema", f"a part of a turn is of type {kind!r}")
+            raise RowError("schema", f"a part of a turn is of type {named(said)}")
     return "\n".join(texts), media
 
 
@@ -139,30 +120,51 @@ def without_tags(turns: Sequence[Turn], media: Sequence[Media]) -> tuple[Turn, .
     """The turns without `<image>` and `<video>`; a tag inside a sentence becomes "image 2".
 
     The media come before the first text, so only tags that refer to one of several keep a meaning.
-    Raises RowError if there are more tags than media.
+    `<image 2>` says itself which one it means. Raises RowError if there are more tags than media.
     """
-    tags = sum(len(_TAG.findall(turn.text)) for turn in turns if turn.role == "user")
-    if tags > len(media):
-        raise RowError("media_tags", f"{tags} <image> or <video> tags but {len(media)} media")
+    tags = [
+        tag.groups() for turn in turns if turn.role == "user" for tag in _TAG.finditer(turn.text)
+    ]
+    numbered = {(kind.lower(), int(number)) for kind, number in tags if number}
+    from_0 = any(number == 0 for _, number in numbered)
+    needed = sum(1 for _, number in tags if not number) + len(numbered)
+    needed = max([needed, *(number + from_0 for _, number in numbered)])
+    if needed > len(media):
+        raise RowError("media_tags", f"{needed} <image> or <video> tags but {len(media)} media")
     numbers = {"image": 0, "video": 0}
+
+    def name_tag(match: re.Match[str]) -> str:
+        kind = match[1].lower()
+        numbers[kind] += 1
+        number = int(match[2]) + from_0 if match[2] else numbers[kind]
+        return "" if len(tags) == 1 else f"{kind} {number}"
+
     found = []
     for turn in turns:
-        if turn.role == "assistant":
+        if turn.role == "assistant" or "<" not in turn.text:
             found.append(replace_text(turn, turn.text.strip()))
             continue
-        leading = re.match(r"(?:\s*<(?:image|video)(?:_?\d+)?>)*", turn.text, re.IGNORECASE)
-        start = leading.end() if leading else 0
-        for tag in _TAG.findall(turn.text[:start]):
-            numbers[tag.lower()] += 1
-
-        def number_tag(match: re.Match[str], text: str = turn.text[start:]) -> str:
-            kind = match[1].lower()
-            numbers[kind] += 1
-            alone = tags == 1 or not text[match.end() :].strip()
-            return "" if alone else f"{kind} {numbers[kind]}"
-
-        found.append(replace_text(turn, _TAG.sub(number_tag, turn.text[start:]).strip()))
+        start = _LEADING.match(turn.text).end()  # type: ignore[union-attr]  # matches the empty text
+        for kind, _ in _TAG.findall(turn.text[:start]):
+            numbers[kind.lower()] += 1
+        end = _tail(turn.text, start)
+        text = _TAG.sub(name_tag, turn.text[start:end]).strip()
+        for kind, _ in _TAG.findall(turn.text[end:]):
+            numbers[kind.lower()] += 1
+        found.append(replace_text(turn, text))
     return tuple(found)
+
+
+def _tail(text: str, start: int) -> int:
+    """Where the tags behind the last sentence begin; those that end a sentence belong to it."""
+    rest = text.rstrip()
+    for tag in reversed(list(_TAG.finditer(text, start))):
+        if tag.end() < len(rest):
+            break
+        rest = text[: tag.start()].rstrip()
+    gap = text[len(rest) :]
+    whole = len(rest) <= start or rest[-1] in ".?!:;。？！：；" or "\n" in gap[: gap.find("<") + 1]
+    return len(rest) if whole else len(text)
 
 
 def replace_text(turn: Turn, text: str) -> Turn:
@@ -217,7 +219,7 @@ def read_chat(row: JsonRow, place: str, field: str, options: Options) -> Iterato
         if not isinstance(conversation, list):
             raise RowError("schema", f"{field} is missing or no list")
         turns, inside = chat_turns(conversation)
-        media = media_of(value) + tuple(inside)
+        media = placed(inside, media_of(value))
         yield from chat_records(
             without_tags(turns, media), described(value, place, key, name, media), options
         )
@@ -237,10 +239,41 @@ class ChatReader(Reader):
                 yield from read_chat(row, place, self.field, options)
 
 
+def objects_of(row: Mapping[str, Any]) -> Objects:
+    """What ms-swift's `objects` says about marks in the text: names, boxes, their unit."""
+    given = row.get("objects")
+    try:
+        if isinstance(given, str) and given[:1] in "[{":  # as its version 2 wrote them
+            given = parse_json(given)
+        if isinstance(given, list):
+            given = {
+                "ref": [one.get("caption") or "" for one in given],
+                "bbox": [one["bbox"] for one in given],
+                "image_id": [one.get("image") or 0 for one in given],
+                "bbox_type": given[0].get("bbox_type"),
+            }
+        if not isinstance(given, Mapping):
+            return Objects()
+        return Objects(
+            names=tuple(str(name) for name in list_of(given.get("ref"))),
+            boxes=tuple(tuple(float(v) for v in box) for box in list_of(given.get("bbox"))),
+            images=tuple(int(number) for number in list_of(given.get("image_id"))),
+            unit=str(given.get("bbox_type") or "real"),
+        )
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError):
+        return Objects()  # of another kind, such as a detector's
+
+
 def described(
     value: Mapping[str, Any], place: str, key: str, name: str, media: tuple[Media, ...]
 ) -> Record:
-    """The fields that rows of any format may have, such as id, scene and split."""
+    """The fields that rows of any format may have, such as id, scene and split.
+
+    Raises RowError for a row with sound: what is asked may be about it.
+    """
+    for field in ("audio", "audios"):
+        if isinstance(value.get(field), str | list | Mapping) and value[field]:
+            raise RowError("media_marks", f"the row has {field}, which no policy hears")
     return Record(
         place=place,
         key=key,
@@ -250,6 +283,7 @@ def described(
             options=tuple(str(o) for o in list_of(value.get("options") or value.get("choices"))),
             unit=text_of(value, "unit"),
         ),
+        objects=objects_of(value),
         id=name,
         question_type=text_of(value, "question_type", "task_type", "category", "type", "task"),
         source=text_of(value, "data_source", "dataset", "source"),

@@ -80,16 +80,24 @@ class _DataSet:
                 " with lerobot's own script"
             )
         features = info.get("features", {})
-        cameras = [
-            n for n, f in features.items() if isinstance(f, dict) and f.get("dtype") == "video"
-        ]
+        cameras = {
+            n: f for n, f in features.items() if isinstance(f, dict) and f.get("dtype") == "video"
+        }
         wish = options.columns.get("video", "")
         if wish and wish not in cameras:
             raise UserInputError(f"{root} has no camera {wish!r}; it has {', '.join(cameras)}")
         if not cameras:
             raise UserInputError(f"{root} has no video feature in meta/info.json")
+        colour = [name for name, feature in cameras.items() if not _is_depth(feature)]
+        if not wish and not colour:
+            raise UserInputError(
+                f"{root} has no camera of colour, only depth ({', '.join(cameras)}); --column"
+                f" video={next(iter(cameras))} takes it all the same"
+            )
         # A wrist camera sees too little of the scene to ask about it.
-        self.camera = wish or sorted(cameras, key=lambda n: ("wrist" in n, cameras.index(n)))[0]
+        self.camera = wish or min(
+            colour, key=lambda n: ("depth" in n, "wrist" in n, colour.index(n))
+        )
         self.fps = float(info.get("fps") or 30)
         self.video_path = str(info.get("video_path") or VIDEO_PATH)
         self.data_path = str(info.get("data_path") or DATA_PATH)
@@ -120,6 +128,13 @@ class _DataSet:
             raise RowError(
                 "file", f"{path.name} can't be read ({str(error).splitlines()[0]})"
             ) from None
+
+
+def _is_depth(feature: dict[str, Any]) -> bool:
+    """Whether a camera's frames are distances: no person would answer by them."""
+    about = feature.get("info") or feature.get("video_info")
+    said = [feature, about if isinstance(about, dict) else {}]
+    return any(part.get(f"{of}is_depth_map") for part in said for of in ("", "video."))
 
 
 def _names(path: Path, column: str) -> dict[int, str]:

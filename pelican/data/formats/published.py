@@ -29,8 +29,10 @@ from pelican.data.formats.base import (
     number_of,
     record_key,
     text_of,
+    time_of,
 )
-from pelican.data.formats.chat import VIDEO_ENDINGS, is_chat, read_chat
+from pelican.data.formats.chat import is_chat, read_chat
+from pelican.data.formats.medium import VIDEO_ENDINGS
 from pelican.data.tables import RowError
 from pelican.errors import UserInputError
 from pelican.records import Turn
@@ -222,8 +224,8 @@ def mvbench_item(row: Mapping[str, Any], task: str, id: str) -> Item:
         options=tuple(str(option) for option in list_of(row.get("candidates"))),
         category=task,
         scene=video,
-        start_s=number_of(row, "start"),
-        end_s=number_of(row, "end"),
+        start_s=time_of(row, "start"),
+        end_s=time_of(row, "end"),
     )
 
 

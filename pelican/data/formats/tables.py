@@ -22,11 +22,13 @@ from pelican.data.formats.base import (
     Source,
     Unread,
     list_of,
-    number_of,
     record_key,
     text_of,
+    time_of,
 )
-from pelican.data.formats.chat import chat_records, chat_turns, described, medium, without_tags
+from pelican.data.formats.chat import chat_records, chat_turns, described, without_tags
+from pelican.data.formats.medium import medium, placed, videos_of
+from pelican.data.signatures import pointer_in
 from pelican.data.tables import SAMPLES, RowError
 from pelican.errors import UserInputError
 from pelican.records import Turn
@@ -76,7 +78,7 @@ def table_records(row: Mapping[str, Any], place: str, options: Options) -> Itera
         answer = _reference(row, options)
         if chat is not None:
             said, inside = chat_turns(list_of(row[chat]))
-            media += tuple(inside)
+            media = placed(inside, media)
             whole = replace(base, media=media)
             yield from chat_records(
                 without_tags(said, media),
@@ -96,16 +98,15 @@ def table_records(row: Mapping[str, Any], place: str, options: Options) -> Itera
 
 def _media(row: Mapping[str, Any], options: Options) -> tuple[Media, ...]:
     found: list[Media] = []
-    for kind in ("image", "video"):
-        name = column(row, kind, options)
-        if name is not None:
-            found += [medium(value, kind) for value in list_of(row.get(name)) if value is not None]
-    if len(found) == 1 and found[0].kind == "video":
-        found[0] = replace(
-            found[0],
-            start_s=number_of(row, "start", "start_s"),
-            end_s=number_of(row, "end", "end_s"),
-        )
+    image, video = column(row, "image", options), column(row, "video", options)
+    if image is not None:
+        found += [medium(v, "image") for v in list_of(row.get(image)) if v is not None]
+    if video is not None:
+        found += videos_of(row.get(video))
+    if len(found) == 1 and found[0].kind != "image":
+        start, end = time_of(row, "start", "start_s"), time_of(row, "end", "end_s")
+        if start is not None or end is not None:
+            found[0] = replace(found[0], start_s=start, end_s=end)
     # Published tables of several images number their columns: image_1, image_2, …
     for number in range(2, 10):
         if "image" not in options.columns and row.get(f"image_{number}") is not None:
@@ -257,9 +258,14 @@ class Parquet(Reader):
                         else:
                             yield from table_records(row, place, options)
             except (pa.ArrowException, OSError) as error:
-                reason = str(error).splitlines()[0]
-                why = RowError("file", f"not readable as Parquet after row {number} ({reason})")
+                why = _not_parquet(path, number, error)
                 yield Unread(name, record_key([name, number]), "", why)
+
+
+def _not_parquet(path: Path, number: int, error: Exception) -> RowError:
+    what = pointer_in(path)
+    reason = f"it is {what}" if what else str(error).splitlines()[0]
+    return RowError("file", f"not readable as Parquet after row {number} ({reason})")
 
 
 def _rows(batch: pa.RecordBatch) -> Iterator[dict[str, Any] | RowError]:

@@ -14,11 +14,20 @@ from pelican.data.entries import RESERVED, answer_fits, first_message, refuse
 from pelican.data.formats.base import Found, Record, Unread
 from pelican.data.importing.answers import check_own_words, read_answer, with_options
 from pelican.data.importing.classify import Label, classify
+from pelican.data.importing.marks import fill_marks
 from pelican.data.importing.media import Loader
 from pelican.data.importing.regions import with_grid
 from pelican.data.tables import RowError
 from pelican.errors import UserInputError
-from pelican.records import BoxAnswer, ChoiceAnswer, PointsAnswer, Sample, Split, Turn
+from pelican.records import (
+    BoxAnswer,
+    ChoiceAnswer,
+    IntervalAnswer,
+    PointsAnswer,
+    Sample,
+    Split,
+    Turn,
+)
 
 MAX_TEXT = 20_000  # characters of a turn
 # What a chat template or a processor would take for its own: it would break the prompt.
@@ -95,8 +104,11 @@ def _convert(record: Record, loader: Loader, defaults: Defaults) -> Good:
     turns = tuple(_clean(turn) for turn in record.turns)
     if not turns or turns[-1].role != "user" or not turns[-1].text:
         raise RowError("schema", "the row has no question")
-    question = turns[-1].text
     loaded = loader.load(record.media)
+    if record.reference.kind != "pelican":
+        record = fill_marks(replace(record, turns=turns), loaded.sizes)
+        turns = record.turns
+    question = turns[-1].text
     reference, mask = record.reference, record.reference.mask
     if defaults.notation:
         reference = replace(reference, notation=defaults.notation)
@@ -109,6 +121,14 @@ def _convert(record: Record, loader: Loader, defaults: Defaults) -> Good:
         mask_bytes=opener,
         shift_s=loaded.start_s,
     )
+    if isinstance(answer, IntervalAnswer) and any(
+        m.kind == "frames" and m.fps is None for m in record.media
+    ):
+        raise RowError(
+            "answer",
+            "the answer is a span of seconds, and the row does not say how many pictures a second"
+            " its video has; add `fps`",
+        )
     if isinstance(answer, ChoiceAnswer):
         turns = (*turns[:-1], Turn(role="user", text=with_options(question, answer)))
     elif isinstance(answer, PointsAnswer | BoxAnswer):

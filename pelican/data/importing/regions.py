@@ -102,6 +102,11 @@ def grid_of_mask(reference: Reference, question: str) -> int:
     return reference.scale or named_grid(question) or 1
 
 
+def grid_sentence(grid: int) -> str:
+    """How a question is told the grid of its answer."""
+    return f"Coordinates run from 0 to {grid} on both sides of the picture."
+
+
 def with_grid(question: str, answer: PointsAnswer | BoxAnswer, reference: Reference) -> str:
     """The question with the grid of its answer, where the question and its reader told none."""
     told = reference.kind == "pelican" or reference.scale or named_grid(question)
@@ -109,7 +114,7 @@ def with_grid(question: str, answer: PointsAnswer | BoxAnswer, reference: Refere
         return question
     width, height = sides_of(answer.scale)
     if isinstance(answer.scale, int):
-        return f"{question}\nCoordinates run from 0 to {width} on both sides of the picture."
+        return f"{question}\n{grid_sentence(width)}"
     return f"{question}\nCoordinates are pixels of the picture at {width} x {height}."
 
 

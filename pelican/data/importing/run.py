@@ -47,6 +47,7 @@ from pelican.errors import UserInputError
 # Rows of the source that the pool has not yet: converted in parallel, given in their order.
 
 BATCH = 16  # stills in one task of a worker, because starting a task costs as much as one decode
+HELD = 8 << 20  # bytes of pictures inside its rows, above which a batch is full
 
 
 @dataclass(frozen=True)
@@ -101,12 +102,14 @@ def convert_rows(
 def _batches(rows: Iterator[Found]) -> Iterator[list[Found]]:
     """Stills BATCH at a time; a row with a video ends its batch, since its frames fill memory."""
     batch: list[Found] = []
+    held = 0
     for found in rows:
         batch.append(found)
-        moving = isinstance(found, Record) and any(m.kind != "image" for m in found.media)
-        if moving or len(batch) == BATCH:
+        media = found.media if isinstance(found, Record) else ()
+        held += sum(len(medium.data) for medium in media if medium.data)
+        if len(batch) == BATCH or held > HELD or any(m.kind != "image" for m in media):
             yield batch
-            batch = []
+            batch, held = [], 0
     if batch:
         yield batch
 

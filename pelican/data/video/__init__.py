@@ -22,6 +22,7 @@ from PIL import Image
 from pelican.base.parse import parse_json
 from pelican.config import env
 from pelican.data.images import SAFE_PIXELS, refused_above, scaled
+from pelican.data.signatures import pointer_in
 from pelican.data.tables import RowError
 from pelican.errors import UserInputError
 
@@ -32,19 +33,22 @@ DECODER = env.VIDEO_DECODER
 
 @dataclass(frozen=True, slots=True)
 class VideoInfo:
-    """Width and height as shown (after rotation), frames a second, and length in seconds.
+    """Width and height as shown (after rotation), frames a second, and when its pictures are shown.
 
-    `duration_s` is what the file says; None if it says nothing.
+    `start_s` and `end_s` are of the first and behind the last picture, as the file says; `end_s` is
+    None if it says nothing. Second 0 is where a player's clock starts: with the first picture or
+    sound of the file, whichever comes first.
     """
 
     width: int
     height: int
     fps: float
-    duration_s: float | None
+    start_s: float
+    end_s: float | None
 
 
 class Video(Protocol):
-    """One open video; times count from its first frame."""
+    """One open video; times count from its second 0 (see `VideoInfo`)."""
 
     info: VideoInfo
     reached_s: float  # end of the last frame that was decoded
@@ -52,7 +56,8 @@ class Video(Protocol):
     def frames_at(self, times_s: Sequence[float]) -> Iterator[tuple[float, Image.Image]]:
         """The frame shown at each of the rising `times_s`, upright, with its own exact time.
 
-        A frame that is shown at two of them comes once. Ends early where the video does.
+        A frame that is shown at two of them comes once, the first one also for times before it.
+        Ends early where the video does.
         Raises RowError for a stream that can't be decoded. Holds one frame at a time.
         """
 
@@ -67,6 +72,8 @@ def open_video(path: Path, max_pixels: int = SAFE_PIXELS) -> Video:
     if path.exists() and not path.is_file():  # who opens a named pipe waits for ever
         raise RowError("video_unreadable", f"video {path.name!r} is no regular file")
     try:
+        if what := pointer_in(path):
+            raise RowError("video_unreadable", f"video {path.name!r} is {what}")
         name = decoder_name()
         if name == "torchcodec":
             from pelican.data.video.torchcodec import TorchcodecVideo
@@ -117,6 +124,7 @@ def torchcodec_fault() -> str:
 
 # The cache of clips, by digest of video and rule. The folder may be deleted at any time.
 
+RULES = 2  # a clip of other rules of cutting is cut again
 MAX_BYTES = 4 << 30  # on disk
 REMEMBERED = 4  # in memory: the questions of one video stand together
 
@@ -138,7 +146,7 @@ class ClipCache:
     ) -> Clip:
         stat = path.stat()
         digest = content_digest(str(path), stat.st_size, stat.st_mtime_ns)
-        what = json.dumps([digest, asdict(rule), start_s, end_s])
+        what = json.dumps([RULES, digest, asdict(rule), start_s, end_s])
         key = hashlib.blake2b(what.encode(), digest_size=16).hexdigest()
         with self._lock:
             busy = self._busy.setdefault(key, threading.Lock())
@@ -169,11 +177,11 @@ class ClipCache:
             return None
         try:
             with zipfile.ZipFile(self._folder / f"{key}.zip") as file:
-                times = parse_json(file.read("times.json"))
+                start_s, *times = parse_json(file.read("times.json"))
                 frames = tuple(file.read(f"{i:04d}.jpg") for i in range(len(times)))
             os.utime(self._folder / f"{key}.zip")
-            return Clip(frames, tuple(times))
-        except (OSError, KeyError, ValueError, zipfile.BadZipFile):
+            return Clip(frames, tuple(times), start_s)
+        except (OSError, KeyError, ValueError, TypeError, zipfile.BadZipFile):
             return None
 
     def _write(self, key: str, clip: Clip) -> None:
@@ -181,7 +189,7 @@ class ClipCache:
             return
         temporary = self._folder / f".{key}.{os.getpid()}.{threading.get_ident()}.tmp"
         with zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as file:
-            file.writestr("times.json", json.dumps(clip.times_s))
+            file.writestr("times.json", json.dumps([clip.start_s, *clip.times_s]))
             for i, frame in enumerate(clip.frames):
                 file.writestr(f"{i:04d}.jpg", frame)
         temporary.replace(self._folder / f"{key}.zip")
@@ -229,10 +237,14 @@ class ClipRule:
 
 @dataclass(frozen=True, slots=True)
 class Clip:
-    """Encoded frames with their times in seconds from the start of the window, rising."""
+    """Encoded frames with their times in seconds from the start of the window, rising.
+
+    `start_s` is that start in the video. The window begins with the first picture, if that comes late.
+    """
 
     frames: tuple[bytes, ...]
     times_s: tuple[float, ...]
+    start_s: float = 0.0
 
 
 def cut_clip(
@@ -247,7 +259,7 @@ def cut_clip(
             raise RowError(
                 "image_huge", f"a video of {info.width} x {info.height} pixels is too large"
             )
-        window = _window(path.name, info.duration_s, start_s, end_s, rule)
+        window = _window(path.name, info, start_s, end_s, rule)
         times = targets(window[0], window[1], rule)
         frames: list[bytes] = []
         shown: list[float] = []
@@ -261,13 +273,13 @@ def cut_clip(
     finally:
         video.close()
     _whole(path.name, info, times, len(frames), reached_s)
-    return Clip(tuple(frames), tuple(shown))
+    return Clip(tuple(frames), tuple(shown), window[0])
 
 
 def _window(
-    name: str, length: float | None, start_s: float | None, end_s: float | None, rule: ClipRule
+    name: str, info: VideoInfo, start_s: float | None, end_s: float | None, rule: ClipRule
 ) -> tuple[float, float]:
-    start = start_s or 0.0
+    start, length = start_s or 0.0, info.end_s
     if not math.isfinite(start) or start < 0 or (end_s is not None and not end_s > start):
         raise RowError("video_window", f"the window {start:g} to {end_s} s of {name!r} is empty")
     end = length if end_s is None else end_s
@@ -279,6 +291,12 @@ def _window(
         raise RowError(
             "video_window", f"the window ends at {end:g} s, but {name!r} lasts {length:g} s"
         )
+    if end is not None and info.start_s >= end:
+        raise RowError(
+            "video_window",
+            f"the window ends at {end:g} s, and the first picture of {name!r} is at {info.start_s:g} s",
+        )
+    start = max(start, info.start_s)
     if end is None:
         end = start + (rule.horizon_s or 3600.0)  # a stream without a length: what there is
     if rule.horizon_s is not None and end - start > rule.horizon_s + 1e-6:
@@ -305,10 +323,10 @@ def _whole(
     if not frames:
         raise RowError("video_truncated", f"video {name!r} holds no frame in its window")
     slack = max(TRUNCATED_S, TRUNCATED_SHARE * times[-1], 2 / info.fps if info.fps else 0.0)
-    if info.duration_s is not None and reached_s + slack < times[-1]:
+    if info.end_s is not None and reached_s + slack < times[-1]:
         raise RowError(
             "video_truncated",
-            f"video {name!r} ends at {reached_s:.1f} s of the {info.duration_s:.1f} s that it names",
+            f"video {name!r} ends at {reached_s:.1f} s of the {info.end_s:.1f} s that it names",
         )
     if frames < 2:
         raise RowError("clip_step", f"video {name!r} gives one frame; a clip needs two")

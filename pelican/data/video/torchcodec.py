@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import closing
+from importlib.util import find_spec
 from pathlib import Path
 
 from PIL import Image
 from torchcodec.decoders import VideoDecoder
 
+from pelican.data.images import SAFE_PIXELS
 from pelican.data.tables import RowError
 from pelican.data.video import VideoInfo
 
@@ -26,15 +29,28 @@ class TorchcodecVideo:
             code = "video_no_picture" if "video stream" in said else "video_unreadable"
             raise RowError(code, f"video {path.name!r} can't be opened ({said})") from None
         about = self._decoder.metadata
-        self._start = float(about.begin_stream_seconds or 0.0)
+        first = float(about.begin_stream_seconds or 0.0)
         self._end = float(about.end_stream_seconds or 0.0)
+        self._start, end = self._zero(path, first, about.duration_seconds_from_header)
         self.reached_s = self._end - self._start
         self.info = VideoInfo(
             int(about.width or 0),
             int(about.height or 0),
             float(about.average_fps or 0.0),
-            about.duration_seconds_from_header,
+            first - self._start,
+            end,
         )
+
+    def _zero(
+        self, path: Path, first_s: float, header_s: float | None
+    ) -> tuple[float, float | None]:
+        """Second 0 in the file, and the end of the pictures from there; PyAV knows of the sound."""
+        if find_spec("av") is None:
+            return first_s, header_s
+        from pelican.data.video.pyav import PyavVideo
+
+        with closing(PyavVideo(path, SAFE_PIXELS)) as same:
+            return first_s - same.info.start_s, same.info.end_s
 
     def close(self) -> None:
         del self._decoder

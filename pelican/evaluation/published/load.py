@@ -21,7 +21,8 @@ from PIL import Image
 
 from pelican.base.files import resolve_below
 from pelican.base.parse import parse_json
-from pelican.data.images import FORMATS, checked_image, image_bytes, scaled
+from pelican.data.formats.medium import inline
+from pelican.data.images import FORMATS, as_seen, checked_image, image_bytes, scaled
 from pelican.data.tables import Quarantine, RowError
 from pelican.data.video import open_video
 from pelican.errors import UserInputError
@@ -148,6 +149,8 @@ def picture(value: object) -> Picture:
         return Picture(data=value)
     if not isinstance(value, str) or not value:
         raise RowError("image_missing", "an image is missing")
+    if value[:5].lower() == "data:":
+        return Picture(data=inline(value))
     if len(value) < 512:  # no image is as small in base64
         return Picture(path=value)
     try:
@@ -233,22 +236,23 @@ def _of_folder(path: Path, clip: Clip, count: int) -> Iterator[tuple[float, Imag
         index = first + int((part + 0.5) * (last - first) / count)
         if index < len(files) and last > first:
             with Image.open(files[index], formats=FORMATS) as image:
-                yield index / fps, image.convert("RGB")
+                yield index / fps, as_seen(image)
 
 
 def _of_video(path: Path, clip: Clip, count: int) -> Iterator[tuple[float, Image.Image]]:
     """The frame nearest to each wanted time."""
     video = open_video(path)
     try:
-        if video.info.duration_s is None:
+        if video.info.end_s is None:
             raise RowError("video_unreadable", f"the length of clip {clip.path!r} is not known")
-        end = min(video.info.duration_s, math.inf if clip.end_s is None else clip.end_s)
-        step = (end - clip.start_s) / count
+        end = min(video.info.end_s, math.inf if clip.end_s is None else clip.end_s)
+        start = max(clip.start_s, video.info.start_s)
+        step = (end - start) / count
         # `frames_at` gives the frame shown at a time: half a frame later, that is the nearest one.
         half = 0.499 / (video.info.fps or 25.0)
         if step > 0:
             yield from video.frames_at(
-                [clip.start_s + (part + 0.5) * step + half for part in range(count)]
+                [start + (part + 0.5) * step + half for part in range(count)]
             )
     finally:
         video.close()

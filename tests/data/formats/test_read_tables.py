@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pelican.base.parse import parse_json
 from pelican.errors import UserInputError
 from tests.data.factory import clip, sample, write_pool
 from tests.data.formats.world import brief, draw, image, imported, video, write_json
@@ -188,6 +189,45 @@ def test_lerobot_episodes_become_questions(lerobot: Path, tmp_path: Path) -> Non
     second = found.samples["so100/ep1/interval"]
     assert 0 <= second.answer.start < second.answer.end <= 6.01
     assert set(found.bad.values()) == {"media_missing"} and len(found.bad) == 5
+
+
+DEPTH = {"is_depth_map": True}
+FRONT = "observation.images.front"
+
+
+@pytest.mark.parametrize(
+    ("about", "name"),
+    [
+        ({"info": DEPTH}, "observation.images.front_z"),
+        ({"info": {"video.is_depth_map": True}}, "observation.images.front_z"),
+        ({"video_info": {"video.is_depth_map": True}}, "observation.images.front_z"),
+        (DEPTH, "observation.images.front_z"),
+        ({"info": {"is_depth_map": False}}, "observation.images.a_depth"),
+    ],
+)
+def test_lerobot_depth_is_no_camera_to_ask_about(
+    lerobot: Path, tmp_path: Path, about: dict[str, Any], name: str
+) -> None:
+    """Listed first, as the recorder wrote it; its episodes say nothing of it, so a choice shows."""
+    path = lerobot / "meta" / "info.json"
+    info = parse_json(path.read_text())
+    info["features"] = {name: {"dtype": "video", **about}, **info["features"]}
+    write_json(path, info)
+    found = imported(lerobot, tmp_path / "pool")
+    assert any("/ep0/" in id for id in found.samples)
+    with pytest.raises(UserInputError, match="does not say where its video is"):
+        imported(lerobot, tmp_path / "other", columns=(f"video={name}",))  # a person's word counts
+
+
+def test_lerobot_with_depth_alone_says_so(lerobot: Path, tmp_path: Path) -> None:
+    path = lerobot / "meta" / "info.json"
+    info = parse_json(path.read_text())
+    info["features"] = {FRONT: {"dtype": "video", "info": DEPTH}}
+    write_json(path, info)
+    with pytest.raises(UserInputError, match=f"only depth .*--column video={FRONT}"):
+        imported(lerobot, tmp_path / "pool")
+    found = imported(lerobot, tmp_path / "pool", columns=(f"video={FRONT}",))
+    assert any("/ep0/" in id for id in found.samples)
 
 
 def test_an_older_lerobot_version_is_one_sentence(lerobot: Path, tmp_path: Path) -> None:
