@@ -35,6 +35,9 @@ class Media:
     fps: float | None = None
 
 
+ANNOTATORS = "annotators"  # the kind of a reference whose list has one answer of each annotator
+
+
 @dataclass(frozen=True, slots=True)
 class Reference:
     """The right answer as the source has it; `pelican.data.importing.answers` reads it.

@@ -19,7 +19,7 @@ from pydantic import TypeAdapter, ValidationError
 from pelican.base.parse import parse_json
 from pelican.config.recipe import RewardConfig
 from pelican.data.entries import first_message
-from pelican.data.formats.base import Reference
+from pelican.data.formats.base import ANNOTATORS, Reference
 from pelican.data.importing.regions import grid_of_mask, named_grid, read_mask, region_answer
 from pelican.data.tables import RowError
 from pelican.records import (
@@ -60,7 +60,6 @@ from pelican.rewards.score import score
 from pelican.rewards.scripts import count_words
 
 TEXT_WORDS = 4  # a longer free answer can't be asked for word by word
-ANNOTATORS = "annotators"  # the kind of a reference whose list holds one answer of each annotator
 _ANSWER: TypeAdapter[Answer] = TypeAdapter(Answer)
 
 # What a question asks for.
