@@ -80,6 +80,10 @@ _ABOUT_LENGTH = re.compile(
     r"|size|diameter|thickness|area)\b|多[远遠高长長宽寬深]|距离|距離|高さ|長さ|거리",
     re.IGNORECASE,
 )
+_ABOUT_DURATION = re.compile(
+    r"\bhow long (?:do|does|did|will|would|has|have|can|until)\b|\bduration\b|\bhow much time\b|多久|多长时间",
+    re.IGNORECASE,
+)
 _ABOUT_STEPS = re.compile(
     r"\bsteps?\b|\bplan\b|\bsequence\b|\border\b|\bprocedure\b|步骤|步驟|顺序|順序|计划|手順|단계|순서",
     re.IGNORECASE,
@@ -361,14 +365,14 @@ def _measure(said: str, reference: Reference, asked: Asked) -> Answer | None:
     unit, wanted = unit_in(said), asked_unit(asked.question)
     if _NUMERAL.fullmatch(said.rstrip(".")):
         return _numeral(said.rstrip("."), reference, asked)
+    if unit and asked.about(_ABOUT_DURATION):
+        raise RowError(
+            "answer", f"answer {said!r:.80} is no time that can be scored; ask how many seconds"
+        )
     measured = bool(_MEASURE.fullmatch(said)) and count_words(said) <= 2 * TEXT_WORDS
     if wanted or reference.unit or (unit and (measured or asked.about(_ABOUT_LENGTH))):
-        known = own_unit(reference.unit) if reference.unit else None
-        target = (
-            wanted or (known[0] if known else None) or (own_unit(unit) or ("m", 1.0))[0]
-            if unit or wanted or known
-            else "m"
-        )
+        known = own_unit(reference.unit or unit)
+        target = wanted or (known[0] if known else "m")
         try:
             value = parse_length(said, target, area=asks_area(asked.question))
             return DistanceAnswer.model_validate({"value": value, "unit": target})
