@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,8 +23,7 @@ ROOM = "How big is the room in square meters?"
 PICTURE = picture(1, (40, 30))
 
 
-NOWHERE = Path("/nowhere")  # the picture stands in the row
-LOADER = Loader(Finder((NOWHERE,)), ClipRule(), ClipCache(NOWHERE))
+LOADER = Loader(Finder(()), ClipRule(), ClipCache(None))  # the pictures stand in the rows
 
 
 def imported(value: Any, question: str, **more: Any) -> Good | Bad:
