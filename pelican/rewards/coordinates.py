@@ -167,7 +167,9 @@ def _noted(notation: Notation, text: str) -> list[Region]:
 
 
 def _x_first(numbers: tuple[float, ...]) -> tuple[float, ...]:
-    return tuple(n for y, x in zip(numbers[::2], numbers[1::2], strict=False) for n in (x, y))
+    if len(numbers) % 2:
+        return numbers  # neither points nor a box
+    return tuple(numbers[place ^ 1] for place in range(len(numbers)))
 
 
 def _of_group(content: str) -> list[Region]:

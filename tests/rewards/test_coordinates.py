@@ -107,6 +107,7 @@ def test_boxes_in_every_notation(reply: str, scale: Scale, box: Box) -> None:
         ('{"bbox_2d": [20, 20, 60, 60], "point_2d": [30, 40]}', "refused"),
         ('<points coords="1 600">d</points>', "unreadable"),
         ('<point x="left" y="top">d</point>', "unreadable"),
+        ('{"point": [400, 600, 1]}', "unreadable"),
         ("(nan, 40)", "unreadable"),
         ("(1e999, 40)", "unreadable"),
         ("(x1, y1)", "unreadable"),

@@ -24,7 +24,7 @@ from pelican.evaluation.published.load import files_below, read_files, text
 from pelican.records import Dimension, Family
 from pelican.rewards.judge import between_marks
 
-_TAG, _MARK = "Your mark:", re.compile(r"\s*(-?[0-9]{1,9})(?![0-9])")
+_TAG, _MARK = "Your mark:", re.compile(r"\s*([+-]?[0-9]{1,100})(?![0-9])")
 _JUDGE = """Mark how well a response answers a question, given the right answer{or_others}.
 5: it means the same as the right answer. 1: it means something else altogether.
 Question: {question}
@@ -74,7 +74,8 @@ def _grade(question: Question, reply: Reply, context: Context) -> Grade:
         reply=between_marks(said[:2000]),
     )
     verdict = context.ask(prompt, 8)
-    mark = _MARK.match(verdict[verdict.rfind(_TAG) + len(_TAG) :] if _TAG in verdict else verdict)
+    _, tagged, after = verdict.partition(_TAG)
+    mark = _MARK.match(after if tagged else verdict)
     if mark is None:
         return Grade(0.0, said[:200], f"unjudged: the judge said {verdict.strip()[:40]!r}")
     value = (min(5, max(1, int(mark[1]))) - 1) / 4
