@@ -161,7 +161,7 @@ _NUMBER = re.compile(  # "1.2.3" is no number, nor is its beginning
     rf"{NO_WORD_BEFORE}(?<!\.)([-+]?(?:{_DIGITS})(?:e[-+]?[0-9]{{1,3}})?)(?!\.?[0-9])(?!e[-+]?[0-9])"
 )
 _NONE = re.compile(
-    r"\b(?:none|nothing|nobody)\b"
+    r"\b(?:none|nothing|nobody)\b|(?:n[o']t|not)\s+(?:any|a\s+single)\b"
     r"|\bno\s+(?!(?:idea|clue|way|answer|doubt|information|info|one|matter|longer|need|problem|image"
     r"|picture|photo|video|clear|sure|more\s+than|less|fewer)\b)[a-z]{2}"
     r"|^(?:没有|一个也没有|沒有|無|无|なし)"

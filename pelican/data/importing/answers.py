@@ -38,6 +38,7 @@ from pelican.records import (
 from pelican.rewards.base import Unscorable
 from pelican.rewards.parse import (
     MAX_ANSWER_CHARS,
+    YES_NO,
     extract_answer,
     normalise,
     parse_choice,
@@ -313,7 +314,9 @@ def _count(said: str, reference: Reference, asked: Asked) -> Answer | None:
     return number_of(value, "", asked.question, asked.question_type)
 
 
-_YES_NO_FIRST = re.compile(r"\W*\w+\s*(?:[.!。]*$|[,;:!.—–-]+\s|，|,)")
+_FIRST_WORD = re.compile(
+    r"[\s(\[]*([^\s,;:.!?，。；：！)\]–—-]+)(?:[)\].!。！]*\s*$|[,;:.!，。；：！–—-]|\s+[–—-])"
+)
 
 
 def _polarity(said: str, reference: Reference, asked: Asked) -> Answer | None:
@@ -322,7 +325,8 @@ def _polarity(said: str, reference: Reference, asked: Asked) -> Answer | None:
         value = parse_yes_no(said)
     except Unscorable:
         return None
-    if _YES_NO_FIRST.match(said) or asked.about(_POLAR):
+    first = _FIRST_WORD.match(said)
+    if (first and first[1].lower() in YES_NO) or asked.about(_POLAR):
         return YesNoAnswer(value=value)
     return None
 
