@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import re
-import unicodedata
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -78,7 +77,9 @@ def plain_answer(text: str) -> str:
     text = undress(plain_characters(text))
     if text[:1] == "{" and '"' in text:
         text = _json_answer(text)
-    stated = max(_STATEMENT.finditer(text), key=re.Match.start, default=None)
+    stated = None
+    if "answer" in text.lower() or not text.isascii():
+        stated = max(_STATEMENT.finditer(text), key=re.Match.start, default=None)
     if stated:  # prose that ends in "… the answer is B."
         text = undress(text[stated.end() :])
     while lead := _LEAD.match(text):
@@ -258,6 +259,7 @@ _LETTER_MARK = re.compile(r"(?:^|(?<=[\s;,]))\(?([a-z])[).]\s+", re.IGNORECASE)
 _ARROWS = "→➔➙➛➜➝➞➟➠➡➢➣➤➥➦➨➩➪➫➬➭➮➯➱➲➳➵➸➺➻➼➽➾⟶⟹⟼⟾⇒⇨⇝⇾↦↪⤳⮕▶►»›"
 _ARROW = re.compile(rf"\s*(?:[-=~]{{1,9}}>|>{{1,9}}|[{_ARROWS}]\ufe0f?)\s*")
 _ARROW_SIGN = re.compile(f"[>{_ARROWS}]")
+_PARTING = re.compile(f"""[0-9第().;|'"\\[>{_ARROWS}]""")
 _COMMA = re.compile(r"[,、]\s*")
 _SENTENCE = re.compile(r"(?<=[a-z)\"'])[.!]\s+(?=[A-Z])|。\s*")
 _THEN = re.compile(r"\s+(?:and\s+)?then\s+|\s+[-–—/·•&‖¦]\s+|\s*然后再?\s*", re.IGNORECASE)
@@ -276,6 +278,9 @@ _JOINER = re.compile(
     r"|然后再?|接着|最后|最終|首先|先|再|そして|次に|まず",
     re.IGNORECASE,
 )
+
+
+_JOINER_STARTS = frozenset("afntlAFNTL然接最首先再そ次ま")
 
 
 def parse_list(text: str) -> list[str]:
@@ -301,6 +306,8 @@ def split_list(text: str) -> list[str]:
 
 
 def _line_items(text: str) -> list[str]:
+    if not _PARTING.search(text):  # most lists are "a, b, c"
+        return _prose_items(text)
     if _NUMBERED.search(text) and len(_INLINE_MARK.findall(text)) > 1:
         return _INLINE_MARK.split(text)[1:]
     if (")" in text or "." in text) and _are_letters(_LETTER_MARK.findall(text)):
@@ -320,9 +327,10 @@ def _prose_items(text: str) -> list[str]:
     first = _FIRST.match(text)
     if first:
         text = text[first.end() :]
-    sentences = [part for part in _SENTENCE.split(text) if part.strip()]
-    if len(sentences) > 1:
-        return sentences
+    if "." in text or "!" in text or "。" in text:
+        sentences = [part for part in _SENTENCE.split(text) if part.strip()]
+        if len(sentences) > 1:
+            return sentences
     parts = _COMMA.split(text)
     if len(parts) == 1:
         return _THEN.split(text)
@@ -346,7 +354,7 @@ def item_key(item: str) -> str:
     """An item as it is compared: normalised, without "and", "then" or "finally" at its start."""
     item = item.strip()
     at = 0
-    while joiner := _JOINER.match(item, at):
+    while item[at : at + 1] in _JOINER_STARTS and (joiner := _JOINER.match(item, at)):
         at = joiner.end()
     return normalise(item[at:])
 
@@ -369,7 +377,7 @@ _ARTICLES = re.compile(r"\b(?:a|an|the)\b")
 @lru_cache(maxsize=1 << 16)
 def normalise(text: str) -> str:
     """Case, spaces, punctuation and articles aside; what is nothing else is kept as it is."""
-    folded = unicodedata.normalize("NFKC", plain_characters(text)).casefold()
+    folded = plain_characters(text).casefold()
     plain = _DROPPED.sub(" ", folded)
     bare = " ".join(_ARTICLES.sub(" ", plain).split())
     return bare or " ".join(plain.split()) or " ".join(folded.split())
