@@ -31,6 +31,6 @@ def test_one_answer_of_each_annotator(
 ) -> None:
     row = {"image": {"bytes": picture(1), "path": None}, "question": "What colour?", **columns}
     pq.write_table(pa.Table.from_pylist([row]), tmp_path / "train.parquet")
-    (record,) = find_reader("parquet").read(Source(tmp_path), Options(columns=options))
+    (record,) = find_reader("parquet").read(Source(str(tmp_path)), Options(columns=options))
     assert isinstance(record, Record), record
     assert record.reference == expected
