@@ -352,6 +352,12 @@ def _say(result: Result, pool: Path, took_s: float) -> None:
     if rows:
         rows_table(["left out", "rows", "the first"], rows)
         print(f"{pool / QUARANTINE} names each; mend the source and type the same command again")
+    free = version.counts["answer"].get("open", 0)
+    if free:
+        print(
+            f"{counted(free, 'row has', 'rows have')} a free answer, which only a judge scores: set"
+            " reward.judge.endpoint and reward.judge.model, or they earn 0"
+        )
     weak = sum(n for name, n in version.counts["family"].items() if name == "general")
     families = ", ".join(f"{name} {n:,}" for name, n in version.counts["family"].items())
     console().print(f"families: {families}")

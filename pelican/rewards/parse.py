@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import re
-import unicodedata
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -78,7 +77,9 @@ def plain_answer(text: str) -> str:
     text = undress(plain_characters(text))
     if text[:1] == "{" and '"' in text:
         text = _json_answer(text)
-    stated = max(_STATEMENT.finditer(text), key=re.Match.start, default=None)
+    stated = None
+    if "answer" in text.lower() or not text.isascii():
+        stated = max(_STATEMENT.finditer(text), key=re.Match.start, default=None)
     if stated:  # prose that ends in "… the answer is B."
         text = undress(text[stated.end() :])
     while lead := _LEAD.match(text):
@@ -196,14 +197,14 @@ def _options_in(text: str, options: Sequence[str]) -> set[str]:
 _SAID = {  # what is said: in words between spaces, and in scripts without them
     True: (
         "yes yeah yep true oui sí ja sim да",
-        "是的 是 对的 对 對 正确 正確 有的 有 はい ええ 네 예 ใช่",
+        "是的 是 对的 对 對 正确 正確 有的 有 可以 能 会 會 はい ええ 네 예 ใช่",
     ),
     False: (
         "no nope false non nein não нет",
         "不是 不对 不對 不 否 没有 沒有 没 错误 錯誤 错 いいえ いえ 아니요 아니오 아니 ไม่",
     ),
 }
-_YES_NO = {word: said for said, words in _SAID.items() for word in " ".join(words).split()}
+YES_NO = {word: said for said, words in _SAID.items() for word in " ".join(words).split()}
 _SPACED = "|".join(" ".join(spaced for spaced, _ in _SAID.values()).split())
 _UNSPACED = sorted(" ".join(joined for _, joined in _SAID.values()).split(), key=len, reverse=True)
 # "no." before a number is "number", and "no" before a noun, as in "yes, no doubt", no answer.
@@ -218,22 +219,22 @@ _ALTERNATIVE = re.compile(r"\s*(?:/|或者?|还是|還是|和|、|,|か|또는)\
 
 def parse_yes_no(text: str) -> bool:
     """Yes or no, by the first word; both words in one answer are refused."""
-    bare = _YES_NO.get(text.rstrip(".").lower())
+    bare = YES_NO.get(text.rstrip(".").lower())
     if bare is not None:
         return bare
     start = text.lstrip(" ([")
     first = _POLARITY.match(start) or _JOINED_FIRST.match(start)
     if not first:
         raise Unscorable("unreadable", "neither yes nor no")
-    said = _YES_NO[first[0].lower()]
+    said = YES_NO[first[0].lower()]
     others = {
-        _YES_NO[other[0].lower()]
+        YES_NO[other[0].lower()]
         for other in _POLARITY.finditer(start, first.end())
         if not (other[0].lower() == "no" and _NO_OF_NOUN.match(start, other.end()))
     }
     if not start.isascii() and (either := _ALTERNATIVE.match(start, first.end())):
         second = _JOINED_FIRST.match(start, either.end())
-        others |= {_YES_NO[second[0]]} if second else set()
+        others |= {YES_NO[second[0]]} if second else set()
     if others - {said}:
         raise Unscorable("several answers", "yes and no")
     return said
@@ -251,16 +252,18 @@ _MARK = re.compile(
     re.IGNORECASE,
 )
 _INLINE_MARK = re.compile(
-    rf"(?:^|(?<=[\s;,.。、{JOINED}]))(?:(?:step\s*)?\(?[0-9]{{1,3}}[.):、]\s*(?![0-9])|第{_NUMERAL}步[:,、]?)|\([0-9]{{1,2}}\)",
+    rf"(?:^|(?<=[\s;,.。、{JOINED}]))(?:(?:step\s*)?\(?[0-9]{{1,3}}[.):、]\s*(?![0-9])|第{_NUMERAL}步[:,、]?)|[(\[][0-9]{{1,2}}[)\]]",
     re.IGNORECASE,
 )
 _LETTER_MARK = re.compile(r"(?:^|(?<=[\s;,]))\(?([a-z])[).]\s+", re.IGNORECASE)
-_ARROWS = "→➔➙➛➜➝➞➟➠➡➢➣➤➥➦➨➩➪➫➬➭➮➯➱➲➳➵➸➺➻➼➽➾⟶⟹⇒⇨↦▶►»›"
+_ARROWS = "→➔➙➛➜➝➞➟➠➡➢➣➤➥➦➨➩➪➫➬➭➮➯➱➲➳➵➸➺➻➼➽➾⟶⟹⟼⟾⇒⇨⇝⇾↦↪⤳⮕▶►»›"
 _ARROW = re.compile(rf"\s*(?:[-=~]{{1,9}}>|>{{1,9}}|[{_ARROWS}]\ufe0f?)\s*")
 _ARROW_SIGN = re.compile(f"[>{_ARROWS}]")
+_PARTING = re.compile(f"""[0-9第().;|'"\\[>{_ARROWS}]""")
 _COMMA = re.compile(r"[,、]\s*")
 _SENTENCE = re.compile(r"(?<=[a-z)\"'])[.!]\s+(?=[A-Z])|。\s*")
-_THEN = re.compile(r"\s+(?:and\s+)?then\s+|\s+[-–—]\s+", re.IGNORECASE)
+_THEN = re.compile(r"\s+(?:and\s+)?then\s+|\s+[-–—/·•&‖¦]\s+|\s*然后再?\s*", re.IGNORECASE)
+_AND = re.compile(r"\s+(?:and\s+then|and|then)\s+|\s*[和与]\s*")
 _QUOTED_COMMA = re.compile(r"""['"]\s*,\s*['"]""")
 _JOINS = {
     f"{lead}{join}"
@@ -275,6 +278,9 @@ _JOINER = re.compile(
     r"|然后再?|接着|最后|最終|首先|先|再|そして|次に|まず",
     re.IGNORECASE,
 )
+
+
+_JOINER_STARTS = frozenset("afntlAFNTL然接最首先再そ次ま")
 
 
 def parse_list(text: str) -> list[str]:
@@ -300,6 +306,8 @@ def split_list(text: str) -> list[str]:
 
 
 def _line_items(text: str) -> list[str]:
+    if not _PARTING.search(text):  # most lists are "a, b, c"
+        return _prose_items(text)
     if _NUMBERED.search(text) and len(_INLINE_MARK.findall(text)) > 1:
         return _INLINE_MARK.split(text)[1:]
     if (")" in text or "." in text) and _are_letters(_LETTER_MARK.findall(text)):
@@ -319,9 +327,10 @@ def _prose_items(text: str) -> list[str]:
     first = _FIRST.match(text)
     if first:
         text = text[first.end() :]
-    sentences = [part for part in _SENTENCE.split(text) if part.strip()]
-    if len(sentences) > 1:
-        return sentences
+    if "." in text or "!" in text or "。" in text:
+        sentences = [part for part in _SENTENCE.split(text) if part.strip()]
+        if len(sentences) > 1:
+            return sentences
     parts = _COMMA.split(text)
     if len(parts) == 1:
         return _THEN.split(text)
@@ -344,16 +353,18 @@ def _are_letters(marks: Sequence[str]) -> bool:
 def item_key(item: str) -> str:
     """An item as it is compared: normalised, without "and", "then" or "finally" at its start."""
     item = item.strip()
-    joiner = _JOINER.match(item)
-    return normalise(item[joiner.end() :] if joiner else item)
+    at = 0
+    while item[at : at + 1] in _JOINER_STARTS and (joiner := _JOINER.match(item, at)):
+        at = joiner.end()
+    return normalise(item[at:])
 
 
 def part_at_and(items: Sequence[str], known: Collection[str]) -> list[str]:
     """`items` with "b and c" as two where both are `known`, and the whole is not."""
     parted: list[str] = []
     for item in items:
-        halves = item.split(" and ") if item not in known else []
-        parted += halves if len(halves) == 2 and set(halves) <= set(known) else [item]
+        parts = [item] if item in known else _AND.split(item)
+        parted += parts if set(parts) <= set(known) else [item]
     return parted
 
 
@@ -366,7 +377,7 @@ _ARTICLES = re.compile(r"\b(?:a|an|the)\b")
 @lru_cache(maxsize=1 << 16)
 def normalise(text: str) -> str:
     """Case, spaces, punctuation and articles aside; what is nothing else is kept as it is."""
-    folded = unicodedata.normalize("NFKC", plain_characters(text)).casefold()
+    folded = plain_characters(text).casefold()
     plain = _DROPPED.sub(" ", folded)
     bare = " ".join(_ARTICLES.sub(" ", plain).split())
     return bare or " ".join(plain.split()) or " ".join(folded.split())

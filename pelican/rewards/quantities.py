@@ -161,7 +161,7 @@ _NUMBER = re.compile(  # "1.2.3" is no number, nor is its beginning
     rf"{NO_WORD_BEFORE}(?<!\.)([-+]?(?:{_DIGITS})(?:e[-+]?[0-9]{{1,3}})?)(?!\.?[0-9])(?!e[-+]?[0-9])"
 )
 _NONE = re.compile(
-    r"\b(?:none|nothing|nobody)\b"
+    r"\b(?:none|nothing|nobody)\b|(?:n[o']t|not)\s+(?:any|a\s+single)\b"
     r"|\bno\s+(?!(?:idea|clue|way|answer|doubt|information|info|one|matter|longer|need|problem|image"
     r"|picture|photo|video|clear|sure|more\s+than|less|fewer)\b)[a-z]{2}"
     r"|^(?:没有|一个也没有|沒有|無|无|なし)"
@@ -321,7 +321,11 @@ def unit_in(text: str) -> str:
     return ""
 
 
-_QUANTITY = re.compile(rf"[^0-9]{{0,20}}[$€£¥]?(?:{_DIGITS})")
+_QUANTITY = re.compile(rf"[^0-9]{{0,20}}(?:{_DIGITS})")
+_OTHER_UNIT = re.compile(
+    rf"(?:,[0-9]+)?\s*(?:[(\[-]\s*)?(?:[°%‰€£¥]|(?:{_OTHER_UNITS})(?![a-z'’-]))"
+    r"|\s*(?:公斤|千克|克|斤|吨|度|岁|元|秒|分钟|小时|天|年|升|毫升|초|분|시간|時間|キロ)"
+)
 
 
 def is_other_quantity(text: str) -> bool:
@@ -331,12 +335,7 @@ def is_other_quantity(text: str) -> bool:
     if not match or len(text) > 40:
         return False
     rest = text[match.end() :]
-    return "$" in match[0] or bool(
-        rest and (_LIKE_A_UNIT.match(rest) or _JOINED_UNIT.match(rest) or _COMMA_UNIT.match(rest))
-    )
-
-
-_COMMA_UNIT = re.compile(rf",[0-9]+\s*(?:{_OTHER_UNITS})\b")
+    return _OTHER_UNIT.match(rest) is not None
 
 
 def parse_length(text: str, unit: str, *, area: bool = False) -> float:

@@ -38,6 +38,9 @@ class Media:
     pictures: tuple[Media, ...] = ()
 
 
+ANNOTATORS = "annotators"  # the kind of a reference whose list has one answer of each annotator
+
+
 @dataclass(frozen=True, slots=True)
 class Reference:
     """The right answer as the source has it; `pelican.data.importing.answers` reads it.

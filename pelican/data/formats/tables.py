@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from pelican.base.parse import parse_json
 from pelican.data.formats.base import (
+    ANNOTATORS,
     Found,
     Media,
     Options,
@@ -39,6 +40,7 @@ from pelican.records import Turn
 NAMES: dict[str, tuple[str, ...]] = {
     "question": ("question", "query", "prompt", "problem", "instruction", "text"),
     "answer": ("answer", "ground_truth", "solution", "label", "target", "response", "output"),
+    "answers": ("answers",),  # one of each annotator
     "options": ("options", "choices", "candidates", "multi_choice_options"),
     "image": ("image", "images", "image_path", "rgb", "image_1", "decoded_image"),
     "video": ("video", "videos", "video_path", "video_name"),
@@ -62,7 +64,8 @@ def looks_like_questions(names: set[str], options: Options) -> bool:
         return name in options.columns or bool(names & set(NAMES[name]))
 
     return (has("image") or has("video")) and (
-        has("conversation") or (has("question") and (has("answer") or has("mask")))
+        has("conversation")
+        or (has("question") and (has("answer") or has("answers") or has("mask")))
     )
 
 
@@ -114,10 +117,21 @@ def _media(row: Mapping[str, Any], options: Options) -> tuple[Media, ...]:
     return tuple(found)
 
 
+def answers_of(value: Any) -> list[Any]:
+    """One answer of each annotator: texts, VQA's objects with `answer`, or SQuAD's `{"text": […]}`."""
+    if isinstance(value, Mapping):
+        value = value.get("text")
+    said = [v.get("answer") if isinstance(v, Mapping) else v for v in list_of(value)]
+    return [v for v in said if v is not None]
+
+
 def _reference(row: Mapping[str, Any], options: Options) -> Reference:
     answer, choices = column(row, "answer", options), column(row, "options", options)
     mask = column(row, "mask", options)
     value = row.get(answer) if answer else None
+    everyone = column(row, "answers", options)
+    said = answers_of(row.get(everyone)) if everyone else []
+    together = bool(said) and (value is None or "answers" in options.columns)
     given = row.get(choices) if choices else None
     if isinstance(given, Mapping):  # {"A": "left", "B": "right"}
         given = [given[letter] for letter in sorted(given)]
@@ -126,7 +140,9 @@ def _reference(row: Mapping[str, Any], options: Options) -> Reference:
         letters = [c for c in "ABCDEFGH" if isinstance(row.get(c), str) and row[c]]
         texts = tuple(str(row[c]) for c in letters) if len(letters) > 1 else ()
     return Reference(
-        value,
+        said if together else value,
+        kind=ANNOTATORS if together else "",
+        aliases=() if together else tuple(map(str, said)),
         options=texts,
         index=True,
         unit=text_of(row, "unit"),

@@ -19,7 +19,7 @@ from pydantic import TypeAdapter, ValidationError
 from pelican.base.parse import parse_json
 from pelican.config.recipe import RewardConfig
 from pelican.data.entries import first_message
-from pelican.data.formats.base import Reference
+from pelican.data.formats.base import ANNOTATORS, Reference
 from pelican.data.importing.regions import grid_of_mask, named_grid, read_mask, region_answer
 from pelican.data.tables import RowError
 from pelican.records import (
@@ -38,6 +38,7 @@ from pelican.records import (
 from pelican.rewards.base import Unscorable
 from pelican.rewards.parse import (
     MAX_ANSWER_CHARS,
+    YES_NO,
     extract_answer,
     normalise,
     parse_choice,
@@ -60,7 +61,6 @@ from pelican.rewards.score import score
 from pelican.rewards.scripts import count_words
 
 TEXT_WORDS = 4  # a longer free answer can't be asked for word by word
-ANNOTATORS = "annotators"  # the kind of a reference whose list holds one answer of each annotator
 _ANSWER: TypeAdapter[Answer] = TypeAdapter(Answer)
 
 # What a question asks for.
@@ -79,6 +79,10 @@ _ABOUT_TIME = re.compile(
 _ABOUT_LENGTH = re.compile(
     r"\bhow (?:far|tall|long|wide|high|deep|thick|big|large)\b|\b(?:distance|height|width|length|depth"
     r"|size|diameter|thickness|area)\b|多[远遠高长長宽寬深]|距离|距離|高さ|長さ|거리",
+    re.IGNORECASE,
+)
+_ABOUT_DURATION = re.compile(
+    r"\bhow long (?:do|does|did|will|would|has|have|can|until)\b|\bduration\b|\bhow much time\b|多久|多长时间",
     re.IGNORECASE,
 )
 _ABOUT_STEPS = re.compile(
@@ -310,7 +314,9 @@ def _count(said: str, reference: Reference, asked: Asked) -> Answer | None:
     return number_of(value, "", asked.question, asked.question_type)
 
 
-_YES_NO_FIRST = re.compile(r"\W*\w+\s*(?:[.!。]*$|[,;:!.—–-]+\s|，|,)")
+_FIRST_WORD = re.compile(
+    r"[\s(\[]*([^\s,;:.!?，。；：！)\]–—-]+)(?:[)\].!。！]*\s*$|[,;:.!，。；：！–—-]|\s+[–—-])"
+)
 
 
 def _polarity(said: str, reference: Reference, asked: Asked) -> Answer | None:
@@ -319,7 +325,8 @@ def _polarity(said: str, reference: Reference, asked: Asked) -> Answer | None:
         value = parse_yes_no(said)
     except Unscorable:
         return None
-    if _YES_NO_FIRST.match(said) or asked.about(_POLAR):
+    first = _FIRST_WORD.match(said)
+    if (first and first[1].lower() in YES_NO) or asked.about(_POLAR):
         return YesNoAnswer(value=value)
     return None
 
@@ -362,14 +369,14 @@ def _measure(said: str, reference: Reference, asked: Asked) -> Answer | None:
     unit, wanted = unit_in(said), asked_unit(asked.question)
     if _NUMERAL.fullmatch(said.rstrip(".")):
         return _numeral(said.rstrip("."), reference, asked)
+    if unit and asked.about(_ABOUT_DURATION):
+        raise RowError(
+            "answer", f"answer {said!r:.80} is no time that can be scored; ask how many seconds"
+        )
     measured = bool(_MEASURE.fullmatch(said)) and count_words(said) <= 2 * TEXT_WORDS
     if wanted or reference.unit or (unit and (measured or asked.about(_ABOUT_LENGTH))):
-        known = own_unit(reference.unit) if reference.unit else None
-        target = (
-            wanted or (known[0] if known else None) or (own_unit(unit) or ("m", 1.0))[0]
-            if unit or wanted or known
-            else "m"
-        )
+        known = own_unit(reference.unit or unit)
+        target = wanted or (known[0] if known else "m")
         try:
             value = parse_length(said, target, area=asks_area(asked.question))
             return DistanceAnswer.model_validate({"value": value, "unit": target})
