@@ -205,6 +205,9 @@ def import_(
     turns: Annotated[
         str, typer.Option(help="Turns of a conversation that become questions: the last or each.")
     ] = "last",
+    text_rows: Annotated[
+        bool, typer.Option("--text-rows", help="Rows with an empty image field are text alone.")
+    ] = False,
     step_s: Annotated[float, typer.Option(help="Seconds between two frames of a clip.")] = 1.0,
     max_frames: Annotated[
         int, typer.Option(help="Most frames of a clip; a longer clip gets a larger step.")
@@ -235,6 +238,7 @@ def import_(
         subset=subset,
         config=config,
         turns=turns,
+        text_rows=text_rows,
         step_s=step_s,
         max_frames=max_frames,
         horizon_s=horizon_s,

@@ -20,6 +20,7 @@ from pelican.config.recipe import ModelConfig, Sampling
 from pelican.engines.base import Engine, conversation, rollout_seed
 from pelican.engines.transformers_private import (
     count_patches,
+    encode_in_every_pass,
     make_room,
     next_logits,
     rotary_positions,
@@ -278,6 +279,7 @@ def load_model(model: ModelConfig, checkpoint: Path) -> tuple[Any, PromptEncoder
 def prepare_model(model: ModelConfig, policy: Any, processor: Any) -> PromptEncoder:
     """Freeze and cache the vision tower as the recipe says; returns the prompt encoder."""
     visual = vision_tower(policy)
+    encode_in_every_pass(policy)
     if model.freeze_vision:
         visual.requires_grad_(False)
     if model.freeze_vision and model.cache_vision:

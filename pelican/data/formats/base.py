@@ -58,6 +58,7 @@ class Record:
     """One question of a source. Empty strings are what the source does not say.
 
     `place` is where it stands, for a person; `key` tells it from other records by its content.
+    `text_alone`: the row has no field for a medium, so its question is asked in text alone.
     """
 
     place: str
@@ -74,6 +75,7 @@ class Record:
     benchmark: str = ""
     family: str = ""
     dimension: str = ""
+    text_alone: bool = False
 
 
 @dataclass(frozen=True, slots=True)

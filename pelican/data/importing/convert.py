@@ -19,7 +19,7 @@ from pelican.base.parse import parse_json
 from pelican.data.entries import RESERVED, answer_fits, first_message, refuse
 from pelican.data.formats.base import Found, Record, Reference, Unread
 from pelican.data.images import FORMATS, decoding
-from pelican.data.importing.media import Loader
+from pelican.data.importing.media import TEXT_ALONE, Loader
 from pelican.data.tables import RowError
 from pelican.errors import UserInputError
 from pelican.records import (
@@ -64,12 +64,17 @@ _SPLITS = {
 
 @dataclass(frozen=True)
 class Defaults:
-    """What a row gets where its source says nothing. With `force_split` every row gets `split`."""
+    """What a row gets where its source says nothing. With `force_split` every row gets `split`.
+
+    With `text_rows` a row whose field of media is empty is a question in text alone, else it is left
+    out: the picture may be lost.
+    """
 
     source: str
     license: str = ""
     split: Literal["train", "dev", "test"] = "train"
     force_split: bool = False
+    text_rows: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +125,8 @@ def _convert(record: Record, loader: Loader, defaults: Defaults) -> Good:
     if not turns or turns[-1].role != "user" or not turns[-1].text:
         raise RowError("schema", "the row has no question")
     question = turns[-1].text
-    loaded = loader.load(record.media)
+    text_alone = not record.media and (record.text_alone or defaults.text_rows)
+    loaded = TEXT_ALONE if text_alone else loader.load(record.media)
     mask = record.reference.mask
     opener: Callable[[], bytes] | None = partial(loader.image_bytes, mask) if mask else None
     answer = read_answer(
@@ -134,10 +140,12 @@ def _convert(record: Record, loader: Loader, defaults: Defaults) -> Good:
     if isinstance(answer, ChoiceAnswer):
         turns = (*turns[:-1], Turn(role="user", text=with_options(question, answer)))
     label = classify(question, answer, record.question_type, record.family, record.dimension)
+    if text_alone and not record.family:  # the others are about what is seen
+        label = Label(Family.GENERAL, label.dimension, label.confidence, "no picture")
     source = record.source or defaults.source
     sample = Sample(
         id=f"{source}/{record.id or record.key}",
-        media_kind="clip" if loaded.clip else "image",
+        media_kind="text" if text_alone else "clip" if loaded.clip else "image",
         images=loaded.images,
         times_s=loaded.times_s,
         turns=turns,
@@ -145,7 +153,7 @@ def _convert(record: Record, loader: Loader, defaults: Defaults) -> Good:
         dimension=label.dimension,
         answer=answer,
         source=source,
-        scene=record.scene or f"{source}/{loaded.scene}",
+        scene=record.scene or f"{source}/{loaded.scene or record.key}",
         split=_split(record.split, defaults),
         benchmark=record.benchmark or "default",
         # A blind guess among equals; for other kinds nobody has measured one.

@@ -162,6 +162,10 @@ class Loaded:
     scene: str = ""  # what tells the medium from others
 
 
+# No picture; what an answer says about one is refused by `answer_fits`.
+TEXT_ALONE = Loaded((), (), False, (1, 1))
+
+
 @dataclass
 class Loader:
     """Opens the media of records. Threads may share it."""
@@ -173,7 +177,11 @@ class Loader:
     def load(self, media: Sequence[Media]) -> Loaded:
         """Stills in their order, or the frames of one clip or several. Raises RowError."""
         if not media:
-            raise RowError("media_missing", "the row names no image and no video")
+            raise RowError(
+                "media_missing",
+                "the row names no image and no video; if it is a question in text alone, --text-rows"
+                " takes it",
+            )
         kinds = {m.kind for m in media}
         if kinds == {"image"}:
             return self._stills(media)
