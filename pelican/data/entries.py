@@ -41,7 +41,9 @@ from pelican.rewards.score import scorer_of
 # The rules for one row, all but its images: `entry_of` applies them and says what is wrong.
 
 MIN_STEP_S = 1 / 240  # no camera of a robot is faster
-IN_MEDIA = frozenset({"points", "box", "interval"})  # kinds of answers that lie in a frame or a clip
+IN_MEDIA = frozenset(
+    {"points", "box", "interval"}
+)  # kinds of answers that lie in a frame or a clip
 RESERVED = re.compile(r"<\|[\w ]{1,40}\|>|<(?:image|video)_pad>|\[/?INST\]|<</?SYS>>")
 
 
@@ -124,7 +126,9 @@ def answer_fits(sample: Sample) -> None:
     """Raise RowError if no reward can score the answer, or if it lies outside its clip or frame."""
     answer = sample.answer
     if not sample.images and answer.kind in IN_MEDIA:
-        raise RowError("answer", f"an answer of kind {answer.kind} lies in a medium; the row has none")
+        raise RowError(
+            "answer", f"an answer of kind {answer.kind} lies in a medium; the row has none"
+        )
     try:
         scorer_of(sample)
     except UserInputError:

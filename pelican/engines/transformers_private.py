@@ -171,9 +171,7 @@ def encode_in_every_pass(policy: Any) -> None:
     visual, language = policy.model.visual, policy.model.language_model
     side: int = visual.config.spatial_merge_size
     width = (
-        visual.config.in_channels
-        * visual.config.temporal_patch_size
-        * visual.config.patch_size**2
+        visual.config.in_channels * visual.config.temporal_patch_size * visual.config.patch_size**2
     )
     encoded = False
 
