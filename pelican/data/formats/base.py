@@ -205,6 +205,7 @@ class Source:
         self.path = path
         self.root = path.parent if path.is_file() else path
         self._names: dict[Path, str] = {}
+        self.heads: dict[Path, list[dict[str, Any]]] = {}  # the first rows of files, once read
 
     @cached_property
     def files(self) -> list[Path]:

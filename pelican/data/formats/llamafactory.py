@@ -51,12 +51,11 @@ class LlamaFactory(Reader):
         if _entries(source):
             return 0.97
         best = 0.0
-        for path in source.of(*TABLES)[:8]:
-            for row in first_values(path):
-                if _has_parts(row):
-                    return 0.95
-                if {"instruction", "output"} <= row.keys():
-                    best = 0.85
+        for row in first_values(source, TABLES):
+            if _has_parts(row):
+                return 0.95
+            if {"instruction", "output"} <= row.keys():
+                best = 0.85
         return best
 
     def read(self, source: Source, options: Options) -> Iterator[Found]:
@@ -145,7 +144,7 @@ def _records(
             for one in list_of(value.get(columns.get(f"{kind}s", f"{kind}s")))
         ]
         if value.get(columns.get("audios", "audios")):
-            raise RowError("media_mixed", "the row has sound, which no answer can be about here")
+            raise RowError("schema", "the row is about sound (audios), which is not read")
         media += inside
         base = described(value, place, key, name, tuple(media))
         yield from chat_records(without_tags(turns, media), base, options)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import csv
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -13,13 +13,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pelican.base.parse import parse_json
-from pelican.data.formats.base import MAX_ROW, NOT_UTF8, JsonRow, json_rows
+from pelican.data.formats.base import MAX_ROW, NOT_UTF8, JsonRow, Source, json_rows
 from pelican.data.tables import RowError
 from pelican.errors import UserInputError
 
 TEXTS = (".json", ".jsonl", ".csv", ".tsv")
 TABLES = (*TEXTS, ".parquet")
-SNIFFED = 3  # rows that tell a layout
+SNIFFED, FILES = 3, 8  # rows of a file, and files, that tell a layout
 MAX_LIST = 20_000  # characters of a list in a cell
 
 csv.field_size_limit(MAX_ROW)
@@ -33,13 +33,16 @@ def read_rows(path: Path) -> Iterator[JsonRow]:
     return _parquet_rows(path) if ending == ".parquet" else json_rows(path)
 
 
-def first_values(path: Path) -> list[dict[str, Any]]:
-    """The first few good rows of a file, none if it can't be read: to tell its layout."""
-    try:
-        rows = [row.value for row in islice(read_rows(path), SNIFFED)]
-    except UserInputError:
-        return []
-    return [value for value in rows if isinstance(value, dict)]
+def first_values(source: Source, endings: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """The first good rows of the source's first files of these endings: to tell its layout."""
+    for path in source.of(*endings)[:FILES]:
+        if path not in source.heads:
+            try:
+                rows = [row.value for row in islice(read_rows(path), SNIFFED)]
+            except UserInputError:
+                rows = []
+            source.heads[path] = [value for value in rows if isinstance(value, dict)]
+        yield from source.heads[path]
 
 
 def _csv_rows(path: Path, delimiter: str) -> Iterator[JsonRow]:

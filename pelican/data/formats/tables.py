@@ -42,7 +42,6 @@ from pelican.records import Turn
 
 # Rows of a table whose columns nobody fixed: which column is the question, which the answer.
 
-SNIFFED_FILES = 8
 GROUND_TRUTH = "reward_model.ground_truth"  # verl's, a field of an object
 # Our name -> what the field calls it, the likelier first.
 NAMES: dict[str, tuple[str, ...]] = {
@@ -81,9 +80,8 @@ def looks_like_questions(names: set[str], options: Options) -> bool:
     def has(name: str) -> bool:
         return name in options.columns or bool(names & set(NAMES[name]))
 
-    return (has("image") or has("video")) and (
-        has("conversation") or (has("question") and (has("answer") or has("mask")))
-    )
+    asked = has("question") and (has("answer") or has("mask"))
+    return (has("image") or has("video")) and (has("conversation") or asked)
 
 
 def looks_like_text_questions(row: Mapping[str, Any], options: Options) -> bool:
@@ -351,15 +349,12 @@ class _Files(Reader):
 
     endings: tuple[str, ...] = TABLES
 
-    def files(self, source: Source) -> list[Path]:
-        return source.of(*self.endings)
-
     def row_of(self, row: dict[str, Any], name: str) -> dict[str, Any]:
         """The row of the file `name`, as `table_records` is to read it. Raises RowError."""
         return row
 
     def read(self, source: Source, options: Options) -> Iterator[Found]:
-        for path in self.files(source):
+        for path in source.of(*self.endings):
             name = source.name(path)
             for row in read_rows(path):
                 place = f"{name}, row {row.number}"
@@ -378,14 +373,12 @@ class Json(_Files):
     endings = TEXTS
 
     def sniff(self, source: Source, options: Options) -> float:
-        best = 0.0
-        for path in self.files(source)[:SNIFFED_FILES]:
-            for row in first_values(path):
-                if looks_like_questions({n for n in row if row[n] is not None}, options):
-                    return 0.6
-                if looks_like_text_questions(row, options):
-                    best = 0.5
-        return best
+        rows = [
+            r for r in first_values(source, self.endings) if not column(r, "conversation", options)
+        ]
+        if any(looks_like_questions({n for n in r if r[n] is not None}, options) for r in rows):
+            return 0.6
+        return 0.5 if any(looks_like_text_questions(row, options) for row in rows) else 0.0
 
 
 class Verl(_Files):
@@ -395,18 +388,17 @@ class Verl(_Files):
     )
 
     def sniff(self, source: Source, options: Options) -> float:
-        for path in self.files(source)[:SNIFFED_FILES]:
-            for row in first_values(path):
-                graded = row.get("reward_model")
-                if "prompt" in row and isinstance(graded, Mapping) and "ground_truth" in graded:
-                    return 0.93
-                # verl writes the prompt as messages, EasyR1 as a text.
-                if is_chat(row, "prompt", "role", "content") and row.get("answer") is not None:
-                    return 0.85
-                shown = {"images", "videos"} & row.keys() and {"prompt", "problem"} & row.keys()
-                if shown and row.get("answer") is not None:
-                    return 0.8
-        return 0.0
+        best = 0.0
+        for row in first_values(source, self.endings):
+            graded = row.get("reward_model")
+            shown = {"images", "videos"} & row.keys() and {"prompt", "problem"} & row.keys()
+            if "prompt" in row and isinstance(graded, Mapping) and "ground_truth" in graded:
+                return 0.93
+            # verl writes the prompt as messages, EasyR1 as a text.
+            if row.get("answer") is not None:
+                chat = is_chat(row, "prompt", "role", "content")
+                best = max(best, 0.85 if chat else 0.8 if shown else 0.0)
+        return best
 
     def row_of(self, row: dict[str, Any], name: str) -> dict[str, Any]:
         more = row.get("extra_info")
@@ -418,15 +410,12 @@ class ImageFolder(_Files):
     name = "imagefolder"
     about = "a folder of pictures or videos with metadata.csv, .jsonl or .parquet (file_name, …)"
 
-    def files(self, source: Source) -> list[Path]:
-        return [p for p in source.of(*TABLES) if p.stem.lower() == "metadata"]
+    endings = tuple(f"metadata{ending}" for ending in TABLES)
 
     def sniff(self, source: Source, options: Options) -> float:
-        for path in self.files(source)[:SNIFFED_FILES]:
-            for row in first_values(path):
-                named = {n for n in row if n.endswith(("file_name", "file_names"))}
-                if named and looks_like_questions({*row, "image"}, options):
-                    return 0.94
+        for row in first_values(source, self.endings):
+            if any(n.endswith(("file_name", "file_names")) for n in row):
+                return 0.94 if looks_like_questions({*row, "image"}, options) else 0.0
         return 0.0
 
     def row_of(self, row: dict[str, Any], name: str) -> dict[str, Any]:

@@ -10,11 +10,12 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from pelican.base.parse import parse_json
-from pelican.data.formats.base import MAX_ROW, Found, Options, Reader, Source, Unread, record_key
+from pelican.data.formats.base import Found, Options, Reader, Source, Unread, record_key
 from pelican.data.formats.rows import split_of
 from pelican.data.formats.tables import NAMES, column, table_records
 from pelican.data.tables import RowError
 
+MAX_ROW_BYTES = 64 << 20  # of all members of one row
 SHARDS = (".tar", ".tar.gz", ".tgz")
 IMAGES = ("jpg", "jpeg", "png", "webp", "bmp")
 VIDEOS = ("mp4", "mov", "mkv", "webm", "avi")
@@ -65,7 +66,7 @@ def _groups(path: Path) -> Iterator[tuple[str, dict[str, bytes | RowError]]]:
     The file is read once from front to end, also inside gzip; nothing is unpacked to disk. Members
     of one row stand together, as WebDataset's own reader asks.
     """
-    key, members = "", dict[str, bytes | RowError]()
+    key, members, size = "", dict[str, bytes | RowError](), 0
     with tarfile.open(path, "r|*") as shard:
         for member in shard:
             where = PurePosixPath(member.name)
@@ -75,16 +76,18 @@ def _groups(path: Path) -> Iterator[tuple[str, dict[str, bytes | RowError]]]:
             this = (where.parent / stem).as_posix()
             if this != key and members:
                 yield key, members
-                members = {}
+                members, size = {}, 0
             key = this
-            members[field.lower()] = _content(shard, member)
+            members[field.lower()] = _content(shard, member, size)
+            size += member.size
     if members:
         yield key, members
 
 
-def _content(shard: tarfile.TarFile, member: tarfile.TarInfo) -> bytes | RowError:
-    if member.size > MAX_ROW:
-        return RowError("image_huge", f"{member.name!r} has {member.size >> 20} MB")
+def _content(shard: tarfile.TarFile, member: tarfile.TarInfo, before: int) -> bytes | RowError:
+    """The bytes of a member; `before`: those of its row that are held already."""
+    if before + member.size > MAX_ROW_BYTES:
+        return RowError("image_huge", f"the row has more than {MAX_ROW_BYTES >> 20} MB")
     file = shard.extractfile(member)
     data = file.read() if file is not None else b""
     if len(data) < member.size:
@@ -109,7 +112,8 @@ def _row(key: str, members: dict[str, bytes | RowError], options: Options) -> di
             row |= value if isinstance(value, dict) else {name: value}
         elif kind in (*TEXTS, *NUMBERS):
             text = _text(field, data).strip()
-            row[name] = int(text) if kind in NUMBERS and text.lstrip("-").isdecimal() else text
+            number = kind in NUMBERS and len(text) < 19 and text.isdecimal()
+            row[name] = int(text) if number else text
         elif kind in VIDEOS:
             raise RowError("video_unreadable", "a video inside a tar is not read; give it by path")
         elif kind in IMAGES and _MASK.search(name):
