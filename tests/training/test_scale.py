@@ -22,7 +22,11 @@ def cases(root: Path) -> list[dict[str, Any]]:
     rl = {"kind": "grpo", "strategy": "ddp", "world": 1, "steps": 3}
     half = {"save": 2, "stop": 2, "work": str(root / "sft-work")}
     text = {"text": True, "freeze": False, "steps": 2}
-    spread = {"1": {}, "2": {"world": 2}, "fsdp2": {"world": 2, "strategy": "fsdp2"}}
+    spread: dict[str, dict[str, Any]] = {
+        "1": {},
+        "2": {"world": 2},
+        "fsdp2": {"world": 2, "strategy": "fsdp2"},
+    }
     planted = {"work": half["work"], "planted": "checkpoint-4/optimizer_0/.metadata"}
     return [
         {**sft, "name": "sft-1"},

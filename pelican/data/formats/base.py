@@ -24,10 +24,11 @@ from pelican.records import Turn
 class Media:
     """One image, video, or folder of frames; `data` or a `path` as the source writes it.
 
-    `start_s` and `end_s` cut a window out of a video; `fps` is of a folder of frames.
+    `start_s` and `end_s` cut a window out of a video; `fps` is of a folder of frames. A `still` is the
+    frame of a video that is shown at `start_s`.
     """
 
-    kind: Literal["image", "video", "frames"]
+    kind: Literal["image", "video", "frames", "still"]
     path: str = ""
     data: bytes | None = None
     start_s: float | None = None

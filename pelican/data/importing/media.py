@@ -16,7 +16,7 @@ from PIL import Image, ImageOps
 from pelican.data.formats.base import Media
 from pelican.data.images import FORMATS, JPEGS, checked_image, decoding, image_digest, usable
 from pelican.data.tables import RowError
-from pelican.data.video import Clip, ClipCache, ClipRule
+from pelican.data.video import Clip, ClipCache, ClipRule, cut_frame
 from pelican.errors import UserInputError
 
 # Where the media of a source lie: paths of rows to files below the folders that are allowed.
@@ -183,9 +183,9 @@ class Loader:
                 " takes it",
             )
         kinds = {m.kind for m in media}
-        if kinds == {"image"}:
+        if kinds <= {"image", "still"}:
             return self._stills(media)
-        if "image" in kinds:
+        if kinds & {"image", "still"}:
             raise RowError("media_mixed", "a row has images and videos; keep them in two rows")
         return self._clips(media)
 
@@ -204,7 +204,9 @@ class Loader:
         return Loaded(images, times, clip, prepared[0][1], scene=scene)
 
     def image_bytes(self, medium: Media) -> bytes:
-        """The encoded bytes of an image, its own or of its file. Raises RowError."""
+        """The encoded bytes of an image, its own, of its file or of a video. Raises RowError."""
+        if medium.kind == "still":
+            return cut_frame(self.finder.find(medium.path), self.rule, medium.start_s or 0.0)
         if medium.data is not None:
             return medium.data
         return _read(self.finder.find(medium.path), medium.path)

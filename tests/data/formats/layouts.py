@@ -347,6 +347,77 @@ def own_pool(root: Path) -> None:
     write_pool(root, [sample(78)])
 
 
+FRONT, WRIST = "observation.images.front", "observation.images.wrist"
+
+
+def persistent(*rows: tuple[str, float, str]) -> list[dict[str, Any]]:
+    """(style, seconds, text) as rows of `language_persistent`."""
+    return [
+        {"role": "assistant", "content": text, "style": style, "timestamp": time, "camera": None}
+        for style, time, text in rows
+    ]
+
+
+def vqa(camera: str, question: str, answer: object) -> list[dict[str, Any]]:
+    """A question and its answer as rows of `language_events`."""
+    said = answer if isinstance(answer, str) else json.dumps(answer)
+    row = {"style": "vqa", "camera": camera}
+    return [
+        {"role": "user", "content": question, **row},
+        {"role": "assistant", "content": said, **row},
+    ]
+
+
+LASTING = persistent(
+    ("subtask", 0.0, "reach the cup"),
+    ("subtask", 2.0, "grasp the cup"),
+    ("subtask", 4.0, "place the cup"),
+    ("plan", 0.0, "1. reach the cup\n2. grasp the cup\n3. place the cup"),
+    ("plan", 4.0, "1. place the cup"),
+    ("memory", 2.0, "The cup was reached."),
+    ("task_aug", 0.0, "get the cup onto the tray"),
+)
+EVENTS: dict[int, list[dict[str, Any]]] = {
+    3: vqa(FRONT, "How many cups are there?", {"label": "cup", "count": 2})
+    + vqa(WRIST, "What colour is the cup?", {"label": "cup", "attribute": "color", "value": "red"}),
+    7: vqa(FRONT, "Where is the cup?", {"label": "cup", "point_format": "xy", "point": [32, 12]}),
+    12: vqa(FRONT, "Box of the cup?", {"detections": [
+        {"label": "cup", "bbox_format": "xyxy", "bbox": [16, 12, 32, 24]}]}),
+    13: vqa(FRONT, "Boxes?", {"detections": [{"bbox": [0, 0, 9, 9]}, {"bbox": [9, 9, 19, 19]}]}),
+    14: vqa("observation.images.top", "What?", "a cup"),
+    15: [{"role": "user", "content": "Wait!", "style": "interjection", "camera": None}],
+}  # fmt: skip
+
+
+def lerobot(root: Path, lasting: list[dict[str, Any]] = LASTING) -> None:
+    """Two episodes of 6 s at 5 frames a second, two cameras, with language columns."""
+    image_of = {"dtype": "video", "shape": [48, 64, 3], "names": ["height", "width", "channels"]}
+    info = {"codebase_version": "v3.1", "fps": 5, "robot_type": "so100",
+            "features": {WRIST: image_of, FRONT: image_of}}  # fmt: skip
+    write_json(root / "meta" / "info.json", info)
+    tasks = ["put the cup on the tray", "open the drawer", "get the cup onto the tray"]
+    parquet(
+        root / "meta" / "tasks.parquet", [{"task_index": i, "task": t} for i, t in enumerate(tasks)]
+    )
+    episodes, frames = [], []
+    for number in range(2):
+        spans: dict[str, Any] = {}
+        for camera in (FRONT, WRIST):
+            spans |= {f"videos/{camera}/{n}_index": 0 for n in ("chunk", "file")}
+            spans[f"videos/{camera}/from_timestamp"] = 6.0 * number
+            spans[f"videos/{camera}/to_timestamp"] = 6.0 * number + 6.0
+        place = {"data/chunk_index": 0, "data/file_index": 0}
+        episodes.append({"episode_index": number, "tasks": [tasks[number]], **place, **spans})
+        for i in range(30):
+            said = {"language_persistent": [] if number else lasting,
+                    "language_events": [] if number else EVENTS.get(i, [])}  # fmt: skip
+            frames.append({"episode_index": number, "timestamp": i / 5, **said})
+    parquet(root / "meta" / "episodes" / "chunk-000" / "file-000.parquet", episodes)
+    parquet(root / "data" / "chunk-000" / "file-000.parquet", frames)
+    for seed, camera in enumerate((FRONT, WRIST)):
+        video(root / "videos" / camera / "chunk-000" / "file-000.mp4", 12.0, seed=seed)
+
+
 # Name -> what writes it, the reader, and how many good rows and rows left out it has.
 LAYOUTS: dict[str, tuple[Callable[[Path], None], str, int, int]] = {
     "verl, Parquet": (verl_parquet, "verl", 3, 0),
@@ -374,6 +445,7 @@ LAYOUTS: dict[str, tuple[Callable[[Path], None], str, int, int]] = {
     "RefSpatial": (refspatial, "refspatial", 1, 0),
     "EgoSchema": (egoschema, "egoschema", 1, 0),
     "MVBench": (mvbench, "mvbench", 1, 0),
+    "LeRobot": (lerobot, "lerobot", 10, 2),
     "lmms-eval": (lmms_eval, "lmms_eval", 1, 0),
     "save_to_disk": (saved_to_disk, "hf", 1, 0),
     "Parquet": (plain_parquet, "parquet", 1, 0),
