@@ -116,9 +116,13 @@ class _DataSet:
             if not there:
                 return []
             wanted = [("episode_index", "=", episode["episode_index"])]
-            rows: list[dict[str, Any]] = pq.read_table(
-                path, columns=["timestamp", *there], filters=wanted
-            ).to_pylist()
+            table = pq.read_table(path, columns=["timestamp", *there], filters=wanted)
+            lasting = table.column(PERSISTENT)[:1].to_pylist() if PERSISTENT in there else []
+            # Every frame has the same, which as objects may fill the memory.
+            rest = table.select([n for n in table.column_names if n != PERSISTENT])
+            rows: list[dict[str, Any]] = rest.to_pylist()
+            if lasting:
+                rows[0][PERSISTENT] = lasting[0]
             return rows
         except (pa.ArrowException, OSError) as error:
             raise RowError(
