@@ -392,6 +392,8 @@ def _checked(batch: pa.RecordBatch, start: int, apart: pa.Array) -> tuple[Flags,
     text_alone = media == MEDIA.index("text")
     good &= times.good & (_lengths(batch.column("images")) == times.count)
     good &= (times.count == 0) == text_alone
+    for name in ("images", "times_s"):  # a null is no empty list
+        good &= _flags(batch.column(name).is_valid())
     good &= ~clip | ((times.count >= 2) & (span >= MIN_STEP_S))
     asked, question = _questions(batch.column("turns"))
     answers = answers_of(text["answer"])

@@ -20,7 +20,11 @@ from tests.metaloop.test_imported_metaloop import pelican
 def replay(root: Path) -> Path:
     """Questions in text alone; "how many" is what the small teacher answers with a number."""
     rows = [
-        {"id": n, "question": f"{n} balls and one cup: how many cups are on the table?", "answer": 1}
+        {
+            "id": n,
+            "question": f"{n} balls and one cup: how many cups are on the table?",
+            "answer": 1,
+        }
         for n in range(2, 42)
     ]
     write_lines(root / "text.jsonl", rows)

@@ -1,6 +1,6 @@
 """LLaMA-Factory: its folder with dataset_info.json, Alpaca's columns, and the parts of its v1 messages.
 
-The fields are those of hiyouga/LLaMA-Factory at the date of docs/data.md: data/README.md, and for v1
+The fields are those of hiyouga/LLaMA-Factory at ff6d4d1: data/README.md, and for v1
 src/llamafactory/v1/plugins/data_plugins/converter.py.
 """
 

@@ -419,9 +419,12 @@ class ImageFolder(_Files):
         return 0.0
 
     def row_of(self, row: dict[str, Any], name: str) -> dict[str, Any]:
-        """Names of files beside the metadata become paths: `x_file_name` is the column `x`."""
+        """Names of files beside the metadata become paths: `x_file_name` is the column `x`.
+
+        The split is what the first file's folders say, as for `datasets`.
+        """
         folder = PurePosixPath(name).parent
-        found: dict[str, Any] = {"split": split_of(name)}
+        found: dict[str, Any] = {"split": ""}
         for column, value in row.items():
             kind, ending, _ = column.partition("file_name")
             if not ending:
@@ -430,7 +433,11 @@ class ImageFolder(_Files):
             if any(not isinstance(one, str) for one in list_of(value)):
                 raise RowError("schema", f"{column} is no name of a file")
             paths = [(folder / one).as_posix() for one in list_of(value)]
-            found[kind.rstrip("_") or "image"] = paths
+            found[kind.rstrip("_") or "image"] = (
+                paths[0] if isinstance(value, str) else paths or None
+            )
+            if paths and not found["split"]:
+                found["split"] = split_of(PurePosixPath(paths[0]).parent.as_posix())
         return found
 
 

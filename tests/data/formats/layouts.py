@@ -161,8 +161,12 @@ def folder_lines(root: Path) -> None:
 
 def folder_parquet(root: Path) -> None:
     image(root / "a.png", seed=44)
-    row = {"image_file_name": "a.png", "question": COLOUR, "answer": "blue"}
-    parquet(root / "metadata.parquet", [row])
+    image(root / "validation" / "b.png", seed=45)
+    mask(root / "validation" / "b_mask.png", (0, 0, 20, 20))
+    row = {"image_file_name": "a.png", "mask_file_name": None, "question": COLOUR, "answer": "blue"}
+    point = {"image_file_name": "validation/b.png", "mask_file_name": "validation/b_mask.png",
+             "question": "Point at the cup.", "answer": None}  # fmt: skip
+    parquet(root / "metadata.parquet", [row, point])
 
 
 def folder_videos(root: Path) -> None:
@@ -431,7 +435,7 @@ LAYOUTS: dict[str, tuple[Callable[[Path], None], str, int, int]] = {
     "CSV": (csv_table, "json", 1, 0),
     "imagefolder, metadata.csv": (folder_csv, "imagefolder", 2, 0),
     "imagefolder, metadata.jsonl": (folder_lines, "imagefolder", 1, 0),
-    "imagefolder, metadata.parquet": (folder_parquet, "imagefolder", 1, 0),
+    "imagefolder, metadata.parquet": (folder_parquet, "imagefolder", 2, 0),
     "videofolder": (folder_videos, "imagefolder", 1, 0),
     "WebDataset": (tars, "webdataset", 3, 0),
     "LLaMA-Factory v1": (v1_parts, "llamafactory", 1, 0),
