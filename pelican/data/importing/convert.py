@@ -160,6 +160,11 @@ def _convert(record: Record, loader: Loader, defaults: Defaults) -> Good:
         chance=1 / len(answer.options) if isinstance(answer, ChoiceAnswer) else 0.0,
     )
     answer_fits(sample)
+    try:  # JSON may name half a character, as "\ud800" does
+        "".join((sample.id, source, sample.scene, sample.benchmark, record.license)).encode()
+        answer.model_dump_json()
+    except ValueError:
+        raise RowError("text", "text is not UTF-8") from None
     return Good(sample, label, record.license or defaults.license, record.place, record.key)
 
 

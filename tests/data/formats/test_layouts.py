@@ -206,3 +206,19 @@ def test_rows_of_a_csv_that_can_not_be_read(tmp_path: Path) -> None:
     assert found.bad == {
         "rows.csv, row 2": "file", "c": "answer_missing", "rows.csv, row 5": "text",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("field", "code"),
+    [("question", "text"), ("answer", "answer"), ("choices", "text"), ("license", "text"),
+     ("id", "schema"), ("scene", "schema")],
+)  # fmt: skip
+def test_half_a_character_is_the_fault_of_its_row_alone(
+    field: str, code: str, tmp_path: Path
+) -> None:
+    row = {"question": "Which is left?", "choices": ["cup", "bowl"], "answer": "cup", "id": "a"}
+    half = "\ud800" if field != "choices" else ["cup", "\ud800"]
+    write_lines(tmp_path / "lab" / "x.jsonl", [{**row, field: half}, {**row, "id": "b"}])
+    found = imported(tmp_path / "lab", tmp_path / "pool")
+    assert list(found.samples) == ["lab/b"]
+    assert list(found.bad.values()) == [code]
