@@ -203,12 +203,12 @@ class Split(StrEnum):
 
 
 class Sample(Frozen):
-    """One question about an image or a clip, with what its answer is checked against."""
+    """One question about an image, a clip, or, of general replay, none of them (`text`)."""
 
     id: str = Field(min_length=1)
-    media_kind: Literal["image", "clip"]
+    media_kind: Literal["image", "clip", "text"]
     images: tuple[bytes, ...] = Field(
-        min_length=1, description="encoded images, clip frames in order"
+        description="encoded images, clip frames in order; none of a question in text alone"
     )
     times_s: tuple[float, ...] = Field(description="time of every image in its clip, seconds")
     turns: tuple[Turn, ...] = Field(min_length=1)
@@ -223,6 +223,8 @@ class Sample(Frozen):
 
     @model_validator(mode="after")
     def _aligned(self) -> Sample:
+        if bool(self.images) == (self.media_kind == "text"):
+            raise ValueError(f"{len(self.images)} images in a sample of kind {self.media_kind}")
         if len(self.times_s) != len(self.images):
             raise ValueError(f"{len(self.images)} images but {len(self.times_s)} times")
         if any(b <= a for a, b in zip(self.times_s, self.times_s[1:], strict=False)):
@@ -233,8 +235,8 @@ class Sample(Frozen):
 
     @property
     def span_s(self) -> float:
-        """Length of the clip in seconds; 0 for a still."""
-        return self.times_s[-1] - self.times_s[0]
+        """Length of the clip in seconds; 0 without one."""
+        return self.times_s[-1] - self.times_s[0] if self.times_s else 0.0
 
     @property
     def question(self) -> str:

@@ -100,10 +100,14 @@ def _open_recorded(
     benchmark: Benchmark, data: Path, path: Path
 ) -> tuple[str, str, Callable[[], Engine]]:
     """The name, identity and engine of a file of recorded replies; see `_engine`."""
+    from pelican.evaluation.published.lmms_samples import is_lmms_samples, read_lmms_samples
     from pelican.evaluation.published.run import RecordedEngine, check_replies, read_replies
     from pelican.storage.digests import file_digest
 
-    replies = read_replies(path, benchmark.name)
+    if is_lmms_samples(path):
+        replies = read_lmms_samples(path, benchmark, data)
+    else:
+        replies = read_replies(path, benchmark.name)
     questions, answered = check_replies(benchmark, data, replies, path)
     print(f"{path}: replies to {answered} of {questions} questions")
     if len(replies) > answered:

@@ -172,6 +172,7 @@ class Wishes:
     config: str = ""
     turns: str = "last"
     notation: str = ""
+    text_rows: bool = False
     step_s: float = 1.0
     max_frames: int = 64
     horizon_s: float = 64.0
@@ -252,8 +253,10 @@ def make_plan(where: str, wishes: Wishes) -> Plan:
         split=cast(Literal["train", "dev", "test"], wishes.split or "train"),
         force_split=bool(wishes.split),
         notation=find_notation(wishes.notation),
+        text_rows=wishes.text_rows,
     )
-    chosen = {k: v for k, v in asdict(wishes).items() if v not in ("", (), None)}
+    said = {k: v for k, v in asdict(wishes).items() if v is not False}
+    chosen = {k: v for k, v in said.items() if v not in ("", (), None)}
     chosen = {k: [str(x) for x in v] if isinstance(v, tuple) else v for k, v in chosen.items()}
     chosen.pop("workers")  # changes no row
     return Plan(
@@ -358,10 +361,16 @@ def _say(result: Result, pool: Path, took_s: float) -> None:
             f"{counted(free, 'row has', 'rows have')} a free answer, which only a judge scores: set"
             " reward.judge.endpoint and reward.judge.model, or they earn 0"
         )
-    weak = sum(n for name, n in version.counts["family"].items() if name == "general")
+    text = version.counts["media_kind"].get("text", 0)
+    weak = version.counts["family"].get("general", 0) - text
     families = ", ".join(f"{name} {n:,}" for name, n in version.counts["family"].items())
     console().print(f"families: {families}")
-    if weak:
+    if text:
+        print(
+            f"{counted(text, 'row has', 'rows have')} no picture and no video: general questions in text"
+            " alone, as data.replay takes them"
+        )
+    if weak > 0:
         print(
             f"{counted(weak, 'row is', 'rows are')} general: no rule knew the family; `pelican data"
             " judge` asks a model, `pelican data correct` takes a person's word"

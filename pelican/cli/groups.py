@@ -212,6 +212,9 @@ def import_(
             " thousandths, pixels, qwen2.5-vl, …"
         ),
     ] = "",
+    text_rows: Annotated[
+        bool, typer.Option("--text-rows", help="Rows with an empty image field are text alone.")
+    ] = False,
     step_s: Annotated[float, typer.Option(help="Seconds between two frames of a clip.")] = 1.0,
     max_frames: Annotated[
         int, typer.Option(help="Most frames of a clip; a longer clip gets a larger step.")
@@ -249,6 +252,7 @@ def import_(
         config=config,
         turns=turns,
         notation=notation,
+        text_rows=text_rows,
         step_s=step_s,
         max_frames=max_frames,
         horizon_s=horizon_s,

@@ -41,6 +41,9 @@ from pelican.rewards.score import scorer_of
 # The rules for one row, all but its images: `entry_of` applies them and says what is wrong.
 
 MIN_STEP_S = 1 / 240  # no camera of a robot is faster
+IN_MEDIA = frozenset(
+    {"points", "box", "interval"}
+)  # kinds of answers that lie in a frame or a clip
 RESERVED = re.compile(r"<\|[\w ]{1,40}\|>|<(?:image|video)_pad>|\[/?INST\]|<</?SYS>>")
 
 
@@ -122,6 +125,10 @@ def refuse(markup: re.Pattern[str], text: str) -> None:
 def answer_fits(sample: Sample) -> None:
     """Raise RowError if no reward can score the answer, or if it lies outside its clip or frame."""
     answer = sample.answer
+    if not sample.images and answer.kind in IN_MEDIA:
+        raise RowError(
+            "answer", f"an answer of kind {answer.kind} lies in a medium; the row has none"
+        )
     try:
         scorer_of(sample)
     except UserInputError:
@@ -313,8 +320,9 @@ def _objects(shard: int, block: pa.RecordBatch) -> Iterator[Entry]:
 Flags = npt.NDArray[np.bool_]
 
 _TEXTS = ("id", "media_kind", "family", "dimension", "answer", "source", "scene", "split")
-MEDIA, ROLES = ("image", "clip"), ("system", "user", "assistant")
+MEDIA, ROLES = ("image", "clip", "text"), ("system", "user", "assistant")
 _SCORED = np.array([[kind in FAMILIES[family] for kind in KINDS] for family in FAMILY])
+_IN_MEDIA = np.array([kind in IN_MEDIA for kind in KINDS])
 _SIGNS = ("<|", "_pad>", "INST]", "SYS>>")  # one is wherever RESERVED finds something
 _FEW = 64  # rows; among fewer no part without a fault is looked for
 
@@ -381,11 +389,16 @@ def _checked(batch: pa.RecordBatch, start: int, apart: pa.Array) -> tuple[Flags,
     times = _times(batch.column("times_s"))
     clip = media == MEDIA.index("clip")
     span = times.last - times.first
-    good &= times.good & (times.count > 0) & (_lengths(batch.column("images")) == times.count)
+    text_alone = media == MEDIA.index("text")
+    good &= times.good & (_lengths(batch.column("images")) == times.count)
+    good &= (times.count == 0) == text_alone
+    for name in ("images", "times_s"):  # a null is no empty list
+        good &= _flags(batch.column(name).is_valid())
     good &= ~clip | ((times.count >= 2) & (span >= MIN_STEP_S))
     asked, question = _questions(batch.column("turns"))
     answers = answers_of(text["answer"])
     good &= asked & (answers.kind >= 0) & _SCORED[family, answers.kind]
+    good &= ~(text_alone & _IN_MEDIA[answers.kind])
     step = span / np.maximum(1, times.count - 1)
     inside = (answers.end <= times.last + step) & (answers.start >= times.first - step)
     good &= (answers.kind != KIND["interval"]) | inside

@@ -19,6 +19,7 @@ from pelican.data.images import seen_size
 from pelican.engines.base import Engine, conversation, rollout_seed
 from pelican.engines.transformers_private import (
     count_patches,
+    encode_in_every_pass,
     make_room,
     next_logits,
     rotary_positions,
@@ -276,6 +277,7 @@ def load_model(model: ModelConfig, checkpoint: Path) -> tuple[Any, PromptEncoder
 def prepare_model(model: ModelConfig, policy: Any, processor: Any) -> PromptEncoder:
     """Freeze and cache the vision tower as the recipe says; returns the prompt encoder."""
     visual = vision_tower(policy)
+    encode_in_every_pass(policy)
     if model.freeze_vision:
         visual.requires_grad_(False)
     if model.freeze_vision and model.cache_vision:

@@ -123,6 +123,11 @@ def patches_per_token(visual: nn.Module) -> int:
     return int(visual.spatial_merge_size) ** 2  # type: ignore[arg-type]
 
 
+def feature_width(visual: nn.Module) -> int:
+    """Numbers of one feature that the tower gives."""
+    return int(visual.config.out_hidden_size)  # type: ignore[union-attr,arg-type]
+
+
 def replace_forward(
     visual: nn.Module, look_up: Callable[[Tensor, Tensor], Tensor]
 ) -> Callable[[Tensor, Tensor], Tensor]:
@@ -152,6 +157,42 @@ def replace_forward(
 def has_replaced_forward(visual: nn.Module) -> bool:
     """Whether `replace_forward` was called for this tower."""
     return getattr(visual.forward, "__name__", "") == "give_features"
+
+
+def encode_in_every_pass(policy: Any) -> None:
+    """Let a pass without an image run the vision tower, too, on a blank picture that counts 0 times.
+
+    A batch of text alone would leave the tower out, on one process and not on another. Then FSDP2 and
+    ZeRO-3, whose every block gathers its weights and scatters its gradients together, wait for
+    each other for ever, and DDP refuses a step in which parameters got no gradient. So the tower
+    gets a gradient of 0, and the embeddings a sum that is 0: no number of the pass changes. Passes that go
+    on from kept keys, and a tower whose features are looked up, need nothing.
+    """
+    visual, language = policy.model.visual, policy.model.language_model
+    side: int = visual.config.spatial_merge_size
+    width = (
+        visual.config.in_channels * visual.config.temporal_patch_size * visual.config.patch_size**2
+    )
+    encoded = False
+
+    def note(*_: Any) -> None:
+        nonlocal encoded
+        encoded = True
+
+    def add_blank(_: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        nonlocal encoded
+        done, encoded = encoded, False
+        cache = kwargs.get("past_key_values")
+        if done or has_replaced_forward(visual) or (cache is not None and cache.get_seq_length()):
+            return None
+        embeds: Tensor = kwargs["inputs_embeds"]
+        grid = torch.tensor([[1, side, side]], device=embeds.device)
+        blank = visual(embeds.new_zeros(side * side, width), grid_thw=grid).pooler_output
+        encoded = False
+        return args, kwargs | {"inputs_embeds": embeds + (0 * blank.sum()).to(embeds.dtype)}
+
+    visual.register_forward_hook(note)
+    language.register_forward_pre_hook(add_blank, with_kwargs=True)
 
 
 def count_patches(image_processor: Any, height: int, width: int) -> int:

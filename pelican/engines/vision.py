@@ -19,7 +19,11 @@ from torch import Tensor, nn
 
 from pelican.config import env
 from pelican.data.images import open_seen
-from pelican.engines.transformers_private import patches_per_token, replace_forward
+from pelican.engines.transformers_private import (
+    feature_width,
+    patches_per_token,
+    replace_forward,
+)
 
 # Features of a frozen vision tower on disk, so that the stages of a run encode an image once.
 #
@@ -181,6 +185,7 @@ class FeatureBank:
         self._processor = image_processor
         self._device = next(visual.parameters()).device
         self._merge = patches_per_token(visual)
+        self._width = feature_width(visual)
         self._keys: dict[bytes, int] = {}
         self._grids: list[Grid] = []
         self._features: list[Tensor] = []
@@ -257,7 +262,9 @@ class FeatureBank:
         return Prepared(rows, image.grid)
 
     def mean(self, images: Sequence[bytes]) -> Tensor:
-        """Mean of the features of all tokens of all `images`, shape [hidden]."""
+        """Mean of the features of all tokens of all `images`, shape [hidden]; 0 of none."""
+        if not images:
+            return torch.zeros(self._width)
         keys = [int(p.rows[0, 0]) for p in self.prepare(images)]
         return torch.cat([self._features[key] for key in keys]).mean(0)
 

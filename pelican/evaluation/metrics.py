@@ -59,9 +59,9 @@ RESULTS = pa.schema([(name, _KINDS[_TYPES.get(name, str)]) for name in ResultRow
 
 
 def horizon_of(sample: Sample) -> str:
-    """`image`, or a clip of up to or over 32 s."""
-    if sample.media_kind == "image":
-        return "image"
+    """`image`, `text`, or a clip of up to or over 32 s."""
+    if sample.media_kind != "clip":
+        return sample.media_kind
     return "clip_to_32s" if sample.span_s <= SHORT_CLIP_S else "clip_over_32s"
 
 

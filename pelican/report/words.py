@@ -49,6 +49,7 @@ def dimension(name: str) -> str:
 def horizon(name: str) -> str:
     return {
         "image": "image",
+        "text": "text alone",
         "clip_to_32s": "clip up to 32 s",
         "clip_over_32s": "clip over 32 s",
     }.get(name, name)

@@ -19,6 +19,7 @@ from trl.trainer.utils import add_fused_lm_head
 
 from pelican.config.recipe import Recipe
 from pelican.engines.transformers import Encoded
+from pelican.engines.transformers_private import encode_in_every_pass
 from pelican.records import Sample
 from pelican.training.distributed import (
     ScaledTraining,
@@ -81,6 +82,7 @@ class ScaledGrpoTrainer(ScaledTraining, DeliberateGrpoTrainer):
     def _reference(self, recipe: Recipe, checkpoint: Path) -> Any:
         """The policy at the start of the phase, sharded as the policy is."""
         reference = load_weights(recipe, checkpoint, getattr(torch, recipe.model.dtype))
+        encode_in_every_pass(reference)
         reference.requires_grad_(False)
         if self._by_row:  # as TRL does with a reference of its own
             add_fused_lm_head(reference, temperature=self.temperature)

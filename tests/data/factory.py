@@ -51,9 +51,15 @@ def clip(number: int, times_s: Sequence[float], **changes: Any) -> Sample:
     return sample(number, **whole)
 
 
+def text_sample(number: int, **changes: Any) -> Sample:
+    """Sample `number` without a picture, of general replay."""
+    bare: dict[str, Any] = {"media_kind": "text", "images": (), "times_s": ()}
+    return general(number, **{"id": f"t{number:05d}", **bare, **changes})
+
+
 def general(number: int, **changes: Any) -> Sample:
     """A replay sample."""
-    return sample(number, id=f"g{number:05d}", family=Family.GENERAL, **changes)
+    return sample(number, **{"id": f"g{number:05d}", "family": Family.GENERAL, **changes})
 
 
 def write_pool(folder: Path, samples: Sequence[Sample], per_shard: int = 50) -> Path:

@@ -44,7 +44,7 @@ def mask(*inside: int, size: tuple[int, int] = (3, 4)) -> dict[str, Any]:
 # What a column may hold: what is usual, what is allowed, what is broken.
 VALUES: dict[str, list[Any]] = {
     "id": ["a", "b", "c", "", None, "ü", "a\0b"],
-    "media_kind": ["image", "clip", "clip", "video", None],
+    "media_kind": ["image", "clip", "clip", "text", "text", "video", None],
     "images": [[PICTURE], [PICTURE] * 2, [PICTURE] * 3, [None], [], None],
     "times_s": [[0.0], [0.0, 1.0], [0.0, 1.0], [0.0, 0.5, 4.0], [1.0, 0.5], [0.0, 0.001], [NAN],
                 [0.0, INF], [None], [-1.0, 0.0], [], None],
@@ -84,6 +84,8 @@ VALUES: dict[str, list[Any]] = {
 
 GOOD = [raw_row(number, images=[PICTURE]) for number in range(12)]
 
+TEXT_ALONE = {"media_kind": "text", "images": [], "times_s": []}
+
 
 @st.composite
 def broken_rows(draw: st.DrawFn) -> list[dict[str, Any]]:
@@ -91,7 +93,8 @@ def broken_rows(draw: st.DrawFn) -> list[dict[str, Any]]:
     found = []
     for number in range(draw(st.integers(1, 12))):
         names = draw(st.lists(st.sampled_from(sorted(VALUES)), max_size=3))
-        found.append(GOOD[number] | {name: draw(st.sampled_from(VALUES[name])) for name in names})
+        base = draw(st.sampled_from([GOOD[number], GOOD[number] | TEXT_ALONE]))
+        found.append(base | {name: draw(st.sampled_from(VALUES[name])) for name in names})
     return found
 
 

@@ -81,7 +81,9 @@ def test_marks_are_filled_from_the_objects_of_the_row(tmp_path: Path) -> None:
     samples = {name.partition("/")[2]: sample for name, sample in found.samples.items()}
     assert set(samples) == {str(one["id"]) for one in (*FILLED, *OLD)}
     for name in ("one", "shares", "thousandths", "a list", "a text"):
-        assert samples[name].question == f"Find the red block in this picture\n{grid_sentence(GRID)}"
+        assert (
+            samples[name].question == f"Find the red block in this picture\n{grid_sentence(GRID)}"
+        )
         assert samples[name].answer == BoxAnswer(box=(125, 417, 375, 917), scale=1000)
     assert samples["a hundred"].answer == BoxAnswer(box=(12, 42, 38, 92), scale=100)
     assert samples["a hundred"].question == "Find the red block. Coordinates go from 0 to 100."

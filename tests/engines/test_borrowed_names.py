@@ -23,6 +23,7 @@ from transformers.cache_utils import DynamicCache
 
 from pelican.engines.transformers_private import (
     count_patches,
+    encode_in_every_pass,
     has_replaced_forward,
     make_room,
     patches_per_token,
@@ -169,3 +170,23 @@ def test_no_other_file_of_the_engines_knows_what_is_borrowed() -> None:
 
 def is_self(value: ast.expr) -> bool:
     return isinstance(value, ast.Name) and value.id == "self"
+
+
+def test_a_pass_without_an_image_runs_the_tower_and_changes_no_number(twin: Path) -> None:
+    """What `encode_in_every_pass` says: a gradient of 0 in the tower, and all else bit by bit."""
+    found = []
+    for hooked in (False, True):
+        model: Any = AutoModelForImageTextToText.from_pretrained(twin, dtype=torch.float32)
+        if hooked:
+            encode_in_every_pass(model)
+        for ids in ([[5, 6, 7, 8]], [[9, 8, 7, 6]]):
+            logits = model(input_ids=torch.tensor(ids)).logits
+            logits.square().mean().backward()
+        found.append((logits, {n: p.grad for n, p in model.named_parameters()}))
+    (plain, without), (same, given) = found
+    assert torch.equal(plain, same)
+    for name, gradient in given.items():
+        if "visual" in name:
+            assert without[name] is None and not gradient.any()
+        else:
+            assert torch.equal(without[name], gradient), name

@@ -38,6 +38,7 @@ from pelican.config.recipe import (  # noqa: E402
 from tests.data.factory import (  # noqa: E402
     clip,
     sample,
+    text_sample,
 )
 from tests.endpoints import free_port  # noqa: E402
 from tests.training.trainers import (  # noqa: E402
@@ -46,6 +47,8 @@ from tests.training.trainers import (  # noqa: E402
 )
 
 SAMPLES = [sample(i) for i in range(7)] + [clip(7, (0.0, 8.0))]
+# Two questions in text alone are shorter than two with an image, so that of two processes one gets both.
+TEXT_TOO = [text_sample(0), text_sample(1), sample(2), sample(3)]
 
 
 def recipe_of(case: dict[str, Any]) -> Recipe:
@@ -105,10 +108,11 @@ def train(case: dict[str, Any], twin: Path, folder: Path, world: int) -> dict[st
     work = Path(case.get("work", folder))
     torch.manual_seed(0)
     drawn: list[list[str]] = []
+    samples = TEXT_TOO if case.get("text") else SAMPLES
     if case["kind"] == "sft":
         rows = [
             Demonstration(s, f"<think>{i}</think><answer>{i}{'x' * i}</answer>")
-            for i, s in enumerate(SAMPLES)
+            for i, s in enumerate(samples)
         ]
         args = sft_arguments(recipe, work, world, 0, case["steps"])
         args.logging_steps = 1
@@ -127,12 +131,13 @@ def train(case: dict[str, Any], twin: Path, folder: Path, world: int) -> dict[st
             recipe,
             twin,
             work,
-            SAMPLES,
+            samples,
             lambda record: drawn.append([g.sample.id for g in record.drawn]),
             world=world,
             url=(folder / "url").read_text() if served else None,
             folder=folder / "weights" if served else None,
         )
+    images = count_images(trainer)
     if "stop" in case:
         trainer.add_callback(StopAt(case["stop"]))
     start = {k: v.float().clone() for k, v in load_copy_of(twin).named_parameters()}
@@ -152,7 +157,22 @@ def train(case: dict[str, Any], twin: Path, folder: Path, world: int) -> dict[st
         ),
         "state_bytes": state_bytes(trainer),
         "drawn": drawn,
+        "images": images,
     }
+
+
+def count_images(trainer: Any) -> list[int]:
+    """A list that gets the number of images of every pass."""
+    found: list[int] = []
+    passes = trainer.passes
+
+    def counted(inputs: dict[str, Any]) -> Any:
+        parts = passes(inputs)
+        found.extend(len(part.get("image_grid_thw", ())) for part, _ in parts)
+        return parts
+
+    trainer.passes = counted
+    return found
 
 
 def load_copy_of(twin: Path) -> Any:

@@ -21,6 +21,12 @@ def cases(root: Path) -> list[dict[str, Any]]:
     sft = {"kind": "sft", "strategy": "ddp", "world": 1, "steps": 4}
     rl = {"kind": "grpo", "strategy": "ddp", "world": 1, "steps": 3}
     half = {"save": 2, "stop": 2, "work": str(root / "sft-work")}
+    text = {"text": True, "freeze": False, "steps": 2}
+    spread: dict[str, dict[str, Any]] = {
+        "1": {},
+        "2": {"world": 2},
+        "fsdp2": {"world": 2, "strategy": "fsdp2"},
+    }
     planted = {"work": half["work"], "planted": "checkpoint-4/optimizer_0/.metadata"}
     return [
         {**sft, "name": "sft-1"},
@@ -30,6 +36,8 @@ def cases(root: Path) -> list[dict[str, Any]]:
         {**sft, "name": "sft-fsdp2-half", "world": 2, "strategy": "fsdp2", **half},
         {**sft, "name": "sft-fsdp2-rest", "world": 4, "strategy": "fsdp2", "work": half["work"]},
         {**sft, "name": "sft-fsdp2-planted", "world": 2, "strategy": "fsdp2", **planted},
+        *({**sft, **text, "name": f"sft-text-{name}", **more} for name, more in spread.items()),
+        *({**rl, **text, "name": f"rl-text-{name}", **more} for name, more in spread.items()),
         {**sft, "name": "sft-bf16", "dtype": "bfloat16", "rate": 1e-6, "checkpointing": True},
         {**rl, "name": "rl-1"},
         {**rl, "name": "rl-2", "world": 2},
@@ -81,6 +89,19 @@ def test_a_sharded_policy_is_saved_whole_under_the_checkpoints_names(
     runs: Path, name: str, same_as: str
 ) -> None:
     assert_same_weights(runs, same_as, name)
+
+
+@pytest.mark.parametrize("kind", ["sft", "rl"])
+@pytest.mark.parametrize("name", ["2", "fsdp2"])
+def test_a_process_without_an_image_trains_with_one_that_has_some(
+    runs: Path, kind: str, name: str
+) -> None:
+    shares = [result(runs, f"{kind}-text-{name}", rank)["images"] for rank in (0, 1)]
+    assert any(bool(a) != bool(b) for a, b in zip(*shares, strict=True))
+    one = result(runs, f"{kind}-text-1")
+    assert one["moved"] > 0
+    assert_same_curve(one, result(runs, f"{kind}-text-{name}"))
+    assert_same_weights(runs, f"{kind}-text-1", f"{kind}-text-{name}")
 
 
 def test_fsdp2_goes_on_with_another_number_of_processes(runs: Path) -> None:

@@ -26,10 +26,11 @@ class Media:
     """One image, video, or folder of frames; `data` or a `path` as the source writes it.
 
     `start_s` and `end_s` cut a window out of a video, in its own time. A video of pictures is `frames`:
-    a folder at `path`, or the `pictures` themselves, both of `fps` (None: the source does not say).
+    a folder at `path`, or the `pictures` themselves, both of `fps` (None: the source does not say). A
+    `still` is the frame of a video that is shown at `start_s`.
     """
 
-    kind: Literal["image", "video", "frames"]
+    kind: Literal["image", "video", "frames", "still"]
     path: str = ""
     data: bytes | None = None
     start_s: float | None = None
@@ -81,6 +82,7 @@ class Record:
     """One question of a source. Empty strings are what the source does not say.
 
     `place` is where it stands, for a person; `key` tells it from other records by its content.
+    `text_alone`: the row has no field for a medium, so its question is asked in text alone.
     """
 
     place: str
@@ -98,6 +100,7 @@ class Record:
     benchmark: str = ""
     family: str = ""
     dimension: str = ""
+    text_alone: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,6 +208,30 @@ def time_of(row: Mapping[str, Any], *names: str) -> float | None:
     return seconds_of(next((row[n] for n in names if row.get(n) not in (None, "")), None))
 
 
+# Names of fields, and ends of texts, that say that a row has a medium.
+_NAMES_MEDIUM = re.compile(
+    r"image|img|video|picture|photo|frame|clip|rgb|depth|media|pixel|camera|visual|audio|file_?name",
+    re.IGNORECASE,
+)
+_MEDIUM = (
+    *(".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif", ".heic", ".npy"),
+    *(".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".mpg", ".mpeg", ".flv", ".wav", ".mp3"),
+)
+
+
+def is_text_alone(row: Mapping[str, Any]) -> bool:
+    """Whether no field of a row could be a medium: none is called so, no value is bytes or a file's name.
+
+    A field that is there and empty does not count as none: its picture may be lost.
+    """
+    return not any(
+        _NAMES_MEDIUM.search(str(name))
+        or isinstance(value, bytes)
+        or (isinstance(value, str) and value[-5:].lower().endswith(_MEDIUM))
+        for name, value in row.items()
+    )
+
+
 def list_of(value: object) -> list[Any]:
     """A list as it is, one thing as a list of it, None as nothing."""
     if value is None or value == "":
@@ -217,8 +244,12 @@ def list_of(value: object) -> list[Any]:
 MAX_ROW = 64 << 20  # characters of one JSON value; with pictures in it a row may be long
 MAX_OBJECT = 128 << 20  # bytes of a file that is one JSON object, and so is held whole
 _BLOCK = 1 << 16
-_NOT_UTF8 = re.compile("[\udc80-\udcff]")  # bytes that `surrogateescape` let through
+NOT_UTF8 = re.compile("[\udc80-\udcff]")  # bytes that `surrogateescape` let through
 _BETWEEN = re.compile(r"[ \t\r\n,]*")  # two values of an array
+_ROWS = (
+    *(".json", ".jsonl", ".csv", ".tsv", ".parquet", ".yaml", ".yml", ".arrow"),
+    *(".tar", ".tar.gz", ".tgz"),
+)
 # Folders of media and of version control hold no rows.
 _SKIPPED = {".git", ".cache", "__pycache__"}
 
@@ -232,17 +263,17 @@ class Source:
         self.path = path
         self.root = path.parent if path.is_file() else path
         self._names: dict[Path, str] = {}
+        self.heads: dict[Path, list[dict[str, Any]]] = {}  # the first rows of files, once read
 
     @cached_property
     def files(self) -> list[Path]:
-        """Every file that may hold rows (JSON, JSON lines, Parquet, YAML), sorted."""
+        """Every file that may hold rows (JSON, JSON lines, CSV, Parquet, YAML, tar), sorted."""
         if self.path.is_file():
             return [self.path]
-        endings = {".json", ".jsonl", ".parquet", ".yaml", ".yml", ".arrow"}
         found = [
             p
             for p in self.path.rglob("*")
-            if p.suffix.lower() in endings and not _SKIPPED & set(p.relative_to(self.path).parts)
+            if p.name.lower().endswith(_ROWS) and not _SKIPPED & set(p.relative_to(self.path).parts)
         ]
         return sorted(p for p in found if p.is_file())
 
@@ -353,7 +384,7 @@ def _parsed(number: int, text: str) -> JsonRow:
 
 
 def _checked(number: int, value: Any, text: str) -> JsonRow:
-    if not text.isascii() and _NOT_UTF8.search(text):
+    if not text.isascii() and NOT_UTF8.search(text):
         return JsonRow(number, None, text, RowError("text", "text is not UTF-8"))
     if not isinstance(value, dict):
         return _bad(number, text, f"a row is a {type(value).__name__}, not an object")

@@ -19,6 +19,7 @@ from pelican.data.formats.base import (
     Reference,
     Source,
     Unread,
+    is_text_alone,
     json_rows,
     list_of,
     record_key,
@@ -292,6 +293,7 @@ def described(
         license=text_of(value, "license", "licence"),
         family=text_of(value, "family"),
         dimension=text_of(value, "dimension"),
+        text_alone=not media and is_text_alone(value),
     )
 
 

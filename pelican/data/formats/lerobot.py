@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +23,16 @@ from pelican.data.formats.base import (
     Reference,
     Source,
     Unread,
+    list_of,
     record_key,
 )
+from pelican.data.formats.lerobot_language import EVENTS, PERSISTENT, Asked, events, lasting
 from pelican.data.tables import RowError
 from pelican.errors import UserInputError
 from pelican.records import Turn
 
 CHOICES = 4
+_STEP = re.compile(r"^\s*\d{1,2}[.)]\s*(.+)$", re.MULTILINE)
 VIDEO_PATH = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
 DATA_PATH = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 
@@ -83,21 +87,20 @@ class _DataSet:
         cameras = {
             n: f for n, f in features.items() if isinstance(f, dict) and f.get("dtype") == "video"
         }
-        wish = options.columns.get("video", "")
-        if wish and wish not in cameras:
-            raise UserInputError(f"{root} has no camera {wish!r}; it has {', '.join(cameras)}")
         if not cameras:
             raise UserInputError(f"{root} has no video feature in meta/info.json")
         colour = [name for name, feature in cameras.items() if not _is_depth(feature)]
-        if not wish and not colour:
+        wish = options.columns.get("video", "")
+        if not colour and (not wish or wish == "all"):
             raise UserInputError(
                 f"{root} has no camera of colour, only depth ({', '.join(cameras)}); --column"
                 f" video={next(iter(cameras))} takes it all the same"
             )
+        self.chosen = colour if wish == "all" else _chosen(wish, list(cameras), root)
         # A wrist camera sees too little of the scene to ask about it.
-        self.camera = wish or min(
-            colour, key=lambda n: ("depth" in n, "wrist" in n, colour.index(n))
-        )
+        best = sorted(colour, key=lambda n: ("depth" in n, "wrist" in n, colour.index(n)))[:1]
+        self.cameras = self.chosen or best
+        self.sizes = {name: _size(features[name]) for name in cameras}
         self.fps = float(info.get("fps") or 30)
         self.video_path = str(info.get("video_path") or VIDEO_PATH)
         self.data_path = str(info.get("data_path") or DATA_PATH)
@@ -120,9 +123,13 @@ class _DataSet:
             if not there:
                 return []
             wanted = [("episode_index", "=", episode["episode_index"])]
-            rows: list[dict[str, Any]] = pq.read_table(
-                path, columns=["timestamp", *there], filters=wanted
-            ).to_pylist()
+            table = pq.read_table(path, columns=["timestamp", *there], filters=wanted)
+            lasting = table.column(PERSISTENT)[:1].to_pylist() if PERSISTENT in there else []
+            # Every frame has the same, which as objects may fill the memory.
+            rest = table.select([n for n in table.column_names if n != PERSISTENT])
+            rows: list[dict[str, Any]] = rest.to_pylist()
+            if lasting:
+                rows[0][PERSISTENT] = lasting[0]
             return rows
         except (pa.ArrowException, OSError) as error:
             raise RowError(
@@ -155,40 +162,88 @@ def _names(path: Path, column: str) -> dict[int, str]:
     return found
 
 
+def _chosen(wish: str, cameras: Sequence[str], root: Path) -> list[str]:
+    """The cameras that a person names, by whole names or their last parts, with commas between; or all."""
+    if wish == "all" and wish not in cameras:
+        return list(cameras)
+    found = []
+    for name in filter(None, (part.strip() for part in wish.split(","))):
+        fits = [c for c in cameras if name in (c, c.rpartition(".")[2])]
+        if len(fits) != 1:
+            raise UserInputError(
+                f"{root} has {'no' if not fits else 'more than one'} camera {name!r}; it has"
+                f" {', '.join(cameras)}"
+            )
+        found += fits
+    return found
+
+
+def _size(feature: Mapping[str, Any]) -> tuple[int, int]:
+    """(width, height) of a camera's pictures; `names` says what the numbers of `shape` are."""
+    shape, names = list_of(feature.get("shape")), list_of(feature.get("names"))
+    of = dict(zip(names, shape, strict=False))
+    if "height" not in of or "width" not in of:
+        of = dict(zip(("height", "width"), shape[1:] if shape[:1] == [3] else shape, strict=False))
+    return int(of.get("width") or 1), int(of.get("height") or 1)
+
+
 def _questions(data: _DataSet, episode: dict[str, Any], file: str) -> Iterator[Found]:
     number = episode.get("episode_index")
     place = f"{file}, episode {number}"
     key = record_key({k: v for k, v in episode.items() if not k.startswith("stats/")})
+    tasks = [str(t) for t in episode.get("tasks") or [] if str(t).strip()]
+    several = len(data.cameras) > 1
+    made: list[_Made | RowError] = []
     try:
-        media = _video(data, episode)
-        tasks = [str(t) for t in episode.get("tasks") or [] if str(t).strip()]
-        spans, success = _annotations(data, episode)
-        made = list(_made(data, f"ep{number}", tasks, spans, success, media))
+        said = _annotations(data, episode)
+        for camera in data.cameras:
+            media = _video(data, episode, camera)
+            suffix = f"/{camera.rpartition('.')[2]}" if several else ""
+            for one in _made(data, f"ep{number}", tasks, said, media):
+                made.append((f"{one[0]}{suffix}", *one[1:]))
+        made += _asked(data, episode, said)
         if not made:
             raise RowError("answer_missing", "the episode has no annotation to ask about")
     except RowError as error:
         yield Unread(place, key, f"ep{number}", error)
         return
-    for kind, question, reference, window, family, dimension in made:
+    for at, question in enumerate(made):
+        if isinstance(question, RowError):
+            yield Unread(f"{place}, question {at}", f"{key}/{at}", f"ep{number}/{at}", question)
+            continue
+        kind, text, reference, window, family, dimension = question
         yield Record(
             place=f"{place}, {kind}",
             key=f"{key}/{kind}",
-            turns=(Turn(role="user", text=question),),
+            turns=(Turn(role="user", text=text),),
             media=(window,),
             reference=reference,
             id=f"ep{number}/{kind}",
-            question_type=kind,
+            question_type=kind.partition("/")[0],
             scene=f"{data.root.name}/ep{number}",
             family=family,
             dimension=dimension,
         )
 
 
-def _video(data: _DataSet, episode: dict[str, Any]) -> Media:
-    prefix = f"videos/{data.camera}"
+def _asked(data: _DataSet, episode: dict[str, Any], said: _Said) -> Iterator[_Made | RowError]:
+    """The questions of the language columns, each about one frame of the camera that it names."""
+    for number, one in enumerate(said.asked):
+        if isinstance(one, RowError):
+            yield one
+        elif not data.chosen or one.camera in data.chosen:
+            video = _video(data, episode, one.camera)
+            frame = replace(
+                video, kind="still", start_s=(video.start_s or 0.0) + one.time_s, end_s=None
+            )
+            yield f"vqa/{number}", one.question, one.reference, frame, "", ""
+
+
+def _video(data: _DataSet, episode: dict[str, Any], camera: str) -> Media:
+    prefix = f"videos/{camera}"
     try:
         path = data.video_path.format(
-            video_key=data.camera,
+            video_key=camera,
             chunk_index=episode[f"{prefix}/chunk_index"],
             file_index=episode[f"{prefix}/file_index"],
         )
@@ -198,12 +253,27 @@ def _video(data: _DataSet, episode: dict[str, Any]) -> Media:
         raise RowError("schema", f"the episode does not say where its video is ({error})") from None
 
 
-def _annotations(data: _DataSet, episode: dict[str, Any]) -> tuple[list[_Span], bool | None]:
-    """Subtasks in their order, and whether the episode succeeded; None if nothing says so."""
+@dataclass(frozen=True, slots=True)
+class _Said:
+    """What is annotated of an episode; `success` is None if nothing says so.
+
+    `plan`: its steps, as they are at its start. `also`: its task in other words.
+    """
+
+    spans: list[_Span]
+    success: bool | None
+    plan: list[str]
+    also: set[str]
+    asked: list[Asked | RowError]
+
+
+def _annotations(data: _DataSet, episode: dict[str, Any]) -> _Said:
+    """Subtasks in their order, success, and what the language columns say."""
     said = next((episode[n] for n in ("success", "is_success") if n in episode), None)
     success = bool(said) if said is not None else None
     names = ["subtask_index"] if data.subtasks else []
-    frames = data.frames(episode, names + ([] if success is not None else ["next.success"]))
+    more = [PERSISTENT, EVENTS] + ([] if success is not None else ["next.success"])
+    frames = data.frames(episode, names + more)
     if success is None and frames and frames[0].get("next.success") is not None:
         success = any(_flag(row["next.success"]) for row in frames)
     spans: list[_Span] = []
@@ -215,7 +285,23 @@ def _annotations(data: _DataSet, episode: dict[str, Any]) -> tuple[list[_Span], 
             spans[-1] = _Span(name, spans[-1].start_s, time + step)
         else:
             spans.append(_Span(name, time, time + step))
-    return [span for span in spans if span.name], success
+    lasts = list_of(frames[0].get(PERSISTENT)) if frames else []
+    if not spans and frames:
+        starts = lasting(lasts, "subtask")
+        ends = [*(time for time, _ in starts[1:]), float(frames[-1]["timestamp"]) + step]
+        spans = [_Span(name, at, end) for (at, name), end in zip(starts, ends, strict=False)]
+    plans = lasting(lasts, "plan")
+    return _Said(
+        [span for span in spans if span.name],
+        success,
+        [step.strip() for step in _STEP.findall(plans[0][1])] if plans else [],
+        {text for _, text in lasting(lasts, "task_aug")},
+        [
+            asked
+            for row in frames
+            for asked in events(list_of(row.get(EVENTS)), float(row["timestamp"]), data.sizes)
+        ],
+    )
 
 
 def _flag(value: Any) -> bool:
@@ -229,13 +315,13 @@ def _made(
     data: _DataSet,
     salt: str,
     tasks: list[str],
-    spans: list[_Span],
-    success: bool | None,
+    said: _Said,
     media: Media,
 ) -> Iterator[_Made]:
     """Every question that an episode allows: (kind, question, reference, window, family, dimension)."""
     task = tasks[0] if tasks else ""
-    other_tasks = sorted(set(data.tasks.values()) - set(tasks))
+    spans, success = said.spans, said.success
+    other_tasks = sorted(set(data.tasks.values()) - set(tasks) - said.also)
     if task and other_tasks:
         options = _mixed(task, other_tasks, salt)
         yield (
@@ -277,6 +363,15 @@ def _made(
             media,
             "temporal",
             "temporal_sequential",
+        )
+    if len(said.plan) > 1 and task:
+        yield (
+            "plan",
+            f"The robot's task is: {task}. Which steps does it take, in their order?",
+            Reference({"kind": "steps", "steps": said.plan}, "pelican"),
+            media,
+            "planning",
+            "decision_planning",
         )
     if len(names) > 2 and task:
         at = 1 + int(_hash(salt, "next"), 16) % (len(spans) - 1)

@@ -1,10 +1,10 @@
-"""Tables: Parquet files and Hugging Face data sets, by named columns."""
+"""Tables by named columns: JSON, CSV, Parquet, folders of pictures, verl's, Hugging Face data sets."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pyarrow as pa
@@ -22,13 +22,21 @@ from pelican.data.formats.base import (
     Reference,
     Source,
     Unread,
+    is_text_alone,
     list_of,
     record_key,
     text_of,
     time_of,
 )
-from pelican.data.formats.chat import chat_records, chat_turns, described, without_tags
+from pelican.data.formats.chat import (
+    chat_records,
+    chat_turns,
+    described,
+    is_chat,
+    without_tags,
+)
 from pelican.data.formats.medium import medium, placed, videos_of
+from pelican.data.formats.rows import TABLES, TEXTS, batch_rows, first_values, read_rows, split_of
 from pelican.data.signatures import pointer_in
 from pelican.data.tables import SAMPLES, RowError
 from pelican.errors import UserInputError
@@ -36,10 +44,14 @@ from pelican.records import Turn
 
 # Rows of a table whose columns nobody fixed: which column is the question, which the answer.
 
+GROUND_TRUTH = "reward_model.ground_truth"  # verl's, a field of an object
 # Our name -> what the field calls it, the likelier first.
 NAMES: dict[str, tuple[str, ...]] = {
     "question": ("question", "query", "prompt", "problem", "instruction", "text"),
-    "answer": ("answer", "ground_truth", "solution", "label", "target", "response", "output"),
+    "answer": (
+        *(GROUND_TRUTH, "answer", "ground_truth", "solution", "label", "target", "response"),
+        "output",
+    ),
     "answers": ("answers",),  # one of each annotator
     "options": ("options", "choices", "candidates", "multi_choice_options"),
     "image": ("image", "images", "image_path", "rgb", "image_1", "decoded_image"),
@@ -63,21 +75,45 @@ def looks_like_questions(names: set[str], options: Options) -> bool:
     def has(name: str) -> bool:
         return name in options.columns or bool(names & set(NAMES[name]))
 
-    return (has("image") or has("video")) and (
-        has("conversation")
-        or (has("question") and (has("answer") or has("answers") or has("mask")))
+    asked = has("question") and (has("answer") or has("answers") or has("mask"))
+    return (has("image") or has("video")) and (has("conversation") or asked)
+
+
+def looks_like_text_questions(row: Mapping[str, Any], options: Options) -> bool:
+    """Whether a row asks in text alone: of generic names of columns only those count that are meant so."""
+    asked = {"question", "query", "prompt", "problem", "instruction"} & row.keys()
+    answered = {"answer", "ground_truth", "solution", "response"} & row.keys()
+    return bool(
+        ("question" in options.columns or asked)
+        and ("answer" in options.columns or answered)
+        and is_text_alone(row)
     )
+
+
+def _spread(row: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The row with what verl keeps inside objects: its right answer, its number and its split."""
+    graded, more = row.get("reward_model"), row.get("extra_info")
+    found: dict[str, Any] = {}
+    if isinstance(graded, Mapping):
+        found[GROUND_TRUTH] = graded.get("ground_truth")
+    if isinstance(more, Mapping):
+        found |= {n: more.get(n) for n in ("id", "index", "split") if row.get(n) is None}
+    return {**row, **found} if found else row
 
 
 def table_records(row: Mapping[str, Any], place: str, options: Options) -> Iterator[Found]:
     """The records of one row of a table."""
     key = record_key(row)
+    row = _spread(row)
     id_column = column(row, "id", options)
     name = text_of(row, id_column) if id_column else ""
     try:
         media = _media(row, options)
-        base = replace(described(row, place, key, name, ()), id=name)
+        base = described(row, place, key, name, media)
         chat = column(row, "conversation", options)
+        asked = column(row, "question", options)
+        if chat is None and asked is not None and isinstance(row.get(asked), list):
+            chat = asked  # messages, as verl and TRL call them: `prompt`
         answer = _reference(row, options)
         if chat is not None:
             said, inside = chat_turns(list_of(row[chat]))
@@ -90,11 +126,10 @@ def table_records(row: Mapping[str, Any], place: str, options: Options) -> Itera
                 answer=answer if said[-1:] and said[-1].role == "user" else None,
             )
             return
-        asked = column(row, "question", options)
         if asked is None or not isinstance(row.get(asked), str) or not row[asked].strip():
             raise RowError("schema", f"the question ({asked or 'question'}) is missing or no text")
         turns = without_tags((Turn(role="user", text=row[asked]),), media)
-        yield replace(base, media=media, turns=turns, reference=answer)
+        yield replace(base, turns=turns, reference=answer)
     except RowError as error:
         yield Unread(place, key, name, error)
 
@@ -255,6 +290,8 @@ class Parquet(Reader):
                 return 0.95
             if looks_like_questions(names, options):
                 return 0.7
+            if looks_like_text_questions(dict.fromkeys(names), options):
+                return 0.5
         return 0.0
 
     def read(self, source: Source, options: Options) -> Iterator[Found]:
@@ -264,7 +301,7 @@ class Parquet(Reader):
                 file = pq.ParquetFile(path)
                 pool = set(file.schema_arrow.names) >= _POOL
                 for batch in file.iter_batches(batch_size=16):
-                    for row in _rows(batch):
+                    for row in batch_rows(batch):
                         number += 1
                         place = f"{name}, row {number}"
                         if isinstance(row, RowError):
@@ -282,15 +319,6 @@ def _not_parquet(path: Path, number: int, error: Exception) -> RowError:
     what = pointer_in(path)
     reason = f"it is {what}" if what else str(error).splitlines()[0]
     return RowError("file", f"not readable as Parquet after row {number} ({reason})")
-
-
-def _rows(batch: pa.RecordBatch) -> Iterator[dict[str, Any] | RowError]:
-    """Rows of a batch, one at a time if one has text that is not UTF-8, which Arrow does not check."""
-    for i in range(batch.num_rows):
-        try:
-            yield batch.slice(i, 1).to_pylist()[0]
-        except UnicodeDecodeError:
-            yield RowError("text", "text is not UTF-8")
 
 
 def _sample(row: dict[str, Any], place: str) -> Found:
@@ -325,4 +353,104 @@ def _sample(row: dict[str, Any], place: str) -> Found:
     )
 
 
-READERS = (HuggingFace(), Parquet())
+# Files of rows: JSON and CSV of any columns, verl's and EasyR1's, and `datasets`' folders of pictures.
+
+
+class _Files(Reader):
+    """Every row of the source's files by `table_records`, after `row_of`."""
+
+    endings: tuple[str, ...] = TABLES
+
+    def row_of(self, row: dict[str, Any], name: str) -> dict[str, Any]:
+        """The row of the file `name`, as `table_records` is to read it. Raises RowError."""
+        return row
+
+    def read(self, source: Source, options: Options) -> Iterator[Found]:
+        for path in source.of(*self.endings):
+            name = source.name(path)
+            for row in read_rows(path):
+                place = f"{name}, row {row.number}"
+                try:
+                    if row.error is not None:
+                        raise row.error
+                    yield from table_records(self.row_of(row.value, name), place, options)
+                except RowError as error:
+                    key = record_key(row.raw if row.value is None else row.value)
+                    yield Unread(place, key, "", error)
+
+
+class Json(_Files):
+    name = "json"
+    about = "JSON, JSON lines or CSV with a column for question, answer and image or video"
+    endings = TEXTS
+
+    def sniff(self, source: Source, options: Options) -> float:
+        rows = [
+            r for r in first_values(source, self.endings) if not column(r, "conversation", options)
+        ]
+        if any(looks_like_questions({n for n in r if r[n] is not None}, options) for r in rows):
+            return 0.6
+        return 0.5 if any(looks_like_text_questions(row, options) for row in rows) else 0.0
+
+
+class Verl(_Files):
+    name = "verl"
+    about = (
+        "verl and EasyR1: prompt or problem, images or videos, reward_model.ground_truth or answer"
+    )
+
+    def sniff(self, source: Source, options: Options) -> float:
+        best = 0.0
+        for row in first_values(source, self.endings):
+            graded = row.get("reward_model")
+            shown = {"images", "videos"} & row.keys() and {"prompt", "problem"} & row.keys()
+            if "prompt" in row and isinstance(graded, Mapping) and "ground_truth" in graded:
+                return 0.93
+            # verl writes the prompt as messages, EasyR1 as a text.
+            if row.get("answer") is not None:
+                chat = is_chat(row, "prompt", "role", "content")
+                best = max(best, 0.85 if chat else 0.8 if shown else 0.0)
+        return best
+
+    def row_of(self, row: dict[str, Any], name: str) -> dict[str, Any]:
+        more = row.get("extra_info")
+        said = row.get("split") or (more.get("split") if isinstance(more, Mapping) else None)
+        return row if said else {**row, "split": split_of(name)}
+
+
+class ImageFolder(_Files):
+    name = "imagefolder"
+    about = "a folder of pictures or videos with metadata.csv, .jsonl or .parquet (file_name, …)"
+
+    endings = tuple(f"metadata{ending}" for ending in TABLES)
+
+    def sniff(self, source: Source, options: Options) -> float:
+        for row in first_values(source, self.endings):
+            if any(n.endswith(("file_name", "file_names")) for n in row):
+                return 0.94 if looks_like_questions({*row, "image"}, options) else 0.0
+        return 0.0
+
+    def row_of(self, row: dict[str, Any], name: str) -> dict[str, Any]:
+        """Names of files beside the metadata become paths: `x_file_name` is the column `x`.
+
+        The split is what the first file's folders say, as for `datasets`.
+        """
+        folder = PurePosixPath(name).parent
+        found: dict[str, Any] = {"split": ""}
+        for column, value in row.items():
+            kind, ending, _ = column.partition("file_name")
+            if not ending:
+                found[column] = value
+                continue
+            if any(not isinstance(one, str) for one in list_of(value)):
+                raise RowError("schema", f"{column} is no name of a file")
+            paths = [(folder / one).as_posix() for one in list_of(value)]
+            found[kind.rstrip("_") or "image"] = (
+                paths[0] if isinstance(value, str) else paths or None
+            )
+            if paths and not found["split"]:
+                found["split"] = split_of(PurePosixPath(paths[0]).parent.as_posix())
+        return found
+
+
+READERS = (HuggingFace(), Parquet(), Json(), Verl(), ImageFolder())

@@ -15,13 +15,14 @@ from pelican.data.formats.base import Found, Record, Unread
 from pelican.data.importing.answers import check_own_words, read_answer, with_options
 from pelican.data.importing.classify import Label, classify
 from pelican.data.importing.marks import fill_marks
-from pelican.data.importing.media import Loader
+from pelican.data.importing.media import TEXT_ALONE, Loader
 from pelican.data.importing.regions import with_grid
 from pelican.data.tables import RowError
 from pelican.errors import UserInputError
 from pelican.records import (
     BoxAnswer,
     ChoiceAnswer,
+    Family,
     IntervalAnswer,
     PointsAnswer,
     Sample,
@@ -47,7 +48,9 @@ _SPLITS = {
 class Defaults:
     """What a row gets where its source says nothing. With `force_split` every row gets `split`.
 
-    `notation` is what coordinates mean that neither answer nor question tells.
+    `notation` is what coordinates mean that neither answer nor question tells. With `text_rows` a row
+    whose field of media is empty is a question in text alone, else it is left out: the picture may be
+    lost.
     """
 
     source: str
@@ -55,6 +58,7 @@ class Defaults:
     split: Literal["train", "dev", "test"] = "train"
     force_split: bool = False
     notation: str = ""
+    text_rows: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +108,8 @@ def _convert(record: Record, loader: Loader, defaults: Defaults) -> Good:
     turns = tuple(_clean(turn) for turn in record.turns)
     if not turns or turns[-1].role != "user" or not turns[-1].text:
         raise RowError("schema", "the row has no question")
-    loaded = loader.load(record.media)
+    text_alone = not record.media and (record.text_alone or defaults.text_rows)
+    loaded = TEXT_ALONE if text_alone else loader.load(record.media)
     if record.reference.kind != "pelican":
         record = fill_marks(replace(record, turns=turns), loaded.sizes)
         turns = record.turns
@@ -134,10 +139,12 @@ def _convert(record: Record, loader: Loader, defaults: Defaults) -> Good:
     elif isinstance(answer, PointsAnswer | BoxAnswer):
         turns = (*turns[:-1], Turn(role="user", text=with_grid(question, answer, reference)))
     label = classify(question, answer, record.question_type, record.family, record.dimension)
+    if text_alone and not record.family:  # the others are about what is seen
+        label = Label(Family.GENERAL, label.dimension, label.confidence, "no picture")
     source = record.source or defaults.source
     sample = Sample(
         id=f"{source}/{record.id or record.key}",
-        media_kind="clip" if loaded.clip else "image",
+        media_kind="text" if text_alone else "clip" if loaded.clip else "image",
         images=loaded.images,
         times_s=loaded.times_s,
         turns=turns,
@@ -145,13 +152,18 @@ def _convert(record: Record, loader: Loader, defaults: Defaults) -> Good:
         dimension=label.dimension,
         answer=answer,
         source=source,
-        scene=record.scene or f"{source}/{loaded.scene}",
+        scene=record.scene or f"{source}/{loaded.scene or record.key}",
         split=_split(record.split, defaults),
         benchmark=record.benchmark or "default",
         # A blind guess among equals; for other kinds nobody has measured one.
         chance=1 / len(answer.options) if isinstance(answer, ChoiceAnswer) else 0.0,
     )
     answer_fits(sample)
+    try:  # JSON may name half a character, as "\ud800" does
+        "".join((sample.id, source, sample.scene, sample.benchmark, record.license)).encode()
+        answer.model_dump_json()
+    except ValueError:
+        raise RowError("text", "text is not UTF-8") from None
     check_own_words(sample, reference)
     return Good(sample, label, record.license or defaults.license, record.place, record.key)
 

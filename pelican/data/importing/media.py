@@ -30,7 +30,7 @@ from pelican.data.images import (
     usable,
 )
 from pelican.data.tables import RowError, named
-from pelican.data.video import Clip, ClipCache, ClipRule
+from pelican.data.video import Clip, ClipCache, ClipRule, cut_frame
 from pelican.errors import UserInputError
 
 # Where the media of a source lie: paths of rows to files below the folders that are allowed.
@@ -192,6 +192,10 @@ class Loaded:
         return self.sizes[0]
 
 
+# No picture; what an answer says about one is refused by `answer_fits`.
+TEXT_ALONE = Loaded((), (), False, ((1, 1),))
+
+
 @dataclass
 class Loader:
     """Opens the media of records. Threads may share it."""
@@ -204,11 +208,15 @@ class Loader:
     def load(self, media: Sequence[Media]) -> Loaded:
         """Stills in their order, or the frames of one clip or several. Raises RowError."""
         if not media:
-            raise RowError("media_missing", "the row names no image and no video")
+            raise RowError(
+                "media_missing",
+                "the row names no image and no video; if it is a question in text alone, --text-rows"
+                " takes it",
+            )
         kinds = {m.kind for m in media}
-        if kinds == {"image"}:
+        if kinds <= {"image", "still"}:
             return self._stills(media)
-        if "image" in kinds:
+        if kinds & {"image", "still"}:
             raise RowError("media_mixed", "a row has images and videos; keep them in two rows")
         return self._clips(media)
 
@@ -233,7 +241,9 @@ class Loader:
             raise RowError(error.code, f"{name}{error.reason}") from None
 
     def image_bytes(self, medium: Media) -> bytes:
-        """The encoded bytes of an image, its own or of its file. Raises RowError."""
+        """The encoded bytes of an image, its own, of its file or of a video. Raises RowError."""
+        if medium.kind == "still":
+            return cut_frame(self.finder.find(medium.path), self.rule, medium.start_s or 0.0)
         if medium.data is not None:
             return medium.data
         return _read(self.finder.find(medium.path), medium.path)

@@ -337,3 +337,20 @@ def encoded(image: Image.Image, max_pixels: int) -> bytes:
     out = io.BytesIO()
     scaled(image, max_pixels).convert("RGB").save(out, "JPEG", quality=QUALITY, subsampling=0)
     return out.getvalue()
+
+
+def cut_frame(path: Path, rule: ClipRule, at_s: float) -> bytes:
+    """The frame that a video shows at a time, as JPEG. Raises RowError."""
+    limit = refused_above(rule.max_pixels)
+    video = open_video(path, limit)
+    try:
+        info = video.info
+        if info.width * info.height > limit:
+            raise RowError(
+                "image_huge", f"a video of {info.width} x {info.height} pixels is too large"
+            )
+        for _, image in video.frames_at([at_s]):
+            return encoded(image, rule.max_pixels)
+        raise RowError("video_window", f"video {path.name!r} shows nothing at {at_s:g} s")
+    finally:
+        video.close()

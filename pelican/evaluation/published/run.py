@@ -369,10 +369,13 @@ def read_replies(path: Path, benchmark: str) -> dict[str, str]:
 
 def _first(row: Mapping[str, Any], names: Sequence[str]) -> str | None:
     """The first of `names` that holds a text or a number, as text; an empty text is one."""
-    for name in names:
-        value = row.get(name)
-        if isinstance(value, str | int | float) and not isinstance(value, bool):
-            return str(value)
+    return next((text for name in names if (text := scalar(row.get(name))) is not None), None)
+
+
+def scalar(value: object) -> str | None:
+    """A text or a number as text, None of anything else."""
+    if isinstance(value, str | int | float) and not isinstance(value, bool):
+        return str(value)
     return None
 
 

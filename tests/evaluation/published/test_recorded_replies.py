@@ -135,3 +135,81 @@ def test_files_that_can_not_be_scored_end_in_one_sentence(tmp_path: Path) -> Non
         read_replies(tmp_path / "mine.jsonl", "erqa")
     good = lines(tmp_path / "good.jsonl", {"id": "erqa-1", "text": ""}, {"id": 2, "text": "B"})
     assert read_replies(good, "erqa") == {"erqa-1": "", "erqa-2": "B"}
+
+
+def asked(number: int, target: str, reply: Any, **more: Any) -> dict[str, Any]:
+    """A row as lmms-eval writes it."""
+    return {"doc_id": number, "target": target, "doc_hash": "0", "input": "-", **reply, **more}
+
+
+NOTED = {"vsibench_overall": {"id": 1, "prediction": "B."}}
+THOUGHT = ["<think>3 and 1</think><answer>4</answer>"]
+# Rows of a samples file, the score of VSI-Bench's two questions (4, then B), questions without a reply.
+SAMPLE_FILES: list[tuple[list[dict[str, Any]], float, int]] = [
+    ([asked(0, "4", {"filtered_resps": "4"}), asked(1, "B", {"filtered_resps": "B."})], 200 / 3, 0),
+    ([asked(1, "B", {"filtered_resps": ["A"]}), asked(0, "4", {"filtered_resps": ["4"]})], 50.0, 0),
+    # What the model said before the filters is read by the benchmark's own rule.
+    ([asked(0, "4", {"resps": THOUGHT, "filtered_resps": "3"})], 50.0, 1),
+    ([asked(0, "4", {"resps": [THOUGHT], "filtered_resps": [["4"]]})], 50.0, 1),
+    # The id that a metric noted goes before the number, which a shuffled run has otherwise.
+    ([asked(0, "B", {"filtered_resps": "B."}, **NOTED)], 100 / 6, 1),
+    # A prompt is recognised where the target is written in another way.
+    ([asked(0, "four", {"filtered_resps": "4"}, input="…\nHow many chairs are in the room?\n…")], 50.0, 1),
+    ([asked(2, "0", {"filtered_resps": "0"}), asked(0, "4", {"filtered_resps": "4"})], 50.0, 1),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("rows", "overall", "refused"), SAMPLE_FILES)
+def test_a_samples_file_of_lmms_eval_is_a_file_of_replies(
+    tmp_path: Path, rows: list[dict[str, Any]], overall: float, refused: int
+) -> None:
+    LAYOUTS["vsibench"](tmp_path / "data")
+    where = tmp_path / "data" / "test.jsonl"
+    where.write_text(
+        where.read_text().replace("How many chairs?", "How many chairs are in the room?")
+    )
+    file = lines(tmp_path / "20261130_120000_samples_vsibench.jsonl", *rows)
+    found = score(tmp_path / "data", file, tmp_path / "out")
+    assert found["scores"]["overall"] == pytest.approx(overall)
+    assert found["refused"] == refused
+
+
+@pytest.mark.parametrize(
+    ("rows", "sentence"),
+    [
+        ([asked(0, "B", {"filtered_resps": "4"})], "doc_id 0 is another question .*'B', here '4'"),
+        (
+            [asked(7, "B", {"filtered_resps": "4"})],
+            "doc_id is 7, and VSI-Bench has 3 questions here",
+        ),
+        ([asked(0, "4", {"resps": ["4", "5"]})], "row 1 has 2 replies in resps; keep one"),
+        ([asked(0, "4", {"resps": [[[-1.5, False]]]})], "row 1 has no reply as text in resps or"),
+        (
+            [asked(0, "4", {"resps": "4"})] * 2,
+            "row 2: question 'vsibench-0' has a reply in an earlier",
+        ),
+    ],
+)
+def test_a_samples_file_of_other_questions_ends_in_one_sentence(
+    tmp_path: Path, rows: list[dict[str, Any]], sentence: str
+) -> None:
+    LAYOUTS["vsibench"](tmp_path / "data")
+    with pytest.raises(UserInputError, match=sentence):
+        score(tmp_path / "data", lines(tmp_path / "s.jsonl", *rows), tmp_path / "out")
+
+
+def test_a_task_of_a_group_is_found_by_its_name(tmp_path: Path) -> None:
+    LAYOUTS["mvbench"](tmp_path / "data")
+    row = asked(0, "close", {"filtered_resps": "B"})  # the first of the second file
+    file = lines(tmp_path / "1_samples_mvbench_action_sequence.jsonl", row)
+    found = score(tmp_path / "data", file, tmp_path / "out", "mvbench")
+    assert (found["scores"]["action_sequence"], found["scores"]["action_count"]) == (100, 0)
+
+
+def test_what_a_benchmark_writes_for_lmms_eval_is_read_back(tmp_path: Path) -> None:
+    LAYOUTS["vsibench"](tmp_path / "data")
+    replies = lines(tmp_path / "mine.jsonl", {"id": 0, "reply": "4"}, {"id": 1, "reply": "A"})
+    first = score(tmp_path / "data", replies, tmp_path / "out")
+    (written,) = (tmp_path / "out").rglob("*_samples_*.jsonl")
+    again = score(tmp_path / "data", written, tmp_path / "again")
+    assert again["scores"] == first["scores"]
