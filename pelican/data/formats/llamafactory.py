@@ -145,7 +145,7 @@ def _records(
             for one in list_of(value.get(columns.get(f"{kind}s", f"{kind}s")))
         ]
         if value.get(columns.get("audios", "audios")):
-            raise RowError("schema", "the row is about sound (audios), which is not read")
+            raise RowError("media_marks", "the row has audios, which no policy hears")
         media = placed(inside, beside)
         base = described(value, place, key, name, media)
         yield from chat_records(without_tags(turns, media), base, options)

@@ -182,8 +182,8 @@ def test_rows_of_llama_factory_that_can_not_be_read(tmp_path: Path) -> None:
         "good": 1, "history": 3,
     }  # fmt: skip
     assert found.bad == {
-        "undesired": "answer", "sound": "schema", "unasked": "schema", "unanswered": "answer_missing",
-        "wrong-history": "schema", "v1": "schema",
+        "undesired": "answer", "sound": "media_marks", "unasked": "schema",
+        "unanswered": "answer_missing", "wrong-history": "schema", "v1": "media_marks",
     }  # fmt: skip
 
 
