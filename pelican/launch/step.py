@@ -22,8 +22,8 @@ from pelican.stages.fingerprint import finished_manifest
 from pelican.stages.replace import set_aside
 from pelican.stages.stage import CORRECTIONS, StageName, StageSpec, corrections_place
 from pelican.storage import open_store
-from pelican.storage.manifests import Manifest
-from pelican.storage.store import ObjectStore
+from pelican.storage.manifests import Manifest, mend_manifest
+from pelican.storage.store import MANIFEST, ObjectStore
 from pelican.storage.verify import Recorded, find_record
 
 
@@ -196,6 +196,8 @@ def heal_place(store: ObjectStore, run: str, reader: str, where: str) -> bool:
     if recorded is None:
         return False
     mended, left = restore(store, recorded)
+    if recorded.manifest is not None and mend_manifest(store, recorded.prefix):
+        mended.append(f"{recorded.prefix}/{MANIFEST}")
     for key in mended:
         _tell(reader, f"{key} was damaged and is restored from a whole copy")
     if left:

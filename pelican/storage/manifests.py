@@ -126,6 +126,22 @@ def read_manifest(store: ObjectStore, prefix: str) -> Manifest | None:
     return found
 
 
+def mend_manifest(store: ObjectStore, prefix: str) -> bool:
+    """Write the damaged one of a finished stage's two manifests anew from the other; whether one was.
+
+    A damaged file hinders whoever fetches the folder, though nobody needs what it says.
+    """
+    whole: dict[str, Manifest | None] = {}
+    for name in (MANIFEST, COPY):
+        with suppress(KeyError):
+            whole[name] = _read(store, f"{prefix}/{name}")
+    found = next(filter(None, whole.values()), None)
+    if MANIFEST not in whole or found is None or None not in whole.values():
+        return False
+    commit_manifest(store, prefix, found)
+    return True
+
+
 def _read(store: ObjectStore, key: str) -> Manifest | None:
     """A manifest from its file; None if this is not what was written. Raises KeyError."""
     try:

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pelican.errors import DamagedError, InfrastructureError
+from pelican.launch.step import heal_place
 from pelican.runs.restore import find_copy, look_over, restore
 from pelican.stages.replace import bring_back, set_aside
 from pelican.storage import digests
@@ -21,6 +22,7 @@ from pelican.storage.manifests import (
     Manifest,
     commit_manifest,
     describe_outputs,
+    mend_manifest,
     now,
     read_manifest,
 )
@@ -215,6 +217,24 @@ def test_a_damaged_manifest_is_read_by_its_copy_whoever_notices(store: ObjectSto
     damage(store, f"{STAGE}/{COPY}")
     with pytest.raises(DamagedError, match="no whole copy"):
         read_manifest(store, STAGE)
+
+
+@pytest.mark.parametrize("name", [MANIFEST, COPY])
+def test_of_two_manifests_the_damaged_one_is_written_anew(store: ObjectStore, name: str) -> None:
+    """Else nobody could fetch the stage's folder from a bucket."""
+    made = commit_stage(store)
+    assert not heal_place(store, "r", "eval", STAGE)
+    whole = store.read(f"{STAGE}/{name}")
+    damage(store, f"{STAGE}/{name}")
+    if store.remote:
+        with pytest.raises(DamagedError, match=name.replace(".", r"\.")):
+            store.local(STAGE)
+    assert heal_place(store, "r", "eval", STAGE)
+    assert store.read(f"{STAGE}/{name}") == whole and read_manifest(store, STAGE) == made
+    assert (store.local(STAGE) / "curve.parquet").read_bytes() == b"steps"
+    damage(store, f"{STAGE}/{MANIFEST}")
+    damage(store, f"{STAGE}/{COPY}")
+    assert not mend_manifest(store, STAGE)
 
 
 def test_who_mends_an_object_gets_its_bytes_and_its_tag(store: ObjectStore) -> None:
