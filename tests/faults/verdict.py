@@ -77,9 +77,9 @@ def compare(before: Snapshot, after: Snapshot) -> list[str]:
     work = f"/{WORK}"
     extra = {key for key in after["keys"] if work not in key} - set(before["keys"])
     found += [f"left: {key}" for key in sorted(extra) if "/replaced/" not in key]
-    # What only helps a next attempt may be missing, as may a page that is made again when asked for.
+    # What only helps a next attempt may be missing, and what no stage needs any more, if that was told.
     missing = {key for key in before["keys"] if work not in key} - set(after["keys"])
-    return found + [f"missing: {key}" for key in sorted(missing)]
+    return found + [f"missing: {key}" for key in sorted(missing - set(after["told"]))]
 
 
 def _scores(snapshot: Snapshot, told: list[str]) -> list[dict[str, Any]] | None:
