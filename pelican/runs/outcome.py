@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal
 
@@ -55,6 +55,8 @@ def flops(found: Iterable[Manifest]) -> float | None:
         row = STAGES.get(manifest.stage)
         if row is None or not (row.generated or row.trained):
             continue
+        if "skipped" in manifest.notes:  # RL with nothing to practise computed nothing, nor counted
+            continue
         forward = [name for name in (row.generated, *row.read) if name]
         backward = [name for name in (row.trained, row.prompts_trained) if name]
         parameters = manifest.notes.get("resources", {}).get("parameters")
@@ -69,14 +71,14 @@ def flops(found: Iterable[Manifest]) -> float | None:
 def labels(found: Iterable[Manifest]) -> int:
     """Questions whose answers a run read, to reward or to verify: over its loops, in each once."""
     read: defaultdict[int, int] = defaultdict(int)
-    taught: Counter[int] = Counter()
+    taught = 0
     for manifest in found:
         counts, loop = manifest.counts, manifest.loop
         if manifest.stage == "rollout":  # what phase sft rolls out has what phase rl did
             read[loop] = max(read[loop], counts.get("samples", 0))
         elif manifest.stage == "distill":
-            taught[loop] += counts.get("asked_assoc", 0) + counts.get("asked_general", 0)
-    return sum(read.values()) + taught.total()
+            taught += counts.get("asked_assoc", 0) + counts.get("asked_general", 0)
+    return sum(read.values()) + taught
 
 
 def show(store: ObjectStore, run: str) -> dict[str, Any]:
