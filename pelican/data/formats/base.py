@@ -239,6 +239,27 @@ def list_of(value: object) -> list[Any]:
     return list(value) if isinstance(value, list | tuple) else [value]
 
 
+def options_of(value: object) -> tuple[str, ...]:
+    """The options of a question: a list, `{"A": "left", "B": …}`, or `{"label": […], "text": […]}`.
+
+    Nulls at the end are none: Parquet gives every row the letters of the longest. Raises RowError for
+    one between others.
+    """
+    if isinstance(value, Mapping):
+        texts = value.get("text")
+        value = (
+            texts if isinstance(texts, list | tuple) else [value[n] for n in sorted(value, key=str)]
+        )
+    given = list_of(value)
+    while given and given[-1] is None:
+        given.pop()
+    if None in given:
+        raise RowError(
+            "answer", f"choice {given.index(None) + 1} of {len(given)} is empty; write it"
+        )
+    return tuple(map(str, given))
+
+
 # The files of a source: listed in a fixed order, read row by row, so that size does not matter.
 
 MAX_ROW = 64 << 20  # characters of one JSON value; with pictures in it a row may be long

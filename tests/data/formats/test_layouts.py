@@ -196,6 +196,22 @@ def test_one_data_set_of_dataset_info_is_chosen_by_its_name(tmp_path: Path) -> N
         imported(tmp_path / "lab", tmp_path / "other", config="his")
 
 
+@pytest.mark.parametrize(
+    "entry", [{"columns": ["ask"]}, {"columns": {"images": ["pic"]}}, {"tags": ["who"]}]
+)
+def test_an_entry_of_dataset_info_that_is_none_is_left_out(
+    entry: dict[str, object], tmp_path: Path
+) -> None:
+    lab = tmp_path / "lab"
+    lab.mkdir()
+    rows = [{"instruction": "3 + 4?", "output": "7"}]
+    write_json(lab / "rows.json", rows)
+    named = {"file_name": "rows.json"}
+    write_json(lab / "dataset_info.json", {"odd": {**named, **entry}, "good": named})
+    found = imported(lab, tmp_path / "pool")
+    assert (len(found.samples), found.bad) == (1, {"odd": "schema"})
+
+
 def test_rows_of_a_csv_that_can_not_be_read(tmp_path: Path) -> None:
     root = tmp_path / "lab"
     root.mkdir()
