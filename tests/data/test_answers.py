@@ -169,5 +169,5 @@ def test_a_hostile_answer_is_read_in_milliseconds(unit: str) -> None:
     for text in (f"{unit * (7000 // len(unit))}x > c", f"so{unit * (7000 // len(unit))}x"):
         began = time.process_time()
         with suppress(RowError):
-            read(text, "Is it open?")
+            read(text, f"Is it open?\nA. {text}\nB. no")
         assert time.process_time() - began < 0.5

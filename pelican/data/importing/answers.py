@@ -523,11 +523,11 @@ def bare_options(options: Sequence[str]) -> tuple[str, ...]:
 
 def options_in(question: str) -> tuple[str, ...]:
     """The options that stand in a question as "A. … B. …"; empty if they are not A, B, C, …"""
-    found = _OPTION.findall(question)
+    found = _OPTION.findall(" ".join(question.split()))  # each run of blanks would be read anew
     letters = "".join(letter for letter, _ in found)
     if len(found) < 2 or letters != "ABCDEFGH"[: len(found)]:
         return ()
-    return tuple(" ".join(text.split()) for _, text in found)
+    return tuple(text for _, text in found)
 
 
 def choice_of(value: Any, reference: Reference) -> ChoiceAnswer:
