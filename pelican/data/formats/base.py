@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
@@ -171,8 +172,16 @@ def number_of(row: Mapping[str, Any], *names: str) -> float | None:
     for name in names:
         value = row.get(name)
         if isinstance(value, int | float) and not isinstance(value, bool):
-            return float(value)
+            return _float(value)
     return None
+
+
+def _float(value: float) -> float:
+    """An integer of JSON may have 400 digits: as good as infinite, which its reader refuses."""
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
 
 
 _CLOCK = re.compile(
@@ -188,7 +197,7 @@ def seconds_of(value: object) -> float | None:
     if value is None or value == "":
         return None
     if isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
+        return _float(value)
     match = _CLOCK.fullmatch(value.strip()) if isinstance(value, str) else None
     if match is None:
         raise RowError(

@@ -447,9 +447,8 @@ class ImageFolder(_Files):
             if any(not isinstance(one, str) for one in list_of(value)):
                 raise RowError("schema", f"{column} is no name of a file")
             paths = [(folder / one).as_posix() for one in list_of(value)]
-            found[kind.rstrip("_") or "image"] = (
-                paths[0] if isinstance(value, str) else paths or None
-            )
+            shown = paths[0] if paths and isinstance(value, str) else paths or None
+            found[kind.rstrip("_") or "image"] = shown
             if paths and not found["split"]:
                 found["split"] = split_of(PurePosixPath(paths[0]).parent.as_posix())
         return found
