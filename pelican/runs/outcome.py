@@ -42,7 +42,7 @@ def flops(found: Iterable[Manifest]) -> float | None:
     """Floating-point operations of all finished stages in `found`, reckoned from their tokens.
 
     Two a parameter for a token that is computed forward (generated, or of a prompt, once for all
-    completions of it, or by RL's reference), six for one that is trained on, prompts included:
+    completions of it, or by RL's reference or perception loss), six for one that is trained on, prompts included:
     Kaplan et al., "Scaling Laws for Neural Language Models" (arXiv 2001.08361), section 2.1. Attention
     over the context and the vision tower's patches are left out. Evaluations are a cost of measuring,
     and are not counted.
