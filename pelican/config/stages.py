@@ -59,11 +59,10 @@ class Stage:
     memory: str = ""  # the field to lower if memory ran out
     generated: str = ""  # the count of its manifest that is its generated tokens
     trained: str = ""  # the count that is the tokens it trained on
-    # Counts of tokens that its model computed forward besides: prompts, once each, and RL's reference pass.
+    # Counts of tokens that its model computed forward besides: prompts, once each, and of RL the passes of the
+    # reference and of the perception loss.
     read: tuple[str, ...] = ()
-    prompts_trained: str = (
-        ""  # the count of prompts' tokens that went through the backward pass, too
-    )
+    prompts_trained: str = ""  # the count of prompts' tokens that went backward, too
     computes: str = "policy"  # the input whose model does all that
     endings: tuple[str, ...] = ()  # how its completions can end; a teacher's replies don't say
     long: bool = True  # long enough for its metrics to be scraped; others only push

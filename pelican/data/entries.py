@@ -41,9 +41,8 @@ from pelican.rewards.score import scorer_of
 # The rules for one row, all but its images: `entry_of` applies them and says what is wrong.
 
 MIN_STEP_S = 1 / 240  # no camera of a robot is faster
-IN_MEDIA = frozenset(
-    {"points", "box", "interval"}
-)  # kinds of answers that lie in a frame or a clip
+# Kinds of answers that lie in a frame or a clip.
+IN_MEDIA = frozenset({"points", "box", "interval"})
 RESERVED = re.compile(r"<\|[\w ]{1,40}\|>|<(?:image|video)_pad>|\[/?INST\]|<</?SYS>>")
 
 

@@ -113,12 +113,8 @@ def scaled(image: Image.Image, max_pixels: int) -> Image.Image:
 # below it (mostly black), and cuts 16 bits at 255, so that all is white.
 
 _ORIENTATION = 0x0112  # EXIF
-_EXIF = (
-    "exif",
-    "xmp",
-    "XML:com.adobe.xmp",
-    "Raw profile type exif",
-)  # in which Pillow looks for it
+# In which Pillow looks for it.
+_EXIF = ("exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif")
 _BEHIND = (b"eXIf", b"adobe.xmp", b"profile type exif")  # what PNG may have behind its pixels
 _TURNS = dict(
     enumerate(

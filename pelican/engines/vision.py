@@ -38,9 +38,8 @@ _PART = 512  # images of a part
 def tower_digest(visual: nn.Module, image_processor: Any) -> str:
     """Digest of a tower's weights and of the preprocessing, 16 hexadecimal digits."""
     digest = hashlib.blake2b(image_processor.to_json_string().encode(), digest_size=8)
-    digest.update(
-        b"pixels as seen"
-    )  # of data.images: other pixels of the same bytes, other features
+    # Of data.images: other pixels of the same bytes, other features.
+    digest.update(b"pixels as seen")
     for name, tensor in sorted(visual.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())

@@ -34,6 +34,8 @@ _LEAD = re.compile(
     r"|\s*(?:la\s+|die\s+)?(?:respuesta|réponse|resposta|risposta|antwort|ответ)\s*(?:es\b|est\b|ist\b|é\b|:)\s*:?",
     re.IGNORECASE,
 )
+# A reply that degenerates may be thousands of them, which every pattern that begins with blanks would read anew.
+_BLANKS = re.compile(r"\s{9,}")
 _JSON_KEYS = ("answer", "final_answer", "choice", "option")
 
 
@@ -74,17 +76,22 @@ def _checked(text: str, *, tagged: bool) -> Extracted:
 
 def plain_answer(text: str) -> str:
     """An answer without dress and "The answer is", in plain characters, until nothing changes."""
-    text = undress(plain_characters(text))
+    text = _bare(plain_characters(text))
     if text[:1] == "{" and '"' in text:
         text = _json_answer(text)
     stated = None
     if "answer" in text.lower() or not text.isascii():
         stated = max(_STATEMENT.finditer(text), key=re.Match.start, default=None)
     if stated:  # prose that ends in "… the answer is B."
-        text = undress(text[stated.end() :])
+        text = _bare(text[stated.end() :])
     while lead := _LEAD.match(text):
-        text = undress(text[lead.end() :])
+        text = _bare(text[lead.end() :])
     return text
+
+
+def _bare(text: str) -> str:
+    """A text without dress, and without long runs of blanks; one that breaks a line still does."""
+    return _BLANKS.sub(lambda run: "\n" if "\n" in run[0] else " ", undress(text))
 
 
 def _json_answer(text: str) -> str:
@@ -96,7 +103,7 @@ def _json_answer(text: str) -> str:
     found = [value[key] for key in _JSON_KEYS if isinstance(value, dict) and key in value]
     if len(found) != 1:
         return text
-    return undress(found[0]) if isinstance(found[0], str) else json.dumps(found[0])
+    return _bare(found[0]) if isinstance(found[0], str) else json.dumps(found[0])
 
 
 # Choices.

@@ -416,8 +416,10 @@ _SECONDS = {
 }
 TIMES = {name: factor for factor, names in _SECONDS.items() for name in names.split()}
 _TIME = re.compile(
-    r"(?:([0-9]+):)?([0-9]+):([0-9]{2}(?:\.[0-9]+|,[0-9]{3}(?![0-9:]))?)" + NO_WORD_AFTER + r"|"
-    r"([0-9]+(?:\.[0-9]+)?|\.[0-9]+)(?:\s*(?:[-(\[]\s*)?"
+    r"(?<![0-9])(?:([0-9]+):)?([0-9]+):([0-9]{2}(?:\.[0-9]+|,[0-9]{3}(?![0-9:]))?)"
+    + NO_WORD_AFTER
+    + r"|"
+    r"(?<![0-9])([0-9]+(?:\.[0-9]+)?|\.[0-9]+)(?:\s*(?:[-(\[]\s*)?"
     rf"({'|'.join(sorted(TIMES, key=len, reverse=True))})(?![^\W{JOINED}0-9])|{NO_WORD_AFTER})"
 )
 _NEGATIVE = re.compile(r"(?:^|[\[(,]|\b(?:from|between|to|and)\s)\s*-\s*\.?[0-9]")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal
 
@@ -42,7 +42,7 @@ def flops(found: Iterable[Manifest]) -> float | None:
     """Floating-point operations of all finished stages in `found`, reckoned from their tokens.
 
     Two a parameter for a token that is computed forward (generated, or of a prompt, once for all
-    completions of it, or by RL's reference), six for one that is trained on, prompts included:
+    completions of it, or by RL's reference or perception loss), six for one that is trained on, prompts included:
     Kaplan et al., "Scaling Laws for Neural Language Models" (arXiv 2001.08361), section 2.1. Attention
     over the context and the vision tower's patches are left out. Evaluations are a cost of measuring,
     and are not counted.
@@ -54,6 +54,8 @@ def flops(found: Iterable[Manifest]) -> float | None:
     for manifest in found:
         row = STAGES.get(manifest.stage)
         if row is None or not (row.generated or row.trained):
+            continue
+        if "skipped" in manifest.notes:  # RL with nothing to practise computed nothing, nor counted
             continue
         forward = [name for name in (row.generated, *row.read) if name]
         backward = [name for name in (row.trained, row.prompts_trained) if name]
@@ -69,14 +71,14 @@ def flops(found: Iterable[Manifest]) -> float | None:
 def labels(found: Iterable[Manifest]) -> int:
     """Questions whose answers a run read, to reward or to verify: over its loops, in each once."""
     read: defaultdict[int, int] = defaultdict(int)
-    taught: Counter[int] = Counter()
+    taught = 0
     for manifest in found:
         counts, loop = manifest.counts, manifest.loop
         if manifest.stage == "rollout":  # what phase sft rolls out has what phase rl did
             read[loop] = max(read[loop], counts.get("samples", 0))
         elif manifest.stage == "distill":
-            taught[loop] += counts.get("asked_assoc", 0) + counts.get("asked_general", 0)
-    return sum(read.values()) + taught.total()
+            taught += counts.get("asked_assoc", 0) + counts.get("asked_general", 0)
+    return sum(read.values()) + taught
 
 
 def show(store: ObjectStore, run: str) -> dict[str, Any]:

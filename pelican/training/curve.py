@@ -108,6 +108,12 @@ class RlCurve(TrainerCallback):  # type: ignore[misc]
         # Here and not in `add`: with `rl.variant.updates` a batch is trained on in several steps.
         self.totals["tokens_trained"] += self._batch_of_all
         self.totals["prompt_tokens_trained"] += self._prompts_of_all
+        variant = self._config.variant
+        if (
+            variant.perception
+        ):  # one more pass, without the images; three count as forward and backward
+            passes = 3 if variant.masked_gradients else 1
+            self.totals["reference_tokens"] += passes * (self._batch_of_all + self._prompts_of_all)
         telemetry.trained_on(self._batch)
         newest = self.rows[-1]["step"] if self.rows else step  # some steps use a batch again
         recent = [row["reward"] for row in self.rows if row["step"] == newest]

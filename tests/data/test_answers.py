@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import time
+from contextlib import suppress
 from typing import Any
 
 import pytest
 
 from pelican.data.formats.base import Reference
-from pelican.data.importing.answers import bare_options, options_in, read_answer
+from pelican.data.importing.answers import bare_options, options_in, read_answer, with_options
 from pelican.data.importing.classify import classify
 from pelican.data.tables import RowError
-from pelican.records import CountAnswer, OpenAnswer, TextAnswer
+from pelican.records import ChoiceAnswer, CountAnswer, OpenAnswer, TextAnswer
 from pelican.rewards.masks import decode_mask
 
 SIZE = (200, 100)
@@ -142,3 +144,30 @@ def test_a_family_always_has_a_reward_for_its_answer() -> None:
     assert (said.family.value, said.confidence) == ("success", 1.0)
     with pytest.raises(RowError, match="'red' is no family"):
         classify("Is it red?", TextAnswer(value="red"), "", "red")
+
+
+@pytest.mark.parametrize(
+    ("question", "options", "listed"),
+    [
+        ("Is it left or right of the cup?", ("left", "right"), False),
+        ("杯子在左边还是右边？", ("左边", "右边"), False),
+        ("In which position is the container?", ("on", "in"), True),  # parts of other words
+        ("How many of the 12 cups were there at 3:45?", ("1", "2", "3", "4"), True),
+        ("Which?\nA. cup\nB. bowl", ("cup", "bowl"), False),
+    ],
+)
+def test_options_are_listed_unless_the_question_says_them(
+    question: str, options: tuple[str, ...], listed: bool
+) -> None:
+    asked = with_options(question, ChoiceAnswer(options=options, answer="A"))
+    assert (asked != question) is listed
+    assert all(option in asked for option in options)
+
+
+@pytest.mark.parametrize("unit", ["[", "(", " ", "1", "\n", "a "])
+def test_a_hostile_answer_is_read_in_milliseconds(unit: str) -> None:
+    for text in (f"{unit * (7000 // len(unit))}x > c", f"so{unit * (7000 // len(unit))}x"):
+        began = time.process_time()
+        with suppress(RowError):
+            read(text, f"Is it open?\nA. {text}\nB. no")
+        assert time.process_time() - began < 0.5

@@ -257,6 +257,7 @@ def test_videos_as_lists_of_their_pictures(tmp_path: Path) -> None:
         chat("mixed", ask, "yes", videos=[names, "whole.mp4"]),
         chat("rate", when, "[1, 2]", videos=[{"video": names, "fps": 2}]),
         chat("no rate", when, "[1, 2]", videos=[names]),
+        chat("rate 0", when, "[1, 2]", videos=[{"video": names, "fps": 0}]),
         chat("one", ask, "yes", videos=[names[:1]]),
         chat("gone", ask, "yes", videos=[[names[0], "frames/cup/9.jpg", names[1]]]),
         {
@@ -281,7 +282,9 @@ def test_videos_as_lists_of_their_pictures(tmp_path: Path) -> None:
     flat = found.samples["lab/flat"]
     assert flat.media_kind == "clip" and flat.scene == "lab/frames/cup/"
     assert flat.images[2] == (root / names[2]).read_bytes()
-    assert found.bad == {"no rate": "answer", "one": "clip_step", "gone": "media_missing"}
+    assert found.bad == {
+        "no rate": "answer", "rate 0": "schema", "one": "clip_step", "gone": "media_missing",
+    }  # fmt: skip
     assert "fps" in found.reasons["no rate"]
 
 

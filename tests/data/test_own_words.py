@@ -211,6 +211,25 @@ words = st.sampled_from(
         "½",
     ]
 )
+
+
+@pytest.mark.parametrize(
+    ("said", "split"),
+    [
+        ("train", "train"), ("Validation", "dev"), ("valid", "dev"), ("val_unseen", "dev"), ("eval", "test"),
+        ("evaluation", "test"), ("test-mini", "test"), ("", "train"), ("held", "train"),
+    ],
+)  # fmt: skip
+def test_a_row_s_split_in_the_names_that_the_field_has(said: str, split: str) -> None:
+    """What is held out elsewhere is not trained on here."""
+    turns = (Turn(role="user", text=CUPS),)
+    record = Record(
+        "row 1", "k", turns, (Media("image", data=PICTURE),), Reference("3"), split=said
+    )
+    found = convert(record, LOADER, Defaults("test"))
+    assert isinstance(found, Good) and found.sample.split == split
+
+
 questions = st.sampled_from(
     [OPTIONS, CUPS, DISC, ROOM, "Is it on?", "How far is it in meters?", "When is it held?", "What are the steps?",
      "What is written there?", "Which?", "How tall is it?", "它是什么？"]

@@ -78,7 +78,7 @@ def test_tokens_count_in_every_update_of_a_batch_and_with_a_hint_too(
         return trainers.scored(float("Hint:" in sample.question and index % 2))
 
     records: list[StepRecord] = []
-    variant = RlVariant(updates=2, hints=True)
+    variant = RlVariant(updates=2, hints=True, perception=0.01)
     trainer = trainers.grpo(twin, tmp_path, score, records, max_steps=3, refill=0, variant=variant)
     curve = RlCurve(trainer._config, lambda value: [value], lambda *_: None)
     trainer.add_callback(curve)
@@ -101,9 +101,10 @@ def test_tokens_count_in_every_update_of_a_batch_and_with_a_hint_too(
 
     read = sum(prompts(record.drawn) + prompts(record.hinted) for record in records)
     assert curve.totals["prompt_tokens"] == read
-    trained = 2 * prompts(first.trained) + prompts(last.trained)
-    assert curve.totals["prompt_tokens_trained"] == trained
-    assert curve.totals["reference_tokens"] == 0  # there is none without a KL term
+    of_prompts = 2 * prompts(first.trained) + prompts(last.trained)
+    assert curve.totals["prompt_tokens_trained"] == of_prompts
+    # Without a KL term there is no reference; the perception loss has a pass of its own.
+    assert curve.totals["reference_tokens"] == trained + of_prompts
 
 
 def test_sft_counts_what_it_learns(

@@ -171,13 +171,14 @@ def test_words_by_script(text: str, words: float) -> None:
 HOSTILE: list[Any] = [
     *"0129aAinm.,:;/-+'\"([{<>|\\$~*_^ \t\n一三米秒两是、B", "one ", "half a ", "1 ", "1/", "1,", "1 m ", "1m", "a) ", "1. ", "then ",
     "and ", "answer is ", "答案是", "no ", "yes ", "5 ft ", "1:", "1:11 ", "one and ", "hundred ", "\\boxed{", "->", "第一步",
-    "0,1", "1.111.", "sq ", "x 10^",
+    "0,1", "1.111.", "sq ", "x 10^", "\\ ", "<b> ",
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize("unit", HOSTILE)
 def test_hostile_text_is_read_in_milliseconds(unit: str) -> None:
-    texts = [unit * (7900 // len(unit)), "1" + unit * (7900 // len(unit)), "one " + unit * 1000]
+    many = unit * (7900 // len(unit))
+    texts = [many, f"1{many}", "one " + unit * 1000, f"{many}x", f"so{many}x", f"a > b{many}c"]
     for answer, _ in RIGHT[:8] + RIGHT[-3:]:
         for text in texts:
             began = time.process_time()

@@ -48,6 +48,7 @@ DISTILL = made(
 SFT = made("train-sft", 10, tokens_trained=7, prompt_tokens_trained=13)
 EVAL = made("eval", 10, tokens=1000)
 REWARD = made("reward", None, rows=4)
+SKIPPED = made("train-rl", 10).model_copy(update={"notes": {"skipped": "the buffer is empty"}})
 
 
 @pytest.mark.parametrize(
@@ -59,6 +60,10 @@ REWARD = made("reward", None, rows=4)
         ([DISTILL], 50 * 2 * 10),  # a larger teacher's token costs more
         ([SFT], 10 * 6 * 20),
         ([EVAL, REWARD], 0),  # measuring, and no model
+        (
+            [ROLLOUT, SKIPPED, SFT],
+            10 * 2 * 100 + 10 * 6 * 20,
+        ),  # nothing to practise: nothing computed
         ([ROLLOUT, made("distill", None, teacher_tokens=6, teacher_prompt_tokens=4)], None),
         ([ROLLOUT, made("train-sft", 10, tokens_trained=7)], None),  # of before prompts counted
     ],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
@@ -171,8 +172,16 @@ def number_of(row: Mapping[str, Any], *names: str) -> float | None:
     for name in names:
         value = row.get(name)
         if isinstance(value, int | float) and not isinstance(value, bool):
-            return float(value)
+            return _float(value)
     return None
+
+
+def _float(value: float) -> float:
+    """An integer of JSON may have 400 digits: as good as infinite, which its reader refuses."""
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
 
 
 _CLOCK = re.compile(
@@ -188,7 +197,7 @@ def seconds_of(value: object) -> float | None:
     if value is None or value == "":
         return None
     if isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
+        return _float(value)
     match = _CLOCK.fullmatch(value.strip()) if isinstance(value, str) else None
     if match is None:
         raise RowError(
@@ -237,6 +246,27 @@ def list_of(value: object) -> list[Any]:
     if value is None or value == "":
         return []
     return list(value) if isinstance(value, list | tuple) else [value]
+
+
+def options_of(value: object) -> tuple[str, ...]:
+    """The options of a question: a list, `{"A": "left", "B": …}`, or `{"label": […], "text": […]}`.
+
+    Nulls at the end are none: Parquet gives every row the letters of the longest. Raises RowError for
+    one between others.
+    """
+    if isinstance(value, Mapping):
+        texts = value.get("text")
+        value = (
+            texts if isinstance(texts, list | tuple) else [value[n] for n in sorted(value, key=str)]
+        )
+    given = list_of(value)
+    while given and given[-1] is None:
+        given.pop()
+    if None in given:
+        raise RowError(
+            "answer", f"choice {given.index(None) + 1} of {len(given)} is empty; write it"
+        )
+    return tuple(map(str, given))
 
 
 # The files of a source: listed in a fixed order, read row by row, so that size does not matter.

@@ -22,6 +22,7 @@ from pelican.data.formats.base import (
     is_text_alone,
     json_rows,
     list_of,
+    options_of,
     record_key,
     text_of,
 )
@@ -270,7 +271,7 @@ def described(
 ) -> Record:
     """The fields that rows of any format may have, such as id, scene and split.
 
-    Raises RowError for a row with sound: what is asked may be about it.
+    Raises RowError for a row with sound, since what is asked may be about it, or with an empty choice.
     """
     for field in ("audio", "audios"):
         if isinstance(value.get(field), str | list | Mapping) and value[field]:
@@ -281,7 +282,7 @@ def described(
         turns=(),
         media=media,
         reference=Reference(
-            options=tuple(str(o) for o in list_of(value.get("options") or value.get("choices"))),
+            options=options_of(value.get("options") or value.get("choices")),
             unit=text_of(value, "unit"),
         ),
         objects=objects_of(value),

@@ -180,7 +180,7 @@ def _chosen(wish: str, cameras: Sequence[str], root: Path) -> list[str]:
 
 def _size(feature: Mapping[str, Any]) -> tuple[int, int]:
     """(width, height) of a camera's pictures; `names` says what the numbers of `shape` are."""
-    shape, names = list_of(feature.get("shape")), list_of(feature.get("names"))
+    shape, names = list_of(feature.get("shape")), map(str, list_of(feature.get("names")))
     of = dict(zip(names, shape, strict=False))
     if "height" not in of or "width" not in of:
         of = dict(zip(("height", "width"), shape[1:] if shape[:1] == [3] else shape, strict=False))

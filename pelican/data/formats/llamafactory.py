@@ -101,6 +101,10 @@ def _files_of(source: Source, name: str, entry: Mapping[str, Any]) -> list[Path]
     """The files of one entry; none if they are to be downloaded. Raises RowError."""
     if entry.get("ranking"):
         raise RowError("schema", f"{name} has pairs of answers, of which none is a reference")
+    for field in ("columns", "tags"):
+        names = entry.get(field) or {}
+        if not isinstance(names, dict) or not all(isinstance(n, str) for n in names.values()):
+            raise RowError("schema", f"{field} of {name} is no object of names; mend it in {INFO}")
     named = text_of(entry, "file_name")
     if not named:
         raise RowError(

@@ -106,7 +106,7 @@ def batch_rows(batch: pa.RecordBatch) -> Iterator[dict[str, Any] | RowError]:
             yield RowError("text", "text is not UTF-8")
 
 
-# Names of files and folders that say a split, as Hugging Face's `datasets` reads them.
+# Names of splits, files and folders that say a split, as Hugging Face's `datasets` reads them.
 SPLITS = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("validation", "valid", "val", "dev"), "dev"),
@@ -115,9 +115,9 @@ SPLITS = {
 
 
 def split_of(name: str) -> str:
-    """The split that a path below the source says, nearest part first; "" if none does.
+    """The split that a name or a path below the source says, nearest part first; "" if none does.
 
-    For example "train/metadata.csv", "shards/test-00000.tar".
+    For example "validation_seen", "train/metadata.csv", "shards/test-00000.tar".
     """
     parts = PurePosixPath(name).parts
     for part in reversed(parts):

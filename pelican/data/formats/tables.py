@@ -24,6 +24,7 @@ from pelican.data.formats.base import (
     Unread,
     is_text_alone,
     list_of,
+    options_of,
     record_key,
     text_of,
     time_of,
@@ -168,9 +169,10 @@ def _reference(row: Mapping[str, Any], options: Options) -> Reference:
     said = answers_of(row.get(everyone)) if everyone else []
     together = bool(said) and (value is None or "answers" in options.columns)
     given = row.get(choices) if choices else None
-    if isinstance(given, Mapping):  # {"A": "left", "B": "right"}
-        given = [given[letter] for letter in sorted(given)]
-    texts = tuple(str(option) for option in list_of(given))
+    texts = options_of(given)
+    labels = list_of(given.get("label")) if isinstance(given, Mapping) else []
+    if value in labels:  # some count from 1
+        value = labels.index(value)
     if not texts:  # MMBench's kind: columns A, B, C, D
         letters = [c for c in "ABCDEFGH" if isinstance(row.get(c), str) and row[c]]
         texts = tuple(str(row[c]) for c in letters) if len(letters) > 1 else ()
@@ -445,9 +447,8 @@ class ImageFolder(_Files):
             if any(not isinstance(one, str) for one in list_of(value)):
                 raise RowError("schema", f"{column} is no name of a file")
             paths = [(folder / one).as_posix() for one in list_of(value)]
-            found[kind.rstrip("_") or "image"] = (
-                paths[0] if isinstance(value, str) else paths or None
-            )
+            shown = paths[0] if paths and isinstance(value, str) else paths or None
+            found[kind.rstrip("_") or "image"] = shown
             if paths and not found["split"]:
                 found["split"] = split_of(PurePosixPath(paths[0]).parent.as_posix())
         return found

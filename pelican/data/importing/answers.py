@@ -58,7 +58,7 @@ from pelican.rewards.quantities import (
 )
 from pelican.rewards.replies import as_reply
 from pelican.rewards.score import score
-from pelican.rewards.scripts import count_words
+from pelican.rewards.scripts import count_words, touches
 
 TEXT_WORDS = 4  # a longer free answer can't be asked for word by word
 _ANSWER: TypeAdapter[Answer] = TypeAdapter(Answer)
@@ -315,7 +315,7 @@ def _count(said: str, reference: Reference, asked: Asked) -> Answer | None:
 
 
 _FIRST_WORD = re.compile(
-    r"[\s(\[]*([^\s,;:.!?，。；：！)\]–—-]+)(?:[)\].!。！]*\s*$|[,;:.!，。；：！–—-]|\s+[–—-])"
+    r"[\s(\[]*([^\s,;:.!?，。；：！()\[\]–—-]+)(?:[)\].!。！]*\s*$|[,;:.!，。；：！–—-]|\s+[–—-])"
 )
 
 
@@ -523,11 +523,11 @@ def bare_options(options: Sequence[str]) -> tuple[str, ...]:
 
 def options_in(question: str) -> tuple[str, ...]:
     """The options that stand in a question as "A. … B. …"; empty if they are not A, B, C, …"""
-    found = _OPTION.findall(question)
+    found = _OPTION.findall(" ".join(question.split()))  # each run of blanks would be read anew
     letters = "".join(letter for letter, _ in found)
     if len(found) < 2 or letters != "ABCDEFGH"[: len(found)]:
         return ()
-    return tuple(" ".join(text.split()) for _, text in found)
+    return tuple(text for _, text in found)
 
 
 def choice_of(value: Any, reference: Reference) -> ChoiceAnswer:
@@ -568,7 +568,14 @@ def _option_at(at: int, options: tuple[str, ...]) -> ChoiceAnswer:
 
 def with_options(question: str, answer: ChoiceAnswer) -> str:
     """The question with its lettered options, which some sources keep apart."""
-    if options_in(question) or all(option in question for option in answer.options):
+    if options_in(question) or all(_stands_in(question, option) for option in answer.options):
         return question
     listed = [f"{chr(ord('A') + i)}. {o}" for i, o in enumerate(bare_options(answer.options))]
     return "\n".join([question, *listed])
+
+
+def _stands_in(question: str, option: str) -> bool:
+    """Whether an option is asked for by its own words: "in" does not stand in "inside", nor 1 in 12."""
+    if touches(option):
+        return option in question
+    return re.search(rf"(?<!\w){re.escape(option)}(?!\w)", question) is not None

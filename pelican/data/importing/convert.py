@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from pelican.data.entries import RESERVED, answer_fits, first_message, refuse
 from pelican.data.formats.base import Found, Record, Unread
+from pelican.data.formats.rows import split_of
 from pelican.data.importing.answers import check_own_words, read_answer, with_options
 from pelican.data.importing.classify import Label, classify
 from pelican.data.importing.marks import fill_marks
@@ -33,15 +34,6 @@ from pelican.records import (
 MAX_TEXT = 20_000  # characters of a turn
 # What a chat template or a processor would take for its own: it would break the prompt.
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
-_SPLITS = {
-    "train": Split.TRAIN,
-    "training": Split.TRAIN,
-    "dev": Split.DEV,
-    "val": Split.DEV,
-    "validation": Split.DEV,
-    "test": Split.TEST,
-    "testing": Split.TEST,
-}
 
 
 @dataclass(frozen=True)
@@ -182,6 +174,4 @@ def _clean(turn: Turn) -> Turn:
 
 
 def _split(said: str, defaults: Defaults) -> Split:
-    if not defaults.force_split and said.lower() in _SPLITS:
-        return _SPLITS[said.lower()]
-    return Split(defaults.split)
+    return Split((not defaults.force_split and split_of(said)) or defaults.split)

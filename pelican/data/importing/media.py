@@ -292,9 +292,9 @@ class Loader:
         what = named(medium.path) if medium.path else "a video of pictures"
         if len(files) < 2:
             raise RowError("clip_step", f"{what} holds {len(files)} frames; a clip needs two")
-        fps = medium.fps or 1.0
+        fps = 1.0 if medium.fps is None else medium.fps
         if not fps > 0:
-            raise RowError("schema", f"{what} has {fps:g} frames a second")
+            raise RowError("schema", f"{what} has {fps:g} frames a second; mend its `fps`")
         start = medium.start_s or 0.0
         first = max(0, int(start * fps))
         last = len(files) if medium.end_s is None else min(len(files), int(medium.end_s * fps) + 1)

@@ -15,6 +15,7 @@ from tests.data.formats.world import (
     brief,
     image,
     imported,
+    video,
     write_json,
     write_lines,
 )
@@ -194,6 +195,38 @@ def test_one_data_set_of_dataset_info_is_chosen_by_its_name(tmp_path: Path) -> N
     assert (len(found.samples), found.bad) == (1, {})
     with pytest.raises(UserInputError, match="no entry 'his'; it has mine, talks"):
         imported(tmp_path / "lab", tmp_path / "other", config="his")
+
+
+@pytest.mark.parametrize(
+    "entry", [{"columns": ["ask"]}, {"columns": {"images": ["pic"]}}, {"tags": ["who"]}]
+)
+def test_an_entry_of_dataset_info_that_is_none_is_left_out(
+    entry: dict[str, object], tmp_path: Path
+) -> None:
+    lab = tmp_path / "lab"
+    lab.mkdir()
+    rows = [{"instruction": "3 + 4?", "output": "7"}]
+    write_json(lab / "rows.json", rows)
+    named = {"file_name": "rows.json"}
+    write_json(lab / "dataset_info.json", {"odd": {**named, **entry}, "good": named})
+    found = imported(lab, tmp_path / "pool")
+    assert (len(found.samples), found.bad) == (1, {"odd": "schema"})
+
+
+def test_an_odd_value_is_the_fault_of_its_row_alone(tmp_path: Path) -> None:
+    lab = tmp_path / "lab"
+    image(lab / "a.png")
+    video(lab / "a.mp4", 4.0)
+    row = {"question": "Is it open?", "answer": "yes"}
+    rows: list[dict[str, object]] = [
+        {**row, "id": "whole", "file_name": "a.png"},
+        {**row, "id": "nameless", "file_name": ""},
+        {**row, "id": "late", "video_file_name": "a.mp4", "start": 10**400},
+    ]
+    write_lines(lab / "metadata.jsonl", rows)
+    found = imported(lab, tmp_path / "pool")
+    assert list(found.samples) == ["lab/whole"]
+    assert found.bad == {"nameless": "media_missing", "late": "video_window"}
 
 
 def test_rows_of_a_csv_that_can_not_be_read(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pelican.data.formats.lerobot import _size
 from pelican.errors import UserInputError
 from tests.data.formats.layouts import FRONT, lerobot
 from tests.data.formats.world import Outcome, brief, imported
@@ -89,3 +90,11 @@ def test_several_cameras_are_asked_about_alike(source: Path, tmp_path: Path) -> 
 def test_a_camera_that_is_not_there_is_one_sentence(source: Path, tmp_path: Path) -> None:
     with pytest.raises(UserInputError, match=r"has no camera 'top'; it has .*wrist, .*front"):
         imported(source, tmp_path / "pool", columns=("video=top",))
+
+
+@pytest.mark.parametrize(
+    "names", [["height", "width", "channels"], None, {"axes": ["height", "width", "channels"]}]
+)
+def test_the_size_of_a_camera_s_pictures(names: object) -> None:
+    assert _size({"shape": [48, 64, 3], "names": names}) == (64, 48)
+    assert _size({"shape": [3, 48, 64]}) == (64, 48)

@@ -48,6 +48,34 @@ def codes(bad: dict[str, str]) -> dict[str, int]:
     return {code: list(bad.values()).count(code) for code in bad.values()}
 
 
+def test_choices_as_objects(tmp_path: Path) -> None:
+    """By letters, of which Parquet fills what a row lacks with null; and texts beside their labels."""
+    root = tmp_path / "source"
+    lettered = [
+        {"A": "cup", "B": "bowl"},
+        {"A": "cup", "B": "jug", "C": "can"},
+        {"A": "cup", "C": "can"},
+    ]
+    rows = [
+        {"question": "Which?", "answer": "B", "choices": choices, "image": picture(i)}
+        for i, choices in enumerate(lettered)
+    ]
+    table(rows, root / "letters.parquet")
+    rows = [
+        {"question": "Which?", "answer": answer, "image": picture(i),
+         "choices": {"label": labels, "text": ["cup", "bowl", "jug"]}}
+        for i, (answer, labels) in enumerate([("B", ["A", "B", "C"]), ("2", ["1", "2", "3"])], 3)
+    ]  # fmt: skip
+    table(rows, root / "labels.parquet")
+    found = imported(root, tmp_path / "pool")
+    assert sorted(brief(s)[:2] for s in found.samples.values()) == [
+        ("choice", "B of 2"), *[("choice", "B of 3")] * 3
+    ]  # fmt: skip
+    assert ["choice 2 of 3 is empty" in reason for reason in found.reasons.values()] == [True]
+    options = {s.answer.options for s in found.samples.values()}
+    assert options == {("cup", "bowl"), ("cup", "jug", "can"), ("cup", "bowl", "jug")}
+
+
 def test_parquet_with_guessed_columns_and_a_file_that_is_cut(tmp_path: Path) -> None:
     root = tmp_path / "vqa"
     table(ROWS, root / "a.parquet")
