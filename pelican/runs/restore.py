@@ -14,6 +14,7 @@ from pelican.storage.store import MANIFEST, ObjectStore
 from pelican.storage.verify import REGISTRY, VERSION, Recorded, find_damage, find_record
 
 SMALL = 16 << 20  # bytes: all of a run's tables, and no checkpoint of a real model
+AT_A_GLANCE = 1 << 30  # bytes that are read of all of them, the smallest files first
 
 
 def find_records(store: ObjectStore, run: str) -> tuple[dict[str, OutputFile], list[str]]:
@@ -46,7 +47,12 @@ def look_over(store: ObjectStore, run: str) -> list[str]:
     files, damaged = find_records(store, run)
     sizes = store.sizes(run_prefix(run))
     wrong = {key for key, file in files.items() if sizes.get(key) != file.size}
-    small = {key: file for key, file in files.items() if key not in wrong and file.size <= SMALL}
+    small: dict[str, OutputFile] = {}
+    room = AT_A_GLANCE
+    for key, file in sorted(files.items(), key=lambda pair: pair[1].size):
+        room -= file.size
+        if key not in wrong and file.size <= SMALL and room >= 0:
+            small[key] = file
     wrong.update(find_damage(store, small, trust=False))
     known = store.known_digests(key for key in files if key not in wrong and key not in small)
     wrong |= {key for key, digest in known.items() if digest != files[key].sha256}

@@ -88,10 +88,13 @@ def count_parameters(folder: Path) -> int:
     found = list_files(str(folder))
     if found is None:
         return 0
+    files = {file for file in found.sizes if file.endswith(".safetensors")}
+    # Others may lie beside those of the index, such as all weights once more in one file.
+    if INDEX in found.sizes:
+        files = set(read_json(folder.name, found, INDEX).get("weight_map", {}).values())
     headers: dict[str, Any] = {}
-    for file in found.sizes:
-        if file.endswith(".safetensors"):
-            headers |= tensors(check_safetensors(folder.name, found, file))
+    for file in files:
+        headers |= tensors(check_safetensors(folder.name, found, file))
     return sum(math.prod(tensor["shape"]) for tensor in headers.values())
 
 
