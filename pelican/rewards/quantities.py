@@ -58,7 +58,9 @@ _SCALED = re.compile(
     r"|(\s+and\s+a\s+half)\b)"
 )
 _HAN_DIGITS = {c: n for n, c in enumerate("零一二三四五六七八九")} | {"〇": 0, "两": 2, "兩": 2}
-_COUNTED = "秒米厘毫公英个個只隻把张張条條辆輛块塊本台臺杯件支名位次步根颗顆枚瓶盒扇座つ匹人碗盘盤种種"
+_COUNTED = (
+    "秒米厘毫公英个個只隻把张張条條辆輛块塊本台臺杯件支名位次步根颗顆枚瓶盒扇座つ匹人碗盘盤种種"
+)
 _HAN_NUMERAL = f"[十百{''.join(_HAN_DIGITS)}]"
 _HAN = re.compile(
     rf"(?<![点點]|{_HAN_NUMERAL})({_HAN_NUMERAL}{{1,7}})(?:[点點]([{''.join(_HAN_DIGITS)}]{{1,7}}))?(?=[{_COUNTED}])"

@@ -36,7 +36,15 @@ from pelican.data.formats.chat import (
     without_tags,
 )
 from pelican.data.formats.medium import medium, placed, videos_of
-from pelican.data.formats.rows import TABLES, TEXTS, batch_rows, first_values, read_rows, split_of
+from pelican.data.formats.rows import (
+    TABLES,
+    TEXTS,
+    batch_rows,
+    first_values,
+    read_rows,
+    split_of,
+    written_list,
+)
 from pelican.data.signatures import pointer_in
 from pelican.data.tables import SAMPLES, RowError
 from pelican.errors import UserInputError
@@ -170,6 +178,8 @@ def _reference(row: Mapping[str, Any], options: Options) -> Reference:
     given = row.get(choices) if choices else None
     if isinstance(given, Mapping):  # {"A": "left", "B": "right"}
         given = [given[letter] for letter in sorted(given)]
+    if isinstance(given, str):
+        given = written_list(given) or [line for line in given.splitlines() if line.strip()]
     texts = tuple(str(option) for option in list_of(given))
     if not texts:  # MMBench's kind: columns A, B, C, D
         letters = [c for c in "ABCDEFGH" if isinstance(row.get(c), str) and row[c]]
