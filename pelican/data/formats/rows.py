@@ -50,6 +50,10 @@ def _csv_rows(path: Path, delimiter: str) -> Iterator[JsonRow]:
     number = 0
     try:
         with path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
+            head = file.readline()
+            file.seek(0)
+            if delimiter == "," and "," not in head:  # as Excel writes it where 1,5 is a number
+                delimiter = next((mark for mark in ";\t" if mark in head), delimiter)
             for number, cells in enumerate(csv.DictReader(file, delimiter=delimiter), 1):
                 raw = delimiter.join(str(cell) for cell in cells.values())
                 if None in cells:

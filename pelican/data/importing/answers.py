@@ -11,6 +11,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -216,6 +217,11 @@ def _listed(value: Sequence[Any], reference: Reference, asked: Asked) -> Answer:
     pair = len(value) == len(numbers) == 2
     if pair and asked.about_time:
         return asked.span(numbers[0], numbers[1])
+    if asked.about_time and len(value) == 2 and all(isinstance(v, str) for v in value):
+        with suppress(Unscorable):
+            return asked.span(*parse_interval(f"{value[0]} to {value[1]}"))
+    if asked.about_time and len(value) > 1 and all(_is_pair(v) for v in value):
+        raise RowError("answer", f"the answer is {len(value)} spans; ask for one a row")
     said = [v["answer"] for v in value if isinstance(v, Mapping) and "answer" in v]
     if said and len(said) == len(value):  # VQA: {"answer": …, "answer_confidence": …}
         return _agreed([str(v).strip() for v in said], reference, asked)
@@ -244,6 +250,10 @@ def _listed(value: Sequence[Any], reference: Reference, asked: Asked) -> Answer:
         f"the answer is a list of {len(texts)}, and the question asks for no steps; if each is an"
         " annotator's answer, say so by --column answers=NAME",
     )
+
+
+def _is_pair(value: Any) -> bool:
+    return isinstance(value, list | tuple) and len(value) == 2
 
 
 def _agreed(texts: Sequence[str], reference: Reference, asked: Asked) -> Answer:
@@ -389,6 +399,7 @@ def _neither(said: str, reference: Reference, asked: Asked) -> None:
 _TIME_MARK = re.compile(
     r"[0-9]:[0-9]{2}|[0-9]\s*(?:s|secs?|seconds?|ms|mins?|minutes?|秒|分)(?![a-z])", re.I
 )
+_RANGE = re.compile(r"[0-9]\s*[a-z]{0,7}\s*(?:-|–|—|~|\bto\b|\band\b|到|至)\s*[0-9]", re.I)
 _SINGLE_TIME = re.compile(
     r"(?:at\s+)?(?:[0-9]{1,2}:)?[0-9]{1,3}:[0-9]{2}(?:\.[0-9]+)?\s*(?:s|min|am|pm)?\.?", re.I
 )
@@ -399,9 +410,11 @@ def _span(said: str, reference: Reference, asked: Asked) -> Answer | None:
     if asked.about_time or short:
         try:
             return asked.span(*parse_interval(said))
-        except (Unscorable, ValidationError) as error:
-            if isinstance(error, ValidationError):
-                raise
+        except Unscorable as error:
+            if asked.about_time and _RANGE.search(said) and count_words(said) <= 2 * TEXT_WORDS:
+                raise RowError(
+                    "answer", f"answer {said!r:.80} is no span ({error.reason})"
+                ) from None
     if _SINGLE_TIME.fullmatch(said) and not asked.about(_ABOUT_WRITING):
         raise RowError(
             "answer", f"answer {said!r:.80} is one time, and a span has a start and an end"
