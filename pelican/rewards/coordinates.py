@@ -112,9 +112,16 @@ def find_regions(text: str, *, bare: bool = True) -> list[Region]:
             found += _of_mark(mark.lower(), content)
     found = found or keyed_regions(text)
     if not found:
-        groups = _GROUP.findall(text) or ([(text, "")] if bare else [])
+        whole = bare or _is_named(text)
+        groups = _GROUP.findall(text) or ([(text, "")] if whole else [])
         found = [region for content, percent in groups for region in _of_group(content + percent)]
     return found
+
+
+def _is_named(text: str) -> bool:
+    """Whether a text is coordinates by name and nothing else: "x: 420, y: 310"."""
+    named = ":" in text or "=" in text
+    return named and _FILLER.fullmatch(_NAMED.sub("", text)) is not None
 
 
 def tagged_points(text: str) -> list[Region]:

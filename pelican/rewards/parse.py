@@ -36,7 +36,7 @@ _LEAD = re.compile(
 )
 # A reply that degenerates may be thousands of them, which every pattern that begins with blanks would read anew.
 _BLANKS = re.compile(r"\s{9,}")
-_JSON_KEYS = ("answer", "final_answer", "choice", "option")
+_JSON_KEYS = ("answer", "final_answer", "choice", "option", "steps", "plan", "order", "sequence")
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +161,29 @@ def parse_choice(text: str, options: Sequence[str]) -> str:
     mentioned = letters | _options_in(rest, texts)
     if len(mentioned) > 1:
         raise Unscorable("several answers", ", ".join(sorted(mentioned)))
+    if any(_is_denied(text, start, end) for start, end in spans):
+        raise Unscorable("unreadable", "an option is denied, and none is named")
     return letters.pop()
+
+
+# "not B", "all but B", "B is wrong", 不是B
+_DENIED_BEFORE = re.compile(
+    r"(?:\b(?:not|never|no|except|without|excluding|than|unlike|(?:rul(?:e|es|ed|ing)|cross(?:ed)?)\s+out|eliminated?"
+    r"|(?:all|anything|everything|any)\s+but)\s|n['’]t\s|不是|不选|不選|并非|排除|除了)"
+    r"\s{0,3}(?:be\s|option\s|choice\s|the\s)?\s{0,3}$",
+    re.IGNORECASE,
+)
+_DENIED_AFTER = re.compile(
+    r"[)\].]?\s{0,3}(?:(?:is|was|must be|seems)\s+)?(?:wrong|incorrect|false|impossible|ruled\s+out|excluded)\b"
+    r"|[)\].]?\s{0,3}(?:(?:is|was)\s+not|(?:is|was|ca)n['’]t|cannot)\s+(?:be\b|correct|right|true|the\b|possible)"
+    r"|\s?(?:不对|不對|错|錯|不正确|不正確)",
+    re.IGNORECASE,
+)
+
+
+def _is_denied(text: str, start: int, end: int) -> bool:
+    before = text[max(0, start - 32) : start]
+    return bool(_DENIED_BEFORE.search(before) or _DENIED_AFTER.match(text, end))
 
 
 def _mentions(text: str) -> Iterator[re.Match[str]]:
@@ -211,11 +233,24 @@ _SAID = {  # what is said: in words between spaces, and in scripts without them
         "不是 不对 不對 不 否 没有 沒有 没 错误 錯誤 错 いいえ いえ 아니요 아니오 아니 ไม่",
     ),
 }
+# Said alone they answer; inside a sentence they are something else.
+_ALONE = {
+    word: said
+    for said, words in (
+        (True, "y t si correct affirmative certainly definitely absolutely indeed ✓ ✔ ✅ ☑"),
+        (False, "n f nee nej incorrect negative ✗ ✘ ❌ ✖"),
+    )
+    for word in words.split()
+}
 YES_NO = {word: said for said, words in _SAID.items() for word in " ".join(words).split()}
 _SPACED = "|".join(" ".join(spaced for spaced, _ in _SAID.values()).split())
 _UNSPACED = sorted(" ".join(joined for _, joined in _SAID.values()).split(), key=len, reverse=True)
 # "no." before a number is "number", and "no" before a noun, as in "yes, no doubt", no answer.
-_POLARITY = re.compile(rf"{NO_WORD_BEFORE}({_SPACED})(?!\w|-\w)(?!\.?\s*#?[0-9])", re.IGNORECASE)
+_POLARITY = re.compile(
+    rf"{NO_WORD_BEFORE}({_SPACED})(?!\w|-\w)(?!\.?\s*#?[0-9])"
+    r"(?!(?<=no)\s+(?:idea|clue|doubt|answer|comment|info(?:rmation)?|way\s+(?:to|of)|problem)\b)",
+    re.IGNORECASE,
+)
 _NO_OF_NOUN = re.compile(
     r"\s+(?!(?:it|its|i|they|he|she|we|there|that|this|the|or|and|but|yes|wait|maybe|not|is|was)\b)[a-z]{2}",
     re.IGNORECASE,
@@ -226,7 +261,8 @@ _ALTERNATIVE = re.compile(r"\s*(?:/|或者?|还是|還是|和|、|,|か|또는)\
 
 def parse_yes_no(text: str) -> bool:
     """Yes or no, by the first word; both words in one answer are refused."""
-    bare = YES_NO.get(text.rstrip(".").lower())
+    word = text.rstrip(".!").lower()
+    bare = YES_NO.get(word, _ALONE.get(word))
     if bare is not None:
         return bare
     start = text.lstrip(" ([")
@@ -254,7 +290,7 @@ MAX_ITEMS = 100
 _NUMBERED = re.compile("[0-9第]")
 _NUMERAL = r"(?:[0-9]{1,3}|[一二三四五六七八九十]{1,2})"
 _MARK = re.compile(
-    r"\s*(?:(?:step\s*)?\(?[0-9]{1,3}[.):、](?![0-9])|step\s+[0-9]+\b[.):]?"
+    r"\s*(?:(?:step\s*)?\(?[0-9]{1,3}[.):、](?![0-9])|step\s+(?:[0-9]+|one|two|three|four|five|six|seven|eight|nine|ten)\b[.):]?"
     rf"|第{_NUMERAL}步?[:,、.]?|[-*•·●▪◦])\s*",
     re.IGNORECASE,
 )

@@ -58,10 +58,13 @@ _SCALED = re.compile(
     r"|(\s+and\s+a\s+half)\b)"
 )
 _HAN_DIGITS = {c: n for n, c in enumerate("零一二三四五六七八九")} | {"〇": 0, "两": 2, "兩": 2}
-_COUNTED = "个個只隻把张張条條辆輛块塊本台臺杯件支名位次步根颗顆枚瓶盒扇座つ匹人碗盘盤种種"
+_COUNTED = (
+    "秒米厘毫公英个個只隻把张張条條辆輛块塊本台臺杯件支名位次步根颗顆枚瓶盒扇座つ匹人碗盘盤种種"
+)
 _HAN_NUMERAL = f"[十百{''.join(_HAN_DIGITS)}]"
 _HAN = re.compile(
-    rf"(?<!{_HAN_NUMERAL}){_HAN_NUMERAL}{{1,7}}(?=[{_COUNTED}])|^{_HAN_NUMERAL}{{1,7}}$"
+    rf"(?<![点點]|{_HAN_NUMERAL})({_HAN_NUMERAL}{{1,7}})(?:[点點]([{''.join(_HAN_DIGITS)}]{{1,7}}))?(?=[{_COUNTED}])"
+    rf"|^({_HAN_NUMERAL}{{1,7}})$"
 )
 _LETTER = re.compile(r"[a-z\u3007\u4e00-\u9fff]")
 
@@ -72,7 +75,7 @@ def with_digits(text: str) -> str:
         return text
     text = _SPELLED.sub(_spelled, text)
     if not text.isascii():
-        text = _HAN.sub(lambda match: str(_han_value(match[0])), text)
+        text = _HAN.sub(_han, text)
     return _SCALED.sub(_scaled, text)
 
 
@@ -125,6 +128,11 @@ def _values(words: list[str]) -> list[float]:
     return numbers
 
 
+def _han(match: re.Match[str]) -> str:
+    part = f".{_han_value(match[2])}" if match[2] else ""
+    return f"{_han_value(match[1] or match[3])}{part}"
+
+
 def _han_value(text: str) -> int:
     """十二 is 12, 三十 is 30, 两 is 2, 一百零五 is 105."""
     if not set(text) & set("十百"):
@@ -155,14 +163,33 @@ def number(token: str) -> float:
     return value
 
 
+# A bound or a denial names no value: "at least 4", "4 or more", "not 4".
+
+_BOUND = re.compile(
+    r"(?:\b(?:not|at\s+(?:least|most)|up\s+to"
+    r"|(?:more|less|fewer|greater|larger|smaller|higher|lower|longer|shorter|other|rather)\s+than)\b|n['’]t\b"
+    r"|至少|至多|最多|最少|超过|超過|不到|多于|多於|少于|少於|不止|不是)"
+    r"\s*(?:(?:exactly|about|just|only|the|an?)\s+)?[-+]?\.?[0-9]"
+    r"|(?<!\S)[<>≤≥≠]=?\s*[0-9.]++(?!\s*>)"
+    r"|[0-9]\s*(?:[a-z]{1,12}\s+)?(?:or|and)\s+(?:more|less|fewer|above|below|over|under|up)\b"
+    rf"|[0-9]\+(?!\s*[0-9])|[0-9]\s?[{JOINED}]{{0,3}}(?:以上|以下|以内)"
+)
+
+
+def _refuse_bound(text: str) -> None:
+    if bound := _BOUND.search(text):
+        raise Unscorable("unreadable", f"a bound or a denial, no value: {bound[0][:40]!r}")
+
+
 # Counts.
 
 _NUMBER = re.compile(  # "1.2.3" is no number, nor is its beginning
     rf"{NO_WORD_BEFORE}(?<!\.)([-+]?(?:{_DIGITS})(?:e[-+]?[0-9]{{1,3}})?)(?!\.?[0-9])(?!e[-+]?[0-9])"
+    r"(?!(?:st|nd|rd|th)\b)"
 )
 _NONE = re.compile(
     r"\b(?:none|nothing|nobody)\b|(?:n[o']t|not)\s+(?:any|a\s+single)\b"
-    r"|\bno\s+(?!(?:idea|clue|way|answer|doubt|information|info|one|matter|longer|need|problem|image"
+    r"|\bno\s+(?!(?:idea|clue|way|answer|comment|doubt|information|info|one|matter|longer|need|problem|image"
     r"|picture|photo|video|clear|sure|more\s+than|less|fewer)\b)[a-z]{2}"
     r"|^(?:没有|一个也没有|沒有|無|无|なし)"
 )
@@ -173,6 +200,7 @@ def parse_count(text: str) -> float:
     text = text.casefold()  # not lower(): the pattern takes "sİx" for "six", and lower() does not
     if not text.isdecimal():
         text = with_digits(text)
+        _refuse_bound(text)
     found = {number(token) for token in _NUMBER.findall(text)}
     if not found:
         if _NONE.search(text):
@@ -210,7 +238,7 @@ LENGTHS = {
 }
 _MARKS = {"''": METRES["in"], '"': METRES["in"], "'": METRES["ft"]}
 _NAMES = "|".join(sorted((u for u in LENGTHS if u != "in"), key=len, reverse=True))
-_SQUARE = r"(?:square|sq\.?|quadrat|平方)"
+_SQUARE = r"(?:square|sq\.?|quadrat|平方?)"
 # "30 in" and "30 in tall" are inches, "30 in total" is not.
 _INCH = (
     r"in(?![a-z])(?!\s+(?!(?:tall|wide|long|high|deep|thick|across|away|apart|from|or|and)\b)[a-z])"
@@ -218,7 +246,7 @@ _INCH = (
 _UNIT = (
     rf"(?P<square>{_SQUARE}[\s-]*)?(?:(?P<name>{_NAMES}|{_INCH})\.?"
     rf"(?:\^?(?P<power>[23])(?![0-9a-z])|\s+(?P<squared>squared|carrés?|cuadrados?|quadrados?))?{NO_WORD_AFTER}(?![\u0300-\u036f])"
-    r"|(?P<sqm>sq(?P<of>m|ft|cm|in))(?![a-z]))"
+    r"|(?P<sqm>s?q(?P<of>m|ft|cm|in))(?![a-z]))"
 )
 _FRACTION = r"(?:[0-9]+(?:\s+|-))?[0-9]+/[0-9]+(?![/0-9])"
 _COMMA = r"(?:[0-9]{1,3}(?:\.[0-9]{3})+|[0-9]+),(?:[0-9]{1,2}|[0-9]{4,9})(?![0-9,])|0,[0-9]{1,9}(?![0-9,])"
@@ -243,7 +271,7 @@ _OTHER_UNITS = (
     "|deg|degrees?|rad|radians?|celsius|fahrenheit|kelvin|px|pixels?|percent|per\\s+cent|pct"
     "|l|ml|cl|dl|litres?|liters?|gallons?|pints?|cc|cubic|n|newtons?|w|watts?|kw|kwh|v|volts?|amps?"
     "|joules?|j|cal|kcal|pa|kpa|bar|psi|hz|khz|mhz|ghz|rpm|db|lux|lumens?|mph|kph|kmh|knots?"
-    "|dollars?|euros?|usd|eur|yuan|leagues?|furlongs?|fathoms?|rods?|chains?|nautical|parsecs?|pc|ly|au"
+    "|dollars?|euros?|usd|eur|yuan|leagues?|furlongs?|fathoms?|rods?|chains?|nautical|thous?|mils?|parsecs?|pc|ly|au"
     "|light-?\\s?years?|hands?|fingers?|palms?|paces?|steps?|strides?|blocks?|tiles?|cells?|storeys?"
     "|stor(?:y|ies)|floors?|times|x|fold|hectares?|acres?|ha|hundred|thousand|million|billion|dozen|k"
 )
@@ -254,18 +282,20 @@ _NO_UNITS = (
 _LIKE_A_UNIT = re.compile(
     r"\s*(?:[(\[-]\s*)?[°%‰$€£¥^]|\s*/\s*[a-z]"
     rf"|\s*(?:[(\[-]\s*)?(?:{_OTHER_UNITS})(?![a-z'’-])"
-    rf"|(?!(?:{_NO_UNITS})(?![a-z]))[a-zμω]"
-    rf"|\s+[(\[]?(?!(?:{_NO_UNITS})(?![a-z]))[a-zμω]{{1,3}}(?:[)\].,;:!?]*\s*$|[/^·*])"
+    rf"|(?!(?:{_NO_UNITS})(?![a-z]))[a-zμωå]|\s*[a-zå]{{2,9}}(?:met(?:er|re)s?|str(?:o|ö)ms?)\b"
+    rf"|\s+[(\[]?(?!(?:{_NO_UNITS})(?![a-z]))[a-zμωå]{{1,3}}(?:[)\].,;:!?]*\s*$|[/^·*])"
     r"|\s+(?:[a-z]+\s+){0,2}(?:lengths|widths|heights|diameters)\b"
 )
 _JOINED_UNIT = re.compile(
     rf"\s?(?!左右|上下|多|以|远|遠|高|长|長|宽|寬|的|到|至|和|与|或|くら|ぐら|ほど|です|で|정도|쯤|입)[{JOINED}]"
 )
-_COMPOUND = re.compile(r"\s*(?:/\s*[a-z]|\^|\bper\b|[·*]\s*[a-z]|[pk]h\b)")
+_COMPOUND = re.compile(
+    rf"\s*(?:/\s*[a-z]|\^|\bper\b|[·*]\s*[a-z]|[pk]h\b|[半{''.join(_HAN_DIGITS)}])"
+)
 _SAME_LENGTH = 0.02  # "12 in (30 cm)" is one answer, rounded
 
 _ASKS_AREA = re.compile(
-    rf"\b{_SQUARE}[\s-]*(?:{_NAMES}|in)(?![a-z])|\bsq(?:m|ft)\b|平方|(?:\b|\()(?:{_NAMES})(?:\^2|²|2\b)"
+    rf"\b{_SQUARE}[\s-]*(?:{_NAMES}|in)(?![a-z])|\bs?q(?:m|ft)\b|平方|平米|(?:\b|\()(?:{_NAMES})(?:\^2|²|2\b)"
     r"|㎡|quadratmeter|(?:mètres?|metros?)\s+(?:carr|cuadr|quadr)",
     re.IGNORECASE,
 )
@@ -335,7 +365,7 @@ def is_other_quantity(text: str) -> bool:
     if not match or len(text) > 40:
         return False
     rest = text[match.end() :]
-    return _OTHER_UNIT.match(rest) is not None
+    return _OTHER_UNIT.match(rest) is not None or re.search(r"[€£¥₹]\s?[0-9]", text) is not None
 
 
 def parse_length(text: str, unit: str, *, area: bool = False) -> float:
@@ -353,6 +383,7 @@ def parse_length(text: str, unit: str, *, area: bool = False) -> float:
         text = with_digits(text)
     elif _TOUCHING.search(text):
         text = _STUCK.sub(r"\1 ", text)
+    _refuse_bound(text)
     asked = METRES[unit] ** (2 if area else 1)
     found: list[float] = []
     last_end, last_unit = -1, 0.0
@@ -424,6 +455,7 @@ _TIME = re.compile(
 )
 _NEGATIVE = re.compile(r"(?:^|[\[(,]|\b(?:from|between|to|and)\s)\s*-\s*\.?[0-9]")
 _FRAMES = re.compile(r"\bframes?\s*[0-9]|帧")
+_NO_SPAN = re.compile(r"\bnot\s+(?:from\s+)?[0-9]|[0-9]\s*s?\s*(?:\bor\b|或)\s*[0-9]")
 
 
 def parse_interval(text: str) -> tuple[float, float]:
@@ -433,6 +465,8 @@ def parse_interval(text: str) -> tuple[float, float]:
         raise Unscorable("unreadable", "a time below 0")
     if _FRAMES.search(text):
         raise Unscorable("unreadable", "frames, not seconds")
+    if _NO_SPAN.search(text):
+        raise Unscorable("unreadable", "a denial or two times to choose from, no span")
     times: list[tuple[float, float | None]] = []
     last_end, last_factor = -1, 0.0
     for match in _TIME.finditer(text):

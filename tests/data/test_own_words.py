@@ -49,6 +49,11 @@ KEPT: list[tuple[Any, str, dict[str, Any]]] = [
     ("Yes it is.", "Is it on?", {"kind": "yes_no", "value": True}),
     ("Yes, no doubt", "Is it on?", {"kind": "yes_no", "value": True}),
     ("No, it is off.", "Is it on?", {"kind": "yes_no", "value": False}),
+    ("y", "Is it on?", {"kind": "yes_no", "value": True}),
+    ("F", "True or false: it is on.", {"kind": "yes_no", "value": False}),
+    (0, "Did it succeed?", {"kind": "yes_no", "value": False}),
+    ("open", "Is it open or closed?", {"kind": "text", "value": "open"}),
+    ("a spoon", "Can you tell what it is?", {"kind": "text", "value": "a spoon"}),
     ("True", "True or false: it is on.", {"kind": "yes_no", "value": True}),
     ("False", "The lamp is on.", {"kind": "yes_no", "value": False}),
     (False, "Is it on?", {"kind": "yes_no", "value": False}),
@@ -65,15 +70,25 @@ KEPT: list[tuple[Any, str, dict[str, Any]]] = [
     ("1.2米", "它有多远？", {"kind": "distance", "value": 1.2, "unit": "m"}),
     ("The cup is 30 cm away.", "How far is the cup?", {"kind": "distance", "value": 30, "unit": "cm"}),
     ("2 km", "How far is it?", {"kind": "distance", "value": 2000, "unit": "m"}),
+    ("两米", "它有多远？", {"kind": "distance", "value": 2, "unit": "m"}),
+    ("20平米", "房间有多少平方米？", {"kind": "distance", "value": 20, "unit": "m"}),
     ("2.5", "How many meters away is it?", {"kind": "distance", "value": 2.5, "unit": "m"}),
     ("00:01 - 00:03", "When is it held?", {"kind": "interval", "start": 1, "end": 3}),
+    ("1 to 3", "Which seconds show it?", {"kind": "interval", "start": 1, "end": 3}),
+    (["00:01", "00:03"], "When is it held?", {"kind": "interval", "start": 1, "end": 3}),
     ("00:01 - 00:03", "Which second does it move?", {"kind": "interval", "start": 1, "end": 3}),
     ("8秒到16秒", "它什么时候移动？", {"kind": "interval", "start": 8, "end": 16}),
     ("300, 400", DISC, {"kind": "points", "scale": 1000}),
     ('{"x": 300, "y": 400}', DISC, {"kind": "points", "scale": 1000}),
+    ("x: 300, y: 400", DISC, {"kind": "points", "scale": 1000}),
+    ("b", "What moved it?\n(a) wind; (b) a push", {"kind": "choice", "options": ("wind", "a push"), "answer": "B"}),
+    (3, "How many?\nA. 2\nB. 3", {"kind": "choice", "answer": "B"}),
     ("open; grasp; lift", "What are the steps?", {"kind": "steps", "steps": ("open", "grasp", "lift")}),
     ("open → grasp → lift", "What happens?", {"kind": "steps", "steps": ("open", "grasp", "lift")}),
     ("open, grasp and then lift", "In what order?", {"kind": "steps"}),
+    ("First, open. Then grasp. Finally, lift.", "What are the steps?", {"kind": "steps"}),
+    ("cup, bowl, pot", "Sort them by size.", {"kind": "steps", "steps": ("cup", "bowl", "pot")}),
+    ("['open', 'grasp']", "What are the steps?", {"kind": "steps", "steps": ("open", "grasp")}),
     ("① open ② grasp", "What happens?", {"kind": "steps", "steps": ("open", "grasp")}),
     ("007", "What is written on the door?", {"kind": "text", "value": "007"}),
     ("007", "What is the room's number?", {"kind": "text", "value": "007"}),
@@ -126,7 +141,14 @@ LEFT_OUT: list[tuple[Any, str]] = [
     ("20 square meters", "How big is the room?"), ("20 m", ROOM), ("1.2 miles per hour", "How far is it in meters?"),
     ("3 or 4", CUPS), ("2.5", "How much?"), ("3 cups, 2 bowls", CUPS), ("0 m", "How far is it?"), ("1,5", "How far is it in meters?"),
     (["red", "blue"], "What colour is it?"), (["yes", "no"], "Is it on?"), ("red; blue", "Which colours?"),
-    ([1, 2, 3], "Which?"),
+    ([1, 2, 3], "Which?"), ("['red', 'blue']", "What colour is it?"), ("['red' 'blue']", "What colour is it?"),
+    ("drei", "Wie viele?"), ("три", "Сколько?"), ("IV", CUPS), ("frame 10 to 20", "When is it held?"), ("3 to 1 s", "When is it held?"), ([[1, 2], [3, 4]], "When is it held?"), ("many", CUPS), ("at least 2", CUPS), ("more than 5", CUPS),
+    ("not 4", CUPS), ("2+", CUPS), ("2个以上", "有多少个杯子？"), ("less than 1 m", "How far is it?"), ("一米二", "它有多远？"),
+    ("very far", "How far is it in meters?"), ("€5", "What does it cost?"), ("not B", OPTIONS), ("all but B", OPTIONS),
+    ("It is open.", "Is it open?"), ("1", "Is it open?"), ("Yes and no", "Is it open?"), ("开着", "开着吗？"),
+    ("success", "Did it succeed?"), (2, "Are there cups?"), (7, "How many?\nA. 2\nB. 3"), ("00:05", "At what time does it start?"),
+    ("(0.3, 0.4)", DISC), ("<box><30><40><50><60></box>", "Give its bounding box."), ("<loc0030><loc0040>", DISC),
+    ("[[10, 10], [20, 20]]", "Draw the trajectory of the gripper, 0 to 1000."),
 ]  # fmt: skip
 
 
@@ -135,6 +157,19 @@ def test_what_no_kind_scores_is_left_out_with_a_reason(value: Any, question: str
     found = imported(value, question)
     assert isinstance(found, Bad), found
     assert found.code == "answer" and 20 < len(found.reason) < 400
+
+
+@pytest.mark.parametrize("value", ["N/A", "null", "-", "?", "", None])
+def test_what_stands_for_no_answer_is_none(value: str | None) -> None:
+    found = imported(value, "What is it?")
+    assert isinstance(found, Bad) and found.code == "answer_missing"
+
+
+def test_a_number_that_may_be_an_index_or_a_text_is_left_out() -> None:
+    found = imported(2, "How many?", options=("2", "3", "4"), index=True)
+    assert isinstance(found, Bad) and "give a letter" in found.reason
+    found = imported(0, "How many?", options=("none", "3", "4"), index=True)
+    assert isinstance(found, Good)
 
 
 def test_annotators_by_their_column() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import csv
+import re
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path, PurePosixPath
@@ -49,6 +50,10 @@ def _csv_rows(path: Path, delimiter: str) -> Iterator[JsonRow]:
     number = 0
     try:
         with path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
+            head = file.readline()
+            file.seek(0)
+            if delimiter == "," and "," not in head:  # as Excel writes it where 1,5 is a number
+                delimiter = next((mark for mark in ";\t" if mark in head), delimiter)
             for number, cells in enumerate(csv.DictReader(file, delimiter=delimiter), 1):
                 raw = delimiter.join(str(cell) for cell in cells.values())
                 if None in cells:
@@ -68,17 +73,33 @@ def _cell(text: str | None) -> Any:
     """None of an empty cell; a list of texts or objects, as JSON or as Python prints it; else the text."""
     if not text:
         return None
-    if not (text[0] == "[" and text.endswith("]") and len(text) <= MAX_LIST):
-        return text
-    for read in (parse_json, ast.literal_eval):
+    found = written_list(text)
+    return text if found is None else found
+
+
+_NO_COMMA = re.compile(r"""(['"])(\s+)(?=['"])""")
+
+
+def written_list(text: str) -> list[Any] | None:
+    """The list of texts or objects that a text is, as JSON or as Python or NumPy prints it.
+
+    None of any other text: coordinates stay as they were written.
+    """
+    if not (text[:1] == "[" and text.endswith("]") and len(text) <= MAX_LIST):
+        return None
+    for read in (parse_json, _of_python):
         try:
             found = read(text)
         except (ValueError, SyntaxError, RecursionError, MemoryError):
             continue
-        # Coordinates stay as they were written.
         if isinstance(found, list) and all(isinstance(one, str | dict) for one in found):
             return found
-    return text
+    return None
+
+
+def _of_python(text: str) -> Any:
+    """NumPy prints no commas, and Python would make one text of two that follow each other."""
+    return ast.literal_eval(_NO_COMMA.sub(r"\1,\2", text))
 
 
 def _parquet_rows(path: Path) -> Iterator[JsonRow]:

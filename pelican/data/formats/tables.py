@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -24,6 +25,7 @@ from pelican.data.formats.base import (
     Unread,
     is_text_alone,
     list_of,
+    number_of,
     options_of,
     record_key,
     text_of,
@@ -37,7 +39,15 @@ from pelican.data.formats.chat import (
     without_tags,
 )
 from pelican.data.formats.medium import medium, placed, videos_of
-from pelican.data.formats.rows import TABLES, TEXTS, batch_rows, first_values, read_rows, split_of
+from pelican.data.formats.rows import (
+    TABLES,
+    TEXTS,
+    batch_rows,
+    first_values,
+    read_rows,
+    split_of,
+    written_list,
+)
 from pelican.data.signatures import pointer_in
 from pelican.data.tables import SAMPLES, RowError
 from pelican.errors import UserInputError
@@ -51,12 +61,12 @@ NAMES: dict[str, tuple[str, ...]] = {
     "question": ("question", "query", "prompt", "problem", "instruction", "text"),
     "answer": (
         *(GROUND_TRUTH, "answer", "ground_truth", "solution", "label", "target", "response"),
-        "output",
+        *("output", "completion"),
     ),
     "answers": ("answers",),  # one of each annotator
     "options": ("options", "choices", "candidates", "multi_choice_options"),
     "image": ("image", "images", "image_path", "rgb", "image_1", "decoded_image"),
-    "video": ("video", "videos", "video_path", "video_name"),
+    "video": ("video", "videos", "video_path", "video_name", "frames"),
     "mask": ("mask", "mask_path"),
     "conversation": ("conversations", "messages"),
     "id": ("id", "question_id", "uid", "idx", "index", "q_uid", "sample_id"),
@@ -67,14 +77,26 @@ def column(row: Mapping[str, Any], name: str, options: Options) -> str | None:
     """The column that holds `name`: the person's choice, else the first known one that is there."""
     if name in options.columns:
         return options.columns[name]
-    return next((known for known in NAMES[name] if row.get(known) is not None), None)
+    found = next((known for known in NAMES[name] if row.get(known) is not None), None)
+    if found is None and (others := _capitals(tuple(row))):
+        called = (others[known] for known in NAMES[name] if known in others)
+        found = next((column for column in called if row.get(column) is not None), None)
+    return found
+
+
+@lru_cache(maxsize=64)
+def _capitals(names: tuple[str, ...]) -> dict[str, str]:
+    """Columns that are written in another way, by the plain one: "Question ", as people head tables."""
+    return {p: n for n in names if isinstance(n, str) and (p := n.strip().lower()) not in names}
 
 
 def looks_like_questions(names: set[str], options: Options) -> bool:
     """Whether a table with these columns can be read."""
 
     def has(name: str) -> bool:
-        return name in options.columns or bool(names & set(NAMES[name]))
+        return name in options.columns or bool(plain & set(NAMES[name]))
+
+    plain = names | _capitals(tuple(sorted(names))).keys()
 
     asked = has("question") and (has("answer") or has("answers") or has("mask"))
     return (has("image") or has("video")) and (has("conversation") or asked)
@@ -83,7 +105,7 @@ def looks_like_questions(names: set[str], options: Options) -> bool:
 def looks_like_text_questions(row: Mapping[str, Any], options: Options) -> bool:
     """Whether a row asks in text alone: of generic names of columns only those count that are meant so."""
     asked = {"question", "query", "prompt", "problem", "instruction"} & row.keys()
-    answered = {"answer", "ground_truth", "solution", "response"} & row.keys()
+    answered = {"answer", "ground_truth", "solution", "response", "completion"} & row.keys()
     return bool(
         ("question" in options.columns or asked)
         and ("answer" in options.columns or answered)
@@ -140,12 +162,16 @@ def _media(row: Mapping[str, Any], options: Options) -> tuple[Media, ...]:
     image, video = column(row, "image", options), column(row, "video", options)
     if image is not None:
         found += [medium(v, "image") for v in list_of(row.get(image)) if v is not None]
-    if video is not None:
-        found += videos_of(row.get(video))
+    shown = row.get(video) if video is not None else None
+    if not isinstance(shown, int | float):  # a number of frames is no medium
+        found += videos_of(shown)
     if len(found) == 1 and found[0].kind != "image":
-        start, end = time_of(row, "start", "start_s"), time_of(row, "end", "end_s")
+        start = time_of(row, "start", "start_s", "video_start")
+        end = time_of(row, "end", "end_s", "video_end")
         if start is not None or end is not None:
             found[0] = replace(found[0], start_s=start, end_s=end)
+        if found[0].kind == "frames" and found[0].fps is None:
+            found[0] = replace(found[0], fps=number_of(row, "fps", "sample_fps"))
     # Published tables of several images number their columns: image_1, image_2, …
     for number in range(2, 10):
         if "image" not in options.columns and row.get(f"image_{number}") is not None:
@@ -165,10 +191,14 @@ def _reference(row: Mapping[str, Any], options: Options) -> Reference:
     answer, choices = column(row, "answer", options), column(row, "options", options)
     mask = column(row, "mask", options)
     value = row.get(answer) if answer else None
+    if answer and is_chat(row, answer, "role", "content"):  # TRL's `completion`
+        value = chat_turns(row[answer])[0][-1].text
     everyone = column(row, "answers", options)
     said = answers_of(row.get(everyone)) if everyone else []
     together = bool(said) and (value is None or "answers" in options.columns)
     given = row.get(choices) if choices else None
+    if isinstance(given, str):
+        given = written_list(given) or [line for line in given.splitlines() if line.strip()]
     texts = options_of(given)
     labels = list_of(given.get("label")) if isinstance(given, Mapping) else []
     if value in labels:  # some count from 1

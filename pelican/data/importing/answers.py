@@ -11,6 +11,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,6 +21,7 @@ from pelican.base.parse import parse_json
 from pelican.config.recipe import RewardConfig
 from pelican.data.entries import first_message
 from pelican.data.formats.base import ANNOTATORS, Reference
+from pelican.data.formats.rows import written_list
 from pelican.data.importing.regions import grid_of_mask, named_grid, read_mask, region_answer
 from pelican.data.tables import RowError
 from pelican.records import (
@@ -67,12 +69,13 @@ _ANSWER: TypeAdapter[Answer] = TypeAdapter(Answer)
 
 HOW_MANY = re.compile(
     r"\bhow many\b|\bnumber of\b|\bcount\b|多少[个個只隻把张張条條辆輛块塊本台杯件支名位次步]|几[个個只隻把张張条條辆輛块塊本台杯件支名位次步]"
-    r"|いくつ|何[個本枚人台回]|몇|\bcombien de\b|\bcu[aá]nt[oa]s\b|\bwie viele\b",
+    r"|いくつ|何[個本枚人台回]|몇|\bcombien de\b|\bcu[aá]nt[oa]s\b|\bwie viele\b|\bquant[ei]\b|\bquant[oa]s\b"
+    r"|\bhoeveel\b|\bhur många\b|\bhvor mange\b|\bkaç\b|\bсколько\b",
     re.IGNORECASE,
 )
 _ABOUT_TIME = re.compile(
     r"\bwhen\b|\btime (?:span|interval|range|period)\b|\binterval\b|\btemporal|\btimestamps?\b"
-    r"|\bstart(?:s|ing)? and (?:the )?end|\b(?:which|what) (?:part|segment|moment|period)\b"
+    r"|\bstart(?:s|ing)? and (?:the )?end|\b(?:which|what) (?:part|segment|moment|period|seconds?)\b"
     r"|什么时候|何时|时间段|いつ|언제",
     re.IGNORECASE,
 )
@@ -86,7 +89,7 @@ _ABOUT_DURATION = re.compile(
     re.IGNORECASE,
 )
 _ABOUT_STEPS = re.compile(
-    r"\bsteps?\b|\bplan\b|\bsequence\b|\border\b|\bprocedure\b|步骤|步驟|顺序|順序|计划|手順|단계|순서",
+    r"\bsteps?\b|\bplan\b|\bsequence\b|\border\b|\bprocedure\b|\b(?:sort|rank|arrange)\b|步骤|步驟|顺序|順序|计划|手順|단계|순서",
     re.IGNORECASE,
 )
 _HOW_TO = re.compile(
@@ -95,12 +98,17 @@ _HOW_TO = re.compile(
 )
 _ABOUT_WRITING = re.compile(
     r"\breads?\b|\bwritten\b|\bsays?\b|\btext\b|\bprinted\b|\blabel(?:led|ed)?\b|\bsign\b|\bplate\b|\bcode\b"
-    r"|\bserial\b|\bdisplay(?:s|ed)?\b|\bshow(?:s|n)?\b|\bclock\b|\bword\b|\bwhat time\b|写|寫|書",
+    r"|\bserial\b|\bdisplay(?:s|ed)?\b|\bshow(?:s|n)?\b|\bclock\b|\bword\b|(?<!at )\bwhat time\b|写|寫|書",
     re.IGNORECASE,
 )
 _POLAR = re.compile(
     r"(?:^|[\n.,:;]\s*)(?:is|are|was|were|do|does|did|can|could|will|would|has|have|had|should|must)\b"
     r"|\btrue or false\b|\byes or no\b|吗|嗎|是否|ですか|ますか",
+    re.IGNORECASE,
+)
+_NOT_POLAR = re.compile(  # "Is it red or blue?", "Can you tell what it is?"
+    r"\b(?:what|which|who|whose|whom|where|when|why|how)\b|\b(?:can|could|would|will) (?:you|i)\b"
+    r"|(?<!\byes)(?<!\btrue)\s+or\s+(?!no|false)|什么|什麼|哪|谁|誰|几|幾|多少|怎|如何|何|还是|還是|どこ|どちら|いつ",
     re.IGNORECASE,
 )
 _OFFERS_OPTIONS = re.compile(r"\b(?:options?|choices?|choose|select)\b|选项|選項", re.IGNORECASE)
@@ -121,6 +129,10 @@ class Asked:
     @property
     def about_time(self) -> bool:
         return _ABOUT_TIME.search(f"{self.question} {self.question_type}") is not None
+
+    @property
+    def polar(self) -> bool:
+        return self.about(_POLAR) and not self.about(_NOT_POLAR)
 
     @property
     def counts(self) -> bool:
@@ -175,9 +187,12 @@ def _finite(value: object) -> None:
 def _read(value: Any, reference: Reference, asked: Asked) -> Answer:
     if reference.options or reference.kind == "choice":
         return choice_of(value, reference)
-    if isinstance(value, bool):
-        return YesNoAnswer(value=value)
+    if isinstance(value, int | float) and (options := options_in(asked.question)):
+        return choice_of(str(value), Reference(options=options))
+    if isinstance(value, bool) or (asked.polar and isinstance(value, int) and value in (0, 1)):
+        return YesNoAnswer(value=bool(value))
     if isinstance(value, int | float):
+        _neither(str(value), reference, asked)
         return number_of(value, reference.unit, asked.question, asked.question_type)
     if isinstance(value, list | tuple):
         return _listed(value, reference, asked)
@@ -202,6 +217,11 @@ def _listed(value: Sequence[Any], reference: Reference, asked: Asked) -> Answer:
     pair = len(value) == len(numbers) == 2
     if pair and asked.about_time:
         return asked.span(numbers[0], numbers[1])
+    if asked.about_time and len(value) == 2 and all(isinstance(v, str) for v in value):
+        with suppress(Unscorable):
+            return asked.span(*parse_interval(f"{value[0]} to {value[1]}"))
+    if asked.about_time and len(value) > 1 and all(_is_pair(v) for v in value):
+        raise RowError("answer", f"the answer is {len(value)} spans; ask for one a row")
     said = [v["answer"] for v in value if isinstance(v, Mapping) and "answer" in v]
     if said and len(said) == len(value):  # VQA: {"answer": …, "answer_confidence": …}
         return _agreed([str(v).strip() for v in said], reference, asked)
@@ -232,6 +252,10 @@ def _listed(value: Sequence[Any], reference: Reference, asked: Asked) -> Answer:
     )
 
 
+def _is_pair(value: Any) -> bool:
+    return isinstance(value, list | tuple) and len(value) == 2
+
+
 def _agreed(texts: Sequence[str], reference: Reference, asked: Asked) -> Answer:
     """The answer that most annotators gave; other texts are its aliases. Raises RowError."""
     votes = Counter(normalise(text) for text in texts)
@@ -251,7 +275,18 @@ def _agreed(texts: Sequence[str], reference: Reference, asked: Asked) -> Answer:
 
 def _text(text: str, reference: Reference, asked: Asked) -> Answer:
     said = _said(text)
-    for read in (_option, _region, _json_list, _count, _polarity, _span, _measure, _steps):
+    for read in (
+        _option,
+        _region,
+        _json_list,
+        _count,
+        _polarity,
+        _span,
+        _neither,
+        _measure,
+        _steps,
+        _missing,
+    ):
         answer = read(said, reference, asked)
         if answer is not None:
             return answer
@@ -261,6 +296,15 @@ def _text(text: str, reference: Reference, asked: Asked) -> Answer:
         return TextAnswer(value=said, aliases=reference.aliases)
     tagged = "<answer>" in text or "</think>" in text
     return OpenAnswer(reference=said if tagged else text.strip())
+
+
+_NOTHING = {"n/a", "#n/a", "<na>", "null", "-", "--", "?", "???"}
+
+
+def _missing(said: str, reference: Reference, asked: Asked) -> None:
+    """Refuse what stands for no answer."""
+    if said.lower() in _NOTHING:
+        raise RowError("answer_missing", f"the row has no answer but {said!r}")
 
 
 _LETTERS = re.compile(
@@ -290,6 +334,12 @@ def _option(said: str, reference: Reference, asked: Asked) -> Answer | None:
 _BARE_NUMBERS = re.compile(r"[0-9.]+(?:[\s,;]+[0-9.]+)+")
 
 
+_REGION_MARK = re.compile(
+    r"</?(?:b?box|points?|quad|poly(?:gon)?|loc|seg|coords?)(?:_?[0-9]{1,4})?>|<[0-9]{1,4}>\s*<[0-9]{1,4}>",
+    re.IGNORECASE,
+)
+
+
 def _region(said: str, reference: Reference, asked: Asked) -> Answer | None:
     if not (asked.about_time and "(" not in said and _span(said, reference, asked)):
         if _BARE_NUMBERS.fullmatch(said) and named_grid(asked.question):
@@ -299,6 +349,8 @@ def _region(said: str, reference: Reference, asked: Asked) -> Answer | None:
             return region
     if reference.kind == "points":
         raise RowError("answer", f"no point in the answer {said!r:.80}")
+    if "<" in said and _REGION_MARK.search(said):
+        raise RowError("answer", f"answer {said!r:.80} has marks of coordinates that are not read")
     return None
 
 
@@ -310,6 +362,11 @@ def _count(said: str, reference: Reference, asked: Asked) -> Answer | None:
     except Unscorable as error:
         if error.reason.startswith("several") and count_words(said) <= 2 * TEXT_WORDS:
             raise RowError("answer", f"answer {said!r:.80} names several numbers") from None
+        if count_words(said) <= TEXT_WORDS:
+            raise RowError(
+                "answer",
+                f"answer {said!r:.80} is no number that is read, and the question asks how many",
+            ) from None
         return None
     return number_of(value, "", asked.question, asked.question_type)
 
@@ -331,9 +388,18 @@ def _polarity(said: str, reference: Reference, asked: Asked) -> Answer | None:
     return None
 
 
+def _neither(said: str, reference: Reference, asked: Asked) -> None:
+    """Refuse a few words that answer a question for yes or no with neither."""
+    if asked.polar and count_words(said) <= TEXT_WORDS:
+        raise RowError(
+            "answer", f"answer {said!r:.80} is neither yes nor no, and the question asks for one"
+        )
+
+
 _TIME_MARK = re.compile(
     r"[0-9]:[0-9]{2}|[0-9]\s*(?:s|secs?|seconds?|ms|mins?|minutes?|秒|分)(?![a-z])", re.I
 )
+_RANGE = re.compile(r"[0-9]\s*[a-z]{0,7}\s*(?:-|–|—|~|\bto\b|\band\b|到|至)\s*[0-9]", re.I)
 _SINGLE_TIME = re.compile(
     r"(?:at\s+)?(?:[0-9]{1,2}:)?[0-9]{1,3}:[0-9]{2}(?:\.[0-9]+)?\s*(?:s|min|am|pm)?\.?", re.I
 )
@@ -344,9 +410,11 @@ def _span(said: str, reference: Reference, asked: Asked) -> Answer | None:
     if asked.about_time or short:
         try:
             return asked.span(*parse_interval(said))
-        except (Unscorable, ValidationError) as error:
-            if isinstance(error, ValidationError):
-                raise
+        except Unscorable as error:
+            if asked.about_time and _RANGE.search(said) and count_words(said) <= 2 * TEXT_WORDS:
+                raise RowError(
+                    "answer", f"answer {said!r:.80} is no span ({error.reason})"
+                ) from None
     if _SINGLE_TIME.fullmatch(said) and not asked.about(_ABOUT_WRITING):
         raise RowError(
             "answer", f"answer {said!r:.80} is one time, and a span has a start and an end"
@@ -373,7 +441,8 @@ def _measure(said: str, reference: Reference, asked: Asked) -> Answer | None:
         raise RowError(
             "answer", f"answer {said!r:.80} is no time that can be scored; ask how many seconds"
         )
-    measured = bool(_MEASURE.fullmatch(said)) and count_words(said) <= 2 * TEXT_WORDS
+    short = count_words(said) <= 2 * TEXT_WORDS
+    measured = short and (bool(_MEASURE.fullmatch(said)) or asked.about(_ABOUT_LENGTH))
     if wanted or reference.unit or (unit and (measured or asked.about(_ABOUT_LENGTH))):
         known = own_unit(reference.unit or unit)
         target = wanted or (known[0] if known else "m")
@@ -409,7 +478,7 @@ _LIST_MARK = re.compile(
     re.IGNORECASE | re.MULTILINE,
 )
 _LIST_ARROW = re.compile(r"[-=]>|[→➔➜➝➞➡⟶⇒⇨]")
-_PARTS = re.compile(r"[;|、\n]|\bthen\b|然后")
+_PARTS = re.compile(r"[;|、\n]|\bthen\b|然后", re.IGNORECASE)
 
 
 def _steps(said: str, reference: Reference, asked: Asked) -> Answer | None:
@@ -436,7 +505,7 @@ def _json_list(said: str, reference: Reference, asked: Asked) -> Answer | None:
     try:
         parsed = parse_json(said)
     except ValueError:
-        return None
+        parsed = written_list(said)
     if not isinstance(parsed, list):
         return None
     _finite(parsed)
@@ -506,9 +575,15 @@ def _own_words(reference: Reference, answer: Answer) -> str:
 # Multiple choice: the options in their many spellings, and the one that an answer means.
 
 LETTER = re.compile(r"\s*(?:[(\[]([A-Za-z])[)\]]|([A-Z])[).:]|([A-Za-z])\s*$)(?=\s|$)")
-_OPTION = re.compile(
-    r"(?:^|\n|\s)\(?([A-H])[).:]\s*(.+?)(?=\s*(?:\n|\s)\(?[A-H][).:]\s|\s*$)", re.S
-)
+_OPTIONS = [  # lettered by capitals, else by small letters
+    (
+        re.compile(
+            rf"(?:^|\n|\s)\(?([{r}])[).:]\s*(.+?)(?=\s*(?:\n|\s)\(?[{r}][).:]\s|\s*$)", re.S
+        ),
+        s,
+    )
+    for r, s in (("A-H", "ABCDEFGH"), ("a-h", "abcdefgh"))
+]
 
 
 def bare_options(options: Sequence[str]) -> tuple[str, ...]:
@@ -523,11 +598,12 @@ def bare_options(options: Sequence[str]) -> tuple[str, ...]:
 
 def options_in(question: str) -> tuple[str, ...]:
     """The options that stand in a question as "A. … B. …"; empty if they are not A, B, C, …"""
-    found = _OPTION.findall(" ".join(question.split()))  # each run of blanks would be read anew
-    letters = "".join(letter for letter, _ in found)
-    if len(found) < 2 or letters != "ABCDEFGH"[: len(found)]:
-        return ()
-    return tuple(text for _, text in found)
+    flat = " ".join(question.split())  # each run of blanks would be read anew
+    for pattern, letters in _OPTIONS:
+        found = pattern.findall(flat)
+        if len(found) > 1 and "".join(letter for letter, _ in found) == letters[: len(found)]:
+            return tuple(text.rstrip(";,") for _, text in found)
+    return ()
 
 
 def choice_of(value: Any, reference: Reference) -> ChoiceAnswer:
@@ -542,6 +618,12 @@ def choice_of(value: Any, reference: Reference) -> ChoiceAnswer:
     if isinstance(value, list | tuple) and len(value) == 1:
         value = value[0]
     if isinstance(value, int) and not isinstance(value, bool):
+        named = [at for at, option in enumerate(options) if option == str(value)]
+        if named and named != [value] and reference.kind != "choice":
+            raise RowError(
+                "answer",
+                f"answer {value} is one choice's text and may be another's index; give a letter",
+            )
         return _option_at(value, options)
     if not isinstance(value, str):
         raise RowError("answer", f"answer {value!r:.80} is not one of its {len(options)} choices")

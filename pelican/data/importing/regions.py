@@ -138,6 +138,11 @@ _COUNTED_BOXES = re.compile(
     rf"\b(?:both|two|three|four|five|several|[2-9])\b[^.,?!]{{0,40}}(?:{_BOX}|\bbox)es\b",
     re.IGNORECASE,
 )
+_PATH = re.compile(
+    r"\btrajector(?:y|ies)\b|\bwaypoints?\b|\b(?:motion|hand|gripper|arm|end[- ]effector)(?:'s)?\s+(?:path|trace)\b"
+    r"|轨迹|軌跡|路径",
+    re.IGNORECASE,
+)
 _PLACE = re.compile(
     r"\b(?:in|inside|within|cent(?:er|re)s?|middle)\b(?:\s+of)?\s+(?:the|its|this|that|each)\s+(?:\w+\s+)?"
     + _BOX,
@@ -184,6 +189,11 @@ def region_answer(
                 )
         if _is_box(regions, question):
             return BoxAnswer(box=parse_box(text, scale), scale=scale)
+        if len(regions) > 1 and _PATH.search(question):
+            raise RowError(
+                "answer",
+                "no kind of answer holds a path, whose points have an order; ask for one point",
+            )
         if len(regions) > MAX_POINTS:
             raise RowError(
                 "answer",
@@ -213,9 +223,24 @@ def _scale(
             " such rows apart",
         )
     scale = asked or own or said
+    shares = all(0 <= v <= 1 for region in regions for v in region.numbers)
+    fractions = any(v % 1 for region in regions for v in region.numbers)
+    if (
+        scale
+        and not own
+        and not reference.scale
+        and shares
+        and fractions
+        and sides_of(scale)[0] > 1
+    ):
+        raise RowError(
+            "answer",
+            f"coordinates between 0 and 1 where 0 to {max(sides_of(scale))} is asked; write both on one"
+            " grid",
+        )
     if scale:
         return scale
-    if all(0 <= v <= 1 for region in regions for v in region.numbers):
+    if shares:
         return 1
     raise RowError(
         "answer",

@@ -144,6 +144,33 @@ def csv_table(root: Path) -> None:
     table(root / "data.csv", [row])
 
 
+def csv_of_excel(root: Path) -> None:
+    """Headed by hand, and parted as where 1,5 is a number."""
+    image(root / "a.png")
+    table(
+        root / "data.csv", [{"Image": "a.png", "Question ": HOW_MANY, "Answer": "3, I think"}], ";"
+    )
+
+
+def trl_completion(root: Path) -> None:
+    """TRL's prompt and completion, conversations both."""
+    asked, said = turns(HOW_MANY, "Two.")
+    row = {"images": [inline(8)], "prompt": [asked], "completion": [said]}
+    parquet(root / "train.parquet", [row])
+
+
+def lists_of_frames(root: Path) -> None:
+    names = [image(root / f"{i}.jpg", i).name for i in range(4)]
+    when = {"question": "When is it held?", "answer": "0.5 to 1 s"}
+    write_lines(
+        root / "data.jsonl",
+        [
+            {"id": "video", "video": names, "fps": 2, **when},
+            {"id": "frames", "frames": names, "fps": 2, **when},
+        ],
+    )
+
+
 def folder_csv(root: Path) -> None:
     for i, split in enumerate(("train", "test")):
         image(root / split / "0001.png", seed=40 + i)
@@ -433,6 +460,9 @@ LAYOUTS: dict[str, tuple[Callable[[Path], None], str, int, int]] = {
     "JSON lines": (json_lines, "json", 1, 0),
     "JSON lines, text alone": (json_text, "json", 1, 0),
     "CSV": (csv_table, "json", 1, 0),
+    "CSV of Excel": (csv_of_excel, "json", 1, 0),
+    "TRL, completion": (trl_completion, "parquet", 1, 0),
+    "lists of frames": (lists_of_frames, "json", 2, 0),
     "imagefolder, metadata.csv": (folder_csv, "imagefolder", 2, 0),
     "imagefolder, metadata.jsonl": (folder_lines, "imagefolder", 1, 0),
     "imagefolder, metadata.parquet": (folder_parquet, "imagefolder", 2, 0),

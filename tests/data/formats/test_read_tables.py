@@ -12,6 +12,7 @@ import pytest
 
 from pelican.base.parse import parse_json
 from pelican.errors import UserInputError
+from pelican.records import ChoiceAnswer
 from tests.data.factory import clip, sample, write_pool
 from tests.data.formats.world import brief, draw, image, imported, video, write_json
 
@@ -262,6 +263,18 @@ def test_an_older_lerobot_version_is_one_sentence(lerobot: Path, tmp_path: Path)
     write_json(lerobot / "meta" / "info.json", {"codebase_version": "v2.1"})
     with pytest.raises(UserInputError, match=r"version v2\.1; convert it to v3\.0"):
         imported(lerobot, tmp_path / "pool")
+
+
+@pytest.mark.parametrize(
+    "written",
+    ["['saw', 'file']", '["saw", "file"]', "['saw' 'file']", "A. saw\nB. file", "saw\nfile"],
+)
+def test_options_may_be_one_text(tmp_path: Path, written: str) -> None:
+    image(tmp_path / "lab" / "a.png")
+    row = {"image": "a.png", "question": "Which tool?", "answer": "B", "options": written}
+    write_json(tmp_path / "lab" / "rows.json", [row])
+    (sample,) = imported(tmp_path / "lab", tmp_path / "pool").samples.values()
+    assert sample.answer == ChoiceAnswer(options=("saw", "file"), answer="B")
 
 
 def test_no_reader_for_a_folder_of_pictures(tmp_path: Path) -> None:

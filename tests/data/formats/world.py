@@ -15,10 +15,13 @@ import numpy as np
 from PIL import Image
 
 from pelican.cli.data import Wishes, make_plan
+from pelican.config.recipe import RewardConfig
 from pelican.data.importing.run import run_import
 from pelican.data.pool import load_pool
 from pelican.data.versions import read_quarantine
 from pelican.records import Sample
+from pelican.rewards import score
+from pelican.rewards.replies import as_reply
 
 
 def draw(seed: int, size: tuple[int, int] = (64, 48)) -> Image.Image:
@@ -113,6 +116,8 @@ def imported(source: Path, out: Path, **wishes: Any) -> Outcome:
     pool = load_pool(out, max_pixels=1_003_520, horizon_s=None)
     assert not pool.quarantine.rows, pool.quarantine.rows[:3]
     opens_in_datasets(out, pool.samples)
+    for sample in pool.samples:
+        own_reference_earns_1(sample)
     rows = list(read_quarantine(out))
     return Outcome(
         plan.reader.name,
@@ -121,6 +126,16 @@ def imported(source: Path, out: Path, **wishes: Any) -> Outcome:
         {row["id"] or row["place"]: row["reason"] for row in rows},
         out,
     )
+
+
+def own_reference_earns_1(sample: Sample) -> None:
+    """Of every reader and every kind but the judge's: the reference, as a policy would reply, earns 1."""
+    if sample.answer.kind == "open":
+        return
+    reply = as_reply(sample.answer)
+    for said in (reply, f"<think>I looked.</think><answer>{reply}</answer>"):
+        found = score(sample, said, RewardConfig())
+        assert found.task == 1, (sample.id, sample.answer, said, found.reason)
 
 
 def opens_in_datasets(pool: Path, samples: Sequence[Sample]) -> None:
