@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pelican.base.address import holds_credentials
@@ -65,6 +65,8 @@ def test_credentials_in_an_address_are_seen(addresses: list[str], said: bool) ->
 TEXT = st.text(st.characters(codec="ascii", exclude_characters=' ",\\'), min_size=1)
 
 
+@example("http", "A", ":#")
+@example("s3", "A", ":/:")
 @given(st.sampled_from(["http", "https", "s3"]), st.from_regex(r"[A-Za-z]+", fullmatch=True), TEXT)
 def test_whatever_the_password_is(scheme: str, user: str, password: str) -> None:
     """But for one like `8000/x`, which reads as a port and a path."""

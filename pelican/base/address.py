@@ -10,11 +10,12 @@ from pelican.errors import UserInputError
 def holds_credentials(address: str) -> bool:
     """Whether an address such as `https://user:pass@host` or `s3://KEY:SECRET@bucket` holds some.
 
-    A secret may have a slash in it, which then looks like the end of the host.
+    A secret may have a slash, a question mark or a number sign in it, which then looks like the end of
+    the host, and a colon.
     """
     _, there, rest = address.partition("://")
     host = re.split(r"[/?#]", rest, maxsplit=1)[0]
-    port = host.rpartition(":")[2] if ":" in host.rpartition("]")[2] else ""
+    port = host.rpartition("]")[2].partition(":")[2]  # all behind the first colon: a host has one
     return bool(there) and ("@" in host or ("@" in rest and bool(port) and not port.isdecimal()))
 
 
