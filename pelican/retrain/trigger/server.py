@@ -21,19 +21,26 @@ BACKLOG = 2048
 STOP_S = 10
 
 # Whoever opens a connection and says nothing holds a place until it is wanted for another.
+MOMENT_S = (
+    0.5  # a request that has arrived may wait to be read while others are accepted or answered
+)
+CROWD = 16  # times the bound that may be silent for less than a moment
 
 
 class Silent:
     """Connections that have not sent their whole request, the longest silent first.
 
-    At most `most`, and at most `most_per_address` of one address: for a new one the oldest is closed,
-    so who sends a request is always served, even from the address of those who do not.
+    At most `most`, and at most `most_per_address` of one address, have been silent for a moment: for a
+    new one the oldest is closed, so who sends a request is always served, even from the address of
+    those who do not.
     """
 
     def __init__(self, most: int, most_per_address: int) -> None:
         self._most, self._most_per_address = most, most_per_address
         self._all: dict[Connection, str] = {}
-        self._by_address: defaultdict[str, dict[Connection, None]] = defaultdict(dict)
+        self._by_address: defaultdict[str, dict[Connection, float]] = defaultdict(
+            dict
+        )  # since when
 
     def __len__(self) -> int:
         return len(self._all)
@@ -43,11 +50,23 @@ class Silent:
         if connection in self._all:
             return
         self._all[connection] = address
-        self._by_address[address][connection] = None
-        if len(self._by_address[address]) > self._most_per_address:
-            self._close(next(iter(self._by_address[address])))
-        if len(self._all) > self._most:
-            self._close(next(iter(self._all)))
+        self._by_address[address][connection] = asyncio.get_running_loop().time()
+        self._bound(address)
+
+    def _bound(self, address: str) -> None:
+        """Close the longest silent above the bounds; who came this moment goes later, or from a crowd."""
+        loop = asyncio.get_running_loop()
+        for places, most in (
+            (self._by_address.get(address, {}), self._most_per_address),
+            (self._all, self._most),
+        ):
+            while len(places) > most:
+                oldest = next(iter(places))
+                until = self._by_address[self._all[oldest]][oldest] + MOMENT_S
+                if until > loop.time() and len(places) <= most * CROWD:
+                    loop.call_at(until, self._bound, address)
+                    break
+                self._close(oldest)
 
     def remove(self, connection: Connection) -> None:
         address = self._all.pop(connection, None)
@@ -72,6 +91,8 @@ class Connection(H11Protocol):
         self._note()
 
     def data_received(self, data: bytes) -> None:
+        # uvicorn counts silent connections too, which must not take the others' places.
+        self.limit_concurrency = REQUESTS + len(self.silent)
         super().data_received(data)
         self._note()
 
@@ -136,8 +157,6 @@ def serve(
         uvicorn.Config(
             application,
             http=_protocol(config),
-            # uvicorn counts silent connections too, which must not take the others' places.
-            limit_concurrency=REQUESTS + config.max_silent,
             timeout_graceful_shutdown=STOP_S,
             backlog=BACKLOG,
             **common,

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import cast
 
 import httpx
 import pytest
 
+from pelican.retrain.trigger.server import CROWD, MOMENT_S, Connection, Silent
 from tests.endpoints import free_port
 from tests.retrain.trigger.services import (
     TOKEN,
@@ -85,7 +88,7 @@ def test_the_longest_silent_of_the_same_address_goes_first(running: Service) -> 
         made = [connect(running.url, "127.0.0.8", b"") for _ in range(30)]
         for connection in made:
             stack.enter_context(connection)
-        time.sleep(0.5)
+        time.sleep(2 * MOMENT_S)
         assert [is_open(c) for c in made] == [False] * 10 + [True] * 20
         assert is_open(other), "another address has bounds of its own"
 
@@ -117,3 +120,47 @@ def test_a_port_that_is_taken_is_one_sentence(
         pytest.raises(UserInputError, match="can't be listened on: Address already in use"),
     ):
         listen("127.0.0.1", taken.getsockname()[1])
+
+
+class Place:
+    """A connection as the bounds see it."""
+
+    def __init__(self) -> None:
+        self.transport, self.is_closed = self, False
+
+    def abort(self) -> None:
+        self.is_closed = True
+
+
+def note(bounds: Silent, address: str, number: int) -> list[Place]:
+    made = [Place() for _ in range(number)]
+    for place in made:
+        bounds.add(cast(Connection, place), address)
+    return made
+
+
+def test_a_request_that_waits_to_be_read_is_not_closed_for_those_answered_meanwhile() -> None:
+    async def life() -> None:
+        bounds = Silent(most=20, most_per_address=5)
+        [one] = note(bounds, "a", 1)
+        others = note(bounds, "a", 50)
+        assert not any(place.is_closed for place in [one, *others])
+        bounds.remove(cast(Connection, one))  # it is read
+        await asyncio.sleep(2 * MOMENT_S)
+        assert [place.is_closed for place in [one, *others]] == [False] + [True] * 45 + [False] * 5
+
+    asyncio.run(life())
+
+
+def test_silent_connections_are_bounded_in_a_moment_and_after_it() -> None:
+    async def life() -> None:
+        bounds = Silent(most=20, most_per_address=5)
+        crowd = note(bounds, "a", 5 * CROWD + 7)
+        assert [place.is_closed for place in crowd] == [True] * 7 + [False] * 5 * CROWD
+        for number in range(30 * CROWD):
+            note(bounds, f"b{number}", 1)
+        assert len(bounds) == 20 * CROWD
+        await asyncio.sleep(2 * MOMENT_S)
+        assert len(bounds) == 20
+
+    asyncio.run(life())
