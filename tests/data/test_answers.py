@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from contextlib import suppress
 from typing import Any
 
@@ -14,6 +13,7 @@ from pelican.data.importing.classify import classify
 from pelican.data.tables import RowError
 from pelican.records import ChoiceAnswer, CountAnswer, OpenAnswer, TextAnswer
 from pelican.rewards.masks import decode_mask
+from tests.hostile import ends_at_once
 
 SIZE = (200, 100)
 LEFT_RIGHT = ("left", "right", "above")
@@ -165,9 +165,10 @@ def test_options_are_listed_unless_the_question_says_them(
 
 
 @pytest.mark.parametrize("unit", ["[", "(", " ", "1", "\n", "a "])
-def test_a_hostile_answer_is_read_in_milliseconds(unit: str) -> None:
-    for text in (f"{unit * (7000 // len(unit))}x > c", f"so{unit * (7000 // len(unit))}x"):
-        began = time.process_time()
+def test_a_hostile_answer_is_read_at_once(unit: str) -> None:
+    def reads(text: str) -> None:
         with suppress(RowError):
             read(text, f"Is it open?\nA. {text}\nB. no")
-        assert time.process_time() - began < 0.5
+
+    for text in (f"{unit * (7000 // len(unit))}x > c", f"so{unit * (7000 // len(unit))}x"):
+        assert ends_at_once(lambda: reads(text))  # noqa: B023 - called here

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from pelican.data.tables import RowError
 from pelican.records import BoxAnswer, PointsAnswer, Turn
 from pelican.rewards.score import scorer_of
 from tests.data.formats.world import image, imported, write_json
+from tests.hostile import ends_at_once
 
 BOX, OTHER = [20, 50, 60, 110], [90, 20, 130, 60]
 
@@ -131,9 +131,11 @@ def test_boxes_are_of_the_image_that_they_name() -> None:
 @pytest.mark.parametrize("text", ["<bbox>", "<", "<box>", "<ref>", "<object> ", "<img", "x<"])
 def test_marks_are_looked_for_in_time_that_grows_with_the_text(text: str) -> None:
     turn = Turn(role="user", text=(text * 8000)[:20_000])
-    started = time.process_time()
-    try:
-        fill_marks(Record("", "", (turn,), (), Reference("A")), [(10, 10)])
-    except RowError as error:
-        assert error.code == "media_marks"
-    assert time.process_time() - started < 0.5
+
+    def fill() -> None:
+        try:
+            fill_marks(Record("", "", (turn,), (), Reference("A")), [(10, 10)])
+        except RowError as error:
+            assert error.code == "media_marks"
+
+    assert ends_at_once(fill)

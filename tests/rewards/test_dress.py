@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import time
+from functools import partial
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pelican.rewards.dress import last_boxed, undress
+from tests.hostile import ends_at_once
 
 
 @pytest.mark.parametrize(
@@ -125,7 +126,5 @@ def test_nothing_is_left_to_take_off(text: str) -> None:
 )  # fmt: skip
 def test_hostile_dress_is_taken_off_in_linear_time(unit: str) -> None:
     for text in (unit * (8000 // len(unit)), "<" * 2000 + "b>" * 2000):
-        began = time.process_time()
-        undress(text)
-        last_boxed(text)
-        assert time.process_time() - began < 0.5  # some milliseconds, on a machine at rest
+        assert ends_at_once(partial(undress, text))
+        assert ends_at_once(partial(last_boxed, text))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+from functools import partial
 from typing import Any
 
 import pytest
@@ -26,6 +26,7 @@ from pelican.rewards.base import Unscorable
 from pelican.rewards.quantities import parse_count, parse_interval, parse_length
 from pelican.rewards.scripts import count_words
 from tests.data.factory import sample
+from tests.hostile import ends_at_once
 from tests.rewards.samples import wrap
 
 YES, NO = YesNoAnswer(value=True), YesNoAnswer(value=False)
@@ -190,15 +191,12 @@ HOSTILE: list[Any] = [
 
 
 @pytest.mark.parametrize("unit", HOSTILE)
-def test_hostile_text_is_read_in_milliseconds(unit: str) -> None:
+def test_hostile_text_is_read_at_once(unit: str) -> None:
     many = unit * (7900 // len(unit))
     texts = [many, f"1{many}", "one " + unit * 1000, f"{many}x", f"so{many}x", f"a > b{many}c"]
     for answer, _ in RIGHT[:8] + RIGHT[-3:]:
         for text in texts:
-            began = time.process_time()
-            task(answer, text)
-            # Some milliseconds on a machine at rest; what is quadratic takes seconds.
-            assert time.process_time() - began < 0.5
+            assert ends_at_once(partial(task, answer, text))
 
 
 def test_boxes_of_one_answer_are_read_together() -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -26,6 +24,7 @@ from pelican.records import (
 )
 from pelican.rewards import score
 from pelican.rewards.families import FAMILIES
+from tests.hostile import ends_at_once
 from tests.rewards.samples import CONFIG, asking, graded, rectangle, wrap
 
 OPTIONS = ("red cup", "blue cup", "bowl", "plate")
@@ -159,11 +158,8 @@ def test_a_number_without_end_is_no_exception(family: Family, kind: str, digits:
 )
 def test_long_and_nested_text_is_read_in_linear_time(family: Family, kind: str, unit: str) -> None:
     text = unit * (7900 // len(unit))
-    began = time.process_time()
-    graded(ANSWERS[kind], text, family)
-    score(asking(ANSWERS[kind], family), text * 4, CONFIG)
-    # No measure of speed: a pattern that tries every split of 8,000 characters takes hours.
-    assert time.process_time() - began < 60
+    assert ends_at_once(lambda: graded(ANSWERS[kind], text, family))
+    assert ends_at_once(lambda: score(asking(ANSWERS[kind], family), text * 4, CONFIG))
 
 
 @given(st.sampled_from(sorted(RIGHT)), st.sampled_from([str.upper, str.lower, str.title]))
