@@ -6,10 +6,12 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from pelican.config.recipe import Recipe
 from pelican.data.entries import FAMILY, SPLIT, Entries, Entry, rows_of
@@ -23,6 +25,7 @@ from pelican.records import Phase, Split
 
 Numbers = npt.NDArray[np.int64]
 Codes = npt.NDArray[np.int8]
+Flags = npt.NDArray[np.bool_]  # of each row
 
 
 @dataclass(frozen=True)
@@ -50,13 +53,12 @@ def loop_samples(index: PoolIndex, recipe: Recipe, loop: int, phase: Phase) -> L
         UserInputError: no row is of split train and within the horizon.
     """
     entries = Entries.of(index.entries)
-    candidates = _candidates(entries, recipe, loop)
-    if not candidates.any():
+    draws = _Draws(entries, recipe, recipe.data.samples_per_loop or len(entries))
+    if not draws.candidates(loop).any():
         raise UserInputError(
             f"pool {index.folder} has no sample of split train within the horizon of"
             f" {recipe.data.horizon(loop):g} s; check data.train and data.horizon_s"
         )
-    draws = _Draws(entries, recipe, recipe.data.samples_per_loop or len(entries))
     for earlier in range(1, loop):  # loop 0, a diagnosis, draws as loop 1 does
         draws.take(earlier, 2)
     taken = draws.take(loop, 2 if phase is Phase.SFT else 1)
@@ -80,22 +82,16 @@ def teachable(index: PoolIndex, recipe: Recipe, loop: int) -> tuple[list[Entry],
         for k in range(1, recipe.loops + 1):
             taken = draws.take(k, 2)
             if k > loop:
-                may &= ~np.isin(draws.scenes, draws.scenes[taken.fresh])
+                may &= ~draws.mates(taken.fresh)
     return rows_of(index.entries, may), int(within.sum() - may.sum())
-
-
-def _candidates(entries: Entries, recipe: Recipe, loop: int) -> npt.NDArray[np.bool_]:
-    found: npt.NDArray[np.bool_] = entries.column("span_s") <= recipe.data.horizon(loop)
-    found &= entries.column("split") == SPLIT.index(Split.TRAIN)
-    return found
 
 
 @dataclass(frozen=True)
 class _Taken:
     """Of each row of the pool whether it was drawn, and whether no draw saw its scene before."""
 
-    rows: npt.NDArray[np.bool_]
-    fresh: npt.NDArray[np.bool_]
+    rows: Flags
+    fresh: Flags
 
 
 class _Draws:
@@ -103,24 +99,45 @@ class _Draws:
 
     def __init__(self, entries: Entries, recipe: Recipe, size: int) -> None:
         self._entries, self._recipe, self._size = entries, recipe, size
-        self._families = entries.column("family")
-        self._order = _shuffled(entries.column("id"), f"select:{recipe.seed}")
+        self._span_s, self._families = entries.column("span_s"), entries.column("family")
+        self._train: Flags = entries.column("split") == SPLIT.index(Split.TRAIN)
         # A row that was drawn counts 2, another of its scene 1: it comes after those of new scenes.
         self._uses = np.zeros(len(entries), np.int64)
-        _, codes = np.unique(entries.column("scene").astype(str), return_inverse=True)
-        self.scenes: Numbers = codes
+
+    @cached_property
+    def _order(self) -> Numbers:
+        return _shuffled(self._entries.column("id"), f"select:{self._recipe.seed}")
+
+    @cached_property
+    def _scenes(self) -> Numbers:
+        """A number for the scene of each row."""
+        names = pa.array(self._entries.column("scene"), pa.string())
+        numbers: Numbers = names.dictionary_encode().indices.to_numpy(zero_copy_only=False)
+        return numbers
+
+    def candidates(self, loop: int) -> Flags:
+        """The rows that loop `loop` may draw."""
+        return self._train & (self._span_s <= self._recipe.data.horizon(loop))
+
+    def mates(self, rows: Flags | Numbers) -> Flags:
+        """The rows of the scenes of these rows."""
+        seen = np.zeros(len(self._uses), bool)  # by scene: there are not more than rows
+        seen[self._scenes[rows]] = True
+        found: Flags = seen[self._scenes]
+        return found
 
     def take(self, loop: int, draws: int) -> _Taken:
         """Draw `draws` times, for loop `loop`; no row twice."""
-        before = self._uses.copy()
-        eligible = self._order[_candidates(self._entries, self._recipe, loop)[self._order]]
+        before, candidates = self._uses.copy(), self.candidates(loop)
+        every = self._size >= candidates.sum()  # then the order does not matter
+        eligible = np.flatnonzero(candidates) if every else self._order[candidates[self._order]]
         taken = np.zeros(len(before), bool)
         for _ in range(draws):
             rest = eligible[~taken[eligible]]
             chosen = _draw(rest, self._families, self._uses, self._size)
             taken[chosen] = True
             self._uses[chosen] += 2
-            mates = np.isin(self.scenes, self.scenes[chosen])
+            mates = self.mates(chosen)
             self._uses[mates] = np.maximum(self._uses[mates], 1)
         return _Taken(taken, taken & (before == 0))
 

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from pelican.base.files import is_locked
-from pelican.base.model import Frozen, digest_of
+from pelican.base.model import Frozen, pop_check, with_check
 from pelican.config.recipe import Recipe
 from pelican.config.stages import STAGES, Part, is_training
 from pelican.errors import DamagedError, UserInputError
@@ -114,15 +114,11 @@ def read_json(store: ObjectStore, key: str) -> dict[str, Any] | None:
     return None if found is None else found.root
 
 
-_CHECK = "check"  # of `recipe.json`: the digest of all its other fields
-
-
 def read_recipe_tree(store: ObjectStore, run: str) -> dict[str, Any] | None:
     """The run's recipe as JSON, of whatever version of Pelican, or None. Raises DamagedError."""
     key = f"{run_prefix(run)}/{RECIPE}"
     tree = read_json(store, key)
-    check = tree and tree.pop(_CHECK, None)  # there is none in those of before 2026-12
-    if check and check != digest_of(tree):
+    if tree is not None and not pop_check(tree):
         why = "it is not what was written"
         raise damaged(store, key, why, "the run's command writes it again")
     return tree
@@ -158,8 +154,7 @@ def read_recipe(
 
 def keep_recipe(store: ObjectStore, run: str, recipe: Recipe, *, if_absent: bool = False) -> bool:
     """Write the run's recipe with a digest of itself: a flipped bit of a setting is no change of a person's."""
-    tree = recipe.model_dump(mode="json")
-    data = json.dumps(tree | {_CHECK: digest_of(tree)}, indent=1).encode()
+    data = json.dumps(with_check(recipe.model_dump(mode="json")), indent=1).encode()
     return store.write(f"{run_prefix(run)}/{RECIPE}", data, if_absent=if_absent)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
@@ -9,9 +10,9 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 import pyarrow as pa
-from pydantic import ValidationError
 
-from pelican.base.model import Frozen, digest_of
+from pelican.base.model import Frozen, digest_of, pop_check, with_check
+from pelican.base.parse import parse_json
 from pelican.config.recipe import Recipe
 from pelican.data.entries import Entry
 from pelican.data.pool import PoolIndex, read_index
@@ -160,21 +161,15 @@ def _commit(job: StageJob, number: int, rows: Sequence[Rollout], quarantine: Qua
         prompt_tokens=sum(row.prompt_tokens for row in rows if row.index == 0),
         truncated=sum(row.finish == "length" for row in rows),
     )
-    facts = Facts(counts=dict(counts), quarantine=quarantine.rows).checked()
-    job.write(_facts_name(number), facts.model_dump_json().encode())
+    facts = Facts(counts=dict(counts), quarantine=quarantine.rows)
+    job.write(_facts_name(number), json.dumps(with_check(facts.model_dump(mode="json"))).encode())
 
 
 class Facts(Frozen):
-    """What is known of a finished shard; `check` is the digest of the rest."""
+    """What is known of a finished shard."""
 
     counts: dict[str, int]
     quarantine: list[QuarantineRow]
-    check: str = ""  # "": of before 2026-12
-
-    def checked(self) -> Facts:
-        """The same with its digest."""
-        rest = self.model_dump(mode="json", exclude={"check"})
-        return self.model_copy(update={"check": digest_of(rest)})
 
 
 def _read_facts(job: StageJob, number: int) -> Facts:
@@ -184,10 +179,10 @@ def _read_facts(job: StageJob, number: int) -> Facts:
         InfrastructureError: they are damaged; they are deleted, so that the shard is made again.
     """
     name = _facts_name(number)
-    with suppress(ValidationError, DamagedError):
-        facts = Facts.model_validate_json(job.read(name))
-        if facts.check in ("", facts.checked().check):
-            return facts
+    with suppress(ValueError, DamagedError):
+        tree = parse_json(job.read(name))
+        if isinstance(tree, dict) and pop_check(tree):
+            return Facts.model_validate(tree)
     job.store.delete(f"{job.prefix}/{name}")
     raise InfrastructureError(
         f"{job.prefix}/{name} is damaged; the next attempt rolls that shard out again"

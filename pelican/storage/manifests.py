@@ -17,13 +17,12 @@ from typing import Any
 
 from pydantic import Field, ValidationError
 
-from pelican.base.model import Frozen, digest_of
+from pelican.base.model import Frozen, digest_of, pop_check, with_check
 from pelican.base.parse import parse_json
 from pelican.errors import DamagedError
 from pelican.storage.store import MANIFEST, WORK, ObjectStore
 
 COPY = "manifest.copy.json"  # written before it; believed only where `manifest.json` is damaged
-_CHECK = "check"  # of the file: the digest of all its other fields
 _PACKAGES = (
     "pelican-dppo",
     "torch",
@@ -150,18 +149,14 @@ def _read(store: ObjectStore, key: str) -> Manifest | None:
         return None
     try:
         tree = parse_json(data)
-        check = tree.pop(_CHECK, None)  # there is none in those of before 2026-12
-        if check is not None and check != digest_of(tree):
-            return None
-        return Manifest.model_validate(tree)
+        return Manifest.model_validate(tree) if pop_check(tree) else None
     except (ValueError, ValidationError, AttributeError, TypeError):
         return None
 
 
 def commit_manifest(store: ObjectStore, prefix: str, manifest: Manifest) -> None:
     """Write the manifest, twice: the copy first, because `manifest.json` says that all is there."""
-    tree = parse_json(manifest.model_dump_json())
-    data = json.dumps(tree | {_CHECK: digest_of(tree)}, indent=1).encode()
+    data = json.dumps(with_check(parse_json(manifest.model_dump_json())), indent=1).encode()
     for name in (COPY, MANIFEST):
         store.write(f"{prefix}/{name}", data)
 

@@ -43,6 +43,7 @@ from pelican.storage.s3_client import (
     is_unreadable,
     make_client,
     no_bucket,
+    receiving,
     retry,
 )
 from pelican.storage.store import MANIFEST, WORK, ObjectStore
@@ -56,9 +57,7 @@ WRITER = "x-amz-meta-writer"
 _BLOCK = 1 << 20
 _MOST_PARTS = 10_000  # of one object, by S3
 _MOST_COPIED = 5 << 30  # bytes that one request copies, by S3; minio-py copies more in parts
-_READS = (
-    2  # of bytes that are not those that were written: once more, they may be damaged on the way
-)
+_READS = 2  # of bytes that are not those that were written: they may be damaged on the way
 Taken = TypeVar("Taken")
 EntityTags = Mapping[str, str]  # an object's name -> its entity tag
 
@@ -343,12 +342,8 @@ class S3Store(ObjectStore):
         name = self._name(key)
 
         def get() -> Taken:
-            response = self.client.get_object(self.bucket, name, start, length)
-            try:
+            with receiving(self.client, self.bucket, name, start, length) as response:
                 return take(response)
-            finally:
-                response.close()
-                response.release_conn()
 
         try:
             with self._explained(), self._reading(name):
@@ -596,14 +591,9 @@ def _fetch(client: Minio, found: Object, descriptor: int, start: int, stop: int)
 
     def fetch_rest() -> None:
         nonlocal at
-        response = client.get_object(
-            found.bucket_name,
-            str(found.object_name),
-            at,
-            stop - at,
-            request_headers=dict(condition),
-        )
-        try:
+        bucket, name = found.bucket_name, str(found.object_name)
+        headers = dict(condition)
+        with receiving(client, bucket, name, at, stop - at, request_headers=headers) as response:
             for block in response.stream(_BLOCK):
                 rest = memoryview(block)
                 while rest:
@@ -611,9 +601,6 @@ def _fetch(client: Minio, found: Object, descriptor: int, start: int, stop: int)
                     at, rest = at + written, rest[written:]
             if at != stop:
                 raise ConnectionError(f"{found.object_name} broke off at byte {at}")
-        finally:
-            response.close()
-            response.release_conn()
 
     retry(fetch_rest)
 

@@ -248,6 +248,28 @@ def retry(
     return retrying(operation)
 
 
+@contextmanager
+def receiving(
+    client: Minio, bucket: str, name: str, start: int = 0, length: int = 0, **more: Any
+) -> Iterator[Any]:
+    """The endpoint's response to a request for an object, closed at the end.
+
+    Args:
+        client: sends it.
+        bucket: of the object.
+        name: of the object.
+        start: first byte that is asked for.
+        length: bytes from there; 0: all.
+        more: of `Minio.get_object`.
+    """
+    response = client.get_object(bucket, name, start, length, **more)
+    try:
+        yield response
+    finally:
+        response.close()
+        response.release_conn()
+
+
 def is_unreadable(settings: S3Settings, bucket: str, name: str) -> bool:
     """Whether the endpoint answers, and finds that its disk has lost the bytes of this one object.
 
@@ -261,14 +283,10 @@ def is_unreadable(settings: S3Settings, bucket: str, name: str) -> bool:
     while stuck < 2:
         before = at
         try:
-            response = client.get_object(bucket, name, at)
-            try:
+            with receiving(client, bucket, name, at) as response:
                 for block in response.stream(1 << 20):
                     at += len(block)
-                return False
-            finally:
-                response.close()
-                response.release_conn()
+            return False
         except S3Error as error:
             if error.code == "InternalError" and "CRC mismatch" in str(error):
                 return True

@@ -109,9 +109,8 @@ class RlCurve(TrainerCallback):  # type: ignore[misc]
         self.totals["tokens_trained"] += self._batch_of_all
         self.totals["prompt_tokens_trained"] += self._prompts_of_all
         variant = self._config.variant
-        if (
-            variant.perception
-        ):  # one more pass, without the images; three count as forward and backward
+        if variant.perception:
+            # One more pass, without the images; three count as forward and backward.
             passes = 3 if variant.masked_gradients else 1
             self.totals["reference_tokens"] += passes * (self._batch_of_all + self._prompts_of_all)
         telemetry.trained_on(self._batch)

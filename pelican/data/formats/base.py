@@ -347,6 +347,11 @@ class JsonRow:
     def __init__(self, number: int, value: Any, raw: str = "", error: RowError | None = None):
         self.number, self.value, self.raw, self.error = number, value, raw, error
 
+    @property
+    def key(self) -> str:
+        """What tells the row from others, as an import knows it again: its value, else its text."""
+        return record_key(self.value if self.error is None else self.raw)
+
 
 def json_rows(path: Path) -> Iterator[JsonRow]:
     """Rows of JSON lines, of a JSON array, or the array inside an object, without holding them all.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -23,7 +23,6 @@ from pelican.data.formats.base import (
     json_rows,
     list_of,
     options_of,
-    record_key,
     text_of,
 )
 from pelican.data.formats.medium import held_in, media_of, medium, placed
@@ -208,25 +207,46 @@ def chat_records(
         )
 
 
-def read_chat(row: JsonRow, place: str, field: str, options: Options) -> Iterator[Found]:
-    """The records of one row whose conversation stands in `field`."""
-    key = record_key(row.value if row.error is None else row.raw)
+Conversation = tuple[Sequence[Any], Sequence[Media]]  # its turns, and the media beside them
+
+
+def read_conversation(
+    row: JsonRow, place: str, options: Options, find: Callable[[dict[str, Any]], Conversation]
+) -> Iterator[Found]:
+    """The records of one row.
+
+    Args:
+        row: may hold an error.
+        place: of the row, for a person.
+        options: of the import.
+        find: takes the conversation out of the row's value, and may raise RowError.
+    """
     name = ""
     try:
         if row.error is not None:
             raise row.error
         value: dict[str, Any] = row.value
         name = text_of(value, "id", "question_id", "sample_id", "uid")
+        said, beside = find(value)
+        turns, inside = chat_turns(said)
+        media = placed(inside, beside)
+        yield from chat_records(
+            without_tags(turns, media), described(value, place, row.key, name, media), options
+        )
+    except RowError as error:
+        yield Unread(place, row.key, name, error)
+
+
+def read_chat(row: JsonRow, place: str, field: str, options: Options) -> Iterator[Found]:
+    """The records of one row whose conversation stands in `field`."""
+
+    def find(value: dict[str, Any]) -> Conversation:
         conversation = value.get(field)
         if not isinstance(conversation, list):
             raise RowError("schema", f"{field} is missing or no list")
-        turns, inside = chat_turns(conversation)
-        media = placed(inside, media_of(value))
-        yield from chat_records(
-            without_tags(turns, media), described(value, place, key, name, media), options
-        )
-    except RowError as error:
-        yield Unread(place, key, name, error)
+        return conversation, media_of(value)
+
+    return read_conversation(row, place, options, find)
 
 
 class ChatReader(Reader):

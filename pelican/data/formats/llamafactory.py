@@ -14,7 +14,6 @@ from pelican.base.files import resolve_below
 from pelican.base.parse import parse_json
 from pelican.data.formats.base import (
     Found,
-    JsonRow,
     Options,
     Reader,
     Source,
@@ -23,8 +22,8 @@ from pelican.data.formats.base import (
     record_key,
     text_of,
 )
-from pelican.data.formats.chat import chat_records, chat_turns, described, without_tags
-from pelican.data.formats.medium import medium, placed
+from pelican.data.formats.chat import Conversation, read_conversation
+from pelican.data.formats.medium import medium
 from pelican.data.formats.rows import TABLES, first_values, read_rows
 from pelican.data.tables import RowError
 from pelican.errors import UserInputError
@@ -125,24 +124,12 @@ def _files_of(source: Source, name: str, entry: Mapping[str, Any]) -> list[Path]
 def _read_file(
     path: Path, name: str, entry: Mapping[str, Any], options: Options
 ) -> Iterator[Found]:
-    for row in read_rows(path):
-        yield from _records(row, f"{name}, row {row.number}", entry, options)
+    columns = {**ALPACA, **SHAREGPT, **(entry.get("columns") or {})}
 
-
-def _records(
-    row: JsonRow, place: str, entry: Mapping[str, Any], options: Options
-) -> Iterator[Found]:
-    key = record_key(row.raw if row.value is None else row.value)
-    name = ""
-    try:
-        if row.error is not None:
-            raise row.error
-        value: dict[str, Any] = row.value
-        name = text_of(value, "id", "question_id", "sample_id", "uid")
-        columns = {**ALPACA, **SHAREGPT, **(entry.get("columns") or {})}
+    def find(value: dict[str, Any]) -> Conversation:
         if value.get(columns.get("kto_tag", "kto_tag")) is False:
             raise RowError("answer", "kto_tag says that the answer is an undesired one")
-        turns, inside = chat_turns(_messages(value, columns, entry))
+        said = _messages(value, columns, entry)
         beside = [
             medium(one, kind)
             for kind in ("image", "video")
@@ -150,11 +137,10 @@ def _records(
         ]
         if value.get(columns.get("audios", "audios")):
             raise RowError("media_marks", "the row has audios, which no policy hears")
-        media = placed(inside, beside)
-        base = described(value, place, key, name, media)
-        yield from chat_records(without_tags(turns, media), base, options)
-    except RowError as error:
-        yield Unread(place, key, name, error)
+        return said, beside
+
+    for row in read_rows(path):
+        yield from read_conversation(row, f"{name}, row {row.number}", options, find)
 
 
 def _messages(

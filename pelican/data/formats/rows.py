@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from pelican.base.parse import parse_json
 from pelican.data.formats.base import MAX_ROW, NOT_UTF8, JsonRow, Source, json_rows
+from pelican.data.signatures import pointer_in
 from pelican.data.tables import RowError
 from pelican.errors import UserInputError
 
@@ -113,9 +114,15 @@ def _parquet_rows(path: Path) -> Iterator[JsonRow]:
                 else:
                     yield JsonRow(number, row)
     except (pa.ArrowException, OSError) as error:
-        reason = str(error).splitlines()[0]
-        why = RowError("file", f"not readable as Parquet after row {number} ({reason})")
+        why = not_parquet(path, number, error)
         yield JsonRow(number + 1, None, f"{path.name} {number}", why)
+
+
+def not_parquet(path: Path, number: int, error: Exception) -> RowError:
+    """Why a file can't be read as Parquet after its row `number`."""
+    what = pointer_in(path)
+    reason = f"it is {what}" if what else str(error).splitlines()[0]
+    return RowError("file", f"not readable as Parquet after row {number} ({reason})")
 
 
 def batch_rows(batch: pa.RecordBatch) -> Iterator[dict[str, Any] | RowError]:

@@ -44,11 +44,11 @@ from pelican.data.formats.rows import (
     TEXTS,
     batch_rows,
     first_values,
+    not_parquet,
     read_rows,
     split_of,
     written_list,
 )
-from pelican.data.signatures import pointer_in
 from pelican.data.tables import SAMPLES, RowError
 from pelican.errors import UserInputError
 from pelican.records import Turn
@@ -343,14 +343,8 @@ class Parquet(Reader):
                         else:
                             yield from table_records(row, place, options)
             except (pa.ArrowException, OSError) as error:
-                why = _not_parquet(path, number, error)
+                why = not_parquet(path, number, error)
                 yield Unread(name, record_key([name, number]), "", why)
-
-
-def _not_parquet(path: Path, number: int, error: Exception) -> RowError:
-    what = pointer_in(path)
-    reason = f"it is {what}" if what else str(error).splitlines()[0]
-    return RowError("file", f"not readable as Parquet after row {number} ({reason})")
 
 
 def _sample(row: dict[str, Any], place: str) -> Found:
@@ -407,8 +401,7 @@ class _Files(Reader):
                         raise row.error
                     yield from table_records(self.row_of(row.value, name), place, options)
                 except RowError as error:
-                    key = record_key(row.raw if row.value is None else row.value)
-                    yield Unread(place, key, "", error)
+                    yield Unread(place, row.key, "", error)
 
 
 class Json(_Files):

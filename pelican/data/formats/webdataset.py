@@ -11,13 +11,14 @@ from typing import Any
 
 from pelican.base.parse import parse_json
 from pelican.data.formats.base import Found, Options, Reader, Source, Unread, record_key
+from pelican.data.formats.medium import PICTURE_ENDINGS
 from pelican.data.formats.rows import split_of
 from pelican.data.formats.tables import NAMES, column, table_records
 from pelican.data.tables import RowError
 
 MAX_ROW_BYTES = 64 << 20  # of all members of one row
 SHARDS = (".tar", ".tar.gz", ".tgz")
-IMAGES = ("jpg", "jpeg", "png", "webp", "bmp")
+IMAGES = tuple(ending[1:] for ending in PICTURE_ENDINGS)
 VIDEOS = ("mp4", "mov", "mkv", "webm", "avi")
 TEXTS = ("txt", "text", "caption")
 NUMBERS = ("cls", "cls2", "index")

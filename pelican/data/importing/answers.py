@@ -193,7 +193,7 @@ def _read(value: Any, reference: Reference, asked: Asked) -> Answer:
         return YesNoAnswer(value=bool(value))
     if isinstance(value, int | float):
         _neither(str(value), reference, asked)
-        return number_of(value, reference.unit, asked.question, asked.question_type)
+        return _number(value, reference.unit, asked)
     if isinstance(value, list | tuple):
         return _listed(value, reference, asked)
     return _text(str(value), reference, asked)
@@ -368,7 +368,7 @@ def _count(said: str, reference: Reference, asked: Asked) -> Answer | None:
                 f"answer {said!r:.80} is no number that is read, and the question asks how many",
             ) from None
         return None
-    return number_of(value, "", asked.question, asked.question_type)
+    return _number(value, "", asked)
 
 
 _FIRST_WORD = re.compile(
@@ -470,7 +470,7 @@ def _numeral(said: str, reference: Reference, asked: Asked) -> Answer | None:
     odd = not _CANONICAL.fullmatch(said) or (asked.about(_ABOUT_WRITING) and not value.is_integer())
     if odd and not number:
         return TextAnswer(value=said, aliases=reference.aliases)
-    return number_of(value, reference.unit, asked.question, asked.question_type)
+    return _number(value, reference.unit, asked)
 
 
 _LIST_MARK = re.compile(
@@ -515,11 +515,10 @@ def _json_list(said: str, reference: Reference, asked: Asked) -> Answer | None:
 # Numbers: a count, or a length and its unit.
 
 
-def number_of(value: float, unit: str, question: str, question_type: str) -> Answer:
+def _number(value: float, unit: str, asked: Asked) -> Answer:
     """A count or a length, by the unit, the question and its type. Raises RowError."""
-    wanted = asked_unit(question)
-    counted = "count" in question_type.lower() or bool(HOW_MANY.search(question))
-    if (unit or wanted) and not (counted and float(value).is_integer() and not wanted):
+    wanted = asked_unit(asked.question)
+    if (unit or wanted) and not (asked.counts and float(value).is_integer()):
         known = own_unit(unit) if unit else (wanted or "", 1.0)
         if known is None:
             raise RowError("answer", f"unit {unit!r} is not known; write mm, cm, m, km, in or ft")
@@ -529,7 +528,7 @@ def number_of(value: float, unit: str, question: str, question_type: str) -> Ans
             )
         own, factor = known
         factor *= METRES[own] / METRES[wanted or own]
-        value *= factor**2 if asks_area(question) else factor
+        value *= factor**2 if asks_area(asked.question) else factor
         return DistanceAnswer.model_validate({"value": value, "unit": wanted or own})
     if float(value).is_integer() and value >= 0:
         return CountAnswer(value=int(value))

@@ -17,6 +17,7 @@ from typing import cast
 from PIL import Image
 
 from pelican.data.formats.base import Media
+from pelican.data.formats.medium import PICTURE_ENDINGS
 from pelican.data.images import (
     WORDS,
     Range,
@@ -173,7 +174,6 @@ MAX_FILE = 64 << 20  # bytes of an encoded image: above, it has more pixels than
 DARK = 1 / 4  # of white: 16 bits whose brightest value is below are depth, or of a sensor of fewer
 _MOVING = ("PNG", "WEBP")  # formats that may be animations
 _DEPTH = re.compile(r"(?:^|[^a-z])(?:depth|disparity)(?![a-z])", re.IGNORECASE)  # in a path
-_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 
 
 @dataclass(frozen=True, slots=True)
@@ -316,7 +316,9 @@ class Loader:
     def _listed(self, path: str) -> list[Media]:
         """The pictures of a folder, by their names."""
         names = [
-            p for p in self.finder.find(path, folder=True).iterdir() if p.suffix.lower() in _ENDINGS
+            p
+            for p in self.finder.find(path, folder=True).iterdir()
+            if p.suffix.lower() in PICTURE_ENDINGS
         ]
         names = sorted(p for p in names if not p.stem.endswith(("-depth", "_depth")))
         # By the finder, each: a folder inside may hold a link that leads out.

@@ -11,6 +11,7 @@ import threading
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from functools import cache, lru_cache
 from importlib.util import find_spec
@@ -251,14 +252,8 @@ def cut_clip(
     path: Path, rule: ClipRule, start_s: float | None = None, end_s: float | None = None
 ) -> Clip:
     """The clip of `path` between `start_s` and `end_s`. Raises RowError for what can't be used."""
-    limit = refused_above(rule.max_pixels)
-    video = open_video(path, limit)
-    try:
+    with _usable(path, rule) as video:
         info = video.info
-        if info.width * info.height > limit:
-            raise RowError(
-                "image_huge", f"a video of {info.width} x {info.height} pixels is too large"
-            )
         window = _window(path.name, info, start_s, end_s, rule)
         times = targets(window[0], window[1], rule)
         frames: list[bytes] = []
@@ -270,8 +265,6 @@ def cut_clip(
             frames.append(encoded(image, rule.max_pixels))
             shown.append(at)
         reached_s = video.reached_s
-    finally:
-        video.close()
     _whole(path.name, info, times, len(frames), reached_s)
     return Clip(tuple(frames), tuple(shown), window[0])
 
@@ -341,16 +334,20 @@ def encoded(image: Image.Image, max_pixels: int) -> bytes:
 
 def cut_frame(path: Path, rule: ClipRule, at_s: float) -> bytes:
     """The frame that a video shows at a time, as JPEG. Raises RowError."""
+    with _usable(path, rule) as video:
+        for _, image in video.frames_at([at_s]):
+            return encoded(image, rule.max_pixels)
+        raise RowError("video_window", f"video {path.name!r} shows nothing at {at_s:g} s")
+
+
+@contextmanager
+def _usable(path: Path, rule: ClipRule) -> Iterator[Video]:
+    """An open video whose frames are not too large to decode. Raises RowError."""
     limit = refused_above(rule.max_pixels)
-    video = open_video(path, limit)
-    try:
+    with closing(open_video(path, limit)) as video:
         info = video.info
         if info.width * info.height > limit:
             raise RowError(
                 "image_huge", f"a video of {info.width} x {info.height} pixels is too large"
             )
-        for _, image in video.frames_at([at_s]):
-            return encoded(image, rule.max_pixels)
-        raise RowError("video_window", f"video {path.name!r} shows nothing at {at_s:g} s")
-    finally:
-        video.close()
+        yield video

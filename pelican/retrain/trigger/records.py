@@ -9,11 +9,10 @@ from typing import Any, TypeVar
 from pydantic import Field, ValidationError
 
 from pelican import errors
-from pelican.base.model import Frozen, digest_of
+from pelican.base import parse
+from pelican.base.model import Frozen, pop_check, with_check
 from pelican.errors import UserInputError
 from pelican.storage.store import ObjectStore
-
-CHECK = "check"
 
 
 class Stored(Frozen):
@@ -36,15 +35,14 @@ class DamagedError(errors.DamagedError, UserInputError):
 
 def encode(record: Stored) -> bytes:
     """A record with its check."""
-    tree = record.model_dump(mode="json")
-    return json.dumps({**tree, CHECK: digest_of(tree)}).encode()
+    return json.dumps(with_check(record.model_dump(mode="json"))).encode()
 
 
 def parse_json(data: bytes) -> Any:
     """What `data` holds, or None if it is no JSON, or nested without end."""
     try:
-        return json.loads(data)
-    except (ValueError, RecursionError):
+        return parse.parse_json(data)
+    except parse.JSONError:
         return None
 
 
@@ -70,9 +68,9 @@ def read_record(
     tree = parse_json(data)
     try:
         if isinstance(tree, dict):
-            check = tree.pop(CHECK, None)
+            whole = pop_check(tree)
             record = kind.model_validate(tree)
-            if check in (None, digest_of(tree)) and is_of(record):
+            if whole and is_of(record):
                 return record, tag
     except (ValidationError, ValueError):
         pass
