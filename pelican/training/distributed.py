@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.distributed.fsdp import FSDPModule
 
 from pelican.base.process import all_gather_object
 from pelican.config import env
@@ -97,6 +98,7 @@ def load_for_training(recipe: Recipe, checkpoint: Path) -> tuple[Any, PromptEnco
     from transformers import AutoProcessor
 
     policy = load_weights(recipe, checkpoint, torch.float32)
+    gather_head(policy)
     policy.config.name_or_path = str(checkpoint)
     encoder = prepare_model(recipe.model, policy, AutoProcessor.from_pretrained(checkpoint))
     if recipe.parallel.lora_rank is not None:
@@ -131,6 +133,30 @@ def load_weights(recipe: Recipe, checkpoint: Path, dtype: torch.dtype) -> Any:
     if recipe.parallel.strategy == "ddp" and torch.cuda.is_available():
         policy = policy.to(torch.device("cuda", torch.cuda.current_device()))
     return policy
+
+
+def gather_head(model: Any) -> None:
+    """Let FSDP2 gather the head's weights for a pass that does not call its module.
+
+    TRL's fused head multiplies by `lm_head.weight`. If that is sharded it gathers it itself, and then
+    each rank keeps its slice of its own tokens' gradient, which nothing sums. Gathered by FSDP it is
+    a plain tensor whose gradient is reduced with the others, on a mesh of any dimensions. A tied head
+    is the embedding, which FSDP has gathered already.
+    """
+
+    def unshard(*_: Any) -> None:
+        head = model.get_output_embeddings()
+        if isinstance(head, FSDPModule):
+            head.unshard()
+
+    def reshard(*_: Any) -> None:
+        head = model.get_output_embeddings()
+        # A backward pass needs it, and gives it up at its end.
+        if isinstance(head, FSDPModule) and not torch.is_grad_enabled():
+            head.reshard()
+
+    model.base_model.register_forward_hook(unshard)
+    model.register_forward_hook(reshard)
 
 
 def load_copy(recipe: Recipe, checkpoint: Path) -> Any:

@@ -23,6 +23,7 @@ from pelican.engines.transformers_private import encode_in_every_pass
 from pelican.records import Sample
 from pelican.training.distributed import (
     ScaledTraining,
+    gather_head,
     load_copy,
     load_weights,
     same_number,
@@ -83,6 +84,7 @@ class ScaledGrpoTrainer(ScaledTraining, DeliberateGrpoTrainer):
         """The policy at the start of the phase, sharded as the policy is."""
         reference = load_weights(recipe, checkpoint, getattr(torch, recipe.model.dtype))
         encode_in_every_pass(reference)
+        gather_head(reference)
         reference.requires_grad_(False)
         if self._by_row:  # as TRL does with a reference of its own
             add_fused_lm_head(reference, temperature=self.temperature)

@@ -20,9 +20,12 @@ ROOT = Path(__file__).parent.parent.parent
 
 
 def run_cases(root: Path, cases: Sequence[dict[str, Any]]) -> None:
-    """Train every case below `root`, one after the other, from the same start in `root/twin`."""
-    write_twin(root / "twin")
-    (root / "cases.json").write_text(json.dumps({"twin": str(root / "twin"), "cases": cases}))
+    """Train every case below `root`, one after the other, from the start in `root/twin`, or `untied`."""
+    twins = {
+        "twin": str(write_twin(root / "twin")),
+        "untied": str(write_twin(root / "untied", tied=False)),
+    }
+    (root / "cases.json").write_text(json.dumps({**twins, "cases": cases}))
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
     environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(
@@ -46,6 +49,19 @@ def result(runs: Path, name: str, rank: int = 0) -> dict[str, Any]:
 def assert_same_curve(one: dict[str, Any], other: dict[str, Any]) -> None:
     assert other["losses"] == pytest.approx(one["losses"], rel=1e-3, abs=2e-6)
     assert other["norms"] == pytest.approx(one["norms"], rel=1e-3)
+
+
+def assert_same_gradients(runs: Path, one: str, other: str, tolerance: float) -> None:
+    """Those of the first step, parameter by parameter; errors as shares of each one's largest."""
+    first = load_file(runs / one / "gradients.safetensors")
+    second = load_file(runs / other / "gradients.safetensors")
+    assert set(first) == set(second) and first
+    largest = max(float(gradient.abs().max()) for gradient in first.values())
+    wrong = {
+        name: float((gradient - second[name]).abs().max() / max(largest * 1e-2, gradient.abs().max()))
+        for name, gradient in first.items()
+    }
+    assert max(wrong.values()) < tolerance, {n: e for n, e in wrong.items() if e >= tolerance}
 
 
 def assert_same_weights(runs: Path, one: str, other: str) -> None:

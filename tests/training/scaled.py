@@ -21,6 +21,7 @@ import torch
 torch.set_num_threads(1)
 
 import trl  # noqa: E402, F401
+from safetensors.torch import save_file  # noqa: E402
 from transformers import TrainerCallback  # noqa: E402
 
 from pelican.config.recipe import (  # noqa: E402
@@ -35,6 +36,7 @@ from pelican.config.recipe import (  # noqa: E402
     Sampling,
     SftConfig,
 )
+from pelican.training.distributed import base_model  # noqa: E402
 from tests.data.factory import (  # noqa: E402
     clip,
     sample,
@@ -89,6 +91,34 @@ def recipe_of(case: dict[str, Any]) -> Recipe:
     )
 
 
+class FirstGradients(TrainerCallback):  # type: ignore[misc]
+    """Keeps the whole gradients of the first step, as the optimiser gets them, clipping apart."""
+
+    def __init__(self, trainer: Any) -> None:
+        self.found: dict[str, torch.Tensor] = {}
+        self.trainer = trainer
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if self.found:
+            return
+        for name, parameter in base_model(self.trainer.model_wrapped).named_parameters():
+            if parameter.requires_grad:
+                self.found[name] = whole_gradient(parameter).detach().float().clone()
+
+
+def whole_gradient(parameter: torch.Tensor) -> torch.Tensor:
+    """Collective. Zeros where no pass reached the parameter."""
+    if hasattr(parameter, "ds_id"):
+        from deepspeed.utils import safe_get_full_grad
+
+        found: torch.Tensor = safe_get_full_grad(parameter)
+        return found
+    gradient = parameter.grad
+    if gradient is None:
+        gradient = torch.zeros_like(parameter)
+    return gradient.full_tensor() if hasattr(gradient, "full_tensor") else gradient
+
+
 class StopAt(TrainerCallback):  # type: ignore[misc]
     def __init__(self, step: int) -> None:
         self.step = step
@@ -138,6 +168,8 @@ def train(case: dict[str, Any], twin: Path, folder: Path, world: int) -> dict[st
             folder=folder / "weights" if served else None,
         )
     images = count_images(trainer)
+    gradients = FirstGradients(trainer)
+    trainer.add_callback(gradients)
     if "stop" in case:
         trainer.add_callback(StopAt(case["stop"]))
     start = {k: v.float().clone() for k, v in load_copy_of(twin).named_parameters()}
@@ -145,6 +177,8 @@ def train(case: dict[str, Any], twin: Path, folder: Path, world: int) -> dict[st
     check_world_size(recipe, checkpoint, world)
     resume(trainer, checkpoint)
     save_trained(trainer, trainer.processing_class, folder / "checkpoint", recipe)
+    if int(os.environ.get("RANK", "0")) == 0:
+        save_file(gradients.found, folder / "gradients.safetensors")
     kept = [row for row in trainer.state.log_history if "loss" in row]
     return {
         "losses": losses(trainer),
@@ -282,7 +316,7 @@ def run(case: dict[str, Any], twin: Path, root: Path) -> None:
 def main(path: str) -> None:
     asked = json.loads(Path(path).read_text())
     for case in asked["cases"]:
-        run(case, Path(asked["twin"]), Path(path).parent)
+        run(case, Path(asked["untied" if case.get("untied") else "twin"]), Path(path).parent)
 
 
 if __name__ == "__main__":

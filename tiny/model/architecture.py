@@ -87,8 +87,9 @@ def make_model(
     heads: int = 4,
     vision_hidden: int = 128,
     vision_depth: int = 4,
+    tied: bool = True,
 ) -> Qwen2_5_VLForConditionalGeneration:
-    """An untrained model. Every vision layer sees the whole image."""
+    """An untrained model. Every vision layer sees the whole image; `tied`: the head is the embedding."""
 
     def token(name: str) -> int:
         found: int = tokenizer.convert_tokens_to_ids(name)
@@ -104,7 +105,7 @@ def make_model(
         "num_attention_heads": heads,
         "num_key_value_heads": heads,
         "max_position_embeddings": 2048,
-        "tie_word_embeddings": True,
+        "tie_word_embeddings": tied,
         "bos_token_id": token("<|endoftext|>"),
         "eos_token_id": eos,
         "pad_token_id": tokenizer.pad_token_id,
@@ -131,7 +132,7 @@ def make_model(
         video_token_id=token("<|video_pad|>"),
         vision_start_token_id=token("<|vision_start|>"),
         vision_end_token_id=token("<|vision_end|>"),
-        tie_word_embeddings=True,
+        tie_word_embeddings=tied,
     )
     model = Qwen2_5_VLForConditionalGeneration(config)
     model.generation_config.eos_token_id = eos
