@@ -77,14 +77,16 @@ def backend_arguments(recipe: Recipe) -> dict[str, Any]:
 
 
 def finish_arguments(arguments: Any, recipe: Recipe) -> Any:
-    """Set what no argument sets: FSDP2 sums gradients and returns logits in float32."""
+    """Set what no argument sets: FSDP2 sums gradients in float32, and its units hand on what they
+    computed: as float32 the inputs of all blocks, which checkpointing keeps, would take twice the memory.
+    """
     if recipe.parallel.strategy == "zero3" and not torch.cuda.is_available():
         deepspeed_private.run_on_cpus()
     if arguments.fsdp_plugin_args is not None and recipe.model.dtype == "bfloat16":
         from torch.distributed.fsdp import MixedPrecisionPolicy
 
         arguments.fsdp_plugin_args["mixed_precision_policy"] = MixedPrecisionPolicy(
-            param_dtype=torch.bfloat16, reduce_dtype=torch.float32, output_dtype=torch.float32
+            param_dtype=torch.bfloat16, reduce_dtype=torch.float32
         )
     return arguments
 
