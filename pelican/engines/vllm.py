@@ -143,7 +143,9 @@ class VllmEngine(Engine):
     def _parameters(self, sampling: Sampling, seed: int) -> Any:
         from vllm import SamplingParams
 
-        banned = (self._processor.image_token_id, self._processor.video_token_id)
+        # Not every processor has both: InternVL's has no token of videos.
+        names = ("image_token_id", "video_token_id")
+        tokens = [getattr(self._processor, name, None) for name in names]
         return SamplingParams(
             temperature=sampling.temperature,
             top_p=sampling.top_p,
@@ -154,7 +156,7 @@ class VllmEngine(Engine):
             ignore_eos=True,
             stop_token_ids=[self._tokenizer.eos_token_id],
             # An image token must not be sampled: in training it would be taken for an image.
-            logit_bias={token: _BANNED for token in banned},
+            logit_bias={token: _BANNED for token in tokens if token is not None},
             detokenize=False,
         )
 

@@ -115,10 +115,19 @@ def start(arguments: Sequence[str], environment: Mapping[str, str], lock: int) -
         return None
 
 
+def has_gpu(devices: Path = Path("/dev")) -> bool:
+    """Whether the driver of a GPU is there; asked of its files, because CUDA must not be."""
+    return any(devices.glob("nvidia[0-9]*"))
+
+
 @contextmanager
 def warm_process(preloaded: Sequence[str] = PRELOADED) -> Iterator[None]:
-    """Start the warm process beside this one and name its socket, unless PELICAN_WARM is set."""
-    if env.is_set(env.WARM):
+    """Start the warm process beside this one and name its socket.
+
+    None is started if PELICAN_WARM is set, nor on a machine with a GPU: the imports of a training
+    look at CUDA if vLLM is installed, and what is forked after that can't use it.
+    """
+    if env.is_set(env.WARM) or has_gpu():
         yield
         return
     with tempfile.TemporaryDirectory(prefix="pelican-") as folder:  # readable by this user alone

@@ -156,8 +156,9 @@ def _train(
     work = job.restored("work/trainer")
     seed = seed_of(config, job.loop)
     order = schedule(len(samples), rl.max_steps * rl.prompts_per_step, seed)
+    args = grpo_arguments(config, work, job.world_size, seed)
     if config.parallel.at_scale:
-        policy, encoder = load_for_training(config, start)
+        policy, encoder = load_for_training(config, start, args)
     else:
         policy, encoder = load_model(config.model, start)
     served = rl.generation.where == "server"
@@ -171,7 +172,7 @@ def _train(
             policy,
             encoder,
             sampler,
-            args=grpo_arguments(config, work, job.world_size, seed),
+            args=args,
             train_dataset=Dataset.from_dict({"prompt": [""] * len(order), "sample": order}),
             callbacks=[curve, losses, KeepCheckpoints(keep)],
             samples=samples,

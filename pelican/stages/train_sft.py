@@ -78,7 +78,7 @@ def run(inputs: Inputs, config: Recipe, job: StageJob) -> StageResult:
         "rows": rows,
     }
     if config.parallel.at_scale:
-        policy, encoder = load_for_training(config, inputs["policy"])
+        policy, encoder = load_for_training(config, inputs["policy"], arguments["args"])
         arguments["recipe"] = config
     else:
         policy, encoder = load_model(config.model, inputs["policy"])

@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
+from transformers import TrainingArguments
 
 from pelican.base.process import all_gather_object
 from pelican.config import env
@@ -91,15 +92,21 @@ def finish_arguments(arguments: Any, recipe: Recipe) -> Any:
     return arguments
 
 
-def load_for_training(recipe: Recipe, checkpoint: Path) -> tuple[Any, PromptEncoder]:
+def load_for_training(
+    recipe: Recipe, checkpoint: Path, arguments: TrainingArguments
+) -> tuple[Any, PromptEncoder]:
     """The policy in float32, frozen in part or with adapters as the recipe says.
 
-    Called after the arguments were made: DeepSpeed then shards the weights while they are read, and
-    with FSDP2 one process of a machine reads them for all.
+    Args:
+        recipe: its sections `model` and `parallel`.
+        checkpoint: the weights' folder.
+        arguments: of the training. Once they are made DeepSpeed shards the weights while they are
+            read, with FSDP2 one process of a machine reads them for all, and each process has its
+            device; before, every process would hold all weights, on GPU 0 with DDP.
     """
     from transformers import AutoProcessor
 
-    policy = load_weights(recipe, checkpoint, torch.float32)
+    policy = load_weights(recipe, checkpoint, torch.float32, arguments.device)
     gather_head(policy)
     policy.config.name_or_path = str(checkpoint)
     encoder = prepare_model(recipe.model, policy, AutoProcessor.from_pretrained(checkpoint))
@@ -119,8 +126,8 @@ def load_for_training(recipe: Recipe, checkpoint: Path) -> tuple[Any, PromptEnco
     return policy, encoder
 
 
-def load_weights(recipe: Recipe, checkpoint: Path, dtype: torch.dtype) -> Any:
-    """The checkpoint's model in `dtype`, on the device or spread as the strategy needs it."""
+def load_weights(recipe: Recipe, checkpoint: Path, dtype: torch.dtype, device: torch.device) -> Any:
+    """The checkpoint's model in `dtype`, on `device` or spread as the strategy needs it."""
     from transformers import AutoModelForImageTextToText
 
     with _one_reader(recipe.parallel.strategy):
@@ -132,9 +139,7 @@ def load_weights(recipe: Recipe, checkpoint: Path, dtype: torch.dtype) -> Any:
         # frequencies among them, and accelerate hands round the weights alone.
         for buffer in policy.buffers():
             torch.distributed.broadcast(buffer, src=0)
-    if recipe.parallel.strategy == "ddp" and torch.cuda.is_available():
-        policy = policy.to(torch.device("cuda", torch.cuda.current_device()))
-    return policy
+    return policy.to(device) if recipe.parallel.strategy == "ddp" else policy
 
 
 def gather_head(model: Any) -> None:

@@ -82,7 +82,9 @@ class ScaledGrpoTrainer(ScaledTraining, DeliberateGrpoTrainer):
 
     def _reference(self, recipe: Recipe, checkpoint: Path) -> Any:
         """The policy at the start of the phase, sharded as the policy is."""
-        reference = load_weights(recipe, checkpoint, getattr(torch, recipe.model.dtype))
+        reference = load_weights(
+            recipe, checkpoint, getattr(torch, recipe.model.dtype), self.accelerator.device
+        )
         encode_in_every_pass(reference)
         gather_head(reference)
         reference.requires_grad_(False)

@@ -28,6 +28,20 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         yield str(path)
 
 
+def test_a_machine_with_a_gpu_forks_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert not warm.has_gpu(tmp_path)
+    for name in ("nvidiactl", "nvidia0"):
+        assert not warm.has_gpu(tmp_path)
+        (tmp_path / name).touch()
+    assert warm.has_gpu(tmp_path)
+    monkeypatch.delenv(env.WARM, raising=False)
+    monkeypatch.setattr(warm, "has_gpu", lambda: True)
+    with warm.warm_process(("pelican.cli.main",)):
+        assert not env.is_set(env.WARM)
+
+
 @pytest.fixture
 def lock(tmp_path: Path) -> Iterator[int]:
     descriptor = os.open(tmp_path / "lock", os.O_RDWR | os.O_CREAT)

@@ -58,7 +58,9 @@ def assert_same_gradients(runs: Path, one: str, other: str, tolerance: float) ->
     assert set(first) == set(second) and first
     largest = max(float(gradient.abs().max()) for gradient in first.values())
     wrong = {
-        name: float((gradient - second[name]).abs().max() / max(largest * 1e-2, gradient.abs().max()))
+        name: float(
+            (gradient - second[name]).abs().max() / max(largest * 1e-2, gradient.abs().max())
+        )
         for name, gradient in first.items()
     }
     assert max(wrong.values()) < tolerance, {n: e for n, e in wrong.items() if e >= tolerance}

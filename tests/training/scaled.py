@@ -146,7 +146,7 @@ def train(case: dict[str, Any], twin: Path, folder: Path, world: int) -> dict[st
         ]
         args = sft_arguments(recipe, work, world, 0, case["steps"])
         args.logging_steps = 1
-        policy, encoder = load_for_training(recipe, twin)
+        policy, encoder = load_for_training(recipe, twin, args)
         trainer: Any = ScaledSftTrainer(
             policy,
             args=args,

@@ -24,6 +24,7 @@ from pelican.engines.server import (
 )
 from pelican.errors import InfrastructureError, UserInputError
 from pelican.records import Sample
+from pelican.training.arguments import grpo_arguments
 from pelican.training.distributed import load_for_training
 from pelican.training.grpo import StepRecord
 from pelican.training.grpo_scale import RolloutQueue, ScaledGrpoTrainer
@@ -210,7 +211,7 @@ def test_what_goes_wrong_at_the_server_is_told(twin: Path, tmp_path: Path, serve
     gone = ServerClient("http://127.0.0.1:9")
     with pytest.raises(InfrastructureError, match=r"127\.0\.0\.1:9 does not answer"):
         gone.load("x")
-    encoder = load_for_training(recipe(), twin)[1]
+    encoder = load_for_training(recipe(), twin, grpo_arguments(recipe(), tmp_path, 1, 0))[1]
     with pytest.raises(UserInputError, match=r"2 servers but training has 1"):
         RemoteSampler(
             recipe().rl.generation, torch.float32, [server.url] * 2, tmp_path, encoder, SAMPLES
@@ -221,7 +222,8 @@ def test_another_training_at_the_same_server_is_noticed(
     twin: Path, tmp_path: Path, serve: Serve
 ) -> None:
     server = serve()
-    policy, encoder = load_for_training(recipe(), twin)
+    arguments = grpo_arguments(recipe(), tmp_path, 1, 0)
+    policy, encoder = load_for_training(recipe(), twin, arguments)
     sampler = RemoteSampler(
         recipe().rl.generation, torch.float32, [server.url], tmp_path / "weights", encoder, SAMPLES
     )

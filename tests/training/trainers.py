@@ -117,7 +117,7 @@ def scaled_grpo(
     torch.manual_seed(0)
     args = grpo_arguments(made, work, world, 0)
     args.logging_steps = 1
-    policy, encoder = load_for_training(made, twin)
+    policy, encoder = load_for_training(made, twin, args)
     sampler = None
     if url is not None and folder is not None:
         config = made.rl.generation
