@@ -26,10 +26,15 @@ def run_cases(root: Path, cases: Sequence[dict[str, Any]]) -> None:
         "untied": str(write_twin(root / "untied", tied=False)),
     }
     (root / "cases.json").write_text(json.dumps({**twins, "cases": cases}))
+    run_program("tests.training.scaled", str(root / "cases.json"))
+
+
+def run_program(module: str, *arguments: str) -> None:
+    """Run a module of the tests in a Python of its own; the test fails with what it printed."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
     environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(
-        [sys.executable, "-m", "tests.training.scaled", str(root / "cases.json")],
+        [sys.executable, "-m", module, *arguments],
         env=environment,
         capture_output=True,
         text=True,

@@ -8,6 +8,7 @@ every run of the tests, all of them are marked long; the cells of ZeRO-3 need De
 from __future__ import annotations
 
 import importlib.util
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
@@ -16,7 +17,14 @@ from typing import Any
 
 import pytest
 
-from tests.training.curves import assert_same_curve, assert_same_gradients, result, run_cases
+from tests.engines.twin import write_twin
+from tests.training.curves import (
+    assert_same_curve,
+    assert_same_gradients,
+    result,
+    run_cases,
+    run_program,
+)
 
 BACKENDS = {"ddp": "MULTI_CPU", "fsdp2": "FSDP", "zero3": "DEEPSPEED"}
 EXACT, ROUNDED = 1e-3, 0.1  # shares of a parameter's largest gradient, in float32 and in bfloat16
@@ -122,3 +130,13 @@ def test_every_gradient_is_that_of_one_process(rest: Path, cell: Cell) -> None:
     if cell.strategy == "zero3":
         pytest.importorskip("deepspeed", reason="deepspeed, of the extra 'gpu', is not installed")
     assert_as_one_process(rest, cell)
+
+
+@pytest.mark.parametrize("tied", [False, pytest.param(True, marks=pytest.mark.long)])
+def test_on_a_mesh_of_two_dimensions_the_gradients_are_those_of_one_process(
+    tmp_path: Path, tied: bool
+) -> None:
+    twin = write_twin(tmp_path / "twin", tied=tied)
+    run_program("tests.training.meshed", str(twin), str(tmp_path / "errors.json"))
+    errors = json.loads((tmp_path / "errors.json").read_text())
+    assert set(errors) == {"False", "True"} and max(errors.values()) < 1e-5, errors
