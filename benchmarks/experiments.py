@@ -12,7 +12,7 @@ import sys
 from pelican.cli.submit import run_all
 from pelican.config import env
 from pelican.errors import PelicanError
-from pelican.experiments import ABLATIONS, CONTROLS, TAG, table
+from pelican.experiments import CONTROLS, TAG, VARIANTS, table
 from pelican.storage import open_store
 
 
@@ -20,7 +20,7 @@ def main() -> None:
     """`run`, then the table of the whole set; or `table` alone. Status 1 if a run failed."""
     parser = argparse.ArgumentParser(prog="benchmarks.experiments", description=__doc__)
     parser.add_argument("action", choices=["run", "table"])
-    parser.add_argument("--variants", nargs="+", default=list(CONTROLS), choices=list(ABLATIONS))
+    parser.add_argument("--variants", nargs="+", default=list(CONTROLS), choices=list(VARIANTS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--tag", default=TAG)
     parser.add_argument("--set", default="", help="overrides for every variant")
@@ -28,7 +28,7 @@ def main() -> None:
     failed: list[str] = []
     try:
         if given.action == "run":
-            chosen = {name: ABLATIONS[name] for name in given.variants}
+            chosen = {name: VARIANTS[name] for name in given.variants}
             failed = run_all(chosen, given.seeds, given.tag, given.set)
     except PelicanError as error:
         print(f"error: {error}", file=sys.stderr)

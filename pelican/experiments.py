@@ -105,7 +105,7 @@ def _of_set(names: Collection[str], tag: str) -> Iterator[tuple[str, int]]:
     for name in names:
         if match := re.fullmatch(rf"{re.escape(tag)}-(.+)-s(\d+)", name):
             seeds.setdefault(match[1], []).append(int(match[2]))
-    for label in ABLATIONS:
+    for label in VARIANTS:
         yield from ((label, seed) for seed in sorted(seeds.get(label.replace("_", "-"), [])))
 
 
@@ -209,7 +209,7 @@ def _notes(found: Sequence[Found], others: Sequence[str]) -> list[str]:
 
 
 def _summary(runs: Sequence[Found], dppo: dict[int, float], ambiguous: bool) -> str:
-    name = f"{runs[0].label}: {ABLATIONS[runs[0].label].meaning}"
+    name = f"{runs[0].label}: {VARIANTS[runs[0].label].meaning}"
     if ambiguous:
         name += f" (`{runs[0].overrides or 'as it is'}`)"
     stopped = sum(run.stopped for run in runs)
@@ -303,13 +303,23 @@ class Variant:
         return " ".join([*kept, f"seed={seed}", *filter(None, [more])])
 
 
-# DPPO against its controls. Their budgets were chosen when prompts were not counted: docs/results.md.
+# DPPO against its controls, each with about its compute, and its teacher calls where there is a
+# teacher. One run of dppo (seed 0, three loops) took 40.4e12 operations and 19,410 teacher calls: its
+# steps of RL 9.3e12, its two passes of SFT 20.8e12, first rollouts 1.8e12, mining 2.7e12, teacher 5.8e12.
+# So 96 steps a loop of RL alone are 39e12, three passes of SFT 40e12 with mining, 39e12 without.
+_PASSES = "sft.epochs=3"
+_UNIFORM = "distill.max_calls=6700"  # in loop 1 the pool has fewer samples that may be taught
 CONTROLS: dict[str, Variant] = {
     "dppo": Variant("tiny", "", "RL and SFT in turn, three loops"),
-    "rl_only": Variant("tiny+rl_only", "rl.max_steps=72", "RL phases alone, longer"),
-    "sft_only": Variant("tiny+sft_only", "sft.epochs=4", "SFT phases alone, longer"),
+    "rl_only": Variant("tiny+rl_only", "rl.max_steps=96", "RL phases alone, longer"),
+    "sft_mined": Variant("tiny+sft_mined", _PASSES, "SFT phases alone, longer"),
+    "sft_uniform": Variant(
+        "tiny+sft_uniform", f"{_UNIFORM} {_PASSES}", "the same on random samples, nothing mined"
+    ),
     "one_loop": Variant("tiny+one_loop", "", "one RL and one SFT phase of three times the length"),
-    "random_sampling": Variant("tiny+random_sampling", "", "RL on random samples"),
+    "random_sampling": Variant(
+        "tiny+random_sampling", "", "RL on random samples, no group drawn again"
+    ),
     "replay_only": Variant("tiny+replay_only", "sft.epochs=15", "SFT on general replay alone"),
 }
 
@@ -318,6 +328,14 @@ _LONG = "rl.max_steps=72"
 
 ABLATIONS: dict[str, Variant] = {
     **CONTROLS,
+    "sft_uniform_bare": Variant(
+        "tiny+sft_uniform_bare",
+        f"{_UNIFORM} {_PASSES}",
+        "SFT on random samples without general replay",
+    ),
+    "dppo_uniform": Variant(
+        "tiny+dppo_uniform", _UNIFORM, "RL, then SFT on random samples, nothing mined"
+    ),
     "weak_teacher": Variant("tiny+weak_teacher", "", "the base as its own teacher"),
     **{
         f"threshold_{value}".replace(".", "_"): Variant(
@@ -347,6 +365,11 @@ ABLATIONS: dict[str, Variant] = {
     ),
     "hints": Variant("tiny+hints", "", "groups that all fail drawn again with a hint"),
 }
+# Names of runs that a store may have, and that can be asked for; the set does without them.
+FORMER: dict[str, Variant] = {
+    "sft_only": Variant("tiny+sft_only", "sft.epochs=4", "SFT phases alone, of four passes")
+}
+VARIANTS = {**ABLATIONS, **FORMER}
 
 
 def run_name(variant: str, seed: int, tag: str) -> str:

@@ -61,7 +61,7 @@ def build_loop(k: int, config: Recipe) -> Any:
             scores = stages.evaluate(policy, base, previous)
         if config.sft.enabled:
             stages = Stages(store, run, k, Phase.SFT)
-            policy = expand(stages, policy, after=scores)
+            policy = expand(stages, policy, config.mines, after=scores)
             scores = stages.evaluate(policy, base, previous)
         if next_loop is not None and scores is not None:
             with only_if(scores.go_on, f"go on to loop {k + 1}?"):
@@ -81,12 +81,15 @@ def reveal_and_refine(stages: Stages, policy: Prefix) -> Prefix:
     return stages.add("train-rl", policy=policy, buffer=buffer)
 
 
-def expand(stages: Stages, policy: Prefix, after: Scores | None = None) -> Prefix:
-    """The SFT phase: learn from a teacher what never succeeds."""
-    rollouts = stages.add("rollout", policy=policy, after=after)
-    scores = stages.add("reward", rollouts=rollouts)
-    weak = stages.add("filter", scores=scores, policy=policy)
-    mixture = stages.add("distill", policy=policy, weak=weak)
+def expand(stages: Stages, policy: Prefix, mines: bool, after: Scores | None = None) -> Prefix:
+    """The SFT phase: learn from a teacher what never succeeds, or, if nobody `mines`, what chance gives."""
+    if mines:
+        rollouts = stages.add("rollout", policy=policy, after=after)
+        scores = stages.add("reward", rollouts=rollouts)
+        weak = stages.add("filter", scores=scores, policy=policy)
+        mixture = stages.add("distill", policy=policy, weak=weak)
+    else:
+        mixture = stages.add("distill", policy=policy, weak="", after=after)
     return stages.add("train-sft", policy=policy, mixture=mixture)
 
 

@@ -42,18 +42,19 @@ def test_every_variant_is_a_recipe_and_another_one() -> None:
     assert all(run_prefix(run_name(name, 10, "results")) for name in ABLATIONS)
 
 
-def test_the_controls_have_the_names_and_recipes_that_they_always_had() -> None:
+def test_the_controls_have_their_names_and_recipes() -> None:
     assert [run_name(name, 0, "results") for name in CONTROLS] == [
         "results-dppo-s0",
         "results-rl-only-s0",
-        "results-sft-only-s0",
+        "results-sft-mined-s0",
+        "results-sft-uniform-s0",
         "results-one-loop-s0",
         "results-random-sampling-s0",
         "results-replay-only-s0",
     ]
     command = make_command(CONTROLS["rl_only"], "results-rl-only-s1", 1, "data.evaluation=x")
     assert command == (
-        "make submit RECIPE=tiny+rl_only SET='rl.max_steps=72 seed=1 data.evaluation=x'"
+        "make submit RECIPE=tiny+rl_only SET='rl.max_steps=96 seed=1 data.evaluation=x'"
         " RUN=results-rl-only-s1"
     )
 

@@ -32,6 +32,7 @@ from pelican.experiments import (
     BASE,
     NOTHING,
     TAG,
+    VARIANTS,
     Variant,
     around,
     make_command,
@@ -572,9 +573,9 @@ def _choose_variants(names: str | None) -> dict[str, Variant]:
         return ABLATIONS
     chosen = [name for name in names.replace(" ", "").split(",") if name]
     for name in chosen:
-        if name not in ABLATIONS:
-            raise UserInputError(f"there is no ablation {name!r}{nearest(name, ABLATIONS)}")
-    return {name: ABLATIONS[name] for name in ABLATIONS if name in chosen}
+        if name not in VARIANTS:
+            raise UserInputError(f"there is no ablation {name!r}{nearest(name, VARIANTS)}")
+    return {name: VARIANTS[name] for name in VARIANTS if name in chosen}
 
 
 def _seeds(text: str) -> list[int]:

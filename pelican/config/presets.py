@@ -42,8 +42,13 @@ def change(recipe: Recipe, suffix: str, **sections: Any) -> Recipe:
 
 
 def random_sampling(recipe: Recipe) -> Recipe:
-    """Practice on random samples instead of those of the right difficulty."""
-    return change(recipe, "random_sampling", filter={"strategy": "random"})
+    """RL on random samples: no buffer by difficulty, and no step draws again where rewards are equal."""
+    return change(
+        recipe,
+        "random_sampling",
+        filter={"strategy": "random"},
+        rl={"refill": 0, "oversample": 1.0},
+    )
 
 
 def rl_only(recipe: Recipe) -> Recipe:
@@ -52,8 +57,25 @@ def rl_only(recipe: Recipe) -> Recipe:
 
 
 def sft_only(recipe: Recipe) -> Recipe:
-    """Only the SFT phases."""
+    """Only the SFT phases, on what the policy never solves; also called sft_mined."""
     return change(recipe, "sft_only", rl={"enabled": False})
+
+
+def sft_uniform(recipe: Recipe) -> Recipe:
+    """Only SFT, and the teacher answers random samples instead of weak ones and their like."""
+    return change(recipe, "sft_uniform", rl={"enabled": False}, distill={"prompts": "uniform"})
+
+
+def sft_uniform_bare(recipe: Recipe) -> Recipe:
+    """The same without general replay."""
+    ratio = (*recipe.distill.ratio[:2], 0.0)
+    uniform = {"prompts": "uniform", "ratio": ratio}
+    return change(recipe, "sft_uniform_bare", rl={"enabled": False}, distill=uniform)
+
+
+def dppo_uniform(recipe: Recipe) -> Recipe:
+    """RL as it is, then SFT on the teacher's answers to random samples."""
+    return change(recipe, "dppo_uniform", distill={"prompts": "uniform"})
 
 
 def one_loop(recipe: Recipe) -> Recipe:
@@ -73,7 +95,10 @@ def one_loop(recipe: Recipe) -> Recipe:
             "horizon_s": data.horizon_s[-1:],
         },
         rl={"max_steps": recipe.rl.max_steps * n},
-        distill={"max_rows": times(recipe.distill.max_rows)},
+        distill={
+            "max_rows": times(recipe.distill.max_rows),
+            "max_calls": times(recipe.distill.max_calls),
+        },
         sft={"max_steps": times(recipe.sft.max_steps)},
     )
 
@@ -324,6 +349,9 @@ ABLATIONS: dict[str, Callable[[Recipe], Recipe]] = {
     "random_sampling": random_sampling,
     "rl_only": rl_only,
     "sft_only": sft_only,
+    "sft_uniform": sft_uniform,
+    "sft_uniform_bare": sft_uniform_bare,
+    "dppo_uniform": dppo_uniform,
     "one_loop": one_loop,
     "weak_teacher": weak_teacher,
     "replay_only": replay_only,
@@ -333,6 +361,7 @@ ABLATIONS_OF_A_NUMBER: dict[str, Callable[[Recipe, float], Recipe]] = {
     "threshold": threshold,
     "noisy_reward": noisy_reward,
 }
+OTHER_NAMES = {"sft_mined": "sft_only"}  # of ablations
 _PART = re.compile(r"([a-z0-9_]+)(?:\(([^()]*)\))?")
 
 
@@ -357,6 +386,7 @@ def find_recipe(address: str, overrides: Sequence[str] = ()) -> Recipe:
 def _ablate(recipe: Recipe, part: str) -> Recipe:
     match = _PART.fullmatch(part)
     name, argument = match.groups() if match else (part, None)
+    name = OTHER_NAMES.get(name, name)
     if name in ABLATIONS:
         if argument is not None:
             raise UserInputError(

@@ -468,6 +468,24 @@ class DistillConfig(Section):
         None, description="OpenAI-compatible base URL of the teacher; none: it is loaded here"
     )
     only_replay: bool = Field(False, description="train on general replay alone (a control)")
+    max_calls: int | None = Field(
+        None,
+        ge=0,
+        description="most answers that the teacher is asked for in a loop, every try counts; none or 0:"
+        " no limit",
+        exclude_if=lambda calls: not calls,
+    )
+    prompts: Literal["weak", "uniform"] = Field(
+        "weak",
+        description="what the teacher is asked about: what is weak and like it, or, as a control,"
+        " samples drawn at random, for which nothing is rolled out",
+        exclude_if=lambda prompts: prompts == "weak",
+    )
+
+    @property
+    def questions(self) -> int | None:
+        """Samples that `max_calls` allows to ask about; None: no limit."""
+        return self.max_calls // self.tries if self.max_calls else None
 
 
 class SftConfig(Section):
@@ -572,6 +590,11 @@ class Recipe(Section):
     gate: GateConfig = GateConfig()
 
     @property
+    def mines(self) -> bool:
+        """Whether the SFT phases look for what is weak before the teacher is asked."""
+        return self.distill.prompts == "weak"
+
+    @property
     def last_phase(self) -> Phase:
         """The phase that ends a loop."""
         return Phase.SFT if self.sft.enabled else Phase.RL
@@ -636,6 +659,16 @@ class Recipe(Section):
             )
         if self.rl.generation.where == "server" and self.rollout.engine == "replay":
             raise ValueError("rl.generation.where=server needs rollout.engine=vllm or transformers")
+        if self.distill.questions == 0:
+            raise ValueError(
+                f"distill.max_calls = {self.distill.max_calls} is less than distill.tries ="
+                f" {self.distill.tries}: no sample could be asked about; raise it, or lower the tries"
+            )
+        if self.distill.prompts == "uniform" and self.distill.only_replay:
+            raise ValueError(
+                "distill.only_replay asks about no sample of the training pool, so"
+                " distill.prompts=uniform has nothing to draw; set one of them back"
+            )
         if min(self.distill.ratio) < 0 or not any(self.distill.ratio):
             raise ValueError(
                 f"distill.ratio is {self.distill.ratio}; give three numbers of 0 or more, not all 0"

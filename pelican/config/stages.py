@@ -137,7 +137,7 @@ _ROWS = (
         output="mixture",
         parts=("sft",),
         uses=Uses.GENERATION,
-        inputs=("policy", "weak"),
+        inputs=("policy", "weak"),  # without mining nothing is weak
         data={**_POOL, "replay": "data.replay", "teacher": "models.teacher"},
         unless={"teacher": "distill.endpoint"},
         # Its rows name the teacher.

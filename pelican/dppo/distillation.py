@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from abc import ABC, abstractmethod
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -25,9 +26,8 @@ from pelican.rewards import Judge, score
 
 # The SFT mixture D_SFT = D_weak + D_assoc + D_gen: the requests to the teacher, and the rows to learn.
 
-Origin = Literal["weak", "assoc", "general"]
+Origin = Literal["weak", "assoc", "general", "uniform"]
 PoolName = Literal["pool", "replay"]
-ORIGINS: tuple[Origin, ...] = ("weak", "assoc", "general")
 COPIES = 2  # times that one row may stand in the mixture
 SPARE = 1.4  # asked for every row wanted: the reward rejects some, and more are repeated
 
@@ -36,8 +36,7 @@ SPARE = 1.4  # asked for every row wanted: the reward rejects some, and more are
 class Request:
     """One sample that the teacher is asked about.
 
-    `origin` says why; `weak_id` is the weak sample that it is or is related to, empty for a general
-    one.
+    `origin` says why; `weak_id` is the weak sample that it is or is related to, empty for others.
     """
 
     entry: Entry
@@ -124,26 +123,38 @@ MIXTURE = pa.schema(
 )
 
 
+def parts_of(config: DistillConfig) -> dict[Origin, float]:
+    """The origins of a mixture's rows, each with its part of the ratio; general replay is the last.
+
+    Samples drawn at random have the parts of the weak ones and of those related to them.
+    """
+    weak, assoc, general = config.ratio
+    if config.prompts == "uniform":
+        return {"uniform": weak + assoc, "general": general}
+    return {"weak": weak, "assoc": assoc, "general": general}
+
+
 def shares(
-    weak: int, assoc: int, general: int, config: DistillConfig, copies: int = COPIES
+    there: Mapping[Origin, int], config: DistillConfig, copies: int = COPIES
 ) -> dict[Origin, int]:
-    """Rows of each origin, given how many distinct ones there are.
+    """Rows of each origin, given how many distinct ones are `there`.
 
     `ratio` is an upper bound: each origin gets at most its share and at most `copies` times its
     distinct rows; what one lacks no other fills. The shares are those of `max_rows`; without it,
-    the larger of weak and assoc (relative to the ratio) is taken once and sets the shares.
-    Without weak and assoc rows, or with `only_replay`, the mixture is general rows alone.
+    the largest origin of the training pool (relative to the ratio) is taken once and sets the shares.
+    Without rows of that pool, or with `only_replay`, the mixture is general rows alone.
     """
-    there: dict[Origin, int] = {"weak": weak, "assoc": assoc, "general": general}
-    if config.only_replay or not weak + assoc:
+    parts = parts_of(config)
+    *trained, _ = parts
+    if config.only_replay or not sum(there[o] for o in trained):
+        general = there["general"]
         limit = config.max_rows if config.max_rows is not None else general
-        return {"weak": 0, "assoc": 0, "general": min(copies * general, limit)}
-    parts: dict[Origin, float] = dict(zip(ORIGINS, config.ratio, strict=True))
+        return {**dict.fromkeys(trained, 0), "general": min(copies * general, limit)}
     if config.max_rows is not None:
         unit = config.max_rows / (sum(config.ratio) or 1.0)
     else:
-        unit = max((there[o] / parts[o] for o in ("weak", "assoc") if parts[o] > 0), default=0.0)
-    return {o: min(copies * there[o], math.floor(parts[o] * unit + 1e-9)) for o in ORIGINS}
+        unit = max((there[o] / parts[o] for o in trained if parts[o] > 0), default=0.0)
+    return {o: min(copies * there[o], math.floor(parts[o] * unit + 1e-9)) for o in parts}
 
 
 def plan(
@@ -153,26 +164,71 @@ def plan(
     config: DistillConfig,
     salt: str,
 ) -> list[Request]:
-    """What the teacher is asked: every weak sample, the nearest related ones, replay.
+    """What the teacher is asked, first things first: every weak sample, the nearest related ones, replay.
 
     With `max_rows` at most SPARE times an origin's share is asked of assoc and general; the weak
     ones are all asked, because the ledger says what the teacher could not solve.
     """
-    pool = [entry for entry in shuffled(replay, salt) if entry.split is Split.TRAIN]
+    pool = _trained_on(replay, salt)
     if config.only_replay:
         weak, related = (), ()
-    wanted = shares(len(weak), len(related), len(pool), config, copies=1)
+    there: dict[Origin, int] = {"weak": len(weak), "assoc": len(related), "general": len(pool)}
+    wanted = _wanted(there, config)
+    return [
+        *(Request(entry, "weak", "pool", entry.id, 1.0) for entry in weak),
+        *(
+            Request(r.entry, "assoc", "pool", r.weak_id, r.similarity)
+            for r in related[: wanted["assoc"]]
+        ),
+        *(Request(entry, "general", "replay") for entry in pool[: wanted["general"]]),
+    ]
+
+
+def plan_uniform(
+    pool: Sequence[Entry], replay: Sequence[Entry], config: DistillConfig, salt: str
+) -> list[Request]:
+    """What the teacher is asked if nobody looked for what is weak: random samples of the pool, replay.
+
+    They are in a random order, so that any first part of them has of both its share.
+    """
+    samples, general = _trained_on(pool, salt), _trained_on(replay, salt)
+    wanted = _wanted({"uniform": len(samples), "general": len(general)}, config)
+    requests = [Request(entry, "uniform", "pool") for entry in samples[: wanted["uniform"]]]
+    requests += [Request(entry, "general", "replay") for entry in general[: wanted["general"]]]
+    return sorted(requests, key=lambda r: _order(salt, r.pool, r.entry.id, r.origin, 0))
+
+
+def _trained_on(entries: Sequence[Entry], salt: str) -> list[Entry]:
+    return [entry for entry in shuffled(entries, salt) if entry.split is Split.TRAIN]
+
+
+def _wanted(there: Mapping[Origin, int], config: DistillConfig) -> dict[Origin, int]:
+    """How many of each origin to ask about; with `max_rows` some to spare."""
     spare = SPARE if config.max_rows is not None else 1.0
-    requests = [Request(entry, "weak", "pool", entry.id, 1.0) for entry in weak]
-    requests += [
-        Request(r.entry, "assoc", "pool", r.weak_id, r.similarity)
-        for r in related[: math.ceil(spare * wanted["assoc"])]
+    found = shares(there, config, copies=1)
+    return {origin: math.ceil(spare * count) for origin, count in found.items()}
+
+
+def by_need(weak: Sequence[Entry], rewards: Mapping[str, float], salt: str) -> list[Entry]:
+    """Weak samples in the order in which they need the teacher, for a budget that ends before they do.
+
+    Any first part has of every family its share of the weak ones, and of a family those that are
+    furthest from a success: the least mean reward.
+
+    Args:
+        weak: the samples.
+        rewards: mean reward of each one's rollouts, by id.
+        salt: decides among equals.
+    """
+    families: defaultdict[Family, list[Entry]] = defaultdict(list)
+    for entry in sorted(shuffled(weak, salt), key=lambda entry: rewards[entry.id]):
+        families[entry.family].append(entry)
+    placed = [
+        ((place + 0.5) / len(rows), family, entry)
+        for family, rows in families.items()
+        for place, entry in enumerate(rows)
     ]
-    requests += [
-        Request(entry, "general", "replay")
-        for entry in pool[: math.ceil(spare * wanted["general"])]
-    ]
-    return requests
+    return [entry for _, _, entry in sorted(placed, key=lambda each: each[:2])]
 
 
 def mix(
@@ -185,16 +241,17 @@ def mix(
     """
     accepted: Mapping[Origin, list[TeacherRow]] = {
         origin: [row for row in answered if row.accepted and row.origin == origin]
-        for origin in ORIGINS
+        for origin in parts_of(config)
     }
-    there = {origin: len(rows) for origin, rows in accepted.items()}
-    counts = shares(there["weak"], there["assoc"], there["general"], config)
+    counts = shares({origin: len(rows) for origin, rows in accepted.items()}, config)
     chosen = [
         (accepted[origin][i % len(accepted[origin])], i // len(accepted[origin]))
-        for origin in ORIGINS
-        for i in range(counts[origin])
+        for origin, count in counts.items()
+        for i in range(count)
     ]
-    chosen.sort(key=lambda pair: _order(salt, *pair))
+    chosen.sort(
+        key=lambda pair: _order(salt, pair[0].pool, pair[0].sample_id, pair[0].origin, pair[1])
+    )
     return [
         MixtureRow(
             row=number,
@@ -217,8 +274,8 @@ def mix(
     ]
 
 
-def _order(salt: str, row: TeacherRow, repeat: int) -> bytes:
-    text = f"{salt}:{row.pool}:{row.sample_id}:{row.origin}:{repeat}"
+def _order(salt: str, pool: str, sample: str, origin: str, repeat: int) -> bytes:
+    text = f"{salt}:{pool}:{sample}:{origin}:{repeat}"
     return hashlib.blake2b(text.encode(), digest_size=16).digest()
 
 

@@ -20,7 +20,7 @@ from pelican.runs.layout import pool_of, require_recipe, stage_prefix
 from pelican.runs.restore import restore
 from pelican.stages.fingerprint import finished_manifest
 from pelican.stages.replace import set_aside
-from pelican.stages.stage import CORRECTIONS, StageName, StageSpec, corrections_place
+from pelican.stages.stage import CORRECTIONS, TOLD, StageName, StageSpec, corrections_place
 from pelican.storage import open_store
 from pelican.storage.manifests import Manifest, mend_manifest
 from pelican.storage.store import MANIFEST, ObjectStore
@@ -164,6 +164,8 @@ def _run(store: ObjectStore, spec: StageSpec) -> Manifest:
     if env.launcher_name() != "process":
         numbers["beyond"] = round(seconds - result.manifest.seconds, 1)
     emit("event", {"event": "done", **what, **numbers})
+    for sentence in result.manifest.notes.get(TOLD, ()):
+        _tell(spec.stage, sentence)
     return result.manifest
 
 

@@ -303,7 +303,7 @@ def finished(manifest: Manifest, processes: int) -> None:
             if name in counts:
                 m.BUFFER.set(counts[name], set=name)
     if manifest.stage == "distill":
-        for origin in ("weak", "assoc", "general"):
+        for origin in ("weak", "assoc", "general", "uniform"):
             asked, accepted = counts.get(f"asked_{origin}"), counts.get(f"accepted_{origin}")
             if asked is not None and accepted is not None:
                 m.TEACHER_ANSWERS.set(accepted, origin=origin, accepted="yes")

@@ -141,6 +141,7 @@ SETTINGS = (
     "distill.tries",
     "distill.max_rows",
     "distill.only_replay",
+    "distill.max_calls",
 )
 
 
@@ -271,6 +272,8 @@ def setting_metrics(recipe: Recipe) -> dict[str, float]:
     }
     own = not recipe.distill.endpoint and recipe.models.teacher == recipe.models.policy
     found["difficulty-aware"] = float(recipe.filter.strategy == "difficulty")
+    found["teacher on what is weak"] = float(recipe.mines)
+    found["general replay"] = float(recipe.distill.ratio[-1] > 0)
     found["teacher is base"] = float(own)
     return {f"setting {name}": value for name, value in found.items()}
 

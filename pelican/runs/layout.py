@@ -242,7 +242,13 @@ def expected_stages(recipe: Recipe, pipeline: str) -> int:
     if pipeline != "evaluate":
         times["rl"] = recipe.loops * (recipe.rl.enabled and pipeline != "sft_only")
         times["sft"] = recipe.loops * (recipe.sft.enabled and pipeline != "rl_only")
-    return sum(times.get(part, 0) for row in STAGES.values() for part in row.parts)
+    return sum(
+        times.get(part, 0)
+        for row in STAGES.values()
+        for part in row.parts
+        # Those that measure difficulty are what a diagnosis is made of.
+        if recipe.mines or part != "sft" or "diagnosis" not in row.parts
+    )
 
 
 def last_policy(found: list[Manifest]) -> str | None:

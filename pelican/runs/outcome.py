@@ -77,7 +77,7 @@ def labels(found: Iterable[Manifest]) -> int:
         if manifest.stage == "rollout":  # what phase sft rolls out has what phase rl did
             read[loop] = max(read[loop], counts.get("samples", 0))
         elif manifest.stage == "distill":
-            taught += counts.get("asked_assoc", 0) + counts.get("asked_general", 0)
+            taught += sum(counts.get(f"asked_{o}", 0) for o in ("assoc", "general", "uniform"))
     return sum(read.values()) + taught
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
@@ -12,14 +13,13 @@ from pydantic import BaseModel
 
 from pelican.base.model import digest_of
 from pelican.base.process import in_order
-from pelican.config.recipe import Recipe
+from pelican.config.recipe import DistillConfig, Recipe
 from pelican.data.entries import Entry
 from pelican.data.pool import PoolIndex, read_index
 from pelican.data.select import teachable
 from pelican.data.tables import Quarantine, open_parquet, write_table
 from pelican.dppo.distillation import (
     MIXTURE,
-    ORIGINS,
     TEACHER,
     EndpointTeacher,
     EngineTeacher,
@@ -29,11 +29,14 @@ from pelican.dppo.distillation import (
     Request,
     Teacher,
     TeacherRow,
+    by_need,
     mix,
+    parts_of,
     plan,
+    plan_uniform,
     verify,
 )
-from pelican.dppo.retrieval import Embedder, TextEmbedder, VisionEmbedder, associate
+from pelican.dppo.retrieval import Embedder, Related, TextEmbedder, VisionEmbedder, associate
 from pelican.engines import open_engine
 from pelican.errors import UserInputError
 from pelican.monitoring import record
@@ -50,25 +53,16 @@ Row = TypeVar("Row", bound=BaseModel)
 def run(inputs: Inputs, config: Recipe, job: StageJob) -> StageResult:
     """Inputs weak, pool, replay, teacher, policy; writes `teacher.parquet`, `mixture.parquet`.
 
-    With an endpoint there need be no teacher among the inputs.
+    With an endpoint there need be no teacher among the inputs, with random prompts nothing weak.
     Every rank answers the parts of its turn; rank 0 joins them and makes the mixture.
     """
     result = StageResult()
-    salt = f"distill:{config.seed}:{job.loop}"
     indexes: dict[PoolName, PoolIndex] = {
         "pool": read_index(inputs["pool"], inputs.corrections()),
         "replay": read_index(inputs["replay"]),
     }
-    weak = _weak_entries(inputs["weak"], indexes["pool"])
-    horizon_s = config.data.horizon(job.loop)
-    related = []
-    if weak and not config.distill.only_replay:
-        with _embedder(inputs, config, indexes["pool"]) as embedder:
-            pool, kept = teachable(indexes["pool"], config, job.loop)
-            related = associate(weak, pool, embedder, config.distill.neighbours, salt)
-        result.counts["kept_for_later"] = kept
-    replay = indexes["replay"].within(horizon_s)
-    requests = plan(weak, related, replay, config.distill, salt)
+    planned = _plan(inputs, config, job, indexes, result)
+    requests = planned[: config.distill.questions]
     # Asked in the order of the pools, so that each part reads a few row groups only.
     asked = sorted(requests, key=lambda r: (r.pool, r.entry.shard, r.entry.row))
     chunks = [asked[i : i + PART] for i in range(0, len(asked), PART)]
@@ -81,7 +75,7 @@ def run(inputs: Inputs, config: Recipe, job: StageJob) -> StageResult:
         return result
     answered = _join(parts, requests)
     name = config.models.teacher
-    rows = mix(answered, config.distill, name, salt)
+    rows = mix(answered, config.distill, name, _salt(config, job))
     if not rows:
         raise UserInputError(
             f"the teacher {name!r} gave no answer that the reward accepts"
@@ -89,10 +83,40 @@ def run(inputs: Inputs, config: Recipe, job: StageJob) -> StageResult:
         )
     _write(job, "teacher.parquet", answered, TEACHER)
     _write(job, "mixture.parquet", rows, MIXTURE)
-    _report(result, answered, rows, len(requests))
+    _report(result, config.distill, answered, rows, len(requests))
+    if config.distill.questions is not None:
+        _report_unasked(result, config.distill, planned[len(requests) :])
+    return result
+
+
+def _salt(config: Recipe, job: StageJob) -> str:
+    return f"distill:{config.seed}:{job.loop}"
+
+
+def _plan(
+    inputs: Inputs,
+    config: Recipe,
+    job: StageJob,
+    indexes: Mapping[PoolName, PoolIndex],
+    result: StageResult,
+) -> list[Request]:
+    """Whatever the teacher would be asked without a budget, what is needed most first."""
+    asked, salt, index = config.distill, _salt(config, job), indexes["pool"]
+    replay = indexes["replay"].within(config.data.horizon(job.loop))
+    if asked.prompts == "uniform":
+        pool, result.counts["kept_for_later"] = teachable(index, config, job.loop)
+        return plan_uniform(pool, replay, asked, salt)
+    weak = _weak_entries(inputs["weak"], index)
+    related: list[Related] = []
+    if weak and not asked.only_replay:
+        with _embedder(inputs, config, index) as embedder:
+            pool, result.counts["kept_for_later"] = teachable(index, config, job.loop)
+            related = associate(weak, pool, embedder, asked.neighbours, salt)
     if not weak:
         result.notes["empty_weak_set"] = "nothing is weak: the mixture is replay alone"
-    return result
+    if asked.max_calls:
+        weak = by_need(weak, _rewards(inputs["weak"]), salt)
+    return plan(weak, related, replay, asked, salt)
 
 
 def _weak_entries(folder: Path, pool: PoolIndex) -> list[Entry]:
@@ -107,6 +131,12 @@ def _weak_entries(folder: Path, pool: PoolIndex) -> list[Entry]:
             " give distill the pool that was rolled out"
         )
     return weak
+
+
+def _rewards(folder: Path) -> dict[str, float]:
+    """The mean reward of every weak sample, by id."""
+    rows = open_parquet(folder / "weak.parquet").read(columns=["sample_id", "mean_reward"])
+    return {row["sample_id"]: row["mean_reward"] for row in rows.to_pylist()}
 
 
 @contextmanager
@@ -212,13 +242,14 @@ def _write(job: StageJob, name: str, rows: Sequence[Row], schema: pa.Schema) -> 
 
 def _report(
     result: StageResult,
+    config: DistillConfig,
     answered: Sequence[TeacherRow],
     rows: Sequence[MixtureRow],
     requested: int,
 ) -> None:
     """Counts by origin; of the weak ones what the teacher failed at, and its acceptance by family."""
     counts = result.counts
-    for origin in ORIGINS:
+    for origin in parts_of(config):
         of = [row for row in answered if row.origin == origin]
         counts[f"asked_{origin}"] = len(of)
         counts[f"accepted_{origin}"] = sum(row.accepted for row in of)
@@ -238,3 +269,15 @@ def _report(
         counts[f"asked/{family.value}"] = len(tried)
         counts[f"accepted/{family.value}"] = accepted
         result.add_metric(f"acceptance/{family.value}", accepted / len(tried))
+
+
+def _report_unasked(result: StageResult, config: DistillConfig, unasked: Sequence[Request]) -> None:
+    """Count by origin what the budget of calls left out, and tell it."""
+    left = Counter(request.origin for request in unasked)
+    for origin in parts_of(config):
+        result.counts[f"unasked_{origin}"] = left[origin]
+    if unasked:
+        result.tell(
+            f"distill.max_calls = {config.max_calls} left {len(unasked)} samples unasked:"
+            f" {', '.join(f'{count} {origin}' for origin, count in left.items())}"
+        )

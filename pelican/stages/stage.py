@@ -324,6 +324,9 @@ def show(section: Shown, fields: Sequence[str], stage: str, above: str = "") -> 
     return made
 
 
+TOLD = "told"  # of a manifest's notes
+
+
 @dataclass
 class StageResult:
     """What the manifest of a finished stage says of it.
@@ -339,6 +342,10 @@ class StageResult:
         """Record a number. Kubeflow refuses NaN, so only finite ones are kept."""
         if math.isfinite(value):
             self.metrics[name] = float(value)
+
+    def tell(self, sentence: str) -> None:
+        """Whoever follows the run reads the sentence when the stage has ended."""
+        self.notes.setdefault(TOLD, []).append(sentence)
 
     def add_judge(self, judge: EndpointJudge | None) -> None:
         """Count what the judge was asked, and keep how far its votes agreed."""

@@ -37,6 +37,24 @@ def test_ablations_change_one_idea() -> None:
     assert changed == {"name", "rl.enabled"}
 
 
+def test_random_sampling_chooses_nowhere() -> None:
+    tiny, random = fields(find_recipe("tiny")), fields(find_recipe("tiny+random_sampling"))
+    changed = {k: v for k, v in random.items() if v != tiny[k] and k != "name"}
+    assert changed == {"filter.strategy": "random", "rl.refill": 0, "rl.oversample": 1.0}
+
+
+def test_uniform_sft_differs_from_mined_sft_in_its_prompts_alone() -> None:
+    mined, uniform = fields(find_recipe("tiny+sft_mined")), fields(find_recipe("tiny+sft_uniform"))
+    bare = fields(find_recipe("tiny+sft_uniform_bare"))
+    assert {k for k, v in uniform.items() if v != mined[k]} == {"name", "distill.prompts"}
+    assert {k for k, v in bare.items() if v != uniform[k]} == {"name", "distill.ratio"}
+    assert bare["distill.ratio"] == (1.0, 4.0, 0.0)
+
+
+def test_an_ablation_of_two_names_is_one_recipe() -> None:
+    assert find_recipe("tiny+sft_mined") == find_recipe("tiny+sft_only")
+
+
 def test_one_loop_trains_as_many_steps_as_all_loops() -> None:
     tiny, one = find_recipe("tiny"), find_recipe("tiny+one_loop")
     assert one.loops == 1
@@ -44,6 +62,9 @@ def test_one_loop_trains_as_many_steps_as_all_loops() -> None:
     assert one.data.samples_per_loop == tiny.loops * tiny.data.samples_per_loop
     assert one.distill.max_rows == tiny.loops * tiny.distill.max_rows
     assert one.data.horizon(1) == tiny.data.horizon(tiny.loops)
+    assert find_recipe("tiny+one_loop", ["distill.max_calls=64"]).distill.max_calls == 64
+    budget = find_recipe("tiny", ["distill.max_calls=64"])
+    assert ABLATIONS["one_loop"](budget).distill.max_calls == 192
     bounded = tiny.model_copy(update={"sft": tiny.sft.model_copy(update={"max_steps": 7})})
     assert ABLATIONS["one_loop"](bounded).sft.max_steps == 7 * tiny.loops
 
@@ -111,6 +132,13 @@ def test_a_section_that_a_recipe_does_without_can_be_set_field_by_field() -> Non
         ("tiny", "rl.variant.rollouts=4", ["rl.variant.rollouts = 4", "rl.group_size = 8"]),
         ("tiny", "rl.variant.updates=4", ["rl.save_steps = 10", "choose a multiple"]),
         ("tiny", "rl.variant.entropy=0.1", ["rl.variant.perception, which is 0"]),
+        ("tiny", "distill.max_calls=1", ["distill.tries = 2", "no sample could be asked"]),
+        (
+            "tiny+replay_only",
+            "distill.prompts=uniform",
+            ["nothing to draw", "set one of them back"],
+        ),
+        ("tiny", "distill.prompts=all", ["distill.prompts=all", "'uniform'"]),
         ("tiny", "loops", ["'loops'", "field=value"]),
         ("tiny", "loops=2 loops=3", ["loops is set twice"]),
         ("tiny", "models.policy='half", ["cannot be read"]),
@@ -134,6 +162,13 @@ def test_a_recipe_without_a_variant_has_the_digest_that_it_always_had() -> None:
     assert "variant" not in tiny.model_dump()["rl"]
     assert find_recipe("tiny", ["rl.variant.updates=1"]).digest() == tiny.digest()
     assert find_recipe("tiny", ["rl.variant.updates=2"]).digest() != tiny.digest()
+
+
+@pytest.mark.parametrize("given", ["max_calls=0", "max_calls=none", "prompts=weak"])
+def test_what_changes_nothing_is_no_part_of_the_digest(given: str) -> None:
+    tiny = find_recipe("tiny")
+    assert find_recipe("tiny", [f"distill.{given}"]).digest() == tiny.digest()
+    assert not {"max_calls", "prompts"} & tiny.model_dump()["distill"].keys()
 
 
 def test_the_two_clippings_differ_in_their_bound_alone() -> None:

@@ -67,7 +67,8 @@ def write_weak(tmp_path: Path, numbers: Sequence[int]) -> None:
     folder = tmp_path / "store" / "weak"
     folder.mkdir(parents=True, exist_ok=True)
     ids = pa.array([f"s{n:05d}" for n in numbers], pa.string())
-    pq.write_table(pa.table({"sample_id": ids}), folder / "weak.parquet")
+    rewards = pa.array([n % 5 / 10 for n in numbers], pa.float64())
+    pq.write_table(pa.table({"sample_id": ids, "mean_reward": rewards}), folder / "weak.parquet")
 
 
 def spec(tmp_path: Path, run: str = "r", **config: Any) -> StageSpec:
@@ -265,3 +266,88 @@ def test_an_endpoint_needs_no_teacher_checkpoint(
     other = job.recipe.model_copy(update={"models": models})
     again = job.model_copy(update={"recipe": other})
     assert finished_manifest(open_store(job.store), again) is None  # the endpoint serves several
+
+
+@pytest.mark.parametrize(
+    ("max_calls", "asked"),
+    [
+        (3, {"weak": 1}),
+        (23, {"weak": 7}),
+        (24, {"weak": 8}),
+        (60, {"weak": 8, "assoc": 12}),
+        (75, {"weak": 8, "assoc": 16, "general": 1}),
+    ],
+)
+def test_a_budget_of_calls_is_kept_and_spent_on_what_is_weak_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, max_calls: int, asked: dict[str, int]
+) -> None:
+    engine = use(monkeypatch, Knows())
+    write_weak(tmp_path, range(1, 9))
+    unlimited = run_stage(spec(tmp_path, "unlimited", neighbours=2)).counts
+    assert not [name for name in unlimited if name.startswith("unasked")]
+    engine.asked.clear()
+    job = spec(tmp_path, neighbours=2, max_calls=max_calls)
+    manifest = run_stage(job)
+    teacher = rows_of(job, "teacher.parquet")
+    assert Counter(row["origin"] for row in teacher) == asked
+    assert manifest.counts["teacher_calls"] == 3 * len(engine.asked) <= max_calls
+    for origin in ("weak", "assoc", "general"):
+        there = unlimited[f"asked_{origin}"]
+        assert manifest.counts[f"unasked_{origin}"] == there - asked.get(origin, 0)
+    assert f"distill.max_calls = {max_calls} left" in manifest.notes["told"][0]
+
+
+def test_a_budget_that_reaches_for_all_leaves_nothing_to_tell(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use(monkeypatch, Knows())
+    write_weak(tmp_path, range(1, 5))
+    manifest = run_stage(spec(tmp_path, neighbours=2, max_calls=300))
+    assert manifest.counts["unasked_weak"] == manifest.counts["unasked_general"] == 0
+    assert "told" not in manifest.notes
+
+
+@pytest.mark.parametrize("after", [0, 5, 20])
+def test_a_budget_is_of_all_attempts_and_ranks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int
+) -> None:
+    write_weak(tmp_path, range(1, 9))
+    use(monkeypatch, Knows())
+    expected = run_stage(spec(tmp_path, "whole", neighbours=4, max_calls=90))
+    use(monkeypatch, Knows(dies_at=after))
+    with pytest.raises(KeyboardInterrupt):
+        run_stage(spec(tmp_path, "killed", neighbours=4, max_calls=90))
+    use(monkeypatch, Knows())
+    again = run_stage(spec(tmp_path, "killed", neighbours=4, max_calls=90))
+    assert (again.outputs, again.counts) == (expected.outputs, expected.counts)
+    shared = spec(tmp_path, "shared", neighbours=4, max_calls=90)
+    asked = []
+    for rank in (1, 0):
+        engine = use(monkeypatch, Knows())
+        result = distill.run(*stage_arguments(open_store(shared.store), shared, rank, 2))
+        asked += engine.asked
+    assert len(set(asked)) == len(asked) and 3 * len(asked) == 90
+    assert result.counts["teacher_calls"] == 90
+    assert result.counts["unasked_general"] == expected.counts["unasked_general"]
+
+
+def test_random_samples_are_taught_without_anything_weak(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = use(monkeypatch, Knows())
+    job = spec(tmp_path, prompts="uniform", ratio=(1.0, 4.0, 1.0), max_calls=180)
+    del job.inputs["weak"]
+    manifest = run_stage(job)
+    teacher, mixture = rows_of(job, "teacher.parquet"), rows_of(job, "mixture.parquet")
+    of = Counter(row["origin"] for row in teacher)
+    assert of.keys() == {"uniform", "general"} and of["uniform"] > 2 * of["general"] > 0
+    assert 59 <= len(engine.asked) <= 60  # one may have the picture that can't be read
+    assert not set(engine.asked) & {"s00100", "s00900"}
+    counts = manifest.counts
+    assert (counts["asked_uniform"], counts["rows_uniform"]) == (
+        of["uniform"],
+        sum(row["origin"] == "uniform" for row in mixture),
+    )
+    assert counts["unasked_uniform"] > 0 and "asked_weak" not in counts
+    assert all(row["weak_id"] == "" for row in mixture)
+    assert "weak" not in manifest.inputs

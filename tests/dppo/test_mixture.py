@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pelican.config.recipe import DistillConfig
 from pelican.data.entries import Entry
-from pelican.dppo.distillation import COPIES, ORIGINS, TeacherRow, mix, plan, shares
+from pelican.dppo.distillation import (
+    COPIES,
+    Origin,
+    TeacherRow,
+    by_need,
+    mix,
+    parts_of,
+    plan,
+    plan_uniform,
+    shares,
+)
 from pelican.dppo.retrieval import TextEmbedder, associate
 from pelican.records import Dimension, Family, Split
 from tests.dppo.test_retrieval import entry
 
+ORIGINS: tuple[Origin, ...] = ("weak", "assoc", "general")
 SIZES = st.integers(0, 60)
 RATIOS = st.tuples(*[st.sampled_from([0.0, 0.5, 1.0, 3.0])] * 3)
 CONFIGS = st.builds(
@@ -25,7 +37,7 @@ CONFIGS = st.builds(
 )
 
 
-def answered(origin: str, number: int, accepted: bool = True) -> TeacherRow:
+def answered(origin: Origin, number: int, accepted: bool = True) -> TeacherRow:
     return TeacherRow(
         sample_id=f"{origin}{number}",
         origin=origin,
@@ -49,8 +61,8 @@ def answered(origin: str, number: int, accepted: bool = True) -> TeacherRow:
 def test_the_ratio_is_an_upper_bound_and_no_row_comes_more_than_twice(
     weak: int, assoc: int, general: int, config: DistillConfig
 ) -> None:
-    there = {"weak": weak, "assoc": assoc, "general": general}
-    rows = shares(weak, assoc, general, config)
+    there: dict[Origin, int] = {"weak": weak, "assoc": assoc, "general": general}
+    rows = shares(there, config)
     assert all(0 <= rows[o] <= COPIES * there[o] for o in ORIGINS)
     if config.max_rows is not None:
         assert sum(rows.values()) <= config.max_rows
@@ -73,10 +85,12 @@ def test_the_ratio_is_an_upper_bound_and_no_row_comes_more_than_twice(
 
 def test_one_to_one_to_one_as_documented() -> None:
     config = DistillConfig()
-    assert shares(65, 520, 400, config) == {"weak": 130, "assoc": 520, "general": 520}
-    assert shares(300, 100, 1000, config) == {"weak": 300, "assoc": 200, "general": 300}
+    few: dict[Origin, int] = {"weak": 65, "assoc": 520, "general": 400}
+    many: dict[Origin, int] = {"weak": 300, "assoc": 100, "general": 1000}
+    assert shares(few, config) == {"weak": 130, "assoc": 520, "general": 520}
+    assert shares(many, config) == {"weak": 300, "assoc": 200, "general": 300}
     capped = DistillConfig(max_rows=900)
-    assert shares(65, 520, 400, capped) == {"weak": 130, "assoc": 300, "general": 300}
+    assert shares(few, capped) == {"weak": 130, "assoc": 300, "general": 300}
 
 
 @settings(deadline=None)
@@ -89,7 +103,7 @@ def test_every_row_of_the_mixture_was_accepted_and_says_where_it_came_from(
     good = {(r.pool, r.sample_id): r for r in rows if r.accepted}
     mixture = mix(rows, config, "teacher-8b", f"salt{seed}")
     accepted = Counter(r.origin for r in good.values())
-    expected = shares(accepted["weak"], accepted["assoc"], accepted["general"], config)
+    expected = shares({o: accepted[o] for o in ORIGINS}, config)
     assert Counter(r.origin for r in mixture) == {o: n for o, n in expected.items() if n}
     assert [r.row for r in mixture] == list(range(len(mixture)))
     assert len({(r.pool, r.sample_id, r.repeat) for r in mixture}) == len(mixture)
@@ -132,3 +146,55 @@ def test_the_teacher_is_asked_about_all_weak_rows_and_no_held_out_one(
         free = replay_splits.count(Split.TRAIN)
         wanted = free if config.max_rows is None else min(free, config.max_rows)
         assert of["general"] >= wanted
+
+
+FAMILIES = st.sampled_from([Family.COUNTING, Family.PLANNING, Family.TEMPORAL])
+
+
+@given(
+    st.lists(st.tuples(FAMILIES, st.sampled_from([0.0, 0.1, 0.4])), max_size=50), st.integers(0, 3)
+)
+def test_whatever_a_budget_reaches_has_each_familys_share_and_what_is_furthest_from_a_success(
+    rows: list[tuple[Family, float]], seed: int
+) -> None:
+    weak = [replace(entry(i), family=family) for i, (family, _) in enumerate(rows)]
+    rewards = {e.id: reward for e, (_, reward) in zip(weak, rows, strict=True)}
+    ordered = by_need(weak, rewards, f"salt{seed}")
+    assert sorted(e.id for e in ordered) == sorted(e.id for e in weak)
+    assert ordered == by_need(weak[::-1], rewards, f"salt{seed}")
+    there = Counter(e.family for e in weak)
+    for count in range(1, len(ordered)):
+        asked = Counter(e.family for e in ordered[:count])
+        for family, size in there.items():
+            assert abs(asked[family] - count * size / len(weak)) <= len(there) / 2
+    for family in there:
+        of = [rewards[e.id] for e in ordered if e.family is family]
+        assert of == sorted(of)
+
+
+@given(st.lists(SPLITS, max_size=60), st.lists(SPLITS, max_size=30), CONFIGS)
+def test_random_samples_have_the_share_of_what_is_weak_and_related(
+    splits: list[Split], replay_splits: list[Split], config: DistillConfig
+) -> None:
+    config = config.model_copy(update={"prompts": "uniform", "only_replay": False})
+    pool = [entry(i, split=split) for i, split in enumerate(splits)]
+    replay = [entry(i, split=split) for i, split in enumerate(replay_splits)]
+    requests = plan_uniform(pool, replay, config, "salt")
+    assert requests == plan_uniform(pool[::-1], replay[::-1], config, "salt")
+    assert all(r.entry.split is Split.TRAIN for r in requests)
+    assert len({(r.pool, r.entry.id) for r in requests}) == len(requests)
+    assert {(r.origin, r.pool) for r in requests} <= {("uniform", "pool"), ("general", "replay")}
+    assert parts_of(config) == {
+        "uniform": config.ratio[0] + config.ratio[1],
+        "general": config.ratio[2],
+    }
+    of = Counter(r.origin for r in requests)
+    if of["uniform"] and config.max_rows is None:
+        assert of["uniform"] == splits.count(Split.TRAIN)
+
+
+def test_random_samples_are_not_those_of_another_loop() -> None:
+    pool = [entry(i) for i in range(300)]
+    config = DistillConfig(prompts="uniform", max_rows=60, ratio=(1.0, 3.0, 0.0))
+    asked = [{r.entry.id for r in plan_uniform(pool, [], config, salt)} for salt in ("1", "2")]
+    assert [len(ids) for ids in asked] == [84, 84] and asked[0] != asked[1]

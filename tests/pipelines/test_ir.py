@@ -106,6 +106,14 @@ def test_a_part_of_the_metaloop_leaves_the_rest_out(name: str, absent: str, tmp_
     assert not [task for task in names(compiled(name, tmp_path / "ir.yaml")) if absent in task]
 
 
+def test_who_asks_about_random_samples_mines_nothing(tmp_path: Path) -> None:
+    found = set(
+        names(compiled("sft_only", tmp_path / "ir.yaml", "loops=1 distill.prompts=uniform"))
+    )
+    assert not {f"{stage}, loop 1, SFT" for stage in ("rollout", "reward", "filter")} & found
+    assert {f"{stage}, loop 1, SFT" for stage in ("distill", "train-sft", "eval")} <= found
+
+
 def test_ten_loops_compile_below_the_limit_of_a_workflow(tmp_path: Path) -> None:
     path = tmp_path / "ir.yaml"
     compiled("metaloop", path, "loops=10")

@@ -52,7 +52,13 @@ def test_the_summary_names_scores_costs_and_settings(shown: Shown) -> None:
     assert expected <= set(shown.metrics)
     assert len([name for name in shown.metrics if name.startswith("dimension ")]) > 2
     assert all(math.isfinite(value) for value in shown.metrics.values())
-    known = {*SETTINGS, "difficulty-aware", "teacher is base"}
+    known = {
+        *SETTINGS,
+        "difficulty-aware",
+        "teacher is base",
+        "teacher on what is weak",
+        "general replay",
+    }
     assert {f"setting {name}" for name in known} >= {
         name for name in shown.metrics if name.startswith("setting ")
     }

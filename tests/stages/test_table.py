@@ -105,9 +105,12 @@ def test_every_stage_has_resources_and_a_colour() -> None:
 
 
 @pytest.mark.parametrize("loops", [1, 2])
+@pytest.mark.parametrize("prompts", ["weak", "uniform"])
 @pytest.mark.parametrize("name", PIPELINES)
-def test_a_run_has_the_stages_of_its_pipelines_graph(name: str, loops: int, tmp_path: Path) -> None:
-    recipe = for_pipeline(name, find_recipe("tiny", [f"loops={loops}"]))
+def test_a_run_has_the_stages_of_its_pipelines_graph(
+    name: str, prompts: str, loops: int, tmp_path: Path
+) -> None:
+    recipe = for_pipeline(name, find_recipe("tiny", [f"loops={loops} distill.prompts={prompts}"]))
     compile_pipeline(name, recipe, tmp_path / "ir.yaml")
     (tree,) = yaml.safe_load_all((tmp_path / "ir.yaml").read_text())
     graphs = [tree["root"], *tree["components"].values()]
