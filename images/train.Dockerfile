@@ -7,9 +7,18 @@ ENV PATH=/opt/venv/bin:$PATH
 WORKDIR /opt/pelican
 COPY requirements/core.txt requirements/
 RUN pip install --no-cache-dir --require-hashes -r requirements/core.txt
+# Triton compiles its launcher at the first kernel: a C compiler, and Python's headers where the base
+# has them in a package of their own.
+RUN apt-get update \
+    && python3 -c "import pathlib, sysconfig as s; print('' if pathlib.Path(s.get_paths()['include'], 'Python.h').exists() else 'python3-dev')" \
+    | xargs apt-get install -y --no-install-recommends gcc g++ libc6-dev \
+    && rm -rf /var/lib/apt/lists/*
+ENV CC=gcc CXX=g++
 # One heavy layer, which the train and rollout images share.
 COPY requirements/train.txt requirements/
 RUN pip install --no-cache-dir --require-hashes -r requirements/train.txt
+COPY images/compile_triton.py images/
+RUN python images/compile_triton.py
 COPY pyproject.toml README.md ./
 COPY pelican pelican
 COPY components components

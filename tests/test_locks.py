@@ -1,8 +1,11 @@
-"""Everything in an image comes from a lock with hashes."""
+"""Every Python package of an image comes from a lock with hashes; a compiler comes from Debian."""
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -50,3 +53,20 @@ def test_vllms_lock_goes_with_that_of_training() -> None:
 
     assert names("vllm.txt") & names("train.txt") == {"numpy", "cuda-bindings"}
     assert "vllm" in names("vllm.txt")
+
+
+@pytest.mark.parametrize("image", ["train", "rollout"])
+def test_an_image_that_has_triton_has_a_compiler_and_tries_it(image: str) -> None:
+    lines = (ROOT / "images" / f"{image}.Dockerfile").read_text().splitlines()
+    (compiler,) = [n for n, line in enumerate(lines) if "install" in line and " gcc g++ " in line]
+    tried = lines.index("RUN python images/compile_triton.py")
+    assert compiler < tried < lines.index("COPY pelican pelican")
+    assert "!images/compile_triton.py" in (ROOT / ".dockerignore").read_text().splitlines()
+
+
+def test_a_build_without_a_compiler_ends(tmp_path: Path) -> None:
+    pytest.importorskip("triton")
+    script = [sys.executable, str(ROOT / "images" / "compile_triton.py")]
+    absent = {**os.environ, "CC": str(tmp_path / "cc")}
+    done = subprocess.run(script, env=absent, capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and "cc" in done.stderr.splitlines()[-1]
