@@ -28,6 +28,8 @@ from pelican.config.recipe import (
     StopConfig,
     VllmConfig,
 )
+from pelican.config.resources import Resources, StageResources
+from pelican.config.stages import STAGES, Uses
 from pelican.errors import UserInputError
 
 # Ablations: one idea switched off or changed. Each takes a recipe and returns another.
@@ -186,6 +188,21 @@ def pelican_7b() -> Recipe:
         rl=RlConfig(processes=8, threads=8),
         sft=SftConfig(processes=8, threads=8),
         parallel=ParallelConfig(strategy="fsdp2", micro_tokens=16_384),
+        resources=_on_gpus(1, memory="500Gi", cache="400Gi"),
+    )
+
+
+def _on_gpus(nodes: int, memory: str, cache: str) -> Resources:
+    """Whole nodes of eight GPUs for what trains and generates, a small pod for the rest.
+
+    Memory: the weights in float32 once a node while they are read, checkpoints on their way, prepared
+    pictures. Cache: the policy, and two checkpoints of a training with Adam's moments (12 bytes a
+    parameter, shared by the nodes).
+    """
+    node = StageResources(replicas=nodes, gpus=8, cpu="64", memory=memory, shm="64Gi", cache=cache)
+    small = StageResources(cpu="8", memory="32Gi", cache="100Gi")
+    return Resources(
+        **{row.field: small if row.uses is Uses.CPU else node for row in STAGES.values()}
     )
 
 
@@ -209,6 +226,7 @@ def pelican_72b() -> Recipe:
         ),
         sft=SftConfig(batch_size=64, processes=64, threads=8),
         parallel=ParallelConfig(strategy="fsdp2", micro_tokens=16_384),
+        resources=_on_gpus(8, memory="1500Gi", cache="800Gi"),
     )
 
 

@@ -59,7 +59,7 @@ def processes_of(job: Job, resources: StageResources) -> tuple[int, int]:
     if resources.processes:
         each = resources.processes
     elif resources.gpus:
-        each = resources.gpus
+        each = _processes_on_gpus(job, resources.gpus)
     elif job.processes % pods:
         raise UserInputError(
             f"{job.spec.stage} has {job.processes} processes, which {pods} pods cannot share"
@@ -67,7 +67,18 @@ def processes_of(job: Job, resources: StageResources) -> tuple[int, int]:
         )
     else:
         each = job.processes // pods
-    total = value_of(job.spec.recipe, row.rows) if row.rows else pods * each
+    recipe = job.spec.recipe
+    if (
+        row.uses is Uses.TRAINING
+        and recipe.parallel.strategy != "ddp"
+        and pods * each < job.processes
+    ):
+        raise UserInputError(
+            f"{job.spec.stage}: {pods} pods x {each} processes are fewer than {row.processes} ="
+            f" {job.processes}, over which the policy is sharded and for which its memory is planned;"
+            f" raise resources.{row.field}.replicas or .gpus, or lower {row.processes}"
+        )
+    total = value_of(recipe, row.rows) if row.rows else pods * each
     for number in range(least_pods(job, resources), pods + 1):
         if total % (number * each):
             raise UserInputError(
@@ -75,6 +86,19 @@ def processes_of(job: Job, resources: StageResources) -> tuple[int, int]:
                 f" {each} processes; change resources or the batch"
             )
     return pods, each
+
+
+def _processes_on_gpus(job: Job, gpus: int) -> int:
+    """Processes of a pod: one a GPU, of an engine of vLLM one for as many as it spreads a model over."""
+    rollout = job.spec.recipe.rollout
+    is_engine = STAGES[job.spec.stage].uses is Uses.GENERATION and rollout.engine == "vllm"
+    each = rollout.vllm.tensor_parallel_size if is_engine else 1
+    if gpus % each:
+        raise UserInputError(
+            f"{job.spec.stage}: {gpus} GPUs of a pod do not divide by"
+            f" rollout.vllm.tensor_parallel_size = {each}; change one of them"
+        )
+    return gpus // each
 
 
 def least_pods(job: Job, resources: StageResources) -> int:

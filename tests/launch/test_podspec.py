@@ -32,7 +32,8 @@ POOL = (
 )
 
 
-def job(stage: StageName = "train-rl", *overrides: str, run: str = "tiny-20261121-c879da") -> Job:
+def job_of(recipe: str, stage: StageName, run: str = "tiny-20261121-c879da") -> Job:
+    base, *overrides = recipe.split(" ", 1)
     spec = StageSpec(
         stage=stage,
         store="s3://pelican/store",
@@ -41,9 +42,13 @@ def job(stage: StageName = "train-rl", *overrides: str, run: str = "tiny-2026112
         phase=Phase.RL,
         output=f"runs/{run}/loop-1/{stage}-rl",
         inputs={"pool": "s3://pelican/data/train"},
-        recipe=find_recipe("tiny", overrides),
+        recipe=find_recipe(base, overrides),
     )
     return make_job(spec)
+
+
+def job(stage: StageName = "train-rl", *overrides: str, run: str = "tiny-20261121-c879da") -> Job:
+    return job_of(" ".join(["tiny", *overrides]), stage, run)
 
 
 def built(job: Job, target: Target = TARGET) -> dict[str, object]:
@@ -158,3 +163,53 @@ def test_resources_are_no_part_of_a_recipes_identity() -> None:
     other = find_recipe("tiny", ["resources.every.memory=9Gi"])
     assert other.digest() == find_recipe("tiny").digest()
     assert other.resources.of("eval").memory == "9Gi"
+
+
+@pytest.mark.parametrize(
+    ("recipe", "stage", "expected"),
+    [
+        ("pelican_7b", "train-rl", (1, 8, "64", "500Gi")),
+        ("pelican_7b", "rollout", (1, 4, "64", "500Gi")),  # two GPUs an engine
+        ("pelican_7b", "eval", (1, 4, "64", "500Gi")),
+        ("pelican_7b", "reward", (1, 1, "8", "32Gi")),
+        ("pelican_7b rollout.vllm.tensor_parallel_size=1", "distill", (1, 8, "64", "500Gi")),
+        ("pelican_7b resources.train_rl.replicas=4", "train-rl", (4, 8, "64", "500Gi")),
+        ("pelican_72b", "train-sft", (8, 8, "64", "1500Gi")),
+        ("pelican_72b", "rollout", (8, 2, "64", "1500Gi")),
+    ],
+)
+def test_the_large_recipes_ask_for_what_they_need(
+    recipe: str, stage: StageName, expected: tuple[int, int, str, str]
+) -> None:
+    pods, each, cpu, memory = expected
+    tree = json.loads(json.dumps(built(job_of(recipe, stage))))["spec"]
+    replicas = tree["pytorchReplicaSpecs"]
+    assert sum(part["replicas"] for part in replicas.values()) == pods
+    assert tree["nprocPerNode"] == str(each)
+    (container,) = replicas["Master"]["template"]["spec"]["containers"]
+    asked = container["resources"]["limits"]
+    assert asked["memory"] == memory and container["resources"]["requests"]["cpu"] == cpu
+    assert asked.get("nvidia.com/gpu") == (None if stage in ("reward", "filter") else "8")
+
+
+@pytest.mark.parametrize(
+    ("recipe", "stage", "words"),
+    [
+        (
+            "pelican_72b resources.train_sft.replicas=1",
+            "train-sft",
+            "1 pods x 8 processes are fewer than sft.processes = 64",
+        ),
+        ("pelican_7b resources.train_rl.gpus=4", "train-rl", "are fewer than rl.processes = 8"),
+        (
+            "pelican_7b resources.eval.gpus=3",
+            "eval",
+            "3 GPUs of a pod do not divide by rollout.vllm",
+        ),
+    ],
+)
+def test_gpus_that_do_not_fit_the_recipe_are_refused(
+    recipe: str, stage: StageName, words: str
+) -> None:
+    with pytest.raises(UserInputError, match=words):
+        built(job_of(recipe, stage))
