@@ -7,6 +7,7 @@ from typing import Any
 import jsonschema  # type: ignore[import-untyped]
 import pytest
 
+from pelican.config import env
 from pelican.config.presets import find_recipe
 from pelican.errors import UserInputError
 from pelican.launch.job import Job
@@ -93,3 +94,49 @@ def test_an_elastic_training_that_cannot_be_is_a_sentence(overrides: str, words:
 def test_only_trainings_are_elastic(stage: str) -> None:
     with pytest.raises(UserInputError, match=f"resources.{stage}.elastic_min: only train_rl and"):
         find_recipe("tiny", [f"resources.{stage}.elastic_min=1"])
+
+
+# What the operator adds (pkg/controller.v1/pytorch/envvar.go, elastic.go), and torchrun to its ranks.
+STANDS_IN_PODS = {
+    "elastic": {
+        "PET_NNODES": "2:4",
+        "PET_NPROC_PER_NODE": "1",
+        "PET_MAX_RESTARTS": "100",
+        "PET_RDZV_BACKEND": "c10d",
+        "PET_RDZV_ENDPOINT": "run-master-0:29400",
+        "PET_RDZV_ID": "run",
+    },
+    "of a fixed size": {
+        "PET_NNODES": "4",
+        "PET_NPROC_PER_NODE": "8",
+        "PET_NODE_RANK": "3",
+        "PET_MASTER_ADDR": "run-master-0",
+        "PET_MASTER_PORT": "23456",
+        "MASTER_ADDR": "run-master-0",
+        "MASTER_PORT": "23456",
+        "RANK": "3",
+        "WORLD_SIZE": "32",
+        "PYTHONUNBUFFERED": "1",
+    },
+    "a rank's": {
+        "RANK": "31",
+        "LOCAL_RANK": "7",
+        "WORLD_SIZE": "32",
+        "LOCAL_WORLD_SIZE": "8",
+        "MASTER_ADDR": "run-master-0",
+        "MASTER_PORT": "0",
+        "TORCHELASTIC_RUN_ID": "none",
+        "TORCHELASTIC_RESTART_COUNT": "2",
+    },
+}
+
+
+@pytest.mark.parametrize("given", STANDS_IN_PODS)
+def test_what_stands_in_a_pod_is_taken(given: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stage refuses variables of wrong values; those of its job must pass."""
+    made = built(job("train-rl", f"{ELASTIC} resources.train_rl.processes=1"))
+    (container,) = made["spec"]["pytorchReplicaSpecs"]["Master"]["template"]["spec"]["containers"]
+    ours = {row["name"]: row["value"] for row in container["env"] if "value" in row}
+    for name, value in {**ours, **STANDS_IN_PODS[given]}.items():
+        monkeypatch.setenv(name, value)
+    env.check()
