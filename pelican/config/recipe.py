@@ -398,6 +398,10 @@ class StopConfig(Section):
     window: int = Field(10, gt=0, description="optimiser steps per window [D]")
 
 
+# Of a score (`pelican/records.py`).
+VarianceOf = Literal["reward", "task", "success"]
+
+
 class RlConfig(Section):
     """GRPO."""
 
@@ -444,6 +448,24 @@ class RlConfig(Section):
     threads: int = Field(1, gt=0, le=MOST_PROCESSES, description="CPU threads per process")
     seed: int = 0
     variant: RlVariant = Field(RlVariant(), exclude_if=lambda variant: variant.off)
+    variance_of: VarianceOf = Field(
+        "reward",
+        description="in what the completions of a group must differ, or others are drawn in its place:"
+        " the whole reward, the task's part of it, or success [D]",
+        exclude_if=lambda of: of == "reward",
+    )
+    scale_rewards: Literal["group", "batch", "none"] = Field(
+        "group",
+        description="an advantage is a reward's distance from its group's mean, divided by the standard"
+        " deviation of the group, of all that the step trains on, or by nothing [D]",
+        exclude_if=lambda scale: scale == "group",
+    )
+    mask_truncated: bool = Field(
+        False,
+        description="leave completions that max_tokens cut off out of the loss; their rewards still"
+        " count in their group's mean [D]",
+        exclude_if=lambda masked: not masked,
+    )
 
 
 # The sections `distill` and `sft`: what a teacher answers, and learning it.
@@ -669,5 +691,6 @@ __all__ = [
     "Sampling",
     "SftConfig",
     "StopConfig",
+    "VarianceOf",
     "VllmConfig",
 ]

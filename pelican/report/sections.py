@@ -23,6 +23,7 @@ from pelican.report.run import Evaluation, Run, StageRun, kind_of
 from pelican.report.svg import colour, shade
 from pelican.report.tables import sort_groups
 from pelican.report.words import dimension, family, first_upper, place
+from pelican.runs.outcome import remarks
 
 # Scores of every stage (figure 2 of the paper), and capabilities before and after.
 
@@ -293,7 +294,28 @@ def rl_figures(run: Run) -> list[Figure]:
         ]
         draw = partial(charts.curves, panels, title, "optimiser step")
         found.append(make_figure(column, title, note, draw, _lines(panels, column), legend))
-    return drop_empty(found)
+    return drop_empty([*found, _flat(run)])
+
+
+def _flat(run: Run) -> Figure | None:
+    panels = []
+    for stage, frame in run.tables("train-rl", "curve.parquet", ["step", "trained_flat"]).items():
+        steps = frame.group_by("step").agg(pl.col("trained_flat").sum()).sort("step")
+        if steps["trained_flat"].sum():
+            values = steps["trained_flat"].cast(pl.Float64).to_list()
+            line = Series("groups", colour("ink"), steps["step"].to_list(), values)
+            panels.append(Panel(f"Loop {stage.loop}", [line]))
+    title = "Groups without variance that RL trained on"
+    told = remarks(stage.manifest for stage in run.stages if stage.manifest)
+    return make_figure(
+        "trained_flat",
+        title,
+        "Groups a step that filled the batch although their completions do not differ: they give no"
+        f" gradient but of the KL term. {' '.join(f'{first_upper(text)}.' for text in told)}",
+        partial(charts.curves, panels, title, "optimiser step"),
+        _lines(panels, "groups"),
+        [],
+    )
 
 
 def _stagnation(run: Run, legend: Sequence[Legend]) -> Figure | None:

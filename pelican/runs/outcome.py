@@ -101,6 +101,7 @@ def show(store: ObjectStore, run: str) -> dict[str, Any]:
         "submitted": submission.submitted.isoformat() if submission else None,
         "scores": [entry | {"stopped": _stopped(entry, recipe)} for entry in entries],
         "counts": counts(found),
+        "remarks": remarks(found),
         "durations": durations(found),
         "seconds": round(sum(m.seconds for m in found), 1),
         "policy": last_policy(found),
@@ -162,6 +163,20 @@ def _scores_of(store: ObjectStore, manifest: Manifest, on_damage: OnDamage) -> d
 def counts(found: list[Manifest]) -> list[dict[str, Any]]:
     """The ledger's counts of every filter stage."""
     return [{"loop": m.loop, "phase": m.phase, **m.counts} for m in found if m.stage == "filter"]
+
+
+MANY_FLAT = 0.2  # share of the groups that RL trained on
+
+
+def remarks(found: Iterable[Manifest]) -> list[str]:
+    """What a person should know of the trainings, a sentence each."""
+    return [
+        f"loop {m.loop}: {flat / trained:.0%} of the groups that RL trained on had no variance, so its"
+        " steps were smaller than rl.prompts_per_step says; more prompts, rl.oversample or rl.refill help"
+        for m in found
+        if (trained := m.counts.get("groups_trained", 0))
+        and (flat := m.counts.get("groups_trained_flat", 0)) > MANY_FLAT * trained
+    ]
 
 
 def durations(found: list[Manifest]) -> list[dict[str, Any]]:

@@ -331,6 +331,7 @@ class MadeRun:
                 "format": 1.0,
                 "think_chars": 60.0 + t / 3,
                 "tokens": 30.0,
+                "trained_flat": int(k == t % 9),
             }
             for t in steps
             for k, f in enumerate(EMBODIED_FAMILIES)
@@ -344,7 +345,8 @@ class MadeRun:
         pl.DataFrame(rows).write_parquet(self._at(prefix, "stagnation.parquet"))
         tokens = {"tokens_generated": 90_000, "tokens_trained": 90_000}
         prompts = {"prompt_tokens": 9_000, "prompt_tokens_trained": 9_000}
-        return {"steps": 60, **tokens, **prompts, "reference_tokens": 99_000}, {}, {}
+        groups = {"groups_trained": 120, "groups_trained_flat": 40}
+        return {"steps": 60, **tokens, **prompts, **groups, "reference_tokens": 99_000}, {}, {}
 
     def _train_sft(self, prefix, loop, phase):
         losses = [{"step": t, "loss": 1.2 / (1 + t / 30)} for t in range(5, 200, 5)]

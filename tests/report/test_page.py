@@ -35,6 +35,7 @@ FIGURES = [
     "stagnation",
     "reward",
     "think_chars",
+    "trained_flat",
     "mixture",
     "sft-loss",
     "durations",
