@@ -261,6 +261,25 @@ class EvalConfig(Section):
     bootstrap: int = Field(2000, gt=0, description="resamples of a confidence interval")
     max_general_drop: float = Field(3.0, ge=0, description="points the general suite may lose")
     max_embodied_drop: float = Field(3.0, ge=0, description="points a loop may lose before we stop")
+    samples: int = Field(
+        0,
+        ge=0,
+        le=64,
+        description="answers to a held-out question that are sampled beside the greedy one, for p@1, p@k"
+        " and the majority's; 0: none",
+        exclude_if=lambda samples: not samples,
+    )
+    samples_temperature: float = Field(
+        1.0,
+        gt=0,
+        description="temperature of those answers",
+        exclude_if=lambda temperature: temperature == 1.0,
+    )
+
+    @property
+    def sampled(self) -> Sampling:
+        """How those answers are sampled."""
+        return Sampling(temperature=self.samples_temperature, max_tokens=self.sampling.max_tokens)
 
 
 # The section `filter`: which samples the RL phase practises.

@@ -58,8 +58,48 @@ def score_figures(run: Run) -> list[Figure]:
                     Legend("general suite", colour("general"), "dot"),
                     Legend("chance", colour("muted"), "dash"),
                 ],
-            )
+            ),
+            attempts_figure(
+                {e.label: (e, shade(i, len(found))) for i, e in enumerate(found)}, "policy"
+            ),
         ]
+    )
+
+
+def attempts_figure(evaluations: Mapping[str, tuple[Evaluation, str]], of: str) -> Figure | None:
+    """p@k over k, a line each, where answers were sampled. The table has the greedy answers', too.
+
+    Args:
+        evaluations: by label, with the colour of the line.
+        of: what a label names.
+    """
+    panels = []
+    rows: list[Row] = []
+    for suite, title in (("embodied", "Robot questions"), ("general", "General suite")):
+        lines = []
+        for label, (evaluation, style) in evaluations.items():
+            found = evaluation.summary.sampled.get(suite)
+            if found is None:
+                continue
+            ks, scores = list(map(float, found.at)), [one.score for one in found.at.values()]
+            lines.append(Series(label, style, ks, scores))
+            rows += [
+                [suite, label, name, found.temperature, *_numbers(one)]
+                for name, one in found.named().items()
+            ]
+        if lines:
+            panels.append(Panel(title, lines))
+    name = "Questions that one of k answers solves"
+    return make_figure(
+        "attempts",
+        name,
+        "p@k: answers are sampled at a temperature (`eval.samples`). Where a phase lifts the left end"
+        " alone, the policy became surer of what it could do already; where it lifts the right end too, it"
+        " can do more. Of guesses some are right as well: chance is in the table, beside the greedy answer's and"
+        " the majority's success.",
+        partial(charts.curves, panels, name, "k"),
+        Table(("suite", of, "what", "temperature", *_ESTIMATE), rows),
+        [Legend(label, style, "line") for label, (_, style) in evaluations.items()],
     )
 
 

@@ -150,6 +150,18 @@ def _scores_of(store: ObjectStore, manifest: Manifest, on_damage: OnDamage) -> d
         entry[name] = {
             key: score.model_dump(include=_SHOWN) for key, score in sorted(found.items())
         }
+    if summary.sampled:
+        entry["sampled"] = {
+            suite: {
+                "attempts": found.attempts,
+                "temperature": found.temperature,
+                "greedy": found.greedy.score,
+                **{f"p@{k}": one.score for k, one in found.at.items()},
+                "majority": found.majority.score,
+                "sampled": found.score.score,
+            }
+            for suite, found in summary.sampled.items()
+        }
     entry["against"] = {
         name: compared.model_dump(include={"embodied", "general"})
         for name, compared in summary.comparisons.items()
@@ -214,6 +226,26 @@ def summary_metrics(tree: dict[str, Any]) -> dict[str, float]:
     return metrics
 
 
+def sampled_rows(tree: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """What was sampled beside the greedy answers, as a head and rows of text; no row if nothing was."""
+    rows = [
+        {"policy": _name(entry), "suite": suite}
+        | {name: f"{value:g}" if name in _HOW else f"{value:.1f}" for name, value in found.items()}
+        for entry in tree["scores"]
+        for suite, found in entry.get("sampled", {}).items()
+    ]
+    head = list(dict.fromkeys(name for row in rows for name in row))
+    return head, [[row.get(name, "-") for name in head] for row in rows]
+
+
+_HOW = ("attempts", "temperature")
+
+
+def _name(entry: Mapping[str, Any]) -> str:
+    phase = {"base": "base", "rl": "RL", "sft": "SFT"}[entry["phase"]]
+    return phase if entry["loop"] == 0 else f"loop {entry['loop']}, after {phase}"
+
+
 def score_rows(tree: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
     """(policy, embodied, general) as text, for the table at the end of a run."""
 
@@ -224,9 +256,7 @@ def score_rows(tree: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
         return f"{entry[name]:.1f}" + (f" ({low:.1f} to {high:.1f})" if low is not None else "")
 
     for entry in tree["scores"]:
-        phase = {"base": "base", "rl": "RL", "sft": "SFT"}[entry["phase"]]
-        name = phase if entry["loop"] == 0 else f"loop {entry['loop']}, after {phase}"
-        yield name, text(entry, "embodied"), text(entry, "general")
+        yield _name(entry), text(entry, "embodied"), text(entry, "general")
     first = tree["scores"][0] if tree["scores"] else {}
     if "embodied_chance" in first:
         yield (

@@ -275,11 +275,9 @@ class DeliberateGrpoTrainer(GrpoTrainer):
         for place, (number, sample) in enumerate(samples.items()):
             ids = completions[place]
             scores = [self._scorer(sample, decode(row), i, step) for i, row in enumerate(ids)]
-            groups[number] = self._group(sample, prompts[place], ids, scores, logps[place], hinted)
+            group = Group(sample, prompts[place], ids, scores, logps[place], hinted)
+            groups[number] = replace(group, variance_of=self._config.variance_of)
         return groups
-
-    def _group(self, *args: Any) -> Group:
-        return Group(*args, variance_of=self._config.variance_of)
 
     def complete(
         self,
@@ -314,7 +312,8 @@ class DeliberateGrpoTrainer(GrpoTrainer):
         if one.hinted:
             sample = add_hint(sample) or sample
         prompt = self._engine.encoder.prompt(sample)
-        return self._group(sample, prompt, one.completions, one.scores, one.logps, one.hinted)
+        group = Group(sample, prompt, one.completions, one.scores, one.logps, one.hinted)
+        return replace(group, variance_of=self._config.variance_of)
 
     # Tensors of a step, and the log-probabilities that TRL's loss asks for.
 
