@@ -200,6 +200,13 @@ GROUPS = Series(
     "Groups that RL drew; those without variance (no) give no gradient",
     ("variance",),
 )
+GROUPS_TRAINED = Series(
+    "pelican_groups_trained_total",
+    "counter",
+    "items",
+    "Groups that RL trained on; those without variance (no) fill a batch and teach nothing",
+    ("variance",),
+)
 GROUP_DEVIATION = Series(
     "pelican_group_reward_deviation_ratio",
     "summary",

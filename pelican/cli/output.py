@@ -127,7 +127,7 @@ def score_table(tree: dict[str, Any]) -> None:
     """Every evaluation of a run, and chance."""
     from rich.table import Table
 
-    from pelican.runs.outcome import score_rows
+    from pelican.runs.outcome import sampled_rows, score_rows
 
     table = Table("policy", box=None, title=None)
     for name in ("embodied", "general"):
@@ -135,6 +135,12 @@ def score_table(tree: dict[str, Any]) -> None:
     for row in score_rows(tree):
         table.add_row(*row)
     console().print(table)
+    head, rows = sampled_rows(tree)
+    if rows:
+        print(
+            "\nshare of questions solved by the greedy answer, by one of k sampled ones, by their majority"
+        )
+        rows_table(head, rows)
 
 
 def rows_table(columns: list[str], rows: list[list[str]]) -> None:

@@ -80,6 +80,8 @@ def print_run(run: str, as_json: bool, uri: str | None) -> None:
         if not entry.get("go_on", True):
             how = "stopped" if entry["stopped"] else "would have stopped"
             print(f"{how} after {where(entry)}: {'; '.join(entry['reasons'])}")
+    for remark in tree["remarks"]:
+        print(f"note    {remark}")
     _print_ledger(tree["counts"])
     _print_durations(tree["durations"])
     print()

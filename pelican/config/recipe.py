@@ -261,6 +261,25 @@ class EvalConfig(Section):
     bootstrap: int = Field(2000, gt=0, description="resamples of a confidence interval")
     max_general_drop: float = Field(3.0, ge=0, description="points the general suite may lose")
     max_embodied_drop: float = Field(3.0, ge=0, description="points a loop may lose before we stop")
+    samples: int = Field(
+        0,
+        ge=0,
+        le=64,
+        description="answers to a held-out question that are sampled beside the greedy one, for p@1, p@k"
+        " and the majority's; 0: none",
+        exclude_if=lambda samples: not samples,
+    )
+    samples_temperature: float = Field(
+        1.0,
+        gt=0,
+        description="temperature of those answers",
+        exclude_if=lambda temperature: temperature == 1.0,
+    )
+
+    @property
+    def sampled(self) -> Sampling:
+        """How those answers are sampled."""
+        return Sampling(temperature=self.samples_temperature, max_tokens=self.sampling.max_tokens)
 
 
 # The section `filter`: which samples the RL phase practises.
@@ -398,6 +417,10 @@ class StopConfig(Section):
     window: int = Field(10, gt=0, description="optimiser steps per window [D]")
 
 
+# Of a score (`pelican/records.py`).
+VarianceOf = Literal["reward", "task", "success"]
+
+
 class RlConfig(Section):
     """GRPO."""
 
@@ -444,6 +467,24 @@ class RlConfig(Section):
     threads: int = Field(1, gt=0, le=MOST_PROCESSES, description="CPU threads per process")
     seed: int = 0
     variant: RlVariant = Field(RlVariant(), exclude_if=lambda variant: variant.off)
+    variance_of: VarianceOf = Field(
+        "reward",
+        description="in what the completions of a group must differ, or others are drawn in its place:"
+        " the whole reward, the task's part of it, or success [D]",
+        exclude_if=lambda of: of == "reward",
+    )
+    scale_rewards: Literal["group", "batch", "none"] = Field(
+        "group",
+        description="an advantage is a reward's distance from its group's mean, divided by the standard"
+        " deviation of the group, of all that the step trains on, or by nothing [D]",
+        exclude_if=lambda scale: scale == "group",
+    )
+    mask_truncated: bool = Field(
+        False,
+        description="leave completions that max_tokens cut off out of the loss; their rewards still"
+        " count in their group's mean [D]",
+        exclude_if=lambda masked: not masked,
+    )
 
 
 # The sections `distill` and `sft`: what a teacher answers, and learning it.
@@ -702,5 +743,6 @@ __all__ = [
     "Sampling",
     "SftConfig",
     "StopConfig",
+    "VarianceOf",
     "VllmConfig",
 ]

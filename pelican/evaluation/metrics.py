@@ -87,9 +87,9 @@ def result_row(sample: Sample, suite: Suite, rollout: Rollout, score: Score) -> 
     )
 
 
-def write_results(path: Path, rows: Sequence[ResultRow]) -> None:
+def write_results(path: Path, rows: Sequence[ResultRow], schema: pa.Schema = RESULTS) -> None:
     """Write rows to one Parquet file."""
-    write_table(path, pa.Table.from_pylist(list(rows), schema=RESULTS))
+    write_table(path, pa.Table.from_pylist(list(rows), schema=schema))
 
 
 def read_results(path: Path) -> pl.DataFrame:
@@ -125,6 +125,27 @@ class Estimate(Frozen):
     n: int
     scenes: int
     chance: float = 0.0
+
+
+class Sampled(Frozen):
+    """What several sampled answers to each question of a suite show beside the greedy one.
+
+    Estimates are averaged as the suite's score is. `score` is that of a sampled answer; the others are
+    of success alone: the greedy answer's, p@k as the share that one of k answers solves, and the
+    majority's. Chance at p@k is that one of k guesses is right.
+    """
+
+    attempts: int
+    temperature: float
+    score: Estimate
+    greedy: Estimate
+    at: dict[int, Estimate]
+    majority: Estimate
+
+    def named(self) -> dict[str, Estimate]:
+        """The estimates by short names, in the order in which they are shown."""
+        at = {f"p@{k}": found for k, found in self.at.items()}
+        return {"greedy": self.greedy, **at, "majority": self.majority, "sampled": self.score}
 
 
 class Difference(Frozen):
@@ -397,7 +418,7 @@ class Summary(Frozen):
 
     The general score is the mean over its benchmarks. `format_rate` is the mean format reward of the
     embodied suite in 0 … 1, `chance` beside a score is what blind guessing gets, aggregated as the
-    score is. A benchmark's key is `suite/name`.
+    score is. A benchmark's key is `suite/name`. `sampled`, by suite, is there where `eval.samples` is set.
     """
 
     embodied: Estimate | None
@@ -411,6 +432,7 @@ class Summary(Frozen):
     mean_tokens: float
     mean_think_chars: float
     comparisons: dict[str, Comparison] = Field(default_factory=dict)
+    sampled: dict[str, Sampled] = Field(default_factory=dict, exclude_if=lambda found: not found)
 
 
 def suite_of(frame: pl.DataFrame, suite: Suite) -> pl.DataFrame:

@@ -141,6 +141,7 @@ def began(stage: str) -> None:
     if stage == "train-rl":
         for variance in ("yes", "no"):
             m.GROUPS.inc(0, variance=variance)
+            m.GROUPS_TRAINED.inc(0, variance=variance)
     if row.trained:
         m.STEPS.inc(0)
         m.TOKENS_TRAINED.inc(0)
@@ -196,7 +197,7 @@ def scored(family: str, scores: Sequence[Score]) -> None:
     m.SUCCESS.observe(sum(s.success for s in scores) / len(scores), family=family)
 
 
-def practised(drawn: Iterable[Any], hinted: Iterable[Any]) -> None:
+def practised(drawn: Iterable[Any], hinted: Iterable[Any], trained: Iterable[Any]) -> None:
     """Count one rank's groups of a GRPO step (`pelican.training.grpo.Group`).
 
     Groups drawn with a hint count towards the generated tokens only, not towards success rates or
@@ -209,6 +210,8 @@ def practised(drawn: Iterable[Any], hinted: Iterable[Any]) -> None:
         m.GROUP_DEVIATION.observe(float(group.rewards.std()))
         m.TOKENS_GENERATED.inc(sum(len(ids) for ids in group.completions))
         scored(group.sample.family.value, group.scores)
+    for group in trained:
+        m.GROUPS_TRAINED.inc(variance="yes" if group.has_variance else "no")
     for group in hinted:
         m.TOKENS_GENERATED.inc(sum(len(ids) for ids in group.completions))
 

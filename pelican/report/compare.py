@@ -25,7 +25,7 @@ from pelican.report.run import (
     label_runs,
     open_address,
 )
-from pelican.report.sections import contrast_figures, run_colour
+from pelican.report.sections import attempts_figure, contrast_figures, run_colour
 from pelican.report.words import dimension, place
 from pelican.storage.store import ObjectStore
 
@@ -254,8 +254,16 @@ def beside_figures(runs: Mapping[str, Run], table: RunTable) -> list[Figure]:
     return [
         *drop_empty([_progress(runs, styles)]),
         *contrast_figures(runs),
+        *drop_empty([attempts_figure(_finals(runs, styles), "run")]),
         *drop_empty([_radar(table, styles)]),
     ]
+
+
+def _finals(
+    runs: Mapping[str, Run], styles: Mapping[str, str]
+) -> dict[str, tuple[Evaluation, str]]:
+    """The last evaluation of every run that has one, with the run's colour."""
+    return {label: (run.final, styles[label]) for label, run in runs.items() if run.final}
 
 
 def _progress(runs: Mapping[str, Run], styles: Mapping[str, str]) -> Figure | None:

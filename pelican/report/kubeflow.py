@@ -229,6 +229,8 @@ def score_metrics(store: ObjectStore, run: str, tree: Mapping[str, Any]) -> dict
         for suite in ("embodied", "general"):
             if entry[suite] is not None:
                 metrics[f"{name} {suite}"] = entry[suite]
+            for kind, value in entry.get("sampled", {}).get(suite, {}).items():
+                metrics[f"{name} {suite} {kind}"] = value
     if not entries:
         return metrics
     first, last = entries[0], entries[-1]

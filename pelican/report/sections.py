@@ -23,6 +23,7 @@ from pelican.report.run import Evaluation, Run, StageRun, kind_of
 from pelican.report.svg import colour, shade
 from pelican.report.tables import sort_groups
 from pelican.report.words import dimension, family, first_upper, place
+from pelican.runs.outcome import remarks
 
 # Scores of every stage (figure 2 of the paper), and capabilities before and after.
 
@@ -57,8 +58,48 @@ def score_figures(run: Run) -> list[Figure]:
                     Legend("general suite", colour("general"), "dot"),
                     Legend("chance", colour("muted"), "dash"),
                 ],
-            )
+            ),
+            attempts_figure(
+                {e.label: (e, shade(i, len(found))) for i, e in enumerate(found)}, "policy"
+            ),
         ]
+    )
+
+
+def attempts_figure(evaluations: Mapping[str, tuple[Evaluation, str]], of: str) -> Figure | None:
+    """p@k over k, a line each, where answers were sampled. The table has the greedy answers', too.
+
+    Args:
+        evaluations: by label, with the colour of the line.
+        of: what a label names.
+    """
+    panels = []
+    rows: list[Row] = []
+    for suite, title in (("embodied", "Robot questions"), ("general", "General suite")):
+        lines = []
+        for label, (evaluation, style) in evaluations.items():
+            found = evaluation.summary.sampled.get(suite)
+            if found is None:
+                continue
+            ks, scores = list(map(float, found.at)), [one.score for one in found.at.values()]
+            lines.append(Series(label, style, ks, scores))
+            rows += [
+                [suite, label, name, found.temperature, *_numbers(one)]
+                for name, one in found.named().items()
+            ]
+        if lines:
+            panels.append(Panel(title, lines))
+    name = "Questions that one of k answers solves"
+    return make_figure(
+        "attempts",
+        name,
+        "p@k: answers are sampled at a temperature (`eval.samples`). Where a phase lifts the left end"
+        " alone, the policy became surer of what it could do already; where it lifts the right end too, it"
+        " can do more. Of guesses some are right as well: chance is in the table, beside the greedy answer's and"
+        " the majority's success.",
+        partial(charts.curves, panels, name, "k"),
+        Table(("suite", of, "what", "temperature", *_ESTIMATE), rows),
+        [Legend(label, style, "line") for label, (_, style) in evaluations.items()],
     )
 
 
@@ -293,7 +334,28 @@ def rl_figures(run: Run) -> list[Figure]:
         ]
         draw = partial(charts.curves, panels, title, "optimiser step")
         found.append(make_figure(column, title, note, draw, _lines(panels, column), legend))
-    return drop_empty(found)
+    return drop_empty([*found, _flat(run)])
+
+
+def _flat(run: Run) -> Figure | None:
+    panels = []
+    for stage, frame in run.tables("train-rl", "curve.parquet", ["step", "trained_flat"]).items():
+        steps = frame.group_by("step").agg(pl.col("trained_flat").sum()).sort("step")
+        if steps["trained_flat"].sum():
+            values = steps["trained_flat"].cast(pl.Float64).to_list()
+            line = Series("groups", colour("ink"), steps["step"].to_list(), values)
+            panels.append(Panel(f"Loop {stage.loop}", [line]))
+    title = "Groups without variance that RL trained on"
+    told = remarks(stage.manifest for stage in run.stages if stage.manifest)
+    return make_figure(
+        "trained_flat",
+        title,
+        "Groups a step that filled the batch although their completions do not differ: they give no"
+        f" gradient but of the KL term. {' '.join(f'{first_upper(text)}.' for text in told)}",
+        partial(charts.curves, panels, title, "optimiser step"),
+        _lines(panels, "groups"),
+        [],
+    )
 
 
 def _stagnation(run: Run, legend: Sequence[Legend]) -> Figure | None:

@@ -101,6 +101,7 @@ def show(store: ObjectStore, run: str) -> dict[str, Any]:
         "submitted": submission.submitted.isoformat() if submission else None,
         "scores": [entry | {"stopped": _stopped(entry, recipe)} for entry in entries],
         "counts": counts(found),
+        "remarks": remarks(found),
         "durations": durations(found),
         "seconds": round(sum(m.seconds for m in found), 1),
         "policy": last_policy(found),
@@ -149,6 +150,18 @@ def _scores_of(store: ObjectStore, manifest: Manifest, on_damage: OnDamage) -> d
         entry[name] = {
             key: score.model_dump(include=_SHOWN) for key, score in sorted(found.items())
         }
+    if summary.sampled:
+        entry["sampled"] = {
+            suite: {
+                "attempts": found.attempts,
+                "temperature": found.temperature,
+                "greedy": found.greedy.score,
+                **{f"p@{k}": one.score for k, one in found.at.items()},
+                "majority": found.majority.score,
+                "sampled": found.score.score,
+            }
+            for suite, found in summary.sampled.items()
+        }
     entry["against"] = {
         name: compared.model_dump(include={"embodied", "general"})
         for name, compared in summary.comparisons.items()
@@ -162,6 +175,20 @@ def _scores_of(store: ObjectStore, manifest: Manifest, on_damage: OnDamage) -> d
 def counts(found: list[Manifest]) -> list[dict[str, Any]]:
     """The ledger's counts of every filter stage."""
     return [{"loop": m.loop, "phase": m.phase, **m.counts} for m in found if m.stage == "filter"]
+
+
+MANY_FLAT = 0.2  # share of the groups that RL trained on
+
+
+def remarks(found: Iterable[Manifest]) -> list[str]:
+    """What a person should know of the trainings, a sentence each."""
+    return [
+        f"loop {m.loop}: {flat / trained:.0%} of the groups that RL trained on had no variance, so its"
+        " steps were smaller than rl.prompts_per_step says; more prompts, rl.oversample or rl.refill help"
+        for m in found
+        if (trained := m.counts.get("groups_trained", 0))
+        and (flat := m.counts.get("groups_trained_flat", 0)) > MANY_FLAT * trained
+    ]
 
 
 def durations(found: list[Manifest]) -> list[dict[str, Any]]:
@@ -199,6 +226,26 @@ def summary_metrics(tree: dict[str, Any]) -> dict[str, float]:
     return metrics
 
 
+def sampled_rows(tree: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """What was sampled beside the greedy answers, as a head and rows of text; no row if nothing was."""
+    rows = [
+        {"policy": _name(entry), "suite": suite}
+        | {name: f"{value:g}" if name in _HOW else f"{value:.1f}" for name, value in found.items()}
+        for entry in tree["scores"]
+        for suite, found in entry.get("sampled", {}).items()
+    ]
+    head = list(dict.fromkeys(name for row in rows for name in row))
+    return head, [[row.get(name, "-") for name in head] for row in rows]
+
+
+_HOW = ("attempts", "temperature")
+
+
+def _name(entry: Mapping[str, Any]) -> str:
+    phase = {"base": "base", "rl": "RL", "sft": "SFT"}[entry["phase"]]
+    return phase if entry["loop"] == 0 else f"loop {entry['loop']}, after {phase}"
+
+
 def score_rows(tree: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
     """(policy, embodied, general) as text, for the table at the end of a run."""
 
@@ -209,9 +256,7 @@ def score_rows(tree: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
         return f"{entry[name]:.1f}" + (f" ({low:.1f} to {high:.1f})" if low is not None else "")
 
     for entry in tree["scores"]:
-        phase = {"base": "base", "rl": "RL", "sft": "SFT"}[entry["phase"]]
-        name = phase if entry["loop"] == 0 else f"loop {entry['loop']}, after {phase}"
-        yield name, text(entry, "embodied"), text(entry, "general")
+        yield _name(entry), text(entry, "embodied"), text(entry, "general")
     first = tree["scores"][0] if tree["scores"] else {}
     if "embodied_chance" in first:
         yield (

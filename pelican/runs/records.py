@@ -74,6 +74,17 @@ class Compared(Lenient):
     general_flips: Flips | None = None
 
 
+class Sampled(Lenient):
+    """What sampled answers show beside greedy ones."""
+
+    attempts: int
+    temperature: FiniteFloat
+    score: Score
+    greedy: Score
+    at: dict[int, Score]
+    majority: Score
+
+
 class Scores(Lenient):
     """`summary.json` of an evaluation."""
 
@@ -84,6 +95,7 @@ class Scores(Lenient):
     benchmarks: dict[str, Score] = Field(default_factory=dict)
     horizons: dict[str, Score] = Field(default_factory=dict)
     comparisons: dict[str, Compared] = Field(default_factory=dict)
+    sampled: dict[str, Sampled] = Field(default_factory=dict)
 
 
 class CheckedPool(Lenient):

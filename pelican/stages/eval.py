@@ -1,9 +1,11 @@
-"""Eval: greedy completions on the held-out suites, scores with intervals, the gate."""
+"""Eval: greedy completions on the held-out suites, sampled ones if wanted, scores, the gate."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import repeat
 
 import polars as pl
 
@@ -17,7 +19,6 @@ from pelican.engines import Engine, open_engine
 from pelican.errors import UserInputError
 from pelican.evaluation.gate import decide
 from pelican.evaluation.metrics import (
-    RESULTS,
     ResultRow,
     Suite,
     Summary,
@@ -25,6 +26,12 @@ from pelican.evaluation.metrics import (
     result_row,
     summarise,
     write_results,
+)
+from pelican.evaluation.sampled import (
+    sampled_metrics,
+    schema_of,
+    summarise_attempts,
+    with_attempts,
 )
 from pelican.monitoring import record
 from pelican.records import Rollout, Sample
@@ -58,14 +65,15 @@ def run(inputs: Inputs, config: Recipe, job: StageJob) -> StageResult:
         result.counts["quarantined"] = sum(len(pool.quarantine) for pool in pools.values())
     asked = _parts(pools)
     sizes = [len(part.entries) for part in asked]
-    parts = Parts(job, "part", sizes, write_results)
+    schema = schema_of(config.eval)
+    parts = Parts(job, "part", sizes, partial(write_results, schema=schema))
     judge = job.judge(config.reward)
     with when_needed(lambda: open_engine(config.rollout, config.model, inputs["policy"])) as engine:
         parts.answer(lambda number: _rows(config, job, engine, judge, asked[number]))
     result.add_judge(judge)
     if job.rank == 0:
         frame = pl.concat([read_frame(file) for file in parts.files()])
-        frame = frame.select(RESULTS.names).sort("suite", "sample_id")
+        frame = frame.select(schema.names).sort("suite", "sample_id")
         result.counts["quarantined"] += sum(sizes) - len(frame)
         _conclude(inputs, config, job, result, frame)
     return result
@@ -96,14 +104,24 @@ def _rows(
     if not samples:
         return
     groups = engine().generate(samples, config.eval.sampling, 1, config.seed)
+    greedy: Iterable[list[Rollout]] = record.timed_each("generate", groups)
+    sampled: Iterable[list[Rollout]] = repeat([], len(samples))
+    if config.eval.samples:
+        greedy = list(greedy)  # an engine does one thing at a time
+        more = engine().generate(samples, config.eval.sampled, config.eval.samples, config.seed)
+        sampled = record.timed_each("generate", more)
 
-    def row(answered: tuple[Sample, list[Rollout]]) -> ResultRow:
-        sample, (rollout,) = answered
-        record.generated([rollout])
-        scored = score(sample, rollout.completion, config.reward, seed=config.seed, judge=judge)
-        return result_row(sample, part.suite, rollout, scored)
+    def row(answered: tuple[Sample, list[Rollout], list[Rollout]]) -> ResultRow:
+        sample, (rollout,), attempts = answered
+        record.generated([rollout, *attempts])
+        scored = [
+            score(sample, one.completion, config.reward, seed=config.seed, judge=judge)
+            for one in (rollout, *attempts)
+        ]
+        found = result_row(sample, part.suite, rollout, scored[0])
+        return with_attempts(found, attempts, scored[1:]) if attempts else found
 
-    answered = zip(samples, record.timed_each("generate", groups), strict=True)
+    answered = zip(samples, greedy, sampled, strict=True)
     yield from in_order(row, answered, judge_workers(config.reward, judge))
 
 
@@ -122,6 +140,8 @@ def _conclude(
         if name in inputs
     }
     summary = summarise(frame, earlier, resamples=config.eval.bootstrap, seed=config.seed)
+    sampled = summarise_attempts(frame, config.eval, config.seed)
+    summary = summary.model_copy(update={"sampled": sampled})
     gate = decide(summary, config.eval)
     frame.write_parquet(job.output("results.parquet"), compression="zstd")
     job.put("results.parquet")
@@ -129,6 +149,8 @@ def _conclude(
     job.write("gate.json", gate.model_dump_json(indent=1).encode())
     result.counts["samples"] = len(frame)
     result.counts["tokens"] = int(frame["tokens"].sum())
+    if config.eval.samples:
+        result.counts["sampled_tokens"] = int(frame["attempts_tokens"].sum())
     result.notes["gate"] = gate.reasons
     for name, value in manifest_metrics(summary).items():
         result.add_metric(name, value)
@@ -149,6 +171,7 @@ def manifest_metrics(summary: Summary) -> dict[str, float]:
             metrics[f"{name}_low"] = estimate.low
             metrics[f"{name}_high"] = estimate.high
             metrics[f"{name}_chance"] = estimate.chance
+    metrics |= sampled_metrics(summary.sampled)
     metrics |= {f"family/{name}": e.score for name, e in summary.families.items()}
     metrics |= {f"dimension/{name}": e.score for name, e in summary.dimensions.items()}
     return metrics

@@ -225,6 +225,8 @@ def _write(job: StageJob, result: StageResult, curve: RlCurve, losses: Losses) -
     pl.DataFrame(losses.rows).write_parquet(job.output("optimiser.parquet"))
     result.counts.update(curve.totals)
     _metrics(result, curve.rows)
+    flat, trained = curve.totals["groups_trained_flat"], curve.totals["groups_trained"]
+    result.add_metric("trained_flat", flat / max(1, trained))
     result.notes["stopped"] = curve.stop_reason or "max_steps"
     if curve.stagnation:
         result.add_metric("stagnation", curve.stagnation[-1]["mean_ts"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -60,7 +60,10 @@ class RlCurve(TrainerCallback):  # type: ignore[misc]
             }
             for group in record.drawn
         ]
-        groups = [group for share in self._gather(mine) for group in share]
+        flat = [g.sample.family.value for g in record.trained if not g.has_variance]
+        shares = self._gather((mine, flat, len(record.trained)))
+        groups = [group for share, _, _ in shares for group in share]
+        trained_flat = Counter(family for _, share, _ in shares for family in share)
         by_family: dict[str, list[dict[str, Any]]] = defaultdict(list)
         for group in groups:
             by_family[group["family"]].append(group)
@@ -71,15 +74,18 @@ class RlCurve(TrainerCallback):  # type: ignore[misc]
             for key in ("reward", "success_rate", "format", "think_chars"):
                 row[key] = sum(m[key] for m in members) / len(members)
             row["tokens"] = sum(m["tokens"] for m in members)
+            row["trained_flat"] = trained_flat[family]
             self.rows.append(row)
         self._batch = sum(len(ids) for group in record.trained for ids in group.completions)
         prompts = sum(len(group.prompt.ids) for group in record.trained)
         batches = self._gather((self._batch, prompts))
         self._batch_of_all = sum(completions for completions, _ in batches)
         self._prompts_of_all = sum(prompts for _, prompts in batches)
-        telemetry.practised(record.drawn, record.hinted)
+        telemetry.practised(record.drawn, record.hinted, record.trained)
         self.totals["groups_drawn"] += len(groups)
         self.totals["groups_without_variance"] += sum(not g["variance"] for g in groups)
+        self.totals["groups_trained"] += sum(count for _, _, count in shares)
+        self.totals["groups_trained_flat"] += trained_flat.total()
         self.totals["completions"] += sum(g["completions"] for g in groups)
         self.totals["tokens_generated"] += sum(g["tokens"] for g in groups)
         self.totals["prompt_tokens"] += sum(g["prompt_tokens"] for g in groups)

@@ -262,6 +262,7 @@ def take(batch: Mapping[str, Any], rows: Sequence[int]) -> dict[str, Any]:
         "completion_mask",
         "ref_per_token_logps",
         "importance_sampling_ratio",
+        "tool_mask",
     ):
         if key in part:
             part[key] = part[key][:, :width]

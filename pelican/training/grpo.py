@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from pelican.base.process import all_gather_object
-from pelican.config.recipe import RlConfig
+from pelican.config.recipe import RlConfig, VarianceOf
 from pelican.engines.base import rollout_seed
 from pelican.engines.transformers import Encoded, TransformersEngine
 from pelican.engines.transformers_private import has_replaced_forward
@@ -29,7 +29,7 @@ from pelican.training.trl_private import GrpoTrainer
 
 # (sample, completion, its number in the group, optimiser step)
 Scorer = Callable[[Sample, str, int, int], Score]
-EPSILON = 1e-4  # rewards whose standard deviation is less are equal
+EPSILON = 1e-4  # values whose standard deviation is less are equal
 
 
 @dataclass
@@ -43,6 +43,7 @@ class Group:
     # Of every token when it was sampled; None if the step's own policy sampled it.
     logps: list[list[float]] | None = None
     hinted: bool = False  # whether the prompt has a hint
+    variance_of: VarianceOf = "reward"
 
     @property
     def rewards(self) -> np.ndarray[Any, np.dtype[np.float64]]:
@@ -51,11 +52,14 @@ class Group:
 
     @property
     def has_variance(self) -> bool:
-        """Whether the rewards differ: else all advantages are 0, and the group gives no gradient."""
-        return rewards_differ(self.scores)
+        """Whether the completions differ in what `rl.variance_of` names.
+
+        If their rewards are all equal, all advantages are 0, and the group gives no gradient.
+        """
+        return differ(self.scores, self.variance_of)
 
     def down_sampled(self, kept: int) -> Group:
-        """The `kept` completions whose rewards rewards_differ most."""
+        """The `kept` completions whose rewards differ most."""
         if kept == len(self.completions):
             return self
         rows = largest_variance(self.rewards.tolist(), kept)
@@ -66,10 +70,15 @@ class Group:
             logps=None if self.logps is None else [self.logps[row] for row in rows],
         )
 
-    def advantages(self) -> list[float]:
-        """A_i = (R_i - mean) / (std + eps)."""
+    def advantages(self, divisor: float | None = None) -> list[float]:
+        """A_i = (R_i - mean) / divisor, by default the group's standard deviation + eps.
+
+        It is that of these completions themselves, as the paper writes it. TRL takes them for a sample
+        of more, which of 8 completions makes advantages smaller by a factor of 0.94.
+        """
         rewards = self.rewards
-        advantages: list[float] = ((rewards - rewards.mean()) / (rewards.std() + EPSILON)).tolist()
+        by = rewards.std() + EPSILON if divisor is None else divisor
+        advantages: list[float] = ((rewards - rewards.mean()) / by).tolist()
         return advantages
 
 
@@ -78,9 +87,7 @@ class StepRecord:
     """The groups of one rank in one optimiser step."""
 
     step: int
-    trained: list[
-        Group
-    ]  # as many as the rank's prompts, each with rewards that rewards_differ if it can be
+    trained: list[Group]  # as many as the rank's prompts, each with variance if it can be
     drawn: list[Group]  # all that this rank rolled out
     # Rolled out once more, with a hint. Not in `drawn`, because a success rate with hints does not
     # say how hard a sample is.
@@ -196,8 +203,8 @@ class DeliberateGrpoTrainer(GrpoTrainer):
             groups = self._roll_out(own, record)
             mine |= groups
             new = self._gather(own, groups)
-            kept += [one for one in new if rewards_differ(one.scores)]
-            flat = [one for one in new if not rewards_differ(one.scores)]
+            kept += [one for one in new if self._varies(one)]
+            flat = [one for one in new if not self._varies(one)]
             if len(kept) >= len(samples):
                 break
             first, count = first + count, len(samples) - len(kept) + more
@@ -205,6 +212,9 @@ class DeliberateGrpoTrainer(GrpoTrainer):
         for one in deal(chosen, rank, world):
             record.trained.append(mine.get(one.number) or self._rebuild(one))
         return record
+
+    def _varies(self, one: Rollouts) -> bool:
+        return differ(one.scores, self._config.variance_of)
 
     def replacements(self, samples: Sequence[int], step: int) -> Iterator[int]:
         """Indices of the buffer in an order of this step, those not in `samples` first; endless."""
@@ -219,7 +229,7 @@ class DeliberateGrpoTrainer(GrpoTrainer):
         """Groups by number, noted in `record`.
 
         With `rl.variant.hints` a group without a success is drawn once more with a hint, which takes
-        its place if its rewards rewards_differ.
+        its place if it has variance.
 
         Args:
             indices: of the samples, by the groups' numbers in the step.
@@ -265,7 +275,8 @@ class DeliberateGrpoTrainer(GrpoTrainer):
         for place, (number, sample) in enumerate(samples.items()):
             ids = completions[place]
             scores = [self._scorer(sample, decode(row), i, step) for i, row in enumerate(ids)]
-            groups[number] = Group(sample, prompts[place], ids, scores, logps[place], hinted)
+            group = Group(sample, prompts[place], ids, scores, logps[place], hinted)
+            groups[number] = replace(group, variance_of=self._config.variance_of)
         return groups
 
     def complete(
@@ -301,7 +312,8 @@ class DeliberateGrpoTrainer(GrpoTrainer):
         if one.hinted:
             sample = add_hint(sample) or sample
         prompt = self._engine.encoder.prompt(sample)
-        return Group(sample, prompt, one.completions, one.scores, one.logps, one.hinted)
+        group = Group(sample, prompt, one.completions, one.scores, one.logps, one.hinted)
+        return replace(group, variance_of=self._config.variance_of)
 
     # Tensors of a step, and the log-probabilities that TRL's loss asks for.
 
@@ -313,7 +325,8 @@ class DeliberateGrpoTrainer(GrpoTrainer):
         prompts = [group.prompt for group, _ in rows]
         prompt_ids, prompt_mask = encoder.pad([prompt.ids for prompt in prompts], "left")
         completion_ids, completion_mask = encoder.pad([ids for _, ids in rows], "right")
-        advantages = [a for group in groups for a in group.advantages()]
+        divisor = self._divisor(groups)
+        advantages = [a for group in groups for a in group.advantages(divisor)]
         # A sampled image token would be taken for an image: only the prompt's are.
         types = torch.cat(
             [encoder.token_types(prompt_ids), torch.zeros_like(completion_ids, dtype=torch.int32)],
@@ -329,10 +342,27 @@ class DeliberateGrpoTrainer(GrpoTrainer):
             "mm_token_type_ids": types.to(device),
             "num_images": [len(prompt.images) for prompt in prompts],
         }
+        if self._config.mask_truncated:
+            # Of the loss alone: TRL multiplies it with the mask, where a tool's words would be 0.
+            whole = [ids[-1:] == [encoder.eos_token_id] for _, ids in rows]
+            kept = torch.tensor(whole, device=device).int().unsqueeze(1)
+            batch["tool_mask"] = kept.expand(-1, completion_ids.size(1))
         batch |= self._images(prompts)
         if self.ref_model is not None:
             batch["ref_per_token_logps"] = self._reference_logps(batch)
         return batch
+
+    def _divisor(self, groups: Sequence[Group]) -> float | None:
+        """What advantages are divided by; None: each group's own deviation. Collective."""
+        match self._config.scale_rewards:
+            case "group":
+                return None
+            case "none":
+                return 1.0
+            case "batch":
+                rewards = [reward for group in groups for reward in group.rewards.tolist()]
+                of_all = list(chain.from_iterable(all_gather_object(rewards)))
+                return float(np.std(of_all)) + EPSILON
 
     def _images(self, prompts: Sequence[Encoded]) -> dict[str, Tensor]:
         """`pixel_values` [patches, values], `image_grid_thw` [images, 3]; empty without images."""
@@ -409,9 +439,9 @@ def deal(rollouts: Sequence[Rollouts], rank: int, world: int) -> list[Rollouts]:
     return [group[rank if turn % 2 == 0 else world - 1 - rank] for turn, group in enumerate(rounds)]
 
 
-def rewards_differ(scores: Sequence[Score]) -> bool:
-    """Whether the rewards of a group differ."""
-    return bool(np.std([score.reward for score in scores]) > EPSILON)
+def differ(scores: Sequence[Score], of: VarianceOf) -> bool:
+    """Whether the scores of a group differ in `of`."""
+    return bool(np.std([float(getattr(score, of)) for score in scores]) > EPSILON)
 
 
 def largest_variance(rewards: Sequence[float], kept: int) -> list[int]:

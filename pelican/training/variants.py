@@ -115,7 +115,8 @@ class VariantGrpoTrainer(DeliberateGrpoTrainer):
         images = {"pixel_values": inputs["masked_pixel_values"]}
         with torch.set_grad_enabled(variant.masked_gradients):
             masked = self._completion_logps(model, {**inputs, **images})
-        terms = perception_terms(logps, masked, inputs["completion_mask"])
+        mask = inputs["completion_mask"] * inputs.get("tool_mask", 1)
+        terms = perception_terms(logps, masked, mask)
         for name, value in (
             ("perception_kl", terms.kl),
             ("masked_entropy", terms.masked_entropy),

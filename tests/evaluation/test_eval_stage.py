@@ -1,7 +1,7 @@
 """The eval stage with an engine that knows the answers: files, numbers, resuming, ranks."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,9 @@ from pelican.engines import Engine
 from pelican.errors import UserInputError
 from pelican.evaluation.gate import Gate
 from pelican.evaluation.metrics import RESULTS, Summary, read_results
+from pelican.evaluation.sampled import WITH_ATTEMPTS, powers
 from pelican.records import ChoiceAnswer, Dimension, Family, Phase, Rollout, Sample, Split, Turn
+from pelican.runs.outcome import sampled_rows, scores
 from pelican.stages import eval as stage
 from pelican.stages.runner import run_stage, stage_arguments
 from pelican.stages.stage import StageSpec
@@ -212,6 +214,113 @@ def test_two_ranks_share_the_parts_and_rank_0_joins_them(tmp_path, pools, monkey
     assert sorted(engine.asked) == sorted(set(engine.asked)) and len(engine.asked) == 14
     assert len(read_results(Path(made.store) / made.output)) == 14
     assert not results[1].metrics and results[0].metrics["embodied"] == pytest.approx(100.0)
+
+
+class Wavers(Answers):
+    """Its greedy answers are those of `Answers`; of 4 sampled ones as many are right as `right` says."""
+
+    def __init__(self, right: Mapping[str, int], wrong: Sequence[str] = ()) -> None:
+        super().__init__(wrong)
+        self.right = right
+        self.sampled: list[tuple[float, int]] = []
+
+    def generate(
+        self, samples: Sequence[Sample], sampling: Sampling, n: int, seed: int
+    ) -> Iterator[list[Rollout]]:
+        if sampling.temperature == 0:
+            yield from super().generate(samples, sampling, n, seed)
+            return
+        self.sampled.append((sampling.temperature, n))
+        for sample in samples:
+            letters = [sample.answer.answer] * self.right.get(sample.id, n)
+            letters += ["A"] * (n - len(letters))
+            yield [
+                Rollout(
+                    sample_id=sample.id,
+                    index=i,
+                    seed=seed,
+                    completion=f"<think>look</think><answer>{letter}</answer>",
+                    tokens=5,
+                    finish="stop",
+                )
+                for i, letter in enumerate(letters)
+            ]
+
+
+def test_sampled_answers_stand_beside_the_greedy_ones(tmp_path, pools, monkeypatch):
+    asked = spec(tmp_path, pools)
+    config = EvalConfig(bootstrap=100, samples=4, samples_temperature=0.8)
+    recipe = asked.recipe.model_copy(update={"eval": config})
+    # Of ten questions, five a family: 2 of 4 right (a tie), 3 of 4, 1 of 4, 0 of 4, the others all.
+    engine = Wavers({"e-000": 2, "e-002": 3, "e-004": 1, "e-001": 0}, wrong=["e-000", "e-001"])
+    manifest, folder = evaluate(monkeypatch, asked.model_copy(update={"recipe": recipe}), engine)
+    assert set(engine.sampled) == {(0.8, 4)}
+    results = read_results(folder)
+    assert results.columns == WITH_ATTEMPTS.names
+    row = results.row(by_predicate=pl.col("sample_id") == "e-000", named=True)
+    assert (row["attempts"], row["successes"], row["majority"]) == (4, 2, 0.5)
+    assert row["attempts_tokens"] == 20 and not row["success"]
+
+    summary = Summary.model_validate_json((folder / "summary.json").read_text())
+    found = summary.sampled["embodied"]
+    assert (found.attempts, found.temperature) == (4, 0.8)
+    # Means of the families `success` (e-000, e-002, …) and `temporal` (e-001, e-003, …).
+    expected = {
+        "greedy": (4 / 5, 4 / 5),
+        "p@1": ((2 + 3 + 1 + 4 + 4) / 20, 16 / 20),
+        "p@2": ((5 / 6 + 1 + 1 / 2 + 1 + 1) / 5, 4 / 5),
+        "p@4": (1, 4 / 5),
+        "majority": ((0.5 + 1 + 0 + 1 + 1) / 5, 4 / 5),
+        "sampled": (14 / 20, 16 / 20),
+    }
+    assert {name: one.score for name, one in found.named().items()} == {
+        name: pytest.approx(50 * sum(families)) for name, families in expected.items()
+    }
+    assert found.at[4].chance == pytest.approx(100 * (1 - 0.75**4))
+    assert found.at[1].low <= found.at[1].score <= found.at[1].high
+    assert summary.embodied is not None and summary.embodied.score == found.greedy.score
+    assert manifest.metrics["embodied_p@4"] == pytest.approx(90)
+    assert manifest.metrics["general_majority"] == 100
+    assert manifest.counts["tokens"] == 98 and manifest.counts["sampled_tokens"] == 14 * 20
+
+    entry = scores(FolderStore(tmp_path / "store"), [manifest])[0]
+    head, rows = sampled_rows({"scores": [entry]})
+    assert head[:4] == ["policy", "suite", "attempts", "temperature"]
+    assert rows[0] == [
+        "base",
+        "embodied",
+        "4",
+        "0.8",
+        "80.0",
+        "75.0",
+        "83.3",
+        "90.0",
+        "75.0",
+        "75.0",
+    ]
+
+
+def test_results_without_sampled_answers_compare_with_those_that_have_some(
+    tmp_path, pools, monkeypatch
+):
+    evaluate(monkeypatch, spec(tmp_path, pools), Answers())
+    base = "runs/made/loop-0/eval-base"
+    summary = json.loads((tmp_path / "store" / base / "summary.json").read_text())
+    assert "sampled" not in summary
+    after = spec(tmp_path, pools, "sft", base=base, previous=base)
+    config = EvalConfig(bootstrap=100, samples=2)
+    recipe = after.recipe.model_copy(update={"eval": config})
+    _, folder = evaluate(monkeypatch, after.model_copy(update={"recipe": recipe}), Wavers({}))
+    found = Summary.model_validate_json((folder / "summary.json").read_text())
+    assert found.comparisons["base"].embodied.delta == 0
+    assert list(found.sampled["general"].at) == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("attempts", "shown"), [(1, [1]), (2, [1, 2]), (5, [1, 2, 4, 5]), (8, [1, 2, 4, 8])]
+)
+def test_the_k_that_are_shown_are_powers_of_two_and_all(attempts: int, shown: list[int]) -> None:
+    assert powers(attempts) == shown
 
 
 def test_an_unreadable_picture_is_left_out_and_counted(tmp_path, pools, monkeypatch):

@@ -34,6 +34,8 @@ from tests.monitoring.servers import get, values
             {
                 'pelican_groups_total{variance="no"}',
                 'pelican_groups_total{variance="yes"}',
+                'pelican_groups_trained_total{variance="no"}',
+                'pelican_groups_trained_total{variance="yes"}',
                 "pelican_tokens_generated_total",
                 "pelican_tokens_trained_total",
                 "pelican_training_steps_total",

@@ -51,6 +51,12 @@ def test_grpo_counts_its_groups_tokens_and_steps(
     flat = curve.totals["groups_without_variance"]
     assert found.get('pelican_groups_total{variance="no"}', 0) == flat
     assert found['pelican_groups_total{variance="yes"}'] == len(drawn) - flat > 0
+    trained = [group.has_variance for record in records for group in record.trained]
+    assert curve.totals["groups_trained"] == len(trained) == 6 * 4
+    assert curve.totals["groups_trained_flat"] == trained.count(False)
+    for name, value in (("yes", True), ("no", False)):
+        key = f'pelican_groups_trained_total{{variance="{name}"}}'
+        assert found.get(key, 0) == trained.count(value)
     assert found["pelican_tokens_generated_total"] == curve.totals["tokens_generated"]
     assert found["pelican_tokens_trained_total"] == curve.totals["tokens_trained"]
     once = curve.totals["tokens_trained"] + curve.totals["prompt_tokens_trained"]

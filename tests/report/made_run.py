@@ -16,6 +16,7 @@ from pelican.config.recipe import EvalConfig
 from pelican.data.tables import write_rows, write_samples
 from pelican.evaluation.gate import decide
 from pelican.evaluation.metrics import ResultRow, read_results, result_row, summarise, write_results
+from pelican.evaluation.sampled import WITH_ATTEMPTS, summarise_attempts, with_attempts
 from pelican.records import (
     EMBODIED_FAMILIES,
     Answer,
@@ -187,6 +188,7 @@ class MadeRun:
     def _eval(self, prefix, loop, phase):
         rows: list[ResultRow] = []
         skill = self._skill(loop, phase)
+        sampled = np.random.default_rng(loop)
         for sample in [*self.test, *self.other]:
             general = sample.family is Family.GENERAL
             level = 0.6 if general else skill + 0.25 * np.sin(_DIMENSIONS.index(sample.dimension))
@@ -206,8 +208,11 @@ class MadeRun:
                 answer="B" if right else "A",
                 reason="" if right else "wrong",
             )
-            rows.append(result_row(sample, "general" if general else "embodied", rollout, score))
-        write_results(self._at(prefix, "results.parquet"), rows)
+            row = result_row(sample, "general" if general else "embodied", rollout, score)
+            tries = sampled.random(4) < np.clip(level, 0, 1)
+            found = [score.model_copy(update={"success": bool(t), "task": float(t)}) for t in tries]
+            rows.append(with_attempts(row, [rollout] * 4, found))
+        write_results(self._at(prefix, "results.parquet"), rows, WITH_ATTEMPTS)
         frame = read_results(self._at(prefix, "results.parquet"))
         earlier = {}
         if phase != "base":
@@ -215,6 +220,8 @@ class MadeRun:
             earlier = {"base": (base, read_results(self.store.local(base)))}
             earlier["previous"] = earlier["base"]
         summary = summarise(frame, earlier, resamples=100)
+        attempts = summarise_attempts(frame, EvalConfig(samples=4, bootstrap=100), 0)
+        summary = summary.model_copy(update={"sampled": attempts})
         self.store.write(f"{prefix}/summary.json", summary.model_dump_json().encode())
         gate = decide(summary, EvalConfig())
         self.store.write(f"{prefix}/gate.json", gate.model_dump_json().encode())
@@ -331,6 +338,7 @@ class MadeRun:
                 "format": 1.0,
                 "think_chars": 60.0 + t / 3,
                 "tokens": 30.0,
+                "trained_flat": int(k == t % 9),
             }
             for t in steps
             for k, f in enumerate(EMBODIED_FAMILIES)
@@ -344,7 +352,8 @@ class MadeRun:
         pl.DataFrame(rows).write_parquet(self._at(prefix, "stagnation.parquet"))
         tokens = {"tokens_generated": 90_000, "tokens_trained": 90_000}
         prompts = {"prompt_tokens": 9_000, "prompt_tokens_trained": 9_000}
-        return {"steps": 60, **tokens, **prompts, "reference_tokens": 99_000}, {}, {}
+        groups = {"groups_trained": 120, "groups_trained_flat": 40}
+        return {"steps": 60, **tokens, **prompts, **groups, "reference_tokens": 99_000}, {}, {}
 
     def _train_sft(self, prefix, loop, phase):
         losses = [{"step": t, "loss": 1.2 / (1 + t / 30)} for t in range(5, 200, 5)]

@@ -24,6 +24,7 @@ from tests.report.made_run import NAME, MadeRun, commit_again
 VOID = {"meta", "img", "input", "br", "link", "hr"}
 FIGURES = [
     "scores",
+    "attempts",
     "families",
     "dimensions",
     "radar",
@@ -35,6 +36,7 @@ FIGURES = [
     "stagnation",
     "reward",
     "think_chars",
+    "trained_flat",
     "mixture",
     "sft-loss",
     "durations",

@@ -79,6 +79,7 @@ def recipe_of(case: dict[str, Any]) -> Recipe:
                 importance_cap=2.0 if case.get("stale") else None,
                 tolerance=1e-3,
             ),
+            **case.get("rl", {}),
         ),
         sft=SftConfig(
             learning_rate=case.get("rate", 5e-3), batch_size=4, save_steps=case.get("save", 100)

@@ -16,6 +16,9 @@ from safetensors.torch import load_file
 from pelican.planning import qwen, state_bytes
 from tests.training.curves import assert_same_curve, assert_same_weights, result, run_cases
 
+# Of advantages and the loss: what one process makes of a whole batch, several make of their shares.
+CHOICES = {"variance_of": "success", "scale_rewards": "batch", "mask_truncated": True}
+
 
 def cases(root: Path) -> list[dict[str, Any]]:
     sft = {"kind": "sft", "strategy": "ddp", "world": 1, "steps": 4}
@@ -41,6 +44,8 @@ def cases(root: Path) -> list[dict[str, Any]]:
         {**sft, "name": "sft-bf16", "dtype": "bfloat16", "rate": 1e-6, "checkpointing": True},
         {**rl, "name": "rl-1"},
         {**rl, "name": "rl-2", "world": 2},
+        {**rl, "name": "rl-choices-1", "rl": CHOICES},
+        {**rl, "name": "rl-choices-2", "world": 2, "rl": CHOICES},
         {**rl, "name": "rl-fsdp2", "world": 2, "strategy": "fsdp2"},
         {**rl, "name": "rl-checkpointing", "checkpointing": True},
         {**rl, "name": "rl-lora", "world": 2, "lora": True, "checkpointing": True},
@@ -65,6 +70,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("sft-2", "sft-1"),
         ("sft-fsdp2", "sft-1"),
         ("rl-2", "rl-1"),
+        ("rl-choices-2", "rl-choices-1"),
         ("rl-fsdp2", "rl-1"),
         ("rl-checkpointing", "rl-1"),
         ("rl-served", "rl-1"),

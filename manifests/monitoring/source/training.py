@@ -90,6 +90,11 @@ TRAINING = Board(
                 {"{{variance}}": rate("pelican_groups_total", "variance", RL)},
             ),
             Plot(
+                "Groups trained on, with and without variance, a second",
+                "short",
+                {"{{variance}}": rate("pelican_groups_trained_total", "variance", RL)},
+            ),
+            Plot(
                 "Deviation of rewards within a group",
                 "short",
                 {"mean": mean("pelican_group_reward_deviation_ratio", "stage", RL)},
