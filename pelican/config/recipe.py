@@ -481,6 +481,12 @@ class DistillConfig(Section):
         " samples drawn at random, for which nothing is rolled out",
         exclude_if=lambda prompts: prompts == "weak",
     )
+    keep_rows: bool = Field(
+        False,
+        description="learn what earlier loops were taught of weak samples once more; the teacher is not"
+        " asked again",
+        exclude_if=lambda keep: not keep,
+    )
 
     @property
     def questions(self) -> int | None:

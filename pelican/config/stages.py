@@ -44,6 +44,10 @@ class Stage:
     data: Mapping[str, str] = field(default_factory=dict)
     # Of those, the ones that nobody needs where this field of the recipe is set.
     unless: Mapping[str, str] = field(default_factory=dict)
+    # The stage of whose outputs it also reads those that the run made earlier, and the field or property of
+    # the recipe that says whether.
+    earlier: str = ""
+    earlier_if: str = ""
     # What of the recipe determines the result, sections or fields, and where a section is listed whole,
     # more. A finished stage is known again by them, so a change here does every stage again.
     result: tuple[str, ...] = ()
@@ -140,6 +144,8 @@ _ROWS = (
         inputs=("policy", "weak"),  # without mining nothing is weak
         data={**_POOL, "replay": "data.replay", "teacher": "models.teacher"},
         unless={"teacher": "distill.endpoint"},
+        earlier="distill",
+        earlier_if="distill.keep_rows",
         # Its rows name the teacher.
         result=("seed", "model", "models.teacher", "distill", "reward", "rollout", "data"),
         # Scenes are kept for the loops to come. A run that gets more loops keeps what is taught.

@@ -26,7 +26,7 @@ from pelican.rewards import Judge, score
 
 # The SFT mixture D_SFT = D_weak + D_assoc + D_gen: the requests to the teacher, and the rows to learn.
 
-Origin = Literal["weak", "assoc", "general", "uniform"]
+Origin = Literal["weak", "assoc", "general", "uniform", "earlier"]
 PoolName = Literal["pool", "replay"]
 COPIES = 2  # times that one row may stand in the mixture
 SPARE = 1.4  # asked for every row wanted: the reward rejects some, and more are repeated
@@ -124,7 +124,8 @@ MIXTURE = pa.schema(
 
 
 def parts_of(config: DistillConfig) -> dict[Origin, float]:
-    """The origins of a mixture's rows, each with its part of the ratio; general replay is the last.
+    """The origins of what the teacher is asked, each with its part of the ratio: what it is asked for
+    is the first, general replay the last.
 
     Samples drawn at random have the parts of the weak ones and of those related to them.
     """
@@ -231,18 +232,46 @@ def by_need(weak: Sequence[Entry], rewards: Mapping[str, float], salt: str) -> l
     return [entry for _, _, entry in sorted(placed, key=lambda each: each[:2])]
 
 
+def kept_rows(
+    earlier: Sequence[Sequence[TeacherRow]], answered: Sequence[TeacherRow], config: DistillConfig
+) -> list[TeacherRow]:
+    """The accepted answers of earlier loops to weak samples (or random ones), the newest first.
+
+    Of a sample the newest answer stands; none where this loop has one.
+
+    Args:
+        earlier: the teacher's rows of every earlier loop, in their order.
+        answered: those of this loop.
+        config: the recipe's section `distill`.
+    """
+    asked_for = next(iter(parts_of(config)))
+    known = {row.sample_id for row in answered if row.accepted and row.pool == "pool"}
+    kept: dict[str, TeacherRow] = {}
+    for rows in reversed(earlier):
+        for row in rows:
+            if row.accepted and row.origin == asked_for and row.sample_id not in known:
+                kept.setdefault(row.sample_id, row.model_copy(update={"origin": "earlier"}))
+    return list(kept.values())
+
+
 def mix(
-    answered: Sequence[TeacherRow], config: DistillConfig, teacher: str, salt: str
+    answered: Sequence[TeacherRow],
+    config: DistillConfig,
+    teacher: str,
+    salt: str,
+    kept: Sequence[TeacherRow] = (),
 ) -> list[MixtureRow]:
     """The mixture of the accepted rows, in an order that depends on `salt`.
 
     An origin with more rows than its share gives its first (for assoc: its nearest); one with
-    fewer repeats its rows, none more than COPIES times.
+    fewer repeats its rows, none more than COPIES times. Rows `kept` of earlier loops follow the weak
+    ones of this loop, and share their part.
     """
-    accepted: Mapping[Origin, list[TeacherRow]] = {
+    accepted: dict[Origin, list[TeacherRow]] = {
         origin: [row for row in answered if row.accepted and row.origin == origin]
         for origin in parts_of(config)
     }
+    accepted[next(iter(accepted))] += kept
     counts = shares({origin: len(rows) for origin, rows in accepted.items()}, config)
     chosen = [
         (accepted[origin][i % len(accepted[origin])], i // len(accepted[origin]))

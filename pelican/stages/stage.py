@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 # Where a stage's inputs lie, and what tells one from a changed one.
 
 CORRECTIONS = "corrections"  # an input beside `pool`
+EARLIER = "earlier"  # inputs that the run made before this loop and phase: `earlier-01-sft`
 
 
 def resolve_input(store: ObjectStore, where: str) -> Path:
@@ -171,6 +172,10 @@ class Inputs(Mapping[str, Path]):
     def digest(self, name: str) -> str:
         """What tells an input from a changed one."""
         return self._digest(self._places[name])
+
+    def earlier(self) -> list[Path]:
+        """What the run made before this loop and phase, in that order; the recipe says whether any."""
+        return [self[name] for name in sorted(self) if name.startswith(f"{EARLIER}-")]
 
     def corrections(self) -> Corrections:
         """A person's corrections of the input `pool`; none if the recipe names no file."""
