@@ -429,26 +429,50 @@ class Verified:
 
 
 def verify(
-    sample: Sample, replies: Sequence[Reply], config: RewardConfig, judge: Judge | None = None
+    sample: Sample,
+    replies: Sequence[Reply],
+    config: RewardConfig,
+    judge: Judge | None = None,
+    asked: DistillConfig | None = None,
+    salt: str = "",
 ) -> Verified:
     """The accepted try with the highest task score, of equals the shortest, of equals the first.
 
-    Accepted: the task succeeded and the format is whole. If none is, the best failed try with its
-    reason.
+    If none is accepted, the best failed try with its reason.
+
+    Args:
+        sample: What was asked.
+        replies: The tries.
+        config: How they are scored.
+        judge: Of free text.
+        asked: The recipe's section `distill`, which may ask for more than a success in a whole format:
+            for a score, for several right tries where guesses are often right, and for any of the best
+            tries instead of the shortest.
+        salt: Decides which, with the sample's id.
     """
+    asked = asked or DistillConfig()
     scored = [
         (reply, score(sample, reply.text, config, index=i, judge=judge))
         for i, reply in enumerate(replies)
     ]
-    accepted = [(reply, given) for reply, given in scored if is_accepted(reply, given)]
+    accepted = [
+        (reply, given) for reply, given in scored if is_accepted(reply, given, asked.min_score)
+    ]
     reply, best = min(
         accepted or scored,
         key=lambda pair: (bool(pair[0].error), -pair[1].task, len(pair[0].text)),
     )
+    if accepted and asked.choose == "random":
+        equals = [given for given in accepted if given[1].task == best.task]
+        reply, best = min(equals, key=lambda pair: _order(salt, sample.id, "", "", pair[1].index))
+    reason = "" if accepted else reply.error or best.reason or _unaccepted(best, asked.min_score)
+    guessed = asked.guessable is not None and sample.chance > asked.guessable
+    if accepted and guessed and len(accepted) < max(2, len(replies) // 2 + 1):
+        reason = f"right in {len(accepted)} of {len(replies)} tries, which may be a guess"
     return Verified(
         text=reply.text,
-        accepted=bool(accepted),
-        reason="" if accepted else reply.error or best.reason or _unaccepted(best),
+        accepted=not reason,
+        reason=reason,
         score=best.task,
         tries=len(replies),
         accepted_tries=len(accepted),
@@ -457,10 +481,14 @@ def verify(
     )
 
 
-def is_accepted(reply: Reply, given: Score) -> bool:
-    return not reply.error and given.success and given.format == 1.0
+def is_accepted(reply: Reply, given: Score, least: float | None = None) -> bool:
+    """Whether a try is a success in a whole format, with a task score of `least`."""
+    enough = least is None or given.task >= least
+    return not reply.error and given.success and given.format == 1.0 and enough
 
 
-def _unaccepted(given: Score) -> str:
+def _unaccepted(given: Score, least: float | None) -> str:
     """Why a try whose task part is above 0 is not accepted."""
+    if given.success and given.format == 1.0:
+        return f"task score {given.task:.2f} is less than {least}"
     return "format" if given.success else f"task score {given.task:.2f} is no success"

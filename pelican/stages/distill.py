@@ -205,7 +205,8 @@ def _answers(
     def row(answered: tuple[Request, Sample, list[Reply]]) -> TeacherRow:
         request, sample, tries = answered
         record.generated(tries)
-        best = verify(sample, tries, config.reward, judge)
+        salt = f"{_salt(config, job)}:choose"
+        best = verify(sample, tries, config.reward, judge, config.distill, salt)
         return TeacherRow(
             sample_id=sample.id,
             origin=request.origin,
