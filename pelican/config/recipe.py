@@ -287,6 +287,13 @@ class FilterConfig(Section):
         " practised, such as 0.1; none: the success rate alone decides, as published",
         exclude_if=lambda p: p is None,
     )
+    zeros_again: int = Field(
+        0,
+        ge=0,
+        description="further rollouts of a sample none of whose rollout.weak_samples succeeded, before it is"
+        " called weak; 0: those decide",
+        exclude_if=lambda more: not more,
+    )
 
 
 # The section `rl.generation`: where the completions of RL are made. See `docs/scaling.md`.

@@ -51,6 +51,8 @@ class Stage:
     # What of the recipe determines the result, sections or fields, and where a section is listed whole,
     # more. A finished stage is known again by them, so a change here does every stage again.
     result: tuple[str, ...] = ()
+    # More of that where a field of the recipe, which `reads` has, is set.
+    result_if: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     # What the stage reads apart from that, because it can't change the result. A stage sees nothing else
     # of the recipe.
     reads: tuple[str, ...] = ()
@@ -76,6 +78,11 @@ class Stage:
         """Its name where a dash may not be, such as `resources.train_rl`."""
         return self.name.replace("-", "_")
 
+    def results(self, recipe: Any) -> tuple[str, ...]:
+        """What of this recipe determines the result: `result`, and what `result_if` adds."""
+        more = [names for name, names in self.result_if.items() if value_of(recipe, name)]
+        return (*self.result, *(name for names in more for name in names))
+
     def needs(self, recipe: Any) -> dict[str, str]:
         """The inputs that the recipe names, each with its field: `data` without what is not needed."""
         return {
@@ -97,6 +104,9 @@ _ROWS = (
         inputs=("policy",),
         data=_POOL,
         result=("seed", "model", "rollout", "data"),
+        # Who rolls out again what has not succeeded scores it.
+        result_if={"filter.zeros_again": ("filter.zeros_again", "reward")},
+        reads=("filter.zeros_again",),
         processes="rollout.workers",
         replicas=True,
         memory="rollout.batch_size",

@@ -285,7 +285,7 @@ def stage_view(recipe: Recipe, stage: str, phase: Phase) -> Recipe:
     """The recipe as the code of a stage sees it; its `reward` is how the stage scores in this phase."""
     row = STAGES[stage]
     scored = recipe.model_copy(update={"reward": rewards_of(recipe, stage, phase)})
-    return show(scored, (*row.result, *row.reads), row.name)
+    return show(scored, (*row.results(recipe), *row.reads), row.name)
 
 
 def whole_recipe(view: Recipe) -> Recipe:
