@@ -298,6 +298,21 @@ class FilterConfig(Section):
     buffer_size: int | None = Field(
         None, gt=0, description="most samples of the buffer; none: all that qualify"
     )
+    chance_p: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="a sample whose successes guessing brings with this probability or more is weak and not"
+        " practised, such as 0.1; none: the success rate alone decides, as published",
+        exclude_if=lambda p: p is None,
+    )
+    zeros_again: int = Field(
+        0,
+        ge=0,
+        description="further rollouts of a sample none of whose rollout.weak_samples succeeded, before it is"
+        " called weak; 0: those decide",
+        exclude_if=lambda more: not more,
+    )
 
 
 # The section `rl.generation`: where the completions of RL are made. See `docs/scaling.md`.
@@ -522,6 +537,35 @@ class DistillConfig(Section):
         " samples drawn at random, for which nothing is rolled out",
         exclude_if=lambda prompts: prompts == "weak",
     )
+    keep_rows: bool = Field(
+        False,
+        description="learn what earlier loops were taught of weak samples once more; the teacher is not"
+        " asked again",
+        exclude_if=lambda keep: not keep,
+    )
+
+    choose: Literal["shortest", "random"] = Field(
+        "shortest",
+        description="of a sample's accepted tries with the best score the one to learn; the shortest"
+        " teaches to think less",
+        exclude_if=lambda choose: choose == "shortest",
+    )
+    min_score: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="R_task that an answer needs to be learned, such as 0.8 for boxes and points; none:"
+        " whatever the reward calls a success",
+        exclude_if=lambda score: score is None,
+    )
+    guessable: float | None = Field(
+        None,
+        ge=0,
+        lt=1,
+        description="a sample whose chance is above this is learned only if most of its tries are right, and"
+        " two at least; none: one right try is enough",
+        exclude_if=lambda chance: chance is None,
+    )
 
     @property
     def questions(self) -> int | None:
@@ -704,6 +748,10 @@ class Recipe(Section):
             raise ValueError(
                 f"distill.max_calls = {self.distill.max_calls} is less than distill.tries ="
                 f" {self.distill.tries}: no sample could be asked about; raise it, or lower the tries"
+            )
+        if self.distill.guessable is not None and self.distill.tries < 2:
+            raise ValueError(
+                "distill.guessable asks for two right tries, but distill.tries is 1: raise it"
             )
         if self.distill.prompts == "uniform" and self.distill.only_replay:
             raise ValueError(

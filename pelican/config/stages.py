@@ -44,9 +44,15 @@ class Stage:
     data: Mapping[str, str] = field(default_factory=dict)
     # Of those, the ones that nobody needs where this field of the recipe is set.
     unless: Mapping[str, str] = field(default_factory=dict)
+    # The stage of whose outputs it also reads those that the run made earlier, and the field or property of
+    # the recipe that says whether.
+    earlier: str = ""
+    earlier_if: str = ""
     # What of the recipe determines the result, sections or fields, and where a section is listed whole,
     # more. A finished stage is known again by them, so a change here does every stage again.
     result: tuple[str, ...] = ()
+    # More of that where a field of the recipe, which `reads` has, is set.
+    result_if: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     # What the stage reads apart from that, because it can't change the result. A stage sees nothing else
     # of the recipe.
     reads: tuple[str, ...] = ()
@@ -72,6 +78,11 @@ class Stage:
         """Its name where a dash may not be, such as `resources.train_rl`."""
         return self.name.replace("-", "_")
 
+    def results(self, recipe: Any) -> tuple[str, ...]:
+        """What of this recipe determines the result: `result`, and what `result_if` adds."""
+        more = [names for name, names in self.result_if.items() if value_of(recipe, name)]
+        return (*self.result, *(name for names in more for name in names))
+
     def needs(self, recipe: Any) -> dict[str, str]:
         """The inputs that the recipe names, each with its field: `data` without what is not needed."""
         return {
@@ -93,6 +104,9 @@ _ROWS = (
         inputs=("policy",),
         data=_POOL,
         result=("seed", "model", "rollout", "data"),
+        # Who rolls out again what has not succeeded scores it.
+        result_if={"filter.zeros_again": ("filter.zeros_again", "reward")},
+        reads=("filter.zeros_again",),
         processes="rollout.workers",
         replicas=True,
         memory="rollout.batch_size",
@@ -140,6 +154,8 @@ _ROWS = (
         inputs=("policy", "weak"),  # without mining nothing is weak
         data={**_POOL, "replay": "data.replay", "teacher": "models.teacher"},
         unless={"teacher": "distill.endpoint"},
+        earlier="distill",
+        earlier_if="distill.keep_rows",
         # Its rows name the teacher.
         result=("seed", "model", "models.teacher", "distill", "reward", "rollout", "data"),
         # Scenes are kept for the loops to come. A run that gets more loops keeps what is taught.

@@ -146,6 +146,49 @@ def _scores(files: Sequence[Path]) -> pl.LazyFrame:
     return pl.scan_parquet(list(files)).select("sample_id", "index", "reward", "success")
 
 
+# Chance: a four-way choice at random is right in some of eight rollouts nine times of ten, and RL would
+# practise it. The success rate stays what it is; only what becomes of the sample is decided against the
+# score of a guess.
+
+
+def without_guesses(rates: pl.DataFrame, chances: pl.DataFrame, p: float) -> pl.DataFrame:
+    """`rates` in which samples whose successes may be guesses are intractable.
+
+    May be: as many successes or more come by chance with probability `p` or more (one-sided binomial
+    test). Where even a success in every rollout would not be below `p`, nothing can be told, and the
+    success rate decides.
+
+    Args:
+        rates: One row a sample, as `rates_of` gives them.
+        chances: Columns id and chance; a sample's chance is taken for its guesses' success rate.
+        p: Between 0 and 1.
+    """
+    successes = (pl.col("success_rate") * pl.col("rollouts")).round().cast(pl.Int64)
+    about = chances.select(pl.col("id").alias("sample_id"), pl.col("chance").fill_null(0.0))
+    seen = rates.join(about, on="sample_id", how="left", maintain_order="left").with_columns(
+        successes=successes, chance=pl.col("chance").clip(0, 1)
+    )
+    of = ["successes", "rollouts", "chance"]
+    kinds = seen.select(of).unique()
+    judged = [_guessed(s, n, chance, p) for s, n, chance in kinds.iter_rows()]
+    kinds = kinds.with_columns(pl.Series("guessed", judged, pl.Boolean))
+    guessed = seen.join(kinds, on=of, how="left", maintain_order="left")["guessed"]
+    outcome = pl.when(guessed).then(pl.lit("intractable")).otherwise(pl.col("outcome"))
+    return rates.with_columns(outcome.alias("outcome"))
+
+
+def _guessed(successes: int, rollouts: int, chance: float, p: float) -> bool:
+    return at_least(rollouts, rollouts, chance) < p <= at_least(successes, rollouts, chance)
+
+
+def at_least(successes: int, rollouts: int, chance: float) -> float:
+    """The probability of so many successes or more in independent rollouts of this chance."""
+    return sum(
+        math.comb(rollouts, k) * chance**k * (1 - chance) ** (rollouts - k)
+        for k in range(successes, rollouts + 1)
+    )
+
+
 # The difficulty-aware buffer: what RL practises; and the weak set, which RL could not solve.
 
 BUFFER = ("sample_id", "success_rate", "mean_reward", "family", "dimension")
@@ -170,12 +213,13 @@ def build_buffer(rates: pl.DataFrame, config: FilterConfig, seed: int) -> Buffer
         rates: One row a sample, as `rates_of` gives them; the order of the rows does not matter.
         config: With `strategy` difficulty, samples with SR = 1 are left out (mastered). Those with
             0 < SR < 1 are taken, the nearest to 0.5 first if `buffer_size` limits. Those with SR = 0
-            (intractable) are at most the share `intractable_share` of the buffer. With random, as
-            many samples are drawn from all of them, whatever their SR.
+            (intractable) are at most the share `intractable_share` of the buffer; guesses never. With
+            random, as many samples are drawn from all of them, whatever their SR.
         seed: Decides among equals.
     """
     rows = {name: _rows(rates, name) for name in ("mastered", "practice", "intractable")}
     practice, intractable = rows["practice"], rows["intractable"]
+    intractable = intractable[rates["success_rate"].to_numpy()[intractable] == 0]
     size = config.buffer_size
     if size is not None and len(practice) > size:
         practice = _shuffle(rates, practice, seed)
@@ -204,7 +248,7 @@ def intractable_cap(practice: int, share: float) -> int:
 
 
 def weak_set(rates: pl.DataFrame) -> pl.DataFrame:
-    """The samples with SR = 0 (columns of BUFFER, by id)."""
+    """The intractable samples: SR = 0, or no more than guesses (columns of BUFFER, by id)."""
     return _by_id(rates.select(BUFFER).filter(rates["outcome"] == "intractable"))
 
 

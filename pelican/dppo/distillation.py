@@ -26,7 +26,7 @@ from pelican.rewards import Judge, score
 
 # The SFT mixture D_SFT = D_weak + D_assoc + D_gen: the requests to the teacher, and the rows to learn.
 
-Origin = Literal["weak", "assoc", "general", "uniform"]
+Origin = Literal["weak", "assoc", "general", "uniform", "earlier"]
 PoolName = Literal["pool", "replay"]
 COPIES = 2  # times that one row may stand in the mixture
 SPARE = 1.4  # asked for every row wanted: the reward rejects some, and more are repeated
@@ -124,7 +124,8 @@ MIXTURE = pa.schema(
 
 
 def parts_of(config: DistillConfig) -> dict[Origin, float]:
-    """The origins of a mixture's rows, each with its part of the ratio; general replay is the last.
+    """The origins of what the teacher is asked, each with its part of the ratio: what it is asked for
+    is the first, general replay the last.
 
     Samples drawn at random have the parts of the weak ones and of those related to them.
     """
@@ -231,18 +232,46 @@ def by_need(weak: Sequence[Entry], rewards: Mapping[str, float], salt: str) -> l
     return [entry for _, _, entry in sorted(placed, key=lambda each: each[:2])]
 
 
+def kept_rows(
+    earlier: Sequence[Sequence[TeacherRow]], answered: Sequence[TeacherRow], config: DistillConfig
+) -> list[TeacherRow]:
+    """The accepted answers of earlier loops to weak samples (or random ones), the newest first.
+
+    Of a sample the newest answer stands; none where this loop has one.
+
+    Args:
+        earlier: the teacher's rows of every earlier loop, in their order.
+        answered: those of this loop.
+        config: the recipe's section `distill`.
+    """
+    asked_for = next(iter(parts_of(config)))
+    known = {row.sample_id for row in answered if row.accepted and row.pool == "pool"}
+    kept: dict[str, TeacherRow] = {}
+    for rows in reversed(earlier):
+        for row in rows:
+            if row.accepted and row.origin == asked_for and row.sample_id not in known:
+                kept.setdefault(row.sample_id, row.model_copy(update={"origin": "earlier"}))
+    return list(kept.values())
+
+
 def mix(
-    answered: Sequence[TeacherRow], config: DistillConfig, teacher: str, salt: str
+    answered: Sequence[TeacherRow],
+    config: DistillConfig,
+    teacher: str,
+    salt: str,
+    kept: Sequence[TeacherRow] = (),
 ) -> list[MixtureRow]:
     """The mixture of the accepted rows, in an order that depends on `salt`.
 
     An origin with more rows than its share gives its first (for assoc: its nearest); one with
-    fewer repeats its rows, none more than COPIES times.
+    fewer repeats its rows, none more than COPIES times. Rows `kept` of earlier loops follow the weak
+    ones of this loop, and share their part.
     """
-    accepted: Mapping[Origin, list[TeacherRow]] = {
+    accepted: dict[Origin, list[TeacherRow]] = {
         origin: [row for row in answered if row.accepted and row.origin == origin]
         for origin in parts_of(config)
     }
+    accepted[next(iter(accepted))] += kept
     counts = shares({origin: len(rows) for origin, rows in accepted.items()}, config)
     chosen = [
         (accepted[origin][i % len(accepted[origin])], i // len(accepted[origin]))
@@ -400,26 +429,50 @@ class Verified:
 
 
 def verify(
-    sample: Sample, replies: Sequence[Reply], config: RewardConfig, judge: Judge | None = None
+    sample: Sample,
+    replies: Sequence[Reply],
+    config: RewardConfig,
+    judge: Judge | None = None,
+    asked: DistillConfig | None = None,
+    salt: str = "",
 ) -> Verified:
     """The accepted try with the highest task score, of equals the shortest, of equals the first.
 
-    Accepted: the task succeeded and the format is whole. If none is, the best failed try with its
-    reason.
+    If none is accepted, the best failed try with its reason.
+
+    Args:
+        sample: What was asked.
+        replies: The tries.
+        config: How they are scored.
+        judge: Of free text.
+        asked: The recipe's section `distill`, which may ask for more than a success in a whole format:
+            for a score, for several right tries where guesses are often right, and for any of the best
+            tries instead of the shortest.
+        salt: Decides which, with the sample's id.
     """
+    asked = asked or DistillConfig()
     scored = [
         (reply, score(sample, reply.text, config, index=i, judge=judge))
         for i, reply in enumerate(replies)
     ]
-    accepted = [(reply, given) for reply, given in scored if is_accepted(reply, given)]
+    accepted = [
+        (reply, given) for reply, given in scored if is_accepted(reply, given, asked.min_score)
+    ]
     reply, best = min(
         accepted or scored,
         key=lambda pair: (bool(pair[0].error), -pair[1].task, len(pair[0].text)),
     )
+    if accepted and asked.choose == "random":
+        equals = [given for given in accepted if given[1].task == best.task]
+        reply, best = min(equals, key=lambda pair: _order(salt, sample.id, "", "", pair[1].index))
+    reason = "" if accepted else reply.error or best.reason or _unaccepted(best, asked.min_score)
+    guessed = asked.guessable is not None and sample.chance > asked.guessable
+    if accepted and guessed and len(accepted) < max(2, len(replies) // 2 + 1):
+        reason = f"right in {len(accepted)} of {len(replies)} tries, which may be a guess"
     return Verified(
         text=reply.text,
-        accepted=bool(accepted),
-        reason="" if accepted else reply.error or best.reason or _unaccepted(best),
+        accepted=not reason,
+        reason=reason,
         score=best.task,
         tries=len(replies),
         accepted_tries=len(accepted),
@@ -428,10 +481,14 @@ def verify(
     )
 
 
-def is_accepted(reply: Reply, given: Score) -> bool:
-    return not reply.error and given.success and given.format == 1.0
+def is_accepted(reply: Reply, given: Score, least: float | None = None) -> bool:
+    """Whether a try is a success in a whole format, with a task score of `least`."""
+    enough = least is None or given.task >= least
+    return not reply.error and given.success and given.format == 1.0 and enough
 
 
-def _unaccepted(given: Score) -> str:
+def _unaccepted(given: Score, least: float | None) -> str:
     """Why a try whose task part is above 0 is not accepted."""
+    if given.success and given.format == 1.0:
+        return f"task score {given.task:.2f} is less than {least}"
     return "format" if given.success else f"task score {given.task:.2f} is no success"

@@ -16,7 +16,7 @@ from pelican.monitoring.progress import Event, emit
 from pelican.monitoring.record import JobWatch, watched
 from pelican.records import Phase
 from pelican.runs.failure import record_failure
-from pelican.runs.layout import pool_of, require_recipe, stage_prefix
+from pelican.runs.layout import earlier_inputs, pool_of, require_recipe, stage_prefix
 from pelican.runs.restore import restore
 from pelican.stages.fingerprint import finished_manifest
 from pelican.stages.replace import set_aside
@@ -88,6 +88,7 @@ def make_spec(
         places[name] = pool_of(recipe, run, stage, loop, field) or of_recipe
     if "pool" in places and (fixes := corrections_place(store, recipe)):
         places[CORRECTIONS] = fixes
+    places |= earlier_inputs(recipe, run, stage, loop, phase)
     return StageSpec(
         stage=stage,
         store=store.uri,

@@ -13,10 +13,11 @@ from pydantic import ValidationError
 from pelican.base.files import is_locked
 from pelican.base.model import Frozen, pop_check, with_check
 from pelican.config.recipe import Recipe
-from pelican.config.stages import STAGES, Part, is_training
+from pelican.config.stages import STAGES, Part, is_training, value_of
 from pelican.errors import DamagedError, UserInputError
 from pelican.records import Phase
 from pelican.runs.records import Failure, Summary, Tree
+from pelican.stages.stage import EARLIER
 from pelican.storage.manifests import Manifest, read_manifest
 from pelican.storage.reading import (
     OnDamage,
@@ -249,6 +250,38 @@ def expected_stages(recipe: Recipe, pipeline: str) -> int:
         # Those that measure difficulty are what a diagnosis is made of.
         if recipe.mines or part != "sft" or "diagnosis" not in row.parts
     )
+
+
+def earlier_inputs(recipe: Recipe, run: str, stage: str, loop: int, phase: str) -> dict[str, str]:
+    """What a stage reads of what the run made before this loop and phase: input name -> prefix, in order.
+
+    They are named by the run's layout and not handed on by the graph, where all of them come first.
+    """
+    row = STAGES[stage]
+    if not row.earlier or not value_of(recipe, row.earlier_if):
+        return {}
+    now = (loop, PHASES.index(phase))
+    moments = [
+        (k, part)
+        for k in range(loop + 1)
+        for part in PHASES
+        if (k, PHASES.index(part)) < now and _has(recipe, row.earlier, k, part)
+    ]
+    return {
+        f"{EARLIER}-{k:02d}-{part}": stage_prefix(run, k, row.earlier, part) for k, part in moments
+    }
+
+
+def _has(recipe: Recipe, stage: str, loop: int, phase: str) -> bool:
+    """Whether a run of the metaloop, or a retraining, has this stage there."""
+    parts = STAGES[stage].parts
+    if phase == "base":
+        return loop == 0 and "diagnosis" in parts and recipe.retrain.data is not None
+    if loop == 0 or phase not in parts:
+        return False
+    if phase == "rl":
+        return recipe.rl.enabled
+    return recipe.sft.enabled and (recipe.mines or "diagnosis" not in parts)
 
 
 def last_policy(found: list[Manifest]) -> str | None:

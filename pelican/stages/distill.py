@@ -30,6 +30,7 @@ from pelican.dppo.distillation import (
     Teacher,
     TeacherRow,
     by_need,
+    kept_rows,
     mix,
     parts_of,
     plan,
@@ -75,7 +76,9 @@ def run(inputs: Inputs, config: Recipe, job: StageJob) -> StageResult:
         return result
     answered = _join(parts, requests)
     name = config.models.teacher
-    rows = mix(answered, config.distill, name, _salt(config, job))
+    earlier = [_earlier_rows(folder) for folder in inputs.earlier()]
+    kept = kept_rows(earlier, answered, config.distill)
+    rows = mix(answered, config.distill, name, _salt(config, job), kept)
     if not rows:
         raise UserInputError(
             f"the teacher {name!r} gave no answer that the reward accepts"
@@ -84,9 +87,18 @@ def run(inputs: Inputs, config: Recipe, job: StageJob) -> StageResult:
     _write(job, "teacher.parquet", answered, TEACHER)
     _write(job, "mixture.parquet", rows, MIXTURE)
     _report(result, config.distill, answered, rows, len(requests))
+    if config.distill.keep_rows:
+        result.counts["kept_earlier"] = len(kept)
+        result.counts["rows_earlier"] = sum(row.origin == "earlier" for row in rows)
     if config.distill.questions is not None:
         _report_unasked(result, config.distill, planned[len(requests) :])
     return result
+
+
+def _earlier_rows(folder: Path) -> list[TeacherRow]:
+    """What the teacher answered in an earlier loop, whose distill's output the folder is."""
+    rows = open_parquet(folder / "teacher.parquet").read().to_pylist()
+    return [TeacherRow.model_validate(values) for values in rows]
 
 
 def _salt(config: Recipe, job: StageJob) -> str:
@@ -113,7 +125,8 @@ def _plan(
             pool, result.counts["kept_for_later"] = teachable(index, config, job.loop)
             related = associate(weak, pool, embedder, asked.neighbours, salt)
     if not weak:
-        result.notes["empty_weak_set"] = "nothing is weak: the mixture is replay alone"
+        more = " and rows of earlier loops" if asked.keep_rows else " alone"
+        result.notes["empty_weak_set"] = f"nothing is weak: the mixture is replay{more}"
     if asked.max_calls:
         weak = by_need(weak, _rewards(inputs["weak"]), salt)
     return plan(weak, related, replay, asked, salt)
@@ -192,7 +205,8 @@ def _answers(
     def row(answered: tuple[Request, Sample, list[Reply]]) -> TeacherRow:
         request, sample, tries = answered
         record.generated(tries)
-        best = verify(sample, tries, config.reward, judge)
+        salt = f"{_salt(config, job)}:choose"
+        best = verify(sample, tries, config.reward, judge, config.distill, salt)
         return TeacherRow(
             sample_id=sample.id,
             origin=request.origin,

@@ -6,7 +6,7 @@ import polars as pl
 
 from pelican.config.recipe import Recipe
 from pelican.data.tables import pool_columns
-from pelican.dppo.difficulty import FILES, rates_of, write_tables
+from pelican.dppo.difficulty import FILES, rates_of, without_guesses, write_tables
 from pelican.errors import UserInputError
 from pelican.stages.job import StageJob
 from pelican.stages.stage import Inputs, StageResult
@@ -20,8 +20,10 @@ def run(inputs: Inputs, config: Recipe, job: StageJob) -> StageResult:
     result = StageResult()
     if job.rank:
         return result
-    columns = ("id", "family", "dimension", "source")
-    pool = pool_columns(inputs["pool"], columns, inputs.corrections())
+    columns = ["id", "family", "dimension", "source"]
+    if config.filter.chance_p is not None:
+        columns.append("chance")
+    pool = pool_columns(inputs["pool"], tuple(columns), inputs.corrections())
     scores = sorted(inputs["scores"].glob("scores-*.parquet"))
     if not scores:
         where = inputs.place("scores")
@@ -29,6 +31,10 @@ def run(inputs: Inputs, config: Recipe, job: StageJob) -> StageResult:
     if "policy" not in inputs:
         raise UserInputError("the filter stage needs the input 'policy', which the ledger names")
     rates = rates_of(scores, pool)
+    if config.filter.chance_p is not None:
+        rates = without_guesses(rates, pool, config.filter.chance_p)
+        guessed = (pl.col("outcome") == "intractable") & (pl.col("success_rate") > 0)
+        result.counts["guessed"] = rates.filter(guessed).height
     job.progress(1, 2, "tables")
     policy = inputs.digest("policy")
     seed = 1000 * config.seed + job.loop  # else every loop drew the same of equal samples

@@ -56,7 +56,7 @@ def stage_identity(
     """What determines the result of `spec`. Raises UserInputError if an input is not there."""
     recipe = spec.recipe.model_dump(mode="json")
     recipe["reward"] = spec.rewards.model_dump(mode="json")
-    settings = {name: _part(recipe, name) for name in STAGES[spec.stage].result}
+    settings = {name: _part(recipe, name) for name in STAGES[spec.stage].results(spec.recipe)}
     settings |= {"loop": spec.loop, "phase": spec.phase.value}
     if "reward" in settings and spec.recipe.reward.judge is not None:
         from pelican.rewards.judge import PROMPT_VERSION

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from pelican.base.model import Frozen, digest_of, pop_check, with_check
 from pelican.base.parse import parse_json
+from pelican.base.process import in_order
 from pelican.config.recipe import Recipe
 from pelican.data.entries import Entry
 from pelican.data.pool import PoolIndex, read_index
@@ -22,6 +23,7 @@ from pelican.engines import Engine, open_engine
 from pelican.errors import DamagedError, InfrastructureError
 from pelican.monitoring import record
 from pelican.records import Phase, Rollout, Sample
+from pelican.rewards import Judge, judge_workers, score
 from pelican.stages.job import Lease, Leases, StageJob
 from pelican.stages.stage import Inputs, StageResult
 
@@ -68,9 +70,11 @@ def work(inputs: Inputs, config: Recipe, job: StageJob) -> Plan:
         return index.load(shards[numbers[name]], max_pixels=pixels, quarantine=quarantine)
 
     def commit(name: str, rows: list[Rollout], quarantine: Quarantine) -> None:
-        _commit(job, numbers[name], rows, quarantine)
+        _commit(job, numbers[name], rows, quarantine, tries)
 
     in_flight = InFlightShards(leases, load, commit)
+    again = config.filter.zeros_again if job.phase is Phase.SFT else 0
+    judge = job.judge(config.reward) if again else None
     engine: Engine | None = None
     generated, began = 0, time.monotonic()
     try:
@@ -78,20 +82,28 @@ def work(inputs: Inputs, config: Recipe, job: StageJob) -> Plan:
             if lease is None:
                 continue
             engine = engine or open_engine(config.rollout, config.model, inputs["policy"])
-            samples = in_flight.samples(lease, more=engine.continuous)
-            if not engine.continuous:
+            samples = in_flight.samples(lease, more=engine.continuous and not again)
+            held: list[Sample] = []
+            if again or not engine.continuous:
                 with record.timed("data"):
-                    samples = iter(list(samples))
+                    held = list(samples)
+                samples = iter(held)
+            answered: dict[str, list[Rollout]] = {}
             groups = engine.generate(samples, config.rollout.sampling, tries, seed)
             for group in record.timed_each("generate", groups):
                 in_flight.answer(group)
                 record.generated(group)
                 generated += len(group)
                 rate = generated / max(1e-9, time.monotonic() - began)
-                done += sum(rollouts[numbers[name]] for name in in_flight.commit())
+                if again:
+                    answered[group[0].sample_id] = group
+                else:
+                    done += sum(rollouts[numbers[name]] for name in in_flight.commit())
                 there = done + in_flight.rollouts()
                 # A replica that is faster than others does more than its share.
                 job.progress(min(there, share - 1), share, "rollouts", rate=rate)
+            if again:
+                _roll_zeros_again(engine, config, job, held, answered, judge)
             # A shard may have no usable sample.
             done += sum(rollouts[numbers[name]] for name in in_flight.commit())
     finally:
@@ -116,6 +128,42 @@ def finish(inputs: Inputs, config: Recipe, job: StageJob, plan: Plan) -> StageRe
     return result
 
 
+def _roll_zeros_again(
+    engine: Engine,
+    config: Recipe,
+    job: StageJob,
+    samples: Sequence[Sample],
+    answered: Mapping[str, list[Rollout]],
+    judge: Judge | None,
+) -> None:
+    """Add further rollouts to the groups in which none succeeded.
+
+    Args:
+        engine: With the policy.
+        config: The recipe.
+        job: Of the stage.
+        samples: Of one shard.
+        answered: Their rollouts, by id; they get more.
+        judge: Of free text.
+    """
+
+    def failed(sample: Sample) -> bool:
+        return not any(
+            score(sample, one.completion, config.reward, index=one.index, judge=judge).success
+            for one in answered[sample.id]
+        )
+
+    all_failed = list(in_order(failed, samples, judge_workers(config.reward, judge)))
+    zeros = [sample for sample, none in zip(samples, all_failed, strict=True) if none]
+    seed = phase_seed(config.seed, job.loop, job.phase, "again")
+    more = engine.generate(zeros, config.rollout.sampling, config.filter.zeros_again, seed)
+    for group in record.timed_each("generate", more):
+        record.generated(group)
+        first = answered[group[0].sample_id]
+        start = len(first)
+        first += [one.model_copy(update={"index": start + one.index}) for one in group]
+
+
 def _plan(inputs: Inputs, config: Recipe, job: StageJob) -> Plan:
     index = read_index(inputs["pool"], inputs.corrections())
     samples = loop_samples(index, config, job.loop, job.phase)
@@ -129,9 +177,12 @@ def _fair_share(rollouts: Sequence[int], job: StageJob) -> int:
     return whole * (job.rank + 1) // size - whole * job.rank // size
 
 
-def phase_seed(seed: int, loop: int, phase: Phase) -> int:
-    """The seed of one phase's rollouts; an engine adds the sample's id and the rollout's index."""
-    return int(digest_of([seed, loop, phase.value]), 16) >> 1
+def phase_seed(seed: int, loop: int, phase: Phase, *which: str) -> int:
+    """The seed of one phase's rollouts; an engine adds the sample's id and the rollout's index.
+
+    `which`: of the phase's rollouts, other than the first ones.
+    """
+    return int(digest_of([seed, loop, phase.value, *which]), 16) >> 1
 
 
 def _shard_name(number: int) -> str:
@@ -150,17 +201,24 @@ def _finished(job: StageJob) -> set[str]:
     return shards & files
 
 
-def _commit(job: StageJob, number: int, rows: Sequence[Rollout], quarantine: Quarantine) -> None:
-    """Write the shard, then what is known about it: with that it counts as finished."""
+def _commit(
+    job: StageJob, number: int, rows: Sequence[Rollout], quarantine: Quarantine, tries: int
+) -> None:
+    """Write the shard, then what is known about it: with that it counts as finished.
+
+    `tries`: rollouts of a sample, after which those that were made again begin.
+    """
     write_rows(job.output(_shard_name(number)), rows, Rollout)
     job.put(_shard_name(number))
     counts = Counter(
         samples=len({row.sample_id for row in rows}),
         rollouts=len(rows),
         tokens=sum(row.tokens for row in rows),
-        prompt_tokens=sum(row.prompt_tokens for row in rows if row.index == 0),
+        prompt_tokens=sum(row.prompt_tokens for row in rows if row.index in (0, tries)),
         truncated=sum(row.finish == "length" for row in rows),
     )
+    if again := sum(row.index == tries for row in rows):
+        counts["rolled_again"] = again
     facts = Facts(counts=dict(counts), quarantine=quarantine.rows)
     job.write(_facts_name(number), json.dumps(with_check(facts.model_dump(mode="json"))).encode())
 

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 # Where a stage's inputs lie, and what tells one from a changed one.
 
 CORRECTIONS = "corrections"  # an input beside `pool`
+EARLIER = "earlier"  # inputs that the run made before this loop and phase: `earlier-01-sft`
 
 
 def resolve_input(store: ObjectStore, where: str) -> Path:
@@ -172,6 +173,10 @@ class Inputs(Mapping[str, Path]):
         """What tells an input from a changed one."""
         return self._digest(self._places[name])
 
+    def earlier(self) -> list[Path]:
+        """What the run made before this loop and phase, in that order; the recipe says whether any."""
+        return [self[name] for name in sorted(self) if name.startswith(f"{EARLIER}-")]
+
     def corrections(self) -> Corrections:
         """A person's corrections of the input `pool`; none if the recipe names no file."""
         return read_corrections(self[CORRECTIONS]) if CORRECTIONS in self else NONE
@@ -280,7 +285,7 @@ def stage_view(recipe: Recipe, stage: str, phase: Phase) -> Recipe:
     """The recipe as the code of a stage sees it; its `reward` is how the stage scores in this phase."""
     row = STAGES[stage]
     scored = recipe.model_copy(update={"reward": rewards_of(recipe, stage, phase)})
-    return show(scored, (*row.result, *row.reads), row.name)
+    return show(scored, (*row.results(recipe), *row.reads), row.name)
 
 
 def whole_recipe(view: Recipe) -> Recipe:

@@ -8,7 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pelican.config.recipe import FilterConfig
-from pelican.dppo.difficulty import build_buffer, intractable_cap, success_rates, weak_set
+from pelican.dppo.difficulty import (
+    at_least,
+    build_buffer,
+    intractable_cap,
+    success_rates,
+    weak_set,
+    without_guesses,
+)
 
 DIFFICULTY = FilterConfig()
 
@@ -153,3 +160,55 @@ def test_success_rates_by_hand() -> None:
             ("c", 0.0, 0.0, 1, "intractable"),
         ]
     ]
+
+
+# Successes of 8 rollouts, the sample's chance, and what becomes of it at p = 0.1.
+DECIDED = [
+    (0, 0.25, "intractable"),
+    (2, 0.25, "intractable"),  # guessing brings 2 or more in 63 % of draws
+    (4, 0.25, "intractable"),  # in 11 %
+    (5, 0.25, "practice"),  # in 3 %
+    (8, 0.25, "mastered"),
+    (5, 0.5, "intractable"),
+    (6, 0.5, "intractable"),
+    (7, 0.5, "practice"),
+    (1, 0.01, "practice"),
+    (1, 0.0, "practice"),
+    (8, 0.0, "mastered"),
+    (3, 1.0, "practice"),  # every guess is right, so nothing can be told
+    (8, 0.9, "mastered"),  # 8 of 8 would come in 43 %: nor here
+    (4, 0.9, "practice"),
+]
+
+
+def decided(p: float) -> pl.DataFrame:
+    rates = table([successes / 8 for successes, _, _ in DECIDED]).with_columns(
+        rollouts=pl.lit(8, pl.Int32)
+    )
+    chances = pl.DataFrame({"id": rates["sample_id"], "chance": [c for _, c, _ in DECIDED]})
+    found = without_guesses(rates, chances.sample(fraction=1, shuffle=True, seed=1), p)
+    assert found.drop("outcome").equals(rates.drop("outcome"))  # the success rates stay
+    return found
+
+
+def test_successes_that_guessing_explains_are_none() -> None:
+    assert decided(0.1)["outcome"].to_list() == [outcome for _, _, outcome in DECIDED]
+
+
+def test_guesses_go_to_the_teacher_and_never_into_the_buffer() -> None:
+    rates = decided(0.1)
+    guesses = {f"s{i:04d}" for i in (1, 2, 5, 6)}
+    assert set(weak_set(rates)["sample_id"]) == {"s0000", *guesses}
+    buffer = build_buffer(rates, FilterConfig(intractable_share=0.5), 0)
+    assert not guesses & set(buffer.rows["sample_id"])
+    assert "s0000" in set(buffer.rows["sample_id"])
+    counts = buffer.counts
+    assert (counts["intractable"], counts["dropped_intractable"]) == (5, 4)
+
+
+@given(st.integers(1, 12), st.floats(0, 1))
+def test_the_tail_of_the_binomial_is_a_probability_that_falls(n: int, chance: float) -> None:
+    tails = [at_least(i, n, chance) for i in range(n + 1)]
+    assert tails[0] == pytest.approx(1) and all(-1e-12 <= tail <= 1 + 1e-9 for tail in tails)
+    assert tails == sorted(tails, reverse=True)
+    assert at_least(n, n, chance) == pytest.approx(chance**n)

@@ -351,3 +351,74 @@ def test_random_samples_are_taught_without_anything_weak(
     assert counts["unasked_uniform"] > 0 and "asked_weak" not in counts
     assert all(row["weak_id"] == "" for row in mixture)
     assert "weak" not in manifest.inputs
+
+
+def loop_of(job: StageSpec, loop: int, earlier: Sequence[int] = ()) -> StageSpec:
+    """The same stage in another loop, which reads what those `earlier` made."""
+    place = "runs/{}/loop-{}/distill-sft"
+    places = {f"earlier-{k:02d}-sft": place.format(job.run, k) for k in earlier}
+    output = place.format(job.run, loop)
+    update = {"loop": loop, "output": output, "inputs": {**job.inputs, **places}}
+    return job.model_copy(update=update)
+
+
+def test_what_earlier_loops_were_taught_returns_without_a_call(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config: dict[str, Any] = {"neighbours": 2, "max_rows": 60, "keep_rows": True}
+    first = spec(tmp_path, **config)
+    engine = use(monkeypatch, Knows())
+    write_weak(tmp_path, [1, 2, 3, 4])  # the teacher does not know 4
+    counts = run_stage(first).counts
+    assert counts["kept_earlier"] == counts["rows_earlier"] == 0
+    write_weak(tmp_path, [3, 5, 6])
+    engine.asked.clear()
+    second = loop_of(first, 2, [1])
+    manifest = run_stage(second)
+    mixture = rows_of(second, "mixture.parquet")
+    earlier = {row["sample_id"]: row for row in mixture if row["origin"] == "earlier"}
+    assert earlier.keys() == {"s00001", "s00002"}  # of 3 this loop has an answer of its own
+    taught = {r["sample_id"]: r for r in rows_of(first, "teacher.parquet") if r["accepted"]}
+    assert all(row["completion"] == taught[i]["answer_text"] for i, row in earlier.items())
+    assert manifest.counts["kept_earlier"] == 2 and manifest.counts["rows_earlier"] == 4
+    assert manifest.counts["rows_weak"] == 6  # both share a part of 20 rows, no row thrice
+    assert manifest.counts["teacher_calls"] == 3 * len(engine.asked)
+    assert manifest.counts["asked_weak"] == 3
+    write_weak(tmp_path, [7])
+    third = loop_of(first, 3, [1, 2])
+    run_stage(third)
+    mixture = rows_of(third, "mixture.parquet")
+    earlier = {row["sample_id"]: row for row in mixture if row["origin"] == "earlier"}
+    assert earlier.keys() == {f"s0000{i}" for i in (1, 2, 3, 5, 6)}
+    assert len({(row["pool"], row["sample_id"], row["repeat"]) for row in mixture}) == len(mixture)
+    newest = {r["sample_id"]: r for r in rows_of(second, "teacher.parquet")}["s00003"]
+    assert earlier["s00003"]["completion"] == newest["answer_text"]
+
+
+def test_with_nothing_weak_the_earlier_rows_are_learned_beside_replay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use(monkeypatch, Knows())
+    write_weak(tmp_path, [1, 2])
+    first = spec(tmp_path, neighbours=2, keep_rows=True)
+    run_stage(first)
+    write_weak(tmp_path, [])
+    manifest = run_stage(loop_of(first, 2, [1]))
+    assert manifest.counts["rows_earlier"] == 2 and manifest.counts["rows_general"] > 0
+    assert "rows of earlier loops" in manifest.notes["empty_weak_set"]
+
+
+def test_a_loop_is_taught_again_if_what_an_earlier_one_was_taught_has_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use(monkeypatch, Knows())
+    write_weak(tmp_path, [1, 2])
+    first = spec(tmp_path, neighbours=2, keep_rows=True)
+    run_stage(first)
+    second = loop_of(first, 2, [1])
+    done = run_stage(second)
+    store = open_store(first.store)
+    assert finished_manifest(store, second) == done
+    write_weak(tmp_path, [1, 2, 3])
+    run_stage(first)
+    assert finished_manifest(store, second) is None

@@ -251,6 +251,34 @@ def test_filter_writes_ledger_buffer_and_weak_set(tmp_path: Path, inputs: dict[s
     assert weak.columns == table(tmp_path, "buffer.parquet").columns
 
 
+def test_guesses_go_to_the_teacher_with_their_success_rates(
+    tmp_path: Path, inputs: dict[str, str]
+) -> None:
+    run_reward(tmp_path, inputs)
+    published = run_filter(tmp_path, inputs)
+    before = table(tmp_path, "ledger.parquet")
+    samples = [sample(i, chance=0.25 if i < 12 else 0.0) for i in range(24)]
+    guessable = {**inputs, "pool": str(write_pool(tmp_path / "guessable", samples))}
+    made = recipe(filter=FilterConfig(chance_p=0.1))
+    manifest = run_filter(tmp_path, guessable, made, loop=2)
+    ledger = table(tmp_path, "ledger.parquet", loop=2)
+    assert ledger["success_rate"].equals(before["success_rate"])
+    assert manifest.metrics == published.metrics
+    was = dict(zip(before["sample_id"], before["outcome"], strict=True))
+    changed = {
+        i: (rate, outcome)
+        for i, rate, outcome in ledger.select("sample_id", "success_rate", "outcome").iter_rows()
+        if outcome != was[i]
+    }
+    assert {outcome for _, outcome in changed.values()} == {"intractable"}
+    assert set(changed) == {
+        f"s{i:05d}" for i in range(12) if RIGHT[i % 6] in (1, 2)
+    }  # at chance 1/4 two of four come in 26 %, three in 5 %
+    assert manifest.counts["guessed"] == len(changed)
+    assert manifest.counts["weak"] == published.counts["weak"] + len(changed)
+    assert not set(changed) & set(table(tmp_path, "buffer.parquet", loop=2)["sample_id"])
+
+
 def test_both_phases_write_the_same_tables(tmp_path: Path, inputs: dict[str, str]) -> None:
     run_reward(tmp_path, inputs)
     run_filter(tmp_path, inputs)

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from pelican.config.recipe import THINK_THEN_ANSWER, RewardConfig, Sampling
+from pelican.config.recipe import THINK_THEN_ANSWER, DistillConfig, RewardConfig, Sampling
 from pelican.dppo.distillation import EndpointTeacher, Reply, verify
 from pelican.errors import InfrastructureError, UserInputError
-from pelican.records import ChoiceAnswer, Turn
+from pelican.records import BoxAnswer, ChoiceAnswer, Family, Turn
 from tests.data.factory import clip, picture, sample
 from tests.endpoints import Chat, chatting, completion, prompt_of
 
@@ -168,3 +168,68 @@ def test_only_what_our_reward_accepts_is_kept(
     assert best.accepted is accepted and best.text == replies[kept].text
     assert best.reason.startswith(reason) and bool(best.reason) is not accepted
     assert best.tries == len(replies) and best.tokens == sum(r.tokens for r in replies)
+
+
+GUESSABLE = CHOICE.model_copy(update={"chance": 0.25})
+RIGHT, WRONG = said("B"), said("A")
+
+
+@pytest.mark.parametrize(
+    ("guessable", "replies", "accepted", "reason"),
+    [
+        (None, [RIGHT, WRONG], True, ""),
+        (0.25, [RIGHT, WRONG], True, ""),  # not above it
+        (0.2, [RIGHT, WRONG], False, "right in 1 of 2 tries, which may be a guess"),
+        (0.2, [RIGHT, RIGHT], True, ""),
+        (0.2, [WRONG, RIGHT, RIGHT], True, ""),
+        (0.2, [WRONG, RIGHT, RIGHT, WRONG], False, "right in 2 of 4 tries, which may be a guess"),
+        (0.2, [WRONG, WRONG], False, "wrong"),
+    ],
+)
+def test_one_right_try_may_be_a_guess(
+    guessable: float | None, replies: list[Reply], accepted: bool, reason: str
+) -> None:
+    asked = DistillConfig(guessable=guessable)
+    best = verify(GUESSABLE, replies, RewardConfig(), asked=asked)
+    assert (best.accepted, best.reason) == (accepted, reason)
+    assert best.accepted_tries == replies.count(RIGHT)
+
+
+@pytest.mark.parametrize(
+    ("box", "least", "accepted"),
+    [
+        ("[10, 10, 50, 50]", 0.8, True),
+        ("[10, 10, 50, 40]", None, True),  # an overlap of 0.75
+        ("[10, 10, 50, 40]", 0.7, True),
+        ("[10, 10, 50, 40]", 0.8, False),
+    ],
+)
+def test_a_graded_answer_can_be_asked_to_be_better_than_a_success(
+    box: str, least: float | None, accepted: bool
+) -> None:
+    question = sample(0, family=Family.AFFORDANCE, answer=BoxAnswer(box=(10, 10, 50, 50)))
+    asked = DistillConfig(min_score=least)
+    best = verify(question, [said(box)], RewardConfig(), asked=asked)
+    assert best.accepted is accepted
+    assert best.reason == ("" if accepted else "task score 0.75 is less than 0.8")
+
+
+def test_any_of_the_best_tries_can_be_learned_and_not_the_shortest_alone() -> None:
+    tries = [said("B", "I look. " * (i + 1)) for i in range(4)]
+    shortest = {verify(CHOICE, tries, RewardConfig(), salt=str(i)).text for i in range(40)}
+    assert shortest == {tries[0].text}
+    asked = DistillConfig(choose="random")
+    chosen = [verify(CHOICE, tries, RewardConfig(), None, asked, str(i)).text for i in range(40)]
+    assert set(chosen) == {reply.text for reply in tries}
+    again = [verify(CHOICE, tries, RewardConfig(), None, asked, str(i)).text for i in range(40)]
+    assert chosen == again
+    with_wrong = [WRONG, *tries]
+    assert verify(CHOICE, with_wrong, RewardConfig(), None, asked, "0").text != WRONG.text
+
+
+def test_a_better_score_comes_before_chance() -> None:
+    question = sample(0, family=Family.AFFORDANCE, answer=BoxAnswer(box=(10, 10, 50, 50)))
+    tries = [said("[10, 10, 50, 40]"), said("[10, 10, 50, 50]"), said("[10, 10, 50, 45]")]
+    asked = DistillConfig(choose="random")
+    found = {verify(question, tries, RewardConfig(), None, asked, str(i)).text for i in range(9)}
+    assert found == {tries[1].text}

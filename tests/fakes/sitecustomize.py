@@ -42,6 +42,8 @@ def run(inputs, config, job):
         job.output("checkpoint/model.safetensors").write_text(f"{job.loop} {job.phase}")
     elif job.rank == 0:
         job.output("rows.txt").write_text(f"{job.stage} {job.loop} {job.phase}")
+    if sentence := _wish(job).get("tell"):
+        result.tell(sentence)
     result.counts.update(COUNTS.get(job.stage, {"rows": 1}))
     result.counts["ranks"] += 1
     if job.stage == "eval" and job.rank == 0:

@@ -69,6 +69,15 @@ def test_out_of_memory_is_tried_once_more_with_half_the_batch(
     assert finished_manifest(started.store, spec) == done.manifest
 
 
+def test_what_a_stage_has_to_tell_is_told_when_it_has_ended(
+    started: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    take(started, "distill", monkeypatch, tell="3 samples were left out")
+    events = [json.loads(x) for x in re.findall("^::event (.*)$", capsys.readouterr().out, re.M)]
+    assert [event["event"] for event in events] == ["start", "done", "told"]
+    assert events[2]["message"] == "3 samples were left out"
+
+
 def test_the_second_try_is_told_in_one_line() -> None:
     event = {"event": "smaller", "stage": "rollout", "loop": 1, "phase": "rl", "batch_size": 64}
     out = io.StringIO()

@@ -11,12 +11,21 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from pelican.config.recipe import Data, Models, Recipe, RolloutConfig, Sampling
+from pelican.config.recipe import (
+    Data,
+    FilterConfig,
+    Models,
+    Recipe,
+    RewardConfig,
+    RolloutConfig,
+    Sampling,
+)
 from pelican.data.tables import read_rows
 from pelican.engines.base import Engine, rollout_seed
 from pelican.errors import InfrastructureError, UserInputError
-from pelican.records import Phase, Rollout, Sample
+from pelican.records import CountAnswer, Phase, Rollout, Sample
 from pelican.stages import rollout
+from pelican.stages.fingerprint import stage_fingerprint
 from pelican.stages.runner import run_stage, stage_arguments
 from pelican.stages.stage import StageSpec
 from pelican.storage import open_store
@@ -324,3 +333,85 @@ def test_a_pool_without_a_usable_sample_ends_before_an_engine_is_opened(
     pool = write_pool(tmp_path / "pool", [clip(1, [0, 50])])
     with pytest.raises(UserInputError, match="no sample of split train within the horizon of 32 s"):
         run_stage(spec(tmp_path, pool))
+
+
+class Sometimes(Fake):
+    """Right about every third sample at once, and about every other third when asked again."""
+
+    def generate(
+        self, samples: Iterable[Sample], sampling: Sampling, n: int, seed: int
+    ) -> Iterator[list[Rollout]]:
+        again = seed == rollout.phase_seed(0, 1, Phase.SFT, "again")
+        for group, each in self._answered(samples, sampling, n, seed):
+            number = int(each.id[1:])
+            right = number % 3 == 0 or (again and number % 3 == 1)
+            assert isinstance(each.answer, CountAnswer)
+            value = each.answer.value if right else 99
+            text = f"<think>I count.</think><answer>{value}</answer>"
+            yield [one.model_copy(update={"completion": text}) for one in group]
+
+    def _answered(
+        self, samples: Iterable[Sample], sampling: Sampling, n: int, seed: int
+    ) -> Iterator[tuple[list[Rollout], Sample]]:
+        for each in samples:
+            (group,) = super().generate([each], sampling, n, seed)
+            yield group, each
+
+
+class SometimesContinuous(Sometimes):
+    continuous = True
+
+
+def again(job: StageSpec, more: int) -> StageSpec:
+    recipe = job.recipe.model_copy(update={"filter": FilterConfig(zeros_again=more)})
+    return job.model_copy(update={"recipe": recipe})
+
+
+@pytest.mark.parametrize("engine", [Sometimes, SometimesContinuous])
+def test_what_never_succeeded_is_rolled_out_again_and_only_that(
+    tmp_path: Path, pool: Path, monkeypatch: pytest.MonkeyPatch, engine: type[Sometimes]
+) -> None:
+    asked = use(monkeypatch, engine()).asked
+    job = again(spec(tmp_path, pool, Phase.SFT), 3)
+    manifest = run_stage(job)
+    of: dict[str, list[Rollout]] = {}
+    for row in read_rows(shards(job), Rollout):
+        of.setdefault(row.sample_id, []).append(row)
+    for name, rows in of.items():
+        zero = int(name[1:]) % 3 != 0
+        assert [row.index for row in rows] == list(range(5 if zero else 2))
+        assert asked.count(name) == (2 if zero else 1)
+    zeros = sum(int(name[1:]) % 3 != 0 for name in of)
+    assert manifest.counts["rolled_again"] == zeros
+    assert manifest.counts["rollouts"] == 2 * len(of) + 3 * zeros
+    seeds = [row.seed for rows in of.values() for row in rows]
+    assert len(set(seeds)) == len(seeds)
+
+
+@pytest.mark.parametrize("dies_at", [3, 11, 30])
+def test_a_killed_mining_rolls_the_same_out_again(
+    tmp_path: Path, pool: Path, monkeypatch: pytest.MonkeyPatch, dies_at: int
+) -> None:
+    use(monkeypatch, Sometimes())
+    expected = run_stage(again(spec(tmp_path, pool, Phase.SFT, "whole"), 3))
+    use(monkeypatch, Sometimes(dies_at))
+    job = again(spec(tmp_path, pool, Phase.SFT, "killed"), 3)
+    with pytest.raises(KeyboardInterrupt):
+        run_stage(job)
+    use(monkeypatch, Sometimes())
+    manifest = run_stage(job)
+    assert (manifest.counts, manifest.outputs) == (expected.counts, expected.outputs)
+
+
+def test_only_mining_rolls_out_again_and_another_reward_makes_it_anew(
+    tmp_path: Path, pool: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use(monkeypatch, Sometimes())
+    assert "rolled_again" not in run_stage(again(spec(tmp_path, pool, Phase.RL), 3)).counts
+    store = open_store(str(tmp_path / "store"))
+    for more in (0, 3):
+        job = again(spec(tmp_path, pool, Phase.SFT), more)
+        rewards = RewardConfig(success_threshold=0.9)
+        other = job.model_copy(update={"recipe": job.recipe.model_copy(update={"reward": rewards})})
+        same = stage_fingerprint(store, job) == stage_fingerprint(store, other)
+        assert same == (more == 0)
