@@ -216,7 +216,7 @@ class MadeRun:
             earlier["previous"] = earlier["base"]
         summary = summarise(frame, earlier, resamples=100)
         self.store.write(f"{prefix}/summary.json", summary.model_dump_json().encode())
-        gate = decide(summary, EvalConfig())
+        gate = decide(summary.comparisons, EvalConfig())
         self.store.write(f"{prefix}/gate.json", gate.model_dump_json().encode())
         inputs = {"policy": "p", "evaluation": str(self.held), "general": str(self.general)}
         return {"samples": len(rows), "tokens": 24 * len(rows)}, manifest_metrics(summary), inputs
