@@ -14,7 +14,6 @@ from pelican.base.files import replacing
 from pelican.config.overrides import parse_overrides
 from pelican.errors import UserInputError
 from pelican.evaluation.metrics import Difference
-from pelican.records import Phase
 from pelican.report.compare import RunRow, pair_of, row_of
 from pelican.report.run import Evaluation, Run, open_run
 from pelican.runs.layout import Submission, list_runs, require_recipe, state
@@ -63,7 +62,7 @@ class Found:
 
     `row.against_first` is paired with the run of `dppo` of the same seed. `thinking` is mean characters of an
     embodied answer's reasoning, of the base and at the end. `after_rl` is the embodied score after
-    the last RL phase.
+    the last RL phase. `refused`: the gate refused the last loop, so that the end is an earlier policy.
     """
 
     label: str
@@ -75,7 +74,7 @@ class Found:
     row: RunRow
     thinking: tuple[float | None, float | None]
     after_rl: float | None
-    stopped: bool
+    refused: bool
     rl_steps: int
     code: str
     finished: datetime
@@ -117,7 +116,6 @@ def _found(asked: Submission, label: str, seed: int, runs: Mapping[str, Run], fi
         against = pair_of(first, run.name, {first: runs[first], run.name: run})
     words = [word for text in asked.overrides for word in shlex.split(text)]
     recipe = require_recipe(run.store, run.name)
-    last = [m for m in done if m.stage == "eval"][-1]
     return Found(
         label=label,
         seed=seed,
@@ -128,10 +126,7 @@ def _found(asked: Submission, label: str, seed: int, runs: Mapping[str, Run], fi
         row=row_of(run.name, run, against),
         thinking=(_thinking(run.base), _thinking(run.final)),
         after_rl=_after_rl(run),
-        stopped=(
-            last.metrics.get("go_on", 1.0) < 0.5
-            and recipe.can_stop_after(last.loop, Phase(last.phase))
-        ),
+        refused=run.offer.refused is not None,
         rl_steps=sum(m.counts.get("steps", 0) for m in done if m.stage == "train-rl"),
         code=_code(done),
         finished=max(m.finished for m in done),
@@ -212,11 +207,11 @@ def _summary(runs: Sequence[Found], dppo: dict[int, float], ambiguous: bool) -> 
     name = f"{runs[0].label}: {VARIANTS[runs[0].label].meaning}"
     if ambiguous:
         name += f" (`{runs[0].overrides or 'as it is'}`)"
-    stopped = sum(run.stopped for run in runs)
+    refused = sum(run.refused for run in runs)
     compute = [run.compute / dppo[run.seed] for run in runs if run.compute and run.seed in dppo]
     return _line(
         [
-            name + (f"; {stopped} stopped by the gate" if stopped else ""),
+            name + (f"; {refused} whose last loop the gate refused" if refused else ""),
             str(len(runs)),
             _mean([run.after_rl for run in runs]),
             _mean([run.row.final for run in runs]),
@@ -245,7 +240,7 @@ def _detail(run: Found) -> str:
             _interval(run.row.gain),
             _interval(run.row.against_first),
             _interval(run.row.general_gain),
-            f"{run.row.loops}{', then stopped by the gate' if run.stopped else ''}",
+            f"{run.row.loops}{', the last refused by the gate' if run.refused else ''}",
             f"{run.row.cost.seconds / 60:.0f}",
             f"{run.finished:%Y-%m-%d}, {run.code}",
             f"`{run.command}`",

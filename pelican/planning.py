@@ -496,7 +496,8 @@ def _rollout(shape: Shape, recipe: Recipe, gpu: Gpu, load: Load) -> StagePlan:
     tries = config.samples * recipe.rl.enabled + config.weak_samples * recipe.sft.enabled
     engines = config.workers
     loop = engine_seconds(shape, recipe, gpu, load, engines, load.samples, tries)
-    evaluations = 1 + recipe.loops * (recipe.rl.enabled + recipe.sft.enabled)
+    sealed = 2 if recipe.data.dev is not None else 0
+    evaluations = 1 + recipe.loops * (recipe.rl.enabled + recipe.sft.enabled) + sealed
     once = engine_seconds(shape, recipe, gpu, load, engines, _EVALUATED, 1)
     weights = 2.0 * shape.total
     return StagePlan(

@@ -44,11 +44,36 @@ class Dimension(StrEnum):
 
 
 class Phase(StrEnum):
-    """The two phases of a loop; BASE is the policy before loop 1."""
+    """The two phases of a loop; BASE is the policy before loop 1.
+
+    START and END are what a run with `data.dev` does once its loops have ended: the base and the policy
+    that the run offers, each evaluated on the sealed set.
+    """
 
     BASE = "base"
     RL = "rl"
     SFT = "sft"
+    START = "start"
+    END = "end"
+
+    @property
+    def sealed(self) -> bool:
+        """Whether an evaluation of this phase reads the sealed set, and no gate reads it."""
+        return self in (Phase.START, Phase.END)
+
+    @property
+    def words(self) -> str:
+        """For a person: after which phase a policy is, or whose look at the sealed set this is."""
+        return _PHASES[self]
+
+
+_PHASES = {
+    Phase.BASE: "base",
+    Phase.RL: "RL",
+    Phase.SFT: "SFT",
+    Phase.START: "base, sealed",
+    Phase.END: "final, sealed",
+}
 
 
 class Mask(Frozen):

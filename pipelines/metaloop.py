@@ -24,6 +24,7 @@ from pipelines.parts import (
     Stages,
     add_preflight,
     closing_summary,
+    look_at_sealed,
     name_task,
     only_if,
 )
@@ -43,6 +44,8 @@ def build_metaloop(config: Recipe, name: str = "metaloop") -> Any:
             scores = Stages(store, run, 0, Phase.BASE).evaluate(policy).prefix
             loop = first_loop(store=store, run=run, policy=policy, base=scores, previous=scores)
             name_task(loop, f"loop 1 of {config.loops}")
+            if config.data.dev is not None:
+                look_at_sealed(store, run, policy, after=loop)
 
     return metaloop
 

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from kfp import dsl
 from kfp.dsl.python_component import PythonComponent
 
+import components.choose
 import components.preflight
 import components.summary
 from pelican.config.stages import STAGES
@@ -25,7 +26,6 @@ from pipelines.compile import set_up
 
 Task = Any  # kfp's PipelineTask
 Prefix = Any  # a prefix of the store: a text, or the output of a task
-PHASES = {Phase.BASE: "base", Phase.RL: "RL", Phase.SFT: "SFT"}
 
 
 def name_task(task: Task, name: str) -> Task:
@@ -54,6 +54,14 @@ def closing_summary(store: Prefix, run: Prefix, pipeline: str) -> AbstractContex
         prepare_task(task, "summary"), name=pipeline
     )
     return handler
+
+
+def look_at_sealed(store: Prefix, run: Prefix, base: Prefix, after: Task) -> None:
+    """The sealed set, read once the loops have ended: by the base, and by the policy that is offered."""
+    chosen = components.choose.choose(store=store, run=run, base=base)
+    chosen = prepare_task(chosen.after(after), "choice of the policy")
+    start = Stages(store, run, 0, Phase.START).evaluate(base, after=after)
+    Stages(store, run, 0, Phase.END).evaluate(chosen.output, base=start.prefix)
 
 
 @contextmanager
@@ -93,14 +101,19 @@ class Stages:
             task.after(after.task)
         return task.outputs[STAGES[stage].output]
 
-    def evaluate(self, policy: Prefix, base: Prefix = "", previous: Prefix = "") -> Scores:
-        """The evaluation of a policy, compared with earlier ones."""
+    def evaluate(
+        self, policy: Prefix, base: Prefix = "", previous: Prefix = "", after: Task = None
+    ) -> Scores:
+        """The evaluation of a policy, compared with earlier ones; it starts once `after` has ended."""
         task = self._task("eval", {"policy": policy, "base": base, "previous": previous})
+        if after is not None:
+            task.after(after)
         return Scores(task, task.outputs[STAGES["eval"].output], task.outputs["Output"] == 1)
 
     def _task(self, stage: str, inputs: dict[str, Prefix]) -> Task:
         component = pkgutil.resolve_name(STAGES[stage].component)
-        where = f"loop {self.loop}, {PHASES[self.phase]}" if self.loop else "base"
+        words = self.phase.words
+        where = f"loop {self.loop}, {words}" if self.loop else words
         name = f"{stage}, {where}"
         # kfp makes the task's name of the component's: `rollout-loop-1-rl`.
         own = PythonComponent(replace(component.component_spec, name=name), component.python_func)

@@ -184,8 +184,10 @@ def test_a_run_that_the_gate_stopped_says_so(
     metrics = found.metrics | {"go_on": 0.0}
     commit_manifest(store, prefix, found.model_copy(update={"metrics": metrics}))
     lines = table(store, "made")
-    assert "; 1 stopped by the gate | 1 |" in lines[2]
-    assert " | 1, then stopped by the gate | " in lines[-1]
+    assert "; 1 whose last loop the gate refused | 1 |" in lines[2]
+    assert " | 1, the last refused by the gate | " in lines[-1]
+    cells = lines[-1].split(" | ")
+    assert cells[1] == cells[2] and cells[3].startswith("+0.0")  # what is left is the base
 
 
 def test_a_complete_run_of_a_cluster_is_passed_over(

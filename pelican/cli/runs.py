@@ -14,8 +14,8 @@ from pelican.config import env
 from pelican.config.overrides import parse_overrides
 from pelican.errors import DamagedError
 from pelican.monitoring.progress import duration, where
-from pelican.runs.layout import list_runs, manifests, require_run, state
-from pelican.runs.outcome import scores, show
+from pelican.runs.layout import list_runs, manifests, read_recipe, require_run, state
+from pelican.runs.outcome import first_and_last, judged, show
 from pelican.runs.restore import find_records
 from pelican.storage import open_store
 from pelican.storage.verify import find_damage
@@ -39,8 +39,9 @@ def print_runs(uri: str | None) -> None:
     rows = []
     for run in found:
         done = manifests(store, run.run, damaged.append)
-        entries = scores(store, done, damaged.append)
-        first, last = (entries[0], entries[-1]) if entries else ({}, {})
+        recipe = read_recipe(store, run.run, damaged.append)
+        found_out = judged(store, done, recipe, damaged.append)
+        first, last = first_and_last(found_out) if found_out["scores"] else ({}, {})
         rows.append(
             [
                 run.run,
@@ -80,8 +81,9 @@ def print_run(run: str, as_json: bool, uri: str | None) -> None:
         if not entry.get("go_on", True):
             how = "stopped" if entry["stopped"] else "would have stopped"
             print(f"{how} after {where(entry)}: {'; '.join(entry['reasons'])}")
-    for remark in tree["remarks"]:
-        print(f"note    {remark}")
+    for sentence in (tree["offer"], *tree["rl"], *tree["remarks"]):
+        if sentence:
+            print(sentence)
     _print_ledger(tree["counts"])
     _print_durations(tree["durations"])
     print()
@@ -90,7 +92,8 @@ def print_run(run: str, as_json: bool, uri: str | None) -> None:
     policy = tree["policy"] and (
         tree["policy"] if store.remote else f"{store.uri}/{tree['policy']}"
     )
-    print(f"policy  {policy or '-'}")
+    base = f"the base, {env.resolve(tree['base'])}" if tree["offer"] and tree["base"] else "-"
+    print(f"policy  {policy or base}")
     print(f"report  {tree['report'] or 'not written'}")
     print(f"next    {_next(tree)}")
     tell_damage(tree["damaged"])

@@ -406,8 +406,9 @@ def print_result(store: ObjectStore, run: str, took_s: float) -> None:
     tree = show(store, run)
     if tree["scores"]:
         score_table(tree)
-    for remark in tree["remarks"]:
-        print(f"note    {remark}")
+    for sentence in (tree["offer"], *tree["rl"], *tree["remarks"]):
+        if sentence:
+            print(sentence)
     print(f"run     {run} ({duration(took_s)})")
     print(f"report  {tree['report'] or 'not written'}", flush=True)
 

@@ -240,7 +240,13 @@ def metaloop(recipe: Recipe) -> Recipe:
 
 def evaluate(recipe: Recipe) -> Recipe:
     """Held-out scores of models.policy; nothing is trained."""
-    return recipe
+    if recipe.data.dev is None:
+        return recipe
+    # One evaluation, of what is sealed: no gate and no probe needs another pool.
+    data = recipe.data.model_copy(update={"dev": None, "dev_general": None})
+    stop = recipe.rl.stop.model_copy(update={"of": "families"})
+    rl = recipe.rl.model_copy(update={"stop": stop})
+    return recipe.model_copy(update={"data": data, "rl": rl})
 
 
 def retrain(recipe: Recipe) -> Recipe:

@@ -69,6 +69,17 @@ class Data(Section):
     corrections: str | None = Field(
         None, description="file (JSON lines) with a person's corrections of the training pool"
     )
+    dev: str | None = Field(
+        None,
+        description="pool of embodied samples for the gates and the probe, so that evaluation is read"
+        " once, at the end; none: the gates read evaluation",
+        exclude_if=lambda dev: dev is None,
+    )
+    dev_general: str | None = Field(
+        None,
+        description="pool of general samples for the gates, beside dev; none: they read general",
+        exclude_if=lambda dev: dev is None,
+    )
 
     def horizon(self, loop: int) -> float:
         """Longest clip in seconds that loop `loop` (from 1) trains on."""
@@ -419,8 +430,21 @@ class RlVariant(Section):
 # The section `rl`: GRPO, and when its phase ends.
 
 
+class ProbeConfig(Section):
+    """Held-out questions that the policy answers while RL goes on (`rl.stop.of=probe`)."""
+
+    prompts: int = Field(20, ge=2, description="questions of each family, drawn once from data.dev")
+    samples: int = Field(8, gt=0, description="answers to each question, by rl.sampling")
+    steps: int = Field(25, gt=0, description="optimiser steps from one probe to the next [D]")
+    windows: int = Field(
+        4,
+        ge=3,
+        description="newest probes whose slope is compared with its standard error [D]",
+    )
+
+
 class StopConfig(Section):
-    """When the RL phase ends: mean over tasks of TS_i >= threshold [P]."""
+    """When the RL phase ends: mean over tasks of TS_i >= threshold [P], or a held-out probe."""
 
     threshold: float = Field(
         0.7, ge=0, le=1, description="mean stagnation at which the phase ends [P]"
@@ -430,6 +454,18 @@ class StopConfig(Section):
         0.5, gt=0, le=1, description="weight of the newest window in the moving mean [D]"
     )
     window: int = Field(10, gt=0, description="optimiser steps per window [D]")
+    of: Literal["families", "samples", "probe"] = Field(
+        "families",
+        description="whose success rates are extreme: families' means, single samples' (our reading of the"
+        " paper's 0.7); probe: RL ends when held-out success stops rising, whatever the threshold [D]",
+        exclude_if=lambda of: of == "families",
+    )
+    probe: ProbeConfig = Field(ProbeConfig(), exclude_if=lambda probe: probe == ProbeConfig())
+
+    @property
+    def probes(self) -> bool:
+        """Whether held-out questions are answered during RL."""
+        return self.of == "probe"
 
 
 # Of a score (`pelican/records.py`).
@@ -725,6 +761,7 @@ class Recipe(Section):
         mistake = rl.variant.mistake(rl.group_size, rl.save_steps, self.parallel.at_scale)
         if mistake:
             raise ValueError(mistake)
+        self._dev_fits()
         if self.model.cache_vision and not self.model.freeze_vision:
             raise ValueError(
                 "model.cache_vision needs model.freeze_vision: a tower in training changes"
@@ -764,6 +801,26 @@ class Recipe(Section):
             )
         return self
 
+    def _dev_fits(self) -> None:
+        """What chooses is not what measures: raises ValueError."""
+        data = self.data
+        if data.dev_general is not None and data.dev is None:
+            raise ValueError("data.dev_general needs data.dev: set both, or neither")
+        for name, dev, sealed in (
+            ("evaluation", data.dev, data.evaluation),
+            ("general", data.dev_general, data.general),
+        ):
+            if dev is not None and dev == sealed:
+                raise ValueError(
+                    f"data.{name} and its dev pool are both {dev}: what the gates read can't be"
+                    " sealed; name another pool, or leave the dev pool out"
+                )
+        if self.rl.stop.probes and data.dev is None:
+            raise ValueError(
+                "rl.stop.of=probe needs data.dev, a pool of held-out questions that is not the one"
+                " the run is measured on"
+            )
+
     def digest(self) -> str:
         """SHA-256 of the canonical JSON without `resources`, shortened to 16 hex digits."""
         return digest_of(self.model_dump(mode="json", exclude={"resources"}))
@@ -781,6 +838,7 @@ __all__ = [
     "ModelConfig",
     "Models",
     "ParallelConfig",
+    "ProbeConfig",
     "Recipe",
     "Resources",
     "RetrainConfig",

@@ -16,8 +16,8 @@ from functools import reduce
 from typing import Any, Literal
 
 # Where a stage stands in a pipeline: the evaluation of the base policy, a retraining's diagnosis of the
-# model that it starts from, or one of a loop's two phases.
-Part = Literal["base", "diagnosis", "rl", "sft"]
+# model that it starts from, one of a loop's two phases, or the look at the sealed set at the end.
+Part = Literal["base", "diagnosis", "rl", "sft", "sealed"]
 
 
 class Uses(StrEnum):
@@ -44,6 +44,10 @@ class Stage:
     data: Mapping[str, str] = field(default_factory=dict)
     # Of those, the ones that nobody needs where this field of the recipe is set.
     unless: Mapping[str, str] = field(default_factory=dict)
+    # And those that are needed only where this field or property of the recipe is set.
+    where: Mapping[str, str] = field(default_factory=dict)
+    # Of `data`, the field that stands for another where it is set: gates read dev, not what is sealed.
+    dev: Mapping[str, str] = field(default_factory=dict)
     # The stage of whose outputs it also reads those that the run made earlier, and the field or property of
     # the recipe that says whether.
     earlier: str = ""
@@ -83,13 +87,23 @@ class Stage:
         more = [names for name, names in self.result_if.items() if value_of(recipe, name)]
         return (*self.result, *(name for names in more for name in names))
 
-    def needs(self, recipe: Any) -> dict[str, str]:
-        """The inputs that the recipe names, each with its field: `data` without what is not needed."""
-        return {
+    def needs(self, recipe: Any, *, sealed: bool = False) -> dict[str, str]:
+        """The inputs that the recipe names, each with its field: `data` without what is not needed.
+
+        Args:
+            recipe: names them.
+            sealed: the stage looks at the sealed set, so that no `dev` stands for it.
+        """
+        needed = {
             name: place
             for name, place in self.data.items()
-            if name not in self.unless or not value_of(recipe, self.unless[name])
+            if not (name in self.unless and value_of(recipe, self.unless[name]))
+            and (name not in self.where or value_of(recipe, self.where[name]))
         }
+        if sealed:
+            return needed
+        instead = {name: dev for name, dev in self.dev.items() if value_of(recipe, dev)}
+        return needed | instead
 
 
 _POOL = {"pool": "data.train"}
@@ -175,7 +189,8 @@ _ROWS = (
         parts=("rl",),
         uses=Uses.TRAINING,
         inputs=("policy", "buffer"),
-        data=_POOL,
+        data={**_POOL, "probe": "data.dev"},
+        where={"probe": "rl.stop.probes"},
         result=("seed", "model", "rl", "reward", "data.max_pixels", "parallel"),
         # The engine that draws the completions: each draws from the same policy.
         reads=("rollout",),
@@ -214,11 +229,12 @@ _ROWS = (
         module="pelican.stages.eval",
         component="components.evaluate:evaluate",
         output="scores",
-        parts=("base", "rl", "sft"),
+        parts=("base", "rl", "sft", "sealed"),
         uses=Uses.GENERATION,
         inputs=("policy",),
         optional=("base", "previous"),
         data={"evaluation": "data.evaluation", "general": "data.general"},
+        dev={"evaluation": "data.dev", "general": "data.dev_general"},
         result=("seed", "model", "eval", "rollout", "reward", "data"),
         # Whether the loop goes on after this phase: a metric says which gates are obeyed.
         reads=("sft.enabled",),

@@ -203,6 +203,12 @@ def _quotas(counts: Mapping[str, int], size: int) -> dict[str, int]:
 # Splits: no scene and no image may be both trained on and held out.
 
 TRAINING_POOLS = frozenset({"train", "replay"})
+DEV_POOLS = frozenset({"dev", "dev_general"})
+
+
+def _side(pool: str) -> str:
+    """What a pool is for: nothing of one side may be on another."""
+    return "train" if pool in TRAINING_POOLS else "dev" if pool in DEV_POOLS else "held out"
 
 
 @dataclass(frozen=True)
@@ -217,7 +223,7 @@ class _Place:
     def leaks_to(self, other: _Place) -> bool:
         if self.split != other.split:
             return True
-        sides = {p.pool in TRAINING_POOLS for p in (self, other)}
+        sides = {_side(p.pool) for p in (self, other)}
         return len(sides) == 2 and self.folder != other.folder
 
     def __str__(self) -> str:
@@ -227,8 +233,9 @@ class _Place:
 def check_splits(folders: Mapping[str, Path], *, images: bool = True) -> None:
     """Raise UserInputError if a scene or an image is in two of train, dev and test.
 
-    `folders`: pool name -> folder. The pools `train` and `replay` are trained on, any other name
-    is held out: the two sides may not share anything either, whatever their rows' `split` says.
+    `folders`: pool name -> folder. The pools `train` and `replay` are trained on, by `dev` and
+    `dev_general` policies are chosen, any other name is held out: the three sides may not share anything
+    either, whatever their rows' `split` says.
     `images=False` reads scenes alone, which is quick in a pool of any size.
     """
     scenes: dict[str, _Place] = {}

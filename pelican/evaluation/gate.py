@@ -1,20 +1,29 @@
 """The gate between loops: go on, or stop with reasons.
 
-A drop stops the metaloop if it is larger than the recipe allows *and* more than noise, that is, the
-whole paired 95 % interval lies below zero. Format and thinking are watched because RL can learn to
-answer without them (arXiv 2511.16602 saw a policy lose its chain of thought).
+A policy is compared with the best one that was accepted so far, measure by measure; the base is the
+first of them. So neither a slow decline nor the loss of what an earlier loop gained passes, however low
+the base began. A drop stops the metaloop if it is larger than the recipe allows *and* more than noise,
+that is, the whole paired 95 % interval lies below zero. Format and thinking are watched because RL can
+learn to answer without them (arXiv 2511.16602 saw a policy lose its chain of thought).
+
+The best of several evaluations is a little lucky, so the gate is a little stricter than its limits.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
+
+import polars as pl
 from pydantic import Field
 
 from pelican.base.model import Frozen
 from pelican.config.recipe import EvalConfig
-from pelican.evaluation.metrics import Comparison, Difference, Summary
+from pelican.data.frames import read_frame
+from pelican.evaluation.metrics import Comparison, Difference, compare, read_results
 
 MAX_FORMAT_DROP = 5.0  # points of the format rate
-MIN_THINK_SHARE = 0.25  # of the base's mean thinking length
+MIN_THINK_SHARE = 0.25  # of the mean thinking length before
 
 
 class Check(Frozen):
@@ -39,31 +48,27 @@ class Gate(Frozen):
         return failed or [check.reason for check in self.checks]
 
 
-def decide(summary: Summary, config: EvalConfig) -> Gate:
-    """Decide from a summary that holds the comparisons `base` and `previous`, where there are any."""
-    base = summary.comparisons.get("base")
-    previous = summary.comparisons.get("previous")
+def decide(accepted: Mapping[str, Comparison], config: EvalConfig) -> Gate:
+    """Decide by the comparisons with every policy that was accepted before, by their names."""
     checks = [
-        _drop(
-            "embodied",
-            previous.embodied if previous else None,
-            config.max_embodied_drop,
-            "previous",
-        ),
-        _drop("general", base.general if base else None, config.max_general_drop, "base"),
-        *_form(base or previous, "base" if base else "previous"),
+        _drop("embodied", {n: c.embodied for n, c in accepted.items()}, config.max_embodied_drop),
+        _drop("general", {n: c.general for n, c in accepted.items()}, config.max_general_drop),
+        *form_checks(accepted),
     ]
     return Gate(go_on=all(check.passed for check in checks), checks=checks)
 
 
-def _drop(name: str, change: Difference | None, limit: float, against: str) -> Check:
-    if change is None:
-        return Check(
-            name=name, passed=True, reason=f"{name}: no {against} evaluation to compare with"
-        )
+def _drop(name: str, changes: Mapping[str, Difference | None], limit: float) -> Check:
+    known = {where: change for where, change in changes.items() if change is not None}
+    if not known:
+        reason = f"{name}: no earlier evaluation to compare with"
+        return Check(name=name, passed=True, reason=reason)
+    # All answered the same questions, so what is furthest above this policy is the best.
+    best = min(known, key=lambda where: known[where].delta)
+    change = known[best]
     words = (
-        f"{change.delta:+.1f} points against {against} "
-        f"(95 % {change.low:+.1f} to {change.high:+.1f}, n = {change.n})"
+        f"{change.delta:+.1f} points against {best}"
+        f" (95 % {change.low:+.1f} to {change.high:+.1f}, n = {change.n})"
     )
     limits = f"a loss of {limit:g} points beyond noise stops the metaloop"
     return drop_check(name, change, limit, f"{name}: {words}; {limits}")
@@ -87,29 +92,86 @@ def drop_check(
     )
 
 
-def _form(against: Comparison | None, name: str) -> list[Check]:
-    if against is None:
+def form_checks(changes: Mapping[str, Comparison]) -> list[Check]:
+    """Format and thinking are kept, against whoever had most of them; `changes` by their names."""
+    if not changes:
         return [Check(name="format", passed=True, reason="format: nothing to compare with")]
-    return form_checks(against, f"points against {name}", f"the length of {name}")
+    best = max(changes, key=lambda where: changes[where].format_drop)
+    drop = changes[best].format_drop
+    kept = Check(
+        name="format",
+        passed=drop <= MAX_FORMAT_DROP,
+        reason=(
+            f"format: {round(-drop, 1) + 0.0:+.1f} points against {best};"
+            f" may lose {MAX_FORMAT_DROP:g}"
+        ),
+        numbers={"drop": drop, "limit": MAX_FORMAT_DROP},
+    )
+    return [kept, _thinking(changes)]
 
 
-def form_checks(change: Comparison, points: str, length: str) -> list[Check]:
-    """Format and thinking are kept; `points` and `length` word what they are compared with."""
-    drop, share = change.format_drop, change.think_share
-    return [
-        Check(
-            name="format",
-            passed=drop <= MAX_FORMAT_DROP,
-            reason=f"format: {round(-drop, 1) + 0.0:+.1f} {points}; may lose {MAX_FORMAT_DROP:g}",
-            numbers={"drop": drop, "limit": MAX_FORMAT_DROP},
+def _thinking(changes: Mapping[str, Comparison]) -> Check:
+    shares = {n: c.think_share for n, c in changes.items() if c.think_share is not None}
+    if not shares:
+        reason = "thinking: no policy before thought anything, so nothing could be lost"
+        return Check(name="thinking", passed=True, reason=reason)
+    best = min(shares, key=shares.__getitem__)  # whoever thought longest
+    share = shares[best]
+    return Check(
+        name="thinking",
+        passed=share >= MIN_THINK_SHARE,
+        reason=(
+            f"thinking: {share:.2f} times the length of {best};"
+            f" less than {MIN_THINK_SHARE:g} is a lost chain of thought"
         ),
-        Check(
-            name="thinking",
-            passed=share >= MIN_THINK_SHARE,
-            reason=(
-                f"thinking: {share:.2f} times {length};"
-                f" less than {MIN_THINK_SHARE:g} is a lost chain of thought"
-            ),
-            numbers={"share": share, "limit": MIN_THINK_SHARE},
-        ),
+        numbers={"share": share, "limit": MIN_THINK_SHARE},
+    )
+
+
+# The policies that were accepted before. An evaluation is given those of the base and of the loop before;
+# that of the loop before hands on what the earlier ones answered, so that the graph need not.
+
+BASE = "the base"
+# Rows of `results.parquet` with the policy's name, without completions.
+ACCEPTED = "accepted.parquet"
+POLICY = "policy"
+
+
+def read_accepted(base: Path | None, previous: Path | None, loop: int) -> dict[str, pl.DataFrame]:
+    """Results of the policies that were accepted before `loop`, by name, the base first.
+
+    Args:
+        base: the base's evaluation.
+        previous: that of the end of the loop before; of the base in loop 1.
+        loop: counts from 1.
+    """
+    found: dict[str, pl.DataFrame] = {}
+    if base is not None:
+        found[BASE] = read_results(base)
+    if previous is not None and loop > 1:
+        if (previous / ACCEPTED).exists():
+            parts = read_frame(previous / ACCEPTED).partition_by(POLICY, as_dict=True)
+            found |= {str(name): rows.drop(POLICY) for (name,), rows in parts.items()}
+        found[f"loop {loop - 1}"] = read_results(previous)
+    return found
+
+
+def write_accepted(path: Path, accepted: Mapping[str, pl.DataFrame]) -> None:
+    """What `read_accepted` of the next loop reads; without the base, which each evaluation is given."""
+    texts = [pl.lit("").alias(name) for name in ("completion", "answer", "reason")]
+    rows = [
+        frame.with_columns(pl.lit(name).alias(POLICY), *texts)
+        for name, frame in accepted.items()
+        if name != BASE
     ]
+    pl.concat(rows).write_parquet(path, compression="zstd")
+
+
+def compare_accepted(
+    accepted: Mapping[str, pl.DataFrame], after: pl.DataFrame, *, resamples: int, seed: int
+) -> dict[str, Comparison]:
+    """A policy's results `after` against each accepted one's."""
+    return {
+        name: compare(before, after, to=name, resamples=resamples, seed=seed)
+        for name, before in accepted.items()
+    }

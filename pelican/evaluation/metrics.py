@@ -400,7 +400,11 @@ def flips(before: pl.DataFrame, after: pl.DataFrame) -> Flips:
 
 
 class Comparison(Frozen):
-    """One policy against an earlier one, on the questions that both answered."""
+    """One policy against an earlier one, on the questions that both answered.
+
+    `think_share` is the length of thinking relative to the earlier one's, None if that one did not think;
+    results of before 2026-12 have 1 there.
+    """
 
     to: str
     embodied: Difference | None
@@ -410,7 +414,7 @@ class Comparison(Frozen):
     embodied_flips: Flips
     general_flips: Flips
     format_drop: float
-    think_share: float
+    think_share: float | None
 
 
 class Summary(Frozen):
@@ -502,5 +506,5 @@ def compare(
         embodied_flips=flips(old, new),
         general_flips=flips(suite_of(before, "general"), suite_of(after, "general")),
         format_drop=100 * (mean_of(old, "format") - mean_of(new, "format")),
-        think_share=mean_of(new, "think_chars") / thought if thought else 1.0,
+        think_share=mean_of(new, "think_chars") / thought if thought else None,
     )

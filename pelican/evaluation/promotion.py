@@ -66,7 +66,7 @@ def judge(
     pairs = paired(suite_of(before.filter(is_new), "embodied"), after)
     checks = [_gain(pairs, config, resamples, seed)]
     checks += _kept(old_before, old_after, config, resamples, seed)
-    checks += form_checks(compare(before, after, resamples=1), "points", "the length before")
+    checks += form_checks({"the model in use": compare(before, after, resamples=1)})
     checks += [_usable(facts, config), _labels(facts, config)]
     return checks
 

@@ -83,7 +83,9 @@ def make_spec(
     """
     recipe = require_recipe(store, run)
     places = {name: where for name, where in inputs.items() if where}
-    for name, field in STAGES[stage].needs(recipe).items():
+    # A retraining's evaluations read the held-out sets of its own, in every phase.
+    sealed = Phase(phase).sealed or recipe.retrain.data is not None
+    for name, field in STAGES[stage].needs(recipe, sealed=sealed).items():
         of_recipe = env.resolve(value_of(recipe, field))
         places[name] = pool_of(recipe, run, stage, loop, field) or of_recipe
     if "pool" in places and (fixes := corrections_place(store, recipe)):

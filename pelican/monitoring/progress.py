@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Any, Literal, Self, TextIO
 
 from pelican.base.parse import parse_json
+from pelican.records import Phase
 
 # Events of a run as lines of a log, so that they pass through processes, pods and Kubeflow.
 #
@@ -54,9 +55,9 @@ _KNOWN = {"stage", "loop", "phase", "done", "total", "unit", "rank"}
 
 
 def where(event: Event) -> str:
-    """`loop 1 RL` or `base`."""
+    """`loop 1 RL`, `base`, or `final, sealed`."""
     if not event.get("loop"):
-        return "base"
+        return Phase(event.get("phase", Phase.BASE)).words
     return f"loop {event['loop']} {str(event.get('phase', '')).upper()}"
 
 

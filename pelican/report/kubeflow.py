@@ -14,8 +14,10 @@ from pelican.config.recipe import Recipe
 from pelican.data.frames import read_frame
 from pelican.errors import DamagedError
 from pelican.monitoring.progress import emit
+from pelican.records import Phase
 from pelican.report.page import build_report
 from pelican.report.run import RESOURCES, Run
+from pelican.report.words import first_upper
 from pelican.retrain.notify import notify
 from pelican.retrain.records import read_verdict
 from pelican.runs.failure import record_failure
@@ -29,6 +31,7 @@ from pelican.runs.layout import (
     stage_prefix,
 )
 from pelican.runs.outcome import (
+    first_and_last,
     read_scores,
     report_path,
     score_rows,
@@ -104,6 +107,8 @@ def _ran_to_its_end(tree: dict[str, Any], recipe: Recipe | None, pipeline: str) 
     last = tree["scores"][-1]
     if pipeline == "evaluate":
         return True
+    if recipe.data.dev is not None and len(tree["sealed"]) < 2:
+        return False
     if last["loop"] == 0 or last["phase"] != recipe.last_phase.value:
         return False
     return last["loop"] == recipe.loops or not last.get("go_on", True)
@@ -114,7 +119,6 @@ def _ran_to_its_end(tree: dict[str, Any], recipe: Recipe | None, pipeline: str) 
 # The names of the numbers are the same in every run, so that runs can be compared; all are finite.
 # Returns plain values: the components log them, nothing here imports kfp.
 
-PHASES = {"base": "base", "rl": "RL", "sft": "SFT"}
 # Settings that ablations change; Kubeflow's own parameter is the whole recipe as one text.
 SETTINGS = (
     "loops",
@@ -182,10 +186,9 @@ def _conclude(store: ObjectStore, run: str, pipeline: str, succeeded: bool) -> S
         metrics |= setting_metrics(recipe)
     where = report_path(store, run)
     page = store.read(f"{prefix}/report.html").decode() if where else ""
-    scores = tree.get("scores") or []
     matrix = None
-    if len(scores) > 1:
-        before, after = (_eval_prefix(run, scores[i]) for i in (0, -1))
+    if len(tree.get("scores") or []) > 1:
+        before, after = (_eval_prefix(run, entry) for entry in first_and_last(tree))
         matrix = success_matrix(store, before, after)
     return Shown(
         finite(metrics),
@@ -209,6 +212,8 @@ def evaluation(store: ObjectStore, output: str, base: str) -> Shown:
     says = "go on" if manifest.metrics.get("go_on", 1.0) >= 0.5 else "stop"
     asked = manifest.phase in ("base", Run(store, manifest.run).last_phase)
     words = f"The gate says: {says}." if asked else f"Were it the gate of a loop: {says}."
+    if Phase(manifest.phase).sealed:
+        words = "The sealed set, which no gate reads."
     reasons = "".join(f"\n- {reason}" for reason in manifest.notes.get("gate", []))
     matrix = success_matrix(store, base, output) if base else None
     return Shown(finite(metrics), f"**{words}**\n{reasons}\n", matrix)
@@ -220,11 +225,11 @@ def finite(metrics: Mapping[str, float]) -> dict[str, float]:
 
 
 def score_metrics(store: ObjectStore, run: str, tree: Mapping[str, Any]) -> dict[str, float]:
-    """Scores by loop and phase; of the last policy by family and dimension, with the gain."""
+    """Scores by loop and phase; of the policy on offer by family and dimension, with the gain."""
     entries = tree.get("scores") or []
     metrics: dict[str, float] = {}
-    for entry in entries:
-        phase = PHASES[entry["phase"]]
+    for entry in [*entries, *tree.get("sealed", ())]:
+        phase = Phase(entry["phase"]).words.replace(",", "")
         name = f"loop {entry['loop']} {phase}" if entry["loop"] else phase
         for suite in ("embodied", "general"):
             if entry[suite] is not None:
@@ -233,7 +238,7 @@ def score_metrics(store: ObjectStore, run: str, tree: Mapping[str, Any]) -> dict
                 metrics[f"{name} {suite} {kind}"] = value
     if not entries:
         return metrics
-    first, last = entries[0], entries[-1]
+    first, last = first_and_last(tree)
     for kind, single in (("families", "family"), ("dimensions", "dimension")):
         for name, estimate in last[kind].items():
             metrics[f"{single} {name}"] = estimate["score"]
@@ -319,6 +324,8 @@ def verdict(tree: Mapping[str, Any]) -> str:
         lines += [f"| {' | '.join(row)} |" for row in score_rows(dict(tree))]
         reasons = tree["scores"][-1].get("reasons", [])
         lines += ["", *(f"- {reason}" for reason in reasons), ""]
+        notes = [tree.get("offer", ""), *tree.get("rl", ())]
+        lines += [f"{first_upper(note)}.\n" for note in notes if note]
     lines += [f"Recipe `{tree.get('recipe')}`, digest `{tree.get('recipe_digest')}`."]
     if tree.get("overrides"):
         lines += ["", f"Overrides: `{json.dumps(tree['overrides'])}`"]

@@ -12,7 +12,15 @@ from pelican.report.compare import phase_totals
 from pelican.report.history import MEANINGS, OUTCOMES
 from pelican.report.ledger import build_ledger, view_forgotten, view_ledger
 from pelican.report.pages import keep_page, render_page
-from pelican.report.run import Evaluation, Run, cost_of, kind_of, label_runs, open_run
+from pelican.report.run import (
+    Evaluation,
+    Run,
+    cost_of,
+    kind_of,
+    label_policy,
+    label_runs,
+    open_run,
+)
 from pelican.report.sections import (
     capability_figures,
     contrast_figures,
@@ -23,7 +31,6 @@ from pelican.report.sections import (
     sft_figures,
     trajectory_figures,
 )
-from pelican.report.tables import gates
 from pelican.report.words import interval, signed
 from pelican.retrain.records import VERDICT, Verdict
 from pelican.runs.layout import read_failure
@@ -41,11 +48,13 @@ def state_of(run: Run) -> dict[str, str]:
         return {"word": "finished", "words": f"The retraining ended: {ended.outcome}. {reasons}"}
     open_stages = [stage for stage in run.stages if stage.manifest is None]
     last = run.evaluations[-1] if run.evaluations else None
-    if last and not open_stages and _is_last(run, last):
-        return {"word": "finished", "words": ""}
+    looked = run.sealed is not None or not run.has_dev
+    refused = _refused(run)
+    if last and not open_stages and looked and _is_last(run, last):
+        return {"word": "finished", "words": refused}
     decided = last is not None and last.phase == run.last_phase and not open_stages
-    if last and decided and any(not entry["gate"]["go_on"] for entry in gates(run)[-1:]):
-        return {"word": "stopped", "words": f"The gate of {last.label} said no."}
+    if last and decided and looked and refused:
+        return {"word": "stopped", "words": refused}
     failure = read_failure(run.store, run.name, run.note)
     if failure is not None:
         where = f"{failure.stage}, loop {failure.loop}"
@@ -54,6 +63,17 @@ def state_of(run: Run) -> dict[str, str]:
         where = f"{open_stages[-1].name} of loop {open_stages[-1].loop}"
         return {"word": "unfinished", "words": f"The last stage without a result is {where}."}
     return {"word": "unfinished", "words": "More stages are to come."}
+
+
+def _refused(run: Run) -> str:
+    """What the gate refused, and what the run offers in its place; empty if nothing was refused."""
+    offered, refused = run.offer
+    if refused is None:
+        return ""
+    instead = f"the policy of {label_policy(offered.loop, offered.phase)}" if offered else "nothing"
+    if offered and offered.loop == 0:
+        instead = "its base"
+    return f"The gate of {label_policy(refused.loop, refused.phase)} said no; the run offers {instead}."
 
 
 def _is_last(run: Run, evaluation: Evaluation) -> bool:
@@ -71,17 +91,19 @@ def verdict(run: Run, change: Comparison | None) -> str:
         return "Nothing has been evaluated yet."
     start = base.summary.embodied
     if final is None or final.summary.embodied is None or change is None or not change.embodied:
+        why = "No phase has been evaluated yet" if final is None else "No policy passed its gate"
         return (
             f"The base scores {start.score:.1f} on the held-out robot questions, chance is"
-            f" {start.chance:.1f}. No phase has been evaluated yet."
+            f" {start.chance:.1f}. {why}."
         )
     end, moved = final.summary.embodied, change.embodied
     if moved.better or moved.worse:
         how = "rose" if moved.better else "fell"
     else:
         how = "went, within noise,"
+    where = "On the sealed set, which no gate read, from" if run.sealed else "From"
     words = (
-        f"From the base to {final.label} the embodied score {how} from {start.score:.1f} to"
+        f"{where} the base to {final.label} the embodied score {how} from {start.score:.1f} to"
         f" {end.score:.1f}, {signed(moved.delta)} points (paired 95 % interval {interval(moved)};"
         f" chance is {end.chance:.1f})."
     )
@@ -167,7 +189,7 @@ def build_report(
 def render(run: Run, against: Sequence[Run] = (), *, ledger: bool = False) -> str:
     """The page as text. `ledger`: there is a page of the whole ledger beside it."""
     base, final = run.base, run.final
-    change = run.compare_evaluations(base, final) if base and final else None
+    change = run.change
     return render_page(
         "report.html.j2",
         run=run,
@@ -185,6 +207,7 @@ def render(run: Run, against: Sequence[Run] = (), *, ledger: bool = False) -> st
         practice=practice_figures(run),
         trajectories=trajectory_figures(run),
         rl=rl_figures(run),
+        rl_endings=run.rl_endings,
         sft=sft_figures(run),
         acceptance=tables.acceptance(run),
         forgotten=view_forgotten(run),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatch
 from functools import cached_property
 from pathlib import Path
@@ -17,19 +17,24 @@ from pelican.config.stages import STAGES
 from pelican.data.frames import read_frame
 from pelican.errors import DamagedError
 from pelican.evaluation.metrics import Comparison, Summary, compare, read_results
+from pelican.records import Phase
 from pelican.runs.layout import (
     PHASES,
+    Offer,
+    offer_of,
+    place_of,
+    read_recipe,
     read_recipe_tree,
     read_submission,
     require_run,
     run_prefix,
 )
-from pelican.runs.outcome import flops, labels, tokens
+from pelican.runs.outcome import flops, labels, rl_endings, tokens
 from pelican.runs.records import Tree
 from pelican.storage import open_store
 from pelican.storage.digests import file_digests
 from pelican.storage.manifests import Manifest, read_manifest
-from pelican.storage.reading import OnDamage, Record, damaged, read_record
+from pelican.storage.reading import OnDamage, Record, damaged, pass_over, read_record
 from pelican.storage.store import ObjectStore
 
 # What a run cost: wall clock, GPU and CPU hours, tokens. Read from the stages' manifests.
@@ -137,18 +142,24 @@ class StageRun:
         """Where the stage stands in the metaloop."""
         names = list(STAGES)
         place = names.index(self.name) if self.name in names else len(names)
-        return (self.loop, PHASES.index(self.phase), place)
+        return (*place_of(self.loop, self.phase), place)
+
+
+def label_policy(loop: int, phase: str) -> str:
+    """`base`, or `loop 2 SFT`."""
+    return f"loop {loop} {phase.upper()}" if loop else "base"
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One finished eval stage."""
+    """One finished eval stage; `of`: the label of the policy that the sealed set was read by."""
 
     loop: int
     phase: str
     prefix: str
     summary: Summary
     path: Path
+    of: str = ""
 
     @cached_property
     def results(self) -> pl.DataFrame:
@@ -156,7 +167,7 @@ class Evaluation:
 
     @property
     def label(self) -> str:
-        return "base" if self.phase == "base" else f"loop {self.loop} {self.phase.upper()}"
+        return self.of or label_policy(self.loop, self.phase)
 
 
 @dataclass
@@ -195,13 +206,28 @@ class Run:
         sft = self.recipe.get("sft", {}).get("enabled", True) and self.pipeline != "rl_only"
         return "sft" if sft else "rl"
 
+    @property
+    def has_dev(self) -> bool:
+        """Whether the gates read a pool of their own, so that the sealed set is read at the end."""
+        return bool(self.recipe.get("data", {}).get("dev"))
+
+    @cached_property
+    def rl_endings(self) -> list[str]:
+        """For each loop why its RL phase ended, as a sentence."""
+        recipe = read_recipe(self.store, self.name, pass_over)
+        return rl_endings((stage.manifest for stage in self.stages if stage.manifest), recipe)
+
     @cached_property
     def seed(self) -> int:
         return int(self.recipe.get("seed", 0))
 
     @cached_property
     def evaluations(self) -> list[Evaluation]:
-        """The finished evaluations, base first, in the order of training."""
+        """The finished evaluations that gates read, base first, in the order of training."""
+        return [e for e in self._evaluated if not Phase(e.phase).sealed]
+
+    @cached_property
+    def _evaluated(self) -> list[Evaluation]:
         found = []
         for stage in self.finished("eval"):
             summary = self.record(f"{stage.prefix}/summary.json", Summary)
@@ -217,16 +243,50 @@ class Run:
             found.append(evaluation)
         return found
 
+    @cached_property
+    def offer(self) -> Offer:
+        """The evaluation of the policy that the run offers, and of one that its gate refused."""
+        return offer_of(
+            (stage.manifest for stage in self.stages if stage.manifest), self.last_phase
+        )
+
+    @cached_property
+    def sealed(self) -> tuple[Evaluation, Evaluation] | None:
+        """The base and the policy on offer on the sealed set, if the run has a dev pool and read it."""
+        looks = {e.phase: e for e in self._evaluated if Phase(e.phase).sealed}
+        if len(looks) < 2:
+            return None
+        offered = self.offer.evaluation
+        of = label_policy(offered.loop, offered.phase) if offered else "base"
+        return replace(looks["start"], of="base"), replace(looks["end"], of=of)
+
     @property
     def base(self) -> Evaluation | None:
-        """The evaluation of the policy before loop 1."""
+        """The evaluation of the policy before loop 1: on the sealed set, once it was read."""
+        if self.sealed is not None:
+            return self.sealed[0]
         return next((e for e in self.evaluations if e.phase == "base"), None)
 
     @property
     def final(self) -> Evaluation | None:
-        """The last evaluation after training, or None if nothing was trained yet."""
-        trained = [e for e in self.evaluations if e.phase != "base"]
-        return trained[-1] if trained else None
+        """That of the policy on offer, or None if nothing was trained yet: sealed, as the base's.
+
+        It is the base's own where no policy after it passed its gate.
+        """
+        if self.sealed is not None:
+            return self.sealed[1]
+        offered = self.offer.evaluation
+        if offered is None or all(e.phase == "base" for e in self.evaluations):
+            return None
+        where = (offered.loop, offered.phase)
+        return next((e for e in self.evaluations if (e.loop, e.phase) == where), None)
+
+    @property
+    def change(self) -> Comparison | None:
+        """From the base to the policy on offer; None if that is the base itself."""
+        if self.base is None or self.final is None or self.final.label == self.base.label:
+            return None
+        return self.compare_evaluations(self.base, self.final)
 
     def steps(self) -> list[tuple[Evaluation, Evaluation]]:
         """Each evaluation with the one before it."""

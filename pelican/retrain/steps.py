@@ -279,7 +279,7 @@ def gate(store: ObjectStore, run: str, recipe: Recipe) -> tuple[str, bool]:
     """
     found = manifests(store, run)
     parent = parent_of(store, recipe)
-    policy = last_policy(found)
+    policy = last_policy(found, recipe)
     if policy is None:
         reasons = [reason for m in found if m.stage == "eval" for reason in m.notes.get("gate", [])]
         reason = reasons[-1] if reasons else "nothing was trained"

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from pydantic import ValidationError
 
@@ -68,8 +69,8 @@ def pool_of(recipe: Recipe, run: str, stage: str, loop: int, field: str) -> str 
 RUN, RECIPE, FAILURE, SUMMARY = "run.json", "recipe.json", "failure.json", "summary.json"
 PREFLIGHT = "preflight.json"
 CANCELLED = "cancelled.json"  # whoever launches a stage of the run stops
-PHASES = (Phase.BASE.value, Phase.RL.value, Phase.SFT.value)
-_STAGE = re.compile(r"loop-(\d+)/([a-z-]+)-(base|rl|sft)/manifest\.json")
+PHASES = tuple(phase.value for phase in Phase)
+_STAGE = re.compile(rf"loop-(\d+)/([a-z-]+)-({'|'.join(PHASES)})/manifest\.json")
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 
 State = Literal["running", "unfinished", "failed", "complete"]
@@ -240,6 +241,8 @@ def expected_stages(recipe: Recipe, pipeline: str) -> int:
     times: dict[Part, int] = {"base": 1}
     if pipeline == "retrain":
         times["diagnosis"] = 1
+    elif pipeline != "evaluate" and recipe.data.dev is not None:
+        times["sealed"] = 2
     if pipeline != "evaluate":
         times["rl"] = recipe.loops * (recipe.rl.enabled and pipeline != "sft_only")
         times["sft"] = recipe.loops * (recipe.sft.enabled and pipeline != "rl_only")
@@ -284,13 +287,61 @@ def _has(recipe: Recipe, stage: str, loop: int, phase: str) -> bool:
     return recipe.sft.enabled and (recipe.mines or "diagnosis" not in parts)
 
 
-def last_policy(found: list[Manifest]) -> str | None:
-    """Prefix of the newest checkpoint that its evaluation's gate did not stop."""
-    stopped = {
-        (m.loop, m.phase) for m in found if m.stage == "eval" and m.metrics.get("go_on", 1.0) < 0.5
-    }
-    trained = [m for m in found if is_training(m.stage) and (m.loop, m.phase) not in stopped]
-    if not trained:
+def place_of(loop: int, phase: str) -> tuple[int, int]:
+    """Where a phase stands in a run: base, the loops, and the sealed set at the end."""
+    number = PHASES.index(phase)
+    return (10**6 if Phase(phase).sealed else loop, number)
+
+
+def evaluations(found: Iterable[Manifest]) -> list[Manifest]:
+    """The evaluations that the gates read, base first, in the order of training."""
+    read = [m for m in found if m.stage == "eval" and not Phase(m.phase).sealed]
+    return sorted(read, key=lambda m: place_of(m.loop, m.phase))
+
+
+def passed(evaluation: Manifest) -> bool:
+    """Whether the gate of an evaluation said go on; true where none was asked."""
+    return evaluation.metrics.get("go_on", 1.0) >= 0.5
+
+
+class Offer(NamedTuple):
+    """What a run offers as its policy: the evaluation of it, and that of one that its gate refused."""
+
+    evaluation: Manifest | None
+    refused: Manifest | None
+
+
+def offer_of(found: Iterable[Manifest], last_phase: str) -> Offer:
+    """The newest policy that a gate let pass: of the last loop that did, once a loop was refused.
+
+    A loop's gate speaks of the whole loop, so the policy between the phases of a refused one is not
+    offered. Where no loop passed it is the base.
+
+    Args:
+        found: the run's manifests.
+        last_phase: the phase that ends a loop.
+    """
+    done = evaluations(found)
+    ends = [m for m in done if m.phase == last_phase]
+    if ends and not passed(ends[-1]):
+        kept = [m for m in done if passed(m) and m.phase in (last_phase, Phase.BASE)]
+        return Offer(kept[-1] if kept else None, ends[-1])
+    kept = [m for m in done if passed(m)]
+    return Offer(kept[-1] if kept else None, None)
+
+
+def last_phase_of(found: Iterable[Manifest], recipe: Recipe | None) -> str:
+    """The phase that ends a loop: by the recipe, or, where it can't be read, by what was done."""
+    if recipe is not None:
+        return recipe.last_phase.value
+    return (Phase.SFT if any(m.phase == Phase.SFT for m in found) else Phase.RL).value
+
+
+def last_policy(found: list[Manifest], recipe: Recipe | None) -> str | None:
+    """Prefix of the checkpoint that the run offers (`offer_of`); None: nothing better than its base."""
+    offered = offer_of(found, last_phase_of(found, recipe)).evaluation
+    if offered is None:
         return None
-    last = max(trained, key=lambda m: (m.loop, PHASES.index(m.phase)))
-    return f"{prefix_of(last)}/checkpoint"
+    trained = (m for m in found if is_training(m.stage))
+    of_it = [m for m in trained if (m.loop, m.phase) == (offered.loop, offered.phase)]
+    return f"{prefix_of(of_it[0])}/checkpoint" if of_it else None

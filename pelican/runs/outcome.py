@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal
@@ -11,9 +12,13 @@ from pelican.config.stages import STAGES
 from pelican.errors import DamagedError
 from pelican.records import Phase
 from pelican.runs.layout import (
-    PHASES,
+    Offer,
+    evaluations,
+    last_phase_of,
     last_policy,
     manifests,
+    offer_of,
+    place_of,
     prefix_of,
     read_failure,
     read_recipe,
@@ -89,7 +94,6 @@ def show(store: ObjectStore, run: str) -> dict[str, Any]:
     submission = read_submission(store, run, errors.append)
     recipe = read_recipe(store, run, errors.append)
     failure = read_failure(store, run, errors.append)
-    entries = scores(store, found, errors.append)
     return {
         "run": run,
         "state": state(store, run, errors.append),
@@ -99,16 +103,37 @@ def show(store: ObjectStore, run: str) -> dict[str, Any]:
         "recipe_digest": recipe.digest() if recipe else None,
         "overrides": submission.overrides if submission else [],
         "submitted": submission.submitted.isoformat() if submission else None,
-        "scores": [entry | {"stopped": _stopped(entry, recipe)} for entry in entries],
+        **judged(store, found, recipe, errors.append),
+        "rl": rl_endings(found, recipe),
         "counts": counts(found),
         "remarks": remarks(found),
         "durations": durations(found),
         "seconds": round(sum(m.seconds for m in found), 1),
-        "policy": last_policy(found),
+        "policy": last_policy(found, recipe),
+        "base": recipe.models.policy if recipe else None,
         "report": report_path(store, run),
         "failure": failure.model_dump() if failure else None,
         "damaged": list(dict.fromkeys(map(str, errors))),
     }
+
+
+def judged(
+    store: ObjectStore, found: list[Manifest], recipe: Recipe | None, on_damage: OnDamage = refuse
+) -> dict[str, Any]:
+    """`scores` of the evaluations that gates read, `sealed` of the others, and `offer`.
+
+    Args:
+        store: where the run lies.
+        found: its manifests.
+        recipe: its recipe, if it can be read.
+        on_damage: called with what is damaged.
+    """
+    offer = offer_of(found, last_phase_of(found, recipe))
+    entries = scores(store, found, on_damage)
+    for entry in entries:
+        entry |= {"stopped": _stopped(entry, recipe), "offered": _is_of(entry, offer.evaluation)}
+    sealed = sealed_scores(store, found, on_damage)
+    return {"scores": entries, "sealed": sealed, "offer": offer_words(offer)}
 
 
 def _stopped(entry: Mapping[str, Any], recipe: Recipe | None) -> bool:
@@ -122,9 +147,87 @@ def scores(
     store: ObjectStore, found: Iterable[Manifest], on_damage: OnDamage = refuse
 ) -> list[dict[str, Any]]:
     """One entry for every evaluation: loop, phase, embodied, general, per family and dimension."""
-    evaluations = [m for m in found if m.stage == "eval"]
-    evaluations.sort(key=lambda m: (m.loop, PHASES.index(m.phase)))
-    return [_scores_of(store, manifest, on_damage) for manifest in evaluations]
+    return [_scores_of(store, manifest, on_damage) for manifest in evaluations(found)]
+
+
+def sealed_scores(
+    store: ObjectStore, found: Iterable[Manifest], on_damage: OnDamage = refuse
+) -> list[dict[str, Any]]:
+    """The same of the looks at the sealed set: the base's, then that of the policy that is offered."""
+    looks = [m for m in found if m.stage == "eval" and Phase(m.phase).sealed]
+    looks.sort(key=lambda m: place_of(m.loop, m.phase))
+    return [_scores_of(store, manifest, on_damage) for manifest in looks]
+
+
+def first_and_last(tree: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The entries by which a run is judged, base and offered: of the sealed set if it was read.
+
+    Raises:
+        IndexError: nothing was evaluated.
+    """
+    if len(tree.get("sealed", ())) == 2:
+        base, final = tree["sealed"]
+        return base, final
+    entries = tree["scores"]
+    offered = [entry for entry in entries if entry.get("offered")]
+    return entries[0], offered[-1] if offered else entries[-1]
+
+
+def name_policy(loop: int, phase: str) -> str:
+    """`base`, `loop 2, after SFT`."""
+    words = Phase(phase).words
+    return f"loop {loop}, after {words}" if loop else words
+
+
+def offer_words(offer: Offer) -> str:
+    """What a run offers in place of the policy that its gate refused; empty if none was refused."""
+    if offer.refused is None:
+        return ""
+    kept = offer.evaluation
+    instead = name_policy(kept.loop, kept.phase) if kept is not None and kept.loop else "its base"
+    refused = name_policy(offer.refused.loop, offer.refused.phase)
+    return f"the gate refused the policy of {refused}; the run offers that of {instead}"
+
+
+def _is_of(entry: Mapping[str, Any], evaluation: Manifest | None) -> bool:
+    return evaluation is not None and (entry["loop"], entry["phase"]) == (
+        evaluation.loop,
+        evaluation.phase,
+    )
+
+
+def rl_endings(found: Iterable[Manifest], recipe: Recipe | None) -> list[str]:
+    """For each loop why its RL phase ended, as a sentence."""
+    phases = sorted((m for m in found if m.stage == "train-rl"), key=lambda m: m.loop)
+    return [_rl_ending(manifest, recipe) for manifest in phases]
+
+
+def _rl_ending(manifest: Manifest, recipe: Recipe | None) -> str:
+    name, notes, steps = f"RL of loop {manifest.loop}", manifest.notes, manifest.counts.get("steps")
+    if "skipped" in notes:
+        return f"{name} trained nothing: {notes['skipped']}"
+    if notes.get("stopped", "max_steps") == "max_steps":
+        return f"{name} ran all its {steps} steps: {_stillness(manifest, recipe, 'reached')}"
+    of = f" of {recipe.rl.max_steps}" if recipe else ""
+    return f"{name} stopped after {steps}{of} steps: {_stillness(manifest, recipe, 'was')}"
+
+
+def _stillness(manifest: Manifest, recipe: Recipe | None, verb: str) -> str:
+    """How far success had come to a standstill when RL ended."""
+    metrics, stop = manifest.metrics, recipe.rl.stop if recipe else None
+    if "probe_slope" in metrics:
+        slope, error = metrics["probe_slope"], metrics["probe_error"]
+        return f"held-out success moved by {slope:+.1f} ± {error:.1f} points in 100 steps"
+    if stop and stop.probes:
+        return (
+            f"fewer than {stop.probe.windows} probes were made, one every {stop.probe.steps} steps"
+        )
+    if "stagnation" not in metrics:
+        return "no window of success rates was full"
+    # Cut and not rounded, so that what was not reached does not look so.
+    value = math.floor(100 * metrics["stagnation"] + 1e-9) / 100
+    by = " by sample" if stop and stop.of == "samples" else ""
+    return f"stagnation{by} {verb} {value:.2f}" + (f" of {stop.threshold:g}" if stop else "")
 
 
 _SHOWN = {"score", "low", "high", "n", "chance"}  # of an estimate
@@ -208,11 +311,10 @@ def report_path(store: ObjectStore, run: str) -> str | None:
 def summary_metrics(tree: dict[str, Any]) -> dict[str, float]:
     """The few numbers that Kubeflow compares runs by."""
     metrics: dict[str, float] = {"complete": float(tree["state"] == "complete")}
-    entries = tree["scores"]
-    if not entries:
+    if not tree["scores"]:
         return metrics
-    base = entries[0] if entries[0]["phase"] == Phase.BASE.value else None
-    last = entries[-1]
+    first, last = first_and_last(tree)
+    base = first if not first["loop"] else None
     for name in ("embodied", "general"):
         if last[name] is None:
             continue
@@ -221,7 +323,7 @@ def summary_metrics(tree: dict[str, Any]) -> dict[str, float]:
             metrics[f"{name} chance"] = last[f"{name}_chance"]
         if base is not None and base[name] is not None:
             metrics[f"{name} gain"] = last[name] - base[name]
-    metrics["loops"] = float(last["loop"])
+    metrics["loops"] = float(tree["scores"][-1]["loop"])
     metrics["stage minutes"] = round(tree["seconds"] / 60, 2)
     return metrics
 
@@ -255,12 +357,11 @@ def score_rows(tree: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
         low, high = entry.get(f"{name}_interval", (None, None))
         return f"{entry[name]:.1f}" + (f" ({low:.1f} to {high:.1f})" if low is not None else "")
 
-    for entry in tree["scores"]:
-        yield _name(entry), text(entry, "embodied"), text(entry, "general")
-    first = tree["scores"][0] if tree["scores"] else {}
-    if "embodied_chance" in first:
-        yield (
-            "chance",
-            f"{first['embodied_chance']:.1f}",
-            f"{first.get('general_chance', 0.0):.1f}",
-        )
+    for kind, after in (("scores", ""), ("sealed", ", sealed")):
+        entries = tree.get(kind) or []
+        for entry in entries:
+            name = name_policy(entry["loop"], entry["phase"])
+            yield name, text(entry, "embodied"), text(entry, "general")
+        if entries and "embodied_chance" in entries[0]:
+            chance, general = entries[0]["embodied_chance"], entries[0].get("general_chance", 0.0)
+            yield f"chance{after}", f"{chance:.1f}", f"{general:.1f}"

@@ -142,7 +142,8 @@ def _needed(recipe: Recipe) -> list[str]:
     """The fields that name an input of a stage which the recipe has."""
     has = {"base": True, "rl": recipe.rl.enabled, "sft": recipe.sft.enabled}
     rows = [row for row in STAGES.values() if any(has.get(part) for part in row.parts)]
-    return list(dict.fromkeys(field for row in rows for field in row.needs(recipe).values()))
+    needed = [row.needs(recipe, sealed=sealed) for row in rows for sealed in (True, False)]
+    return list(dict.fromkeys(field for fields in needed for field in fields.values()))
 
 
 def check_places(store: ObjectStore, recipe: Recipe) -> None:

@@ -17,7 +17,13 @@ from pelican.data.pool import PoolIndex, read_index
 from pelican.data.tables import Quarantine
 from pelican.engines import Engine, open_engine
 from pelican.errors import UserInputError
-from pelican.evaluation.gate import decide
+from pelican.evaluation.gate import (
+    ACCEPTED,
+    compare_accepted,
+    decide,
+    read_accepted,
+    write_accepted,
+)
 from pelican.evaluation.metrics import (
     ResultRow,
     Suite,
@@ -57,7 +63,7 @@ def run(inputs: Inputs, config: Recipe, job: StageJob) -> StageResult:
     """Inputs policy, evaluation, general; optional base and previous, earlier eval stages.
 
     Every rank answers the parts of its turn; rank 0 joins them, and writes `results.parquet`,
-    `summary.json` and `gate.json`.
+    `summary.json` and `gate.json`, and, at the end of a later loop, `accepted.parquet`.
     """
     result = StageResult()
     pools = {name: read_index(inputs[name]) for name in SUITES}
@@ -142,7 +148,12 @@ def _conclude(
     summary = summarise(frame, earlier, resamples=config.eval.bootstrap, seed=config.seed)
     sampled = summarise_attempts(frame, config.eval, config.seed)
     summary = summary.model_copy(update={"sampled": sampled})
-    gate = decide(summary, config.eval)
+    accepted = read_accepted(inputs.get("base"), inputs.get("previous"), job.loop)
+    against = compare_accepted(accepted, frame, resamples=config.eval.bootstrap, seed=config.seed)
+    gate = decide(against, config.eval)
+    if len(accepted) > 1 and config.obeys_gate_after(job.phase):  # for the next loop's gate
+        write_accepted(job.output(ACCEPTED), accepted)
+        job.put(ACCEPTED)
     frame.write_parquet(job.output("results.parquet"), compression="zstd")
     job.put("results.parquet")
     job.write("summary.json", summary.model_dump_json(indent=1).encode())

@@ -16,7 +16,9 @@ from pelican.config.recipe import Recipe, RewardConfig
 from pelican.data.frames import read_frame
 from pelican.data.lazy import CACHE_BYTES, LazySamples
 from pelican.data.pool import load_pool, read_index
+from pelican.data.tables import Quarantine
 from pelican.engines.base import rollout_seed
+from pelican.errors import UserInputError
 from pelican.records import OpenAnswer, Sample, Score
 from pelican.rewards import Judge, score
 from pelican.stages.job import StageJob
@@ -31,7 +33,10 @@ if TYPE_CHECKING:
 
 
 def run(inputs: Inputs, config: Recipe, job: StageJob) -> StageResult:
-    """Inputs: policy, buffer (a filter's output), pool. Writes `checkpoint/` and the curves."""
+    """Inputs: policy, buffer (a filter's output), pool, and held-out questions if RL stops by a probe.
+
+    Writes `checkpoint/` and the curves.
+    """
     result = StageResult()
     ids = read_frame(inputs["buffer"] / "buffer.parquet")["sample_id"].to_list()
     if not ids:
@@ -140,6 +145,7 @@ def _train(
     from pelican.training.curve import STATE, RlCurve
     from pelican.training.distributed import load_for_training
     from pelican.training.grpo import schedule
+    from pelican.training.probe import Answered, HeldOutProbe
     from pelican.training.sampling import PROBES, open_sampler
 
     rl, start = config.rl, inputs["policy"]
@@ -152,7 +158,16 @@ def _train(
     def keep(checkpoint: str) -> None:
         job.keep(f"work/trainer/{checkpoint}", last=(TRAINER_STATE, STATE))
 
-    curve, losses = RlCurve(rl, all_gather_object, report), Losses(lambda *_: None)
+    held_out = _held_out(inputs, config, job, judge) if rl.stop.probes else []
+    honest = training_scorer(config.reward.honest, config.seed, judge)
+
+    def ask() -> list[Answered]:
+        groups = trainer.answer(held_out, rl.stop.probe.samples, honest)
+        return [Answered.of(group) for group in groups]
+
+    probe = HeldOutProbe(rl, ask, all_gather_object) if rl.stop.probes else None
+    curve = RlCurve(rl, all_gather_object, report, probe)
+    losses = Losses(lambda *_: None)
     work = job.restored("work/trainer")
     seed = seed_of(config, job.loop)
     order = schedule(len(samples), rl.max_steps * rl.prompts_per_step, seed)
@@ -189,6 +204,23 @@ def _train(
     if job.rank == 0:
         result.counts.update({"samples": len(samples), "steps": trainer.state.global_step})
         _write(job, result, curve, losses)
+
+
+def _held_out(inputs: Inputs, config: Recipe, job: StageJob, judge: Judge | None) -> list[Sample]:
+    """This rank's share of the probe's questions. Raises UserInputError if there is none for a probe."""
+    from pelican.training.probe import draw_probe
+
+    index, quarantine = read_index(inputs["probe"]), Quarantine()
+    judged = [e for e in index.entries if judge is not None or e.answer_kind != "open"]
+    drawn = draw_probe(judged, config.rl.stop.probe.prompts, config.seed)
+    samples = list(index.load(drawn, max_pixels=config.data.max_pixels, quarantine=quarantine))
+    job.log_left_out(quarantine)
+    if not samples:
+        raise UserInputError(
+            "rl.stop.of=probe: no family of data.dev has two questions that can be asked; add some, or"
+            " stop by samples"
+        )
+    return samples[job.rank :: job.world_size]
 
 
 def _trainer(
@@ -230,6 +262,12 @@ def _write(job: StageJob, result: StageResult, curve: RlCurve, losses: Losses) -
     result.notes["stopped"] = curve.stop_reason or "max_steps"
     if curve.stagnation:
         result.add_metric("stagnation", curve.stagnation[-1]["mean_ts"])
+    if curve.probe is not None:
+        curve.probe.write(job.output("probe.parquet"))
+        trend = curve.probe.tracker.trend()
+        if trend is not None:  # in points of 100, over 100 steps
+            result.add_metric("probe_slope", 1e4 * trend.slope)
+            result.add_metric("probe_error", 1e4 * trend.error)
 
 
 def seed_of(recipe: Recipe, loop: int) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from pelican.config.recipe import RlConfig
 from pelican.dppo.stagnation import StagnationTracker
 from pelican.monitoring import record as telemetry
 from pelican.training.grpo import Group, StepRecord
+from pelican.training.probe import HeldOutProbe
 
 STATE = "curve.json"
 Gather = Callable[[Any], list[Any]]
@@ -32,14 +33,29 @@ class RlCurve(TrainerCallback):  # type: ignore[misc]
     """
 
     def __init__(
-        self, config: RlConfig, gather: Gather, report: Callable[[int, float], None]
+        self,
+        config: RlConfig,
+        gather: Gather,
+        report: Callable[[int, float], None],
+        probe: HeldOutProbe | None = None,
     ) -> None:
+        """A curve without a step.
+
+        Args:
+            config: the recipe's section `rl`.
+            gather: what every rank gives, on every rank.
+            report: called with each step and its mean reward.
+            probe: decides when RL stops in place of stagnation, which is then only noted.
+        """
+        self.probe = probe
         self.rows: list[dict[str, Any]] = []
         self.stagnation: list[dict[str, Any]] = []
         self.totals: dict[str, int] = defaultdict(int)
         self.stop_reason = ""
         self._tracker = StagnationTracker.of(config)
         self._window: dict[str, list[float]] = defaultdict(list)
+        # Of each family the rates of its samples in this window, if stagnation is of samples.
+        self._of_samples: dict[str, dict[str, list[float]]] = defaultdict(dict)
         self._config, self._gather, self._report = config, gather, report
         # Completion tokens of the batch in use, this rank's and all ranks', and all ranks' of prompts.
         self._batch = self._batch_of_all = self._prompts_of_all = 0
@@ -49,6 +65,7 @@ class RlCurve(TrainerCallback):  # type: ignore[misc]
         mine = [
             {
                 "family": group.sample.family.value,
+                "sample": group.sample.id,
                 "reward": float(group.rewards.mean()),
                 "success_rate": sum(s.success for s in group.scores) / len(group.scores),
                 "format": sum(s.format for s in group.scores) / len(group.scores),
@@ -68,6 +85,9 @@ class RlCurve(TrainerCallback):  # type: ignore[misc]
         for group in groups:
             by_family[group["family"]].append(group)
             self._window[group["family"]].append(group["success_rate"])
+            if self._config.stop.of == "samples":
+                of_family = self._of_samples[group["family"]]
+                of_family.setdefault(group["sample"], []).append(group["success_rate"])
         step = record.step + 1
         for family, members in sorted(by_family.items()):
             row: dict[str, Any] = {"step": step, "family": family, "groups": len(members)}
@@ -108,6 +128,18 @@ class RlCurve(TrainerCallback):  # type: ignore[misc]
             for name, count in share.items():
                 self.totals[name] += count
 
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """The first probe is of the policy that the phase starts with."""
+        self._look(state.global_step)
+
+    def _look(self, step: int) -> None:
+        if self.probe is not None:
+            counts = self.probe.look(step)
+            self.totals["tokens_generated"] += counts["probe_tokens"]
+            self.totals["prompt_tokens"] += counts["probe_prompt_tokens"]
+            for name, count in counts.items():
+                self.totals[name] += count
+
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Close a window every `stop.window` steps; stop if the tracker finds stagnation."""
         step = state.global_step
@@ -124,15 +156,19 @@ class RlCurve(TrainerCallback):  # type: ignore[misc]
         recent = [row["reward"] for row in self.rows if row["step"] == newest]
         self._report(step, sum(recent) / len(recent) if recent else 0.0)
         if step % self._config.stop.window == 0 and self._window:
-            rates = {family: sum(v) / len(v) for family, v in self._window.items()}
-            now = self._tracker.update(rates)
+            now = self._tracker.update(
+                _means(self._window), {f: _means(of) for f, of in self._of_samples.items()}
+            )
             self.stagnation += [
                 {"step": step, "family": f, "ts": ts, "mean_ts": now.mean}
                 for f, ts in now.tasks.items()
             ]
             telemetry.stagnated(now.tasks, now.mean)
             self._window.clear()
-        reason = self._tracker.stop_reason(step)
+            self._of_samples.clear()
+        self._look(step)
+        rule = self.probe.tracker if self.probe else self._tracker
+        reason = rule.stop_reason(step)
         if reason:
             self.stop_reason = reason
             control.should_training_stop = True
@@ -147,6 +183,8 @@ class RlCurve(TrainerCallback):  # type: ignore[misc]
                 "totals": self.totals,
                 "tracker": self._tracker.state_dict(),
                 "window": self._window,
+                "of_samples": self._of_samples,
+                "probe": self.probe.state_dict() if self.probe else None,
             }
             with replacing(folder / STATE) as file:  # with it the checkpoint is whole
                 file.write_text(json.dumps(saved))
@@ -158,9 +196,16 @@ class RlCurve(TrainerCallback):  # type: ignore[misc]
         self.totals.update(saved["totals"])
         self._tracker.load_state_dict(saved["tracker"])
         self._window.update(saved["window"])
+        self._of_samples.update(saved.get("of_samples", {}))  # none in one of before 2026-12
+        if self.probe is not None:
+            self.probe.load_state_dict(saved["probe"])
 
     def write(self, curve: Path, stagnation: Path) -> None:
         """Write both tables as Parquet files."""
         pl.DataFrame(self.rows).write_parquet(curve)
         schema = {"step": pl.Int64, "family": pl.String, "ts": pl.Float64, "mean_ts": pl.Float64}
         pl.DataFrame(self.stagnation, schema=schema).write_parquet(stagnation)
+
+
+def _means(values: Mapping[str, Sequence[float]]) -> dict[str, float]:
+    return {name: sum(found) / len(found) for name, found in values.items()}

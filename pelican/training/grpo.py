@@ -279,6 +279,33 @@ class DeliberateGrpoTrainer(GrpoTrainer):
             groups[number] = replace(group, variance_of=self._config.variance_of)
         return groups
 
+    def answer(self, samples: Sequence[Sample], rollouts: int, scorer: Scorer) -> list[Group]:
+        """`rollouts` answers to each of this rank's held-out `samples`, by the policy as it is now.
+
+        Nothing is trained on. The seeds are the same each time, and no more is decoded at once than in a
+        step. Collective.
+        """
+        self.update_sampler()
+        step, groups = int(self.state.global_step), []
+        at_once = self._config.prompts_per_step * self._config.group_size
+        chunk = max(1, at_once // (self.accelerator.num_processes * rollouts))
+        decode = self._engine.encoder.decode
+        for start in range(0, len(samples), chunk):
+            part = samples[start : start + chunk]
+            prompts = [self._engine.encoder.prompt(sample) for sample in part]
+            seeds = [
+                [rollout_seed(self.args.seed, f"probe/{sample.id}", i) for i in range(rollouts)]
+                for sample in part
+            ]
+            completions, _ = self.complete(part, prompts, seeds)
+            for sample, prompt, rows in zip(part, prompts, completions, strict=True):
+                scores = [scorer(sample, decode(row), i, step) for i, row in enumerate(rows)]
+                groups.append(Group(sample, prompt, rows, scores))
+        return groups
+
+    def update_sampler(self) -> None:
+        """Bring what completes to the policy's weights; here it is the policy itself. Collective."""
+
     def complete(
         self,
         samples: Sequence[Sample],

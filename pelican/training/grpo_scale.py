@@ -63,6 +63,7 @@ class ScaledGrpoTrainer(ScaledTraining, DeliberateGrpoTrainer):
         sampler = sampler or LocalSampler(load_copy(recipe, checkpoint), encoder)
         super().__init__(*args, engine=sampler, config=recipe.rl, **kwargs)
         self._sampler = sampler
+        self._synced = -1  # the step whose weights the sampler has
         self._staleness = recipe.rl.generation.max_staleness
         self._queue: RolloutQueue[StepRecord] | None = RolloutQueue() if self._staleness else None
         if self._queue is not None and self.accelerator.num_processes > 1:
@@ -119,7 +120,15 @@ class ScaledGrpoTrainer(ScaledTraining, DeliberateGrpoTrainer):
                 queue.submit(partial(self.draw_groups, self._scheduled(later), later))
         return record
 
+    def update_sampler(self) -> None:
+        """While steps are drawn ahead the sampler keeps the weights that they are drawn with."""
+        if not self._queue:
+            self._sync(int(self.state.global_step))
+
     def _sync(self, step: int) -> None:
+        if step == self._synced:
+            return
+        self._synced = step
         difference = self._sampler.sync_weights(self.model_wrapped, step)
         if difference is not None:
             self.record_metric("sync_difference", difference)

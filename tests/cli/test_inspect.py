@@ -14,7 +14,7 @@ from pelican.errors import DamagedError
 from pelican.report.kubeflow import finish
 from pelican.runs import layout
 from pelican.runs.layout import require_recipe
-from pelican.storage.manifests import commit_manifest, read_manifest
+from pelican.storage.manifests import Manifest, commit_manifest, read_manifest
 from pelican.storage.store import FolderStore
 from tests.report.made_run import NAME, MadeRun
 
@@ -73,12 +73,42 @@ def test_show_gives_scores_counts_and_durations_as_json(
     assert tree["policy"] == f"runs/{NAME}/loop-2/train-sft-sft/checkpoint"
 
 
-def test_the_policy_of_a_run_is_the_newest_that_its_gate_let_pass(store: FolderStore) -> None:
-    found = layout.manifests(store, NAME)
-    last = next(m for m in found if (m.stage, m.loop, m.phase) == ("eval", 2, "sft"))
-    stopped = last.model_copy(update={"metrics": {**last.metrics, "go_on": 0.0}})
-    others = [m for m in found if m is not last]
-    assert layout.last_policy([*others, stopped]) == f"runs/{NAME}/loop-2/train-rl-rl/checkpoint"
+def said_no(found: list[Manifest], loop: int, phase: str) -> list[Manifest]:
+    """The manifests, with a gate that stopped after this phase."""
+
+    def other(manifest: Manifest) -> Manifest:
+        asked = (manifest.stage, manifest.loop, manifest.phase) == ("eval", loop, phase)
+        metrics = manifest.metrics | ({"go_on": 0.0} if asked else {})
+        return manifest.model_copy(update={"metrics": metrics})
+
+    return [other(manifest) for manifest in found]
+
+
+@pytest.mark.parametrize(
+    ("refused", "until", "offered"),
+    [
+        (None, (2, "sft"), "loop-2/train-sft-sft"),
+        ((2, "sft"), (2, "sft"), "loop-1/train-sft-sft"),  # not the half of a refused loop
+        ((1, "sft"), (1, "sft"), None),  # nothing passed: the base
+        ((2, "rl"), (2, "sft"), "loop-2/train-sft-sft"),  # SFT restored it
+        ((2, "rl"), (2, "rl"), "loop-1/train-sft-sft"),
+        (None, (2, "rl"), "loop-2/train-rl-rl"),  # so far
+        (None, (0, "base"), None),
+    ],
+)
+def test_a_run_offers_the_newest_policy_that_its_gate_let_pass(
+    store: FolderStore,
+    refused: tuple[int, str] | None,
+    until: tuple[int, str],
+    offered: str | None,
+) -> None:
+    last = layout.place_of(*until)
+    found = [m for m in layout.manifests(store, NAME) if layout.place_of(m.loop, m.phase) <= last]
+    if refused:
+        found = said_no(found, *refused)
+    recipe = layout.read_recipe(store, NAME)
+    expected = offered and f"runs/{NAME}/{offered}/checkpoint"
+    assert layout.last_policy(found, recipe) == expected
 
 
 def test_show_and_compare_print_tables(

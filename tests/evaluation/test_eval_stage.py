@@ -39,8 +39,10 @@ FAMILIES = (Family.SUCCESS, Family.TEMPORAL)
 class Answers(Engine):
     """Answers each sample right unless its id is in `wrong`; may die after some answers."""
 
-    def __init__(self, wrong: Sequence[str] = (), dies_at: int | None = None) -> None:
-        self.wrong, self.dies_at = set(wrong), dies_at
+    def __init__(
+        self, wrong: Sequence[str] = (), dies_at: int | None = None, thought: str = "look"
+    ) -> None:
+        self.wrong, self.dies_at, self.thought = set(wrong), dies_at, thought
         self.asked: list[Any] = []
         self.opened = 0
 
@@ -53,7 +55,8 @@ class Answers(Engine):
                 raise KeyboardInterrupt
             self.asked.append(sample.id)
             letter = "A" if sample.id in self.wrong else sample.answer.answer
-            text = f"<think>look</think><answer>{letter}</answer>"
+            text = f"<think>{self.thought}</think><answer>{letter}</answer>"
+            text = text if self.thought else letter
             yield [
                 Rollout(
                     sample_id=sample.id,
@@ -98,7 +101,9 @@ def pools(tmp_path: Path) -> dict[str, str]:
     return {name: str(tmp_path / name) for name in ("held", "general", "policy")}
 
 
-def spec(tmp_path: Path, pools: dict[str, str], name: str = "base", **inputs: str) -> StageSpec:
+def spec(
+    tmp_path: Path, pools: dict[str, str], name: str = "base", loop: int = 1, **inputs: str
+) -> StageSpec:
     recipe = Recipe(
         name="made",
         models=Models(policy=pools["policy"], teacher=pools["policy"]),
@@ -110,9 +115,9 @@ def spec(tmp_path: Path, pools: dict[str, str], name: str = "base", **inputs: st
         stage="eval",
         store=str(tmp_path / "store"),
         run="made",
-        loop=0 if name == "base" else 1,
+        loop=0 if name == "base" else loop,
         phase=Phase(name),
-        output=f"runs/made/loop-{0 if name == 'base' else 1}/eval-{name}",
+        output=f"runs/made/loop-{0 if name == 'base' else loop}/eval-{name}",
         inputs={
             "policy": pools["policy"],
             "evaluation": pools["held"],
@@ -178,6 +183,36 @@ def test_a_worse_policy_is_compared_and_stopped(tmp_path, pools, monkeypatch):
     assert comparison.embodied.delta == pytest.approx(-80.0) and comparison.embodied.worse
     assert comparison.embodied_flips.lost == 8
     assert comparison.general.delta == 0.0
+
+
+def test_every_loop_is_held_to_the_best_that_was_accepted(tmp_path, pools, monkeypatch):
+    """Loop 2 thinks half as long as loop 1, and loop 3 half as long again: nobody sees but who remembers."""
+    base, previous = "runs/made/loop-0/eval-base", "runs/made/loop-0/eval-base"
+    evaluate(monkeypatch, spec(tmp_path, pools), Answers(thought=""))
+    said = {}
+    for loop, thought in ((1, "look " * 10), (2, "look " * 4), (3, "look " * 2)):
+        asked = spec(tmp_path, pools, "sft", loop, base=base, previous=previous)
+        manifest, folder = evaluate(monkeypatch, asked, Answers(thought=thought.strip()))
+        gate = Gate.model_validate_json((folder / "gate.json").read_text())
+        said[loop] = [check.name for check in gate.checks if not check.passed]
+        names = {output.path for output in manifest.outputs}
+        assert ("accepted.parquet" in names) == (loop > 1)  # that of one loop is as it always was
+        previous = asked.output
+    assert said == {1: [], 2: [], 3: ["thinking"]}
+    thinking = gate.checks[-1].reason
+    assert thinking.startswith("thinking: 0.18 times the length of loop 1;")
+
+
+def test_a_run_whose_earlier_loops_kept_no_record_is_held_to_base_and_previous(
+    tmp_path, pools, monkeypatch
+):
+    base = "runs/made/loop-0/eval-base"
+    evaluate(monkeypatch, spec(tmp_path, pools), Answers())
+    old = spec(tmp_path, pools, "sft", 1, base=base, previous=base)
+    evaluate(monkeypatch, old, Answers())
+    asked = spec(tmp_path, pools, "sft", 3, base=base, previous=old.output)
+    manifest, _ = evaluate(monkeypatch, asked, Answers(thought=""))
+    assert manifest.metrics["go_on"] == 0.0
 
 
 def test_a_killed_evaluation_goes_on_at_the_next_part(tmp_path, pools, monkeypatch):

@@ -4,7 +4,7 @@ import pytest
 
 from pelican.config.recipe import EvalConfig
 from pelican.evaluation.gate import decide
-from pelican.evaluation.metrics import Comparison, Difference, Flips, Summary
+from pelican.evaluation.metrics import Comparison, Difference, Flips
 
 NO_FLIPS = Flips(n=0, kept=0, lost=0, gained=0)
 SAME = (0.0, -1.0, 1.0)
@@ -27,41 +27,44 @@ def against(embodied=SAME, general=SAME, format_drop=0.0, think_share=1.0):
     )
 
 
-def summary_with(**comparisons):
-    return Summary(
-        embodied=None,
-        general=None,
-        families={},
-        dimensions={},
-        benchmarks={},
-        horizons={},
-        format_rate=1.0,
-        success_rate=0.5,
-        mean_tokens=10,
-        mean_think_chars=40,
-        comparisons=comparisons,
-    )
-
-
+BASE, ONE, TWO = "the base", "loop 1", "loop 2"
+# What a policy is against each that was accepted before -> the checks that fail.
 CASES = {
     "nothing to compare with": ({}, []),
-    "all better": ({"base": against((9, 6, 12)), "previous": against((3, 1, 5))}, []),
-    "small loss, certain": ({"previous": against((-2, -2.9, -1.1))}, []),
-    "large loss, within noise": ({"previous": against((-4, -9, 1))}, []),
-    "large loss, certain": ({"previous": against((-4, -6, -2))}, ["embodied"]),
-    "loss of exactly the limit": ({"previous": against((-3, -4, -2))}, []),
-    "below the base is not the embodied check": ({"base": against((-8, -9, -7))}, []),
-    "general lost to the base": ({"base": against(general=(-5, -7, -3))}, ["general"]),
-    "general within noise": ({"base": against(general=(-5, -11, 1))}, []),
-    "general lost to previous alone": ({"previous": against(general=(-5, -7, -3))}, []),
-    "no general suite": ({"base": against(general=None)}, []),
-    "format lost": ({"base": against(format_drop=6.0)}, ["format"]),
-    "format a little lost": ({"base": against(format_drop=4.9)}, []),
-    "thinking lost": ({"base": against(think_share=0.1)}, ["thinking"]),
+    "all better": ({BASE: against((9, 6, 12)), ONE: against((3, 1, 5))}, []),
+    "small loss, certain": ({BASE: against((9, 6, 12)), ONE: against((-2, -2.9, -1.1))}, []),
+    "large loss, within noise": ({BASE: against(), ONE: against((-4, -9, 1))}, []),
+    "large loss, certain": ({BASE: against(), ONE: against((-4, -6, -2))}, ["embodied"]),
+    "loss of exactly the limit": ({BASE: against(), ONE: against((-3, -4, -2))}, []),
+    "below the base": ({BASE: against((-8, -9, -7)), ONE: against((3, 1, 5))}, ["embodied"]),
+    "a slow decline": ({ONE: against((-5, -7, -3)), TWO: against((-2, -4, -0.1))}, ["embodied"]),
+    "general lost to the base": ({BASE: against(general=(-5, -7, -3))}, ["general"]),
+    "general within noise": ({BASE: against(general=(-5, -11, 1))}, []),
+    "general of the base's height, and loop 1 had learned it": (
+        {BASE: against(general=(1, -4, 6)), ONE: against(general=(-19, -24, -14))},
+        ["general"],
+    ),
+    "no general suite": ({BASE: against(general=None)}, []),
+    "format lost": ({BASE: against(format_drop=6.0)}, ["format"]),
+    "format a little lost": ({BASE: against(format_drop=4.9)}, []),
+    "a format that the base did not have": (
+        {BASE: against(format_drop=-2), ONE: against(format_drop=90)},
+        ["format"],
+    ),
+    "thinking lost": ({BASE: against(think_share=0.1)}, ["thinking"]),
+    "a base that did not think": ({BASE: against(think_share=None)}, []),
+    "thinking that only loop 1 did": (
+        {BASE: against(think_share=None), ONE: against(think_share=0.0)},
+        ["thinking"],
+    ),
+    "thinking lost since loop 1, and loop 2 was short already": (
+        {BASE: against(think_share=1), ONE: against(think_share=0.2), TWO: against(think_share=1)},
+        ["thinking"],
+    ),
     "several": (
         {
-            "base": against(general=(-9, -12, -6), think_share=0.0),
-            "previous": against((-9, -12, -6)),
+            BASE: against(general=(-9, -12, -6), think_share=0.0),
+            ONE: against((-9, -12, -6)),
         },
         ["embodied", "general", "thinking"],
     ),
@@ -70,22 +73,22 @@ CASES = {
 
 @pytest.mark.parametrize("name", CASES)
 def test_the_gate(name):
-    comparisons, failed = CASES[name]
-    gate = decide(summary_with(**comparisons), EvalConfig())
+    accepted, failed = CASES[name]
+    gate = decide(accepted, EvalConfig())
     assert [check.name for check in gate.checks if not check.passed] == failed
     assert gate.go_on == (not failed)
     assert len(gate.reasons) >= 1 and all(gate.reasons)
 
 
 def test_every_number_of_a_decision_is_in_it():
-    gate = decide(summary_with(previous=against((-4.25, -6.5, -2.5))), EvalConfig())
+    gate = decide({ONE: against((-4.25, -6.5, -2.5)), BASE: against()}, EvalConfig())
     check = next(check for check in gate.checks if check.name == "embodied")
     assert check.numbers == {"delta": -4.25, "low": -6.5, "high": -2.5, "n": 300, "limit": 3.0}
-    assert "-4.2" in check.reason and "previous" in check.reason and "300" in check.reason
+    assert "-4.2" in check.reason and "loop 1" in check.reason and "300" in check.reason
 
 
 def test_the_limits_come_from_the_recipe():
-    summary = summary_with(base=against(general=(-2, -3, -1)), previous=against((-2, -3, -1)))
+    accepted = {BASE: against(general=(-2, -3, -1)), ONE: against((-2, -3, -1))}
     strict = EvalConfig(max_general_drop=1.0, max_embodied_drop=1.0)
-    assert decide(summary, EvalConfig()).go_on
-    assert not decide(summary, strict).go_on
+    assert decide(accepted, EvalConfig()).go_on
+    assert not decide(accepted, strict).go_on

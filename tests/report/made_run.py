@@ -223,7 +223,7 @@ class MadeRun:
         attempts = summarise_attempts(frame, EvalConfig(samples=4, bootstrap=100), 0)
         summary = summary.model_copy(update={"sampled": attempts})
         self.store.write(f"{prefix}/summary.json", summary.model_dump_json().encode())
-        gate = decide(summary, EvalConfig())
+        gate = decide(summary.comparisons, EvalConfig())
         self.store.write(f"{prefix}/gate.json", gate.model_dump_json().encode())
         inputs = {"policy": "p", "evaluation": str(self.held), "general": str(self.general)}
         return {"samples": len(rows), "tokens": 24 * len(rows)}, manifest_metrics(summary), inputs

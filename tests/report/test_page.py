@@ -17,7 +17,8 @@ from pelican.report.run import open_run
 from pelican.report.tables import acceptance
 from pelican.report.words import signed
 from pelican.retrain.records import Verdict, write_verdict
-from pelican.storage.manifests import now
+from pelican.storage.manifests import commit_manifest, now, read_manifest
+from pelican.storage.store import FolderStore
 from tests.report.browser import act, needs_chromium, screenshot
 from tests.report.made_run import NAME, MadeRun, commit_again
 
@@ -218,15 +219,48 @@ def test_a_failed_run_says_why(tmp_path):
     assert "train-rl, loop 1: memory &lt;ran&gt; out" in html
 
 
-def test_a_run_that_the_gate_stopped_says_so(tmp_path):
+def refuse(store: FolderStore, loop: int) -> None:
+    """Let the gate at the end of a loop say no."""
+    prefix = f"runs/{NAME}/loop-{loop}/eval-sft"
+    gate = json.loads(store.read(f"{prefix}/gate.json")) | {"go_on": False}
+    commit_again(store, f"{prefix}/gate.json", json.dumps(gate).encode())
+    manifest = read_manifest(store, prefix)
+    metrics = manifest.metrics | {"go_on": 0.0}
+    commit_manifest(store, prefix, manifest.model_copy(update={"metrics": metrics}))
+
+
+def test_a_run_that_the_gate_stopped_says_so_and_shows_the_policy_before(tmp_path):
+    made = MadeRun(tmp_path, train=40)
+    made.write(until="loop-3/rollout-rl")
+    made.store.delete(f"runs/{NAME}/loop-3")
+    refuse(made.store, 2)
+    run = open_run(made.store, NAME)
+    html = render(run)
+    assert 'class="state stopped"' in html
+    assert "The gate of loop 2 SFT said no; the run offers the policy of loop 1 SFT." in html
+    assert run.final.label == "loop 1 SFT" and "Base to loop 1 SFT" in html
+    assert run.change.embodied == run.compare_evaluations(run.base, run.final).embodied
+
+
+def test_a_run_whose_first_loop_was_refused_offers_its_base(tmp_path):
     made = MadeRun(tmp_path, train=40)
     made.write(until="loop-2/rollout-rl")
     made.store.delete(f"runs/{NAME}/loop-2")
-    key = f"runs/{NAME}/loop-1/eval-sft/gate.json"
-    gate = json.loads(made.store.read(key)) | {"go_on": False}
-    commit_again(made.store, key, json.dumps(gate).encode())
+    refuse(made.store, 1)
+    run = open_run(made.store, NAME)
+    html = render(run)
+    assert "The gate of loop 1 SFT said no; the run offers its base." in html
+    assert "No policy passed its gate." in html
+    assert run.change is None and run.final.label == "base"
+
+
+def test_the_last_loops_refusal_is_told_though_no_loop_would_follow(tmp_path):
+    made = MadeRun(tmp_path, loops=2, train=40)
+    made.write()
+    refuse(made.store, 2)
     html = render(open_run(made.store, NAME))
-    assert 'class="state stopped"' in html and "The gate of loop 1 SFT said no." in html
+    assert 'class="state finished"' in html
+    assert "the run offers the policy of loop 1 SFT." in html
 
 
 def test_a_retraining_without_a_weakness_has_ended(tmp_path):
