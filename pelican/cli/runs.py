@@ -82,12 +82,18 @@ def print_run(run: str, as_json: bool, uri: str | None) -> None:
             print(f"{how} after {where(entry)}: {'; '.join(entry['reasons'])}")
     _print_ledger(tree["counts"])
     _print_durations(tree["durations"])
+    for finding in tree["findings"]:
+        print(f"\nfinding {finding['sentence']}")
     print()
     if tree["failure"]:
         print(f"failed  {tree['failure']['stage']}: {tree['failure']['message']}")
     policy = tree["policy"] and (
         tree["policy"] if store.remote else f"{store.uri}/{tree['policy']}"
     )
+    if tree["pipeline"] == "retrain":
+        from pelican.cli.weaknesses import print_matched
+
+        print_matched(store, run)
     print(f"policy  {policy or '-'}")
     print(f"report  {tree['report'] or 'not written'}")
     print(f"next    {_next(tree)}")

@@ -446,9 +446,12 @@ def submit_retraining(
         verdict = read_verdict(objects, plan.run)
     else:
         print(f"run {plan.run} is complete")
+    from pelican.cli.weaknesses import print_matched
+
     if verdict is None:
         raise PelicanError(f"run {plan.run} ended without a verdict; `pelican show {plan.run}`")
     print_verdict(verdict)
+    print_matched(objects, plan.run)
 
 
 def print_verdict(verdict: Verdict) -> None:

@@ -10,6 +10,7 @@ from pelican.config.recipe import Recipe
 from pelican.config.stages import STAGES
 from pelican.errors import DamagedError
 from pelican.records import Phase
+from pelican.runs.findings import Finding, evidence_of, findings
 from pelican.runs.layout import (
     PHASES,
     last_policy,
@@ -105,9 +106,18 @@ def show(store: ObjectStore, run: str) -> dict[str, Any]:
         "seconds": round(sum(m.seconds for m in found), 1),
         "policy": last_policy(found),
         "report": report_path(store, run),
+        "findings": [f.model_dump() for f in read_findings(store, found, recipe, errors.append)],
         "failure": failure.model_dump() if failure else None,
         "damaged": list(dict.fromkeys(map(str, errors))),
     }
+
+
+def read_findings(
+    store: ObjectStore, found: Iterable[Manifest], recipe: Recipe | None, on_damage: OnDamage
+) -> list[Finding]:
+    """What the manifests and evaluations of a run say is wrong."""
+    evidence = evidence_of(list(found), lambda m: read_scores(store, m, on_damage), recipe)
+    return findings(evidence)
 
 
 def _stopped(entry: Mapping[str, Any], recipe: Recipe | None) -> bool:
