@@ -60,7 +60,9 @@ def run(
     if recorded:
         model_name, identity, engine = _open_recorded(benchmark, data, Path(model))
     else:
-        model_name, identity, engine = _engine(recipe, model, served_model, concurrency)
+        model_name, identity, engine = open_model(
+            recipe, "--model", model, served_model=served_model, concurrency=concurrency
+        )
     where = output or env.home() / ".pelican" / "benchmarks" / name / _slug(model_name)
     ask = _judge(recipe, judge, judge_model, where)
     if benchmark.needs_judge and ask is None:
@@ -99,7 +101,7 @@ def run(
 def _open_recorded(
     benchmark: Benchmark, data: Path, path: Path
 ) -> tuple[str, str, Callable[[], Engine]]:
-    """The name, identity and engine of a file of recorded replies; see `_engine`."""
+    """The name, identity and engine of a file of recorded replies; see `open_model`."""
     from pelican.evaluation.published.lmms_samples import is_lmms_samples, read_lmms_samples
     from pelican.evaluation.published.run import RecordedEngine, check_replies, read_replies
     from pelican.storage.digests import file_digest
@@ -115,20 +117,38 @@ def _open_recorded(
     return path.stem, f"{path.name}@{file_digest(path)[:16]}", lambda: RecordedEngine(replies)
 
 
-def _engine(
-    recipe: Recipe, model: str, served_model: str | None, concurrency: int
+def open_model(
+    recipe: Recipe,
+    option: str,
+    model: str,
+    *,
+    served_model: str | None = None,
+    concurrency: int = 16,
+    instead: str = ", an endpoint's URL to /v1, or a file of replies",
 ) -> tuple[str, str, Callable[[], Engine]]:
-    """The model's name, what tells its completions from another's, and how to open it."""
+    """The model's name, what tells its completions from another's, and how to open it.
+
+    Args:
+        recipe: Its engine and system prompt are used.
+        option: Where the model was named, for the error.
+        model: A checkpoint's folder, or an endpoint's URL to /v1.
+        served_model: Its name at the endpoint; None: the first that is listed.
+        concurrency: Requests to the endpoint at a time.
+        instead: What else could be given, for the error.
+
+    Raises:
+        UserInputError: There is no such checkpoint or endpoint.
+    """
     if "://" in model:
         from pelican.base.endpoint import ChatClient, served_models
         from pelican.engines.openai import KEY_VARIABLE, EndpointEngine
 
-        name = served_model or served_models(model, "--model", KEY_VARIABLE)[0]
+        name = served_model or served_models(model, option, KEY_VARIABLE)[0]
         client = ChatClient(
             model,
             name,
             who="model",
-            setting="--model",
+            setting=option,
             key_variable=KEY_VARIABLE,
             concurrency=concurrency,
         )
@@ -140,10 +160,9 @@ def _engine(
     folder = Path(env.resolve(model))
     if not folder.is_dir():
         raise UserInputError(
-            f"--model {model}: there is no checkpoint at {folder}; give its folder, an endpoint's"
-            " URL to /v1, or a file of replies"
+            f"{option} {model}: there is no checkpoint at {folder}; give its folder{instead}"
         )
-    check_checkpoint("--model", str(folder))
+    check_checkpoint(option, str(folder))
     identity = f"{folder.name}@{checkpoint_stamp(folder)}"
     return folder.name, identity, lambda: open_engine(recipe.rollout, recipe.model, folder)
 

@@ -10,10 +10,10 @@ from typing import Annotated
 
 import typer
 
-from pelican.cli.output import PODS, Set, Store
+from pelican.cli.output import PODS, Address, Set, Store
 from pelican.config import env
 
-# What is said of runs: `pelican runs`, `show`, `report`, `compare`, `logs`, `cancel`.
+# What is said of runs: `pelican runs`, `show`, `report`, `weaknesses`, `compare`, `logs`, `cancel`.
 
 runs_app = typer.Typer()
 
@@ -62,6 +62,24 @@ def report(
 
 
 @runs_app.command()
+def weaknesses(
+    run: Annotated[str, typer.Argument()],
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "-o", "--output", help="Table of every unsolved sample: a .csv, .parquet or .json file."
+        ),
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print the groups as JSON.")] = False,
+    store: Store = None,
+) -> None:
+    """What a run left unsolved, in groups of like questions: what to record next."""
+    from pelican.cli.weaknesses import print_weaknesses
+
+    print_weaknesses(run, output, json, store)
+
+
+@runs_app.command()
 def compare(
     run: Annotated[list[str], typer.Argument(help="Names, or STORE/runs/NAME of other stores.")],
     json: Annotated[bool, typer.Option("--json", help="Print the numbers as JSON.")] = False,
@@ -97,6 +115,65 @@ def cancel(run: Annotated[str, typer.Argument()], store: Store = None) -> None:
     from pelican.cli.cluster import cancel_run
 
     cancel_run(run, store)
+
+
+# What is known before a run: `pelican premises`.
+
+before_app = typer.Typer()
+
+
+@before_app.command()
+def premises(
+    model: Annotated[
+        str, typer.Argument(help="A checkpoint's folder, or an endpoint's URL to /v1.")
+    ],
+    pool: Annotated[str, typer.Argument(help="The pool to train on: its folder, or POOL@VERSION.")],
+    recipe: Address = "tiny",
+    set_: Set = None,
+    teacher: Annotated[
+        str | None,
+        typer.Option(
+            help="The teacher, as MODEL; default: the recipe's, if MODEL is the recipe's policy."
+        ),
+    ] = None,
+    general: Annotated[
+        str | None,
+        typer.Option(
+            help="A pool of general questions; default: data.replay, if POOL is the recipe's."
+        ),
+    ] = None,
+    samples: Annotated[
+        int, typer.Option(min=1, help="Questions to ask; rare kinds add up to half as many.")
+    ] = 400,
+    tries: Annotated[
+        int, typer.Option(min=2, help="Answers to each question by drawing, beside a greedy one.")
+    ] = 16,
+    minutes: Annotated[
+        float, typer.Option(min=0, help="After so long no further questions are begun.")
+    ] = 60.0,
+    json: Annotated[
+        bool, typer.Option("--json", help="Print every number as JSON instead.")
+    ] = False,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="File for every number, as JSON.")
+    ] = None,
+) -> None:
+    """Measure on a sample whether DPPO's premises hold, and which phase would pay; trains nothing."""
+    from pelican.cli.premises import print_premises
+
+    print_premises(
+        model,
+        pool,
+        recipe,
+        set_ or [],
+        teacher=teacher,
+        general=general,
+        samples=samples,
+        tries=tries,
+        minutes=minutes,
+        as_json=json,
+        output=output,
+    )
 
 
 # What keeps a store, a cluster and an installation in order: `pelican gc`, `reap`, `doctor`.

@@ -10,6 +10,7 @@ import typer
 
 from pelican.base.disk import explained
 from pelican.cli import STOPPED
+from pelican.cli.groups import before_app as before
 from pelican.cli.groups import benchmark_app as benchmarks
 from pelican.cli.groups import data_app as data
 from pelican.cli.groups import recipes_app as recipes
@@ -28,6 +29,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(runs)
+app.add_typer(before)
 app.add_typer(upkeep)
 app.add_typer(recipes, name="recipe")
 app.add_typer(data, name="data")

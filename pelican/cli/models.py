@@ -39,12 +39,15 @@ def add(
         register,
         user_name,
     )
+    from pelican.runs.layout import run_of_path
     from pelican.storage.checkpoints import check_checkpoint
 
     objects = _store(store)
     folder = Path(env.resolve(str(checkpoint)))
     check_checkpoint("checkpoint", str(folder))
-    lineage = Lineage(origin="imported", source=f"checkpoint {checkpoint_digest(folder)}")
+    made_by = run_of_path(objects, folder)
+    source = f"checkpoint {checkpoint_digest(folder)}"
+    lineage = Lineage(origin="imported", source=source, run=made_by)
     version = register(objects, model, folder, lineage, model_card(model, lineage))
     if read_aliases(objects, model).current is None:
         promote(objects, model, version.version, user_name(), None, "first version")

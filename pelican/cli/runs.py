@@ -81,17 +81,23 @@ def print_run(run: str, as_json: bool, uri: str | None) -> None:
         if not entry.get("go_on", True):
             how = "stopped" if entry["stopped"] else "would have stopped"
             print(f"{how} after {where(entry)}: {'; '.join(entry['reasons'])}")
-    for sentence in (tree["offer"], *tree["rl"], *tree["remarks"]):
+    for sentence in (tree["offer"], *tree["rl"]):
         if sentence:
             print(sentence)
     _print_ledger(tree["counts"])
     _print_durations(tree["durations"])
+    for finding in tree["findings"]:
+        print(f"\nfinding {finding['sentence']}")
     print()
     if tree["failure"]:
         print(f"failed  {tree['failure']['stage']}: {tree['failure']['message']}")
     policy = tree["policy"] and (
         tree["policy"] if store.remote else f"{store.uri}/{tree['policy']}"
     )
+    if tree["pipeline"] == "retrain":
+        from pelican.cli.weaknesses import print_matched
+
+        print_matched(store, run)
     base = f"the base, {env.resolve(tree['base'])}" if tree["offer"] and tree["base"] else "-"
     print(f"policy  {policy or base}")
     print(f"report  {tree['report'] or 'not written'}")

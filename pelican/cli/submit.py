@@ -406,7 +406,7 @@ def print_result(store: ObjectStore, run: str, took_s: float) -> None:
     tree = show(store, run)
     if tree["scores"]:
         score_table(tree)
-    for sentence in (tree["offer"], *tree["rl"], *tree["remarks"]):
+    for sentence in (tree["offer"], *tree["rl"]):
         if sentence:
             print(sentence)
     print(f"run     {run} ({duration(took_s)})")
@@ -450,9 +450,12 @@ def submit_retraining(
         verdict = read_verdict(objects, plan.run)
     else:
         print(f"run {plan.run} is complete")
+    from pelican.cli.weaknesses import print_matched
+
     if verdict is None:
         raise PelicanError(f"run {plan.run} ended without a verdict; `pelican show {plan.run}`")
     print_verdict(verdict)
+    print_matched(objects, plan.run)
 
 
 def print_verdict(verdict: Verdict) -> None:

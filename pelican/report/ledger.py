@@ -15,28 +15,16 @@ from typing import Any
 import numpy as np
 import polars as pl
 from PIL import Image, ImageDraw
-from pydantic import TypeAdapter, ValidationError
 
 from pelican.data.corrections import Corrections
 from pelican.data.images import open_seen
-from pelican.data.tables import pool_columns
-from pelican.errors import DamagedError, UserInputError
 from pelican.evaluation.metrics import with_flips
 from pelican.records import (
-    Answer,
     BoxAnswer,
-    ChoiceAnswer,
-    CountAnswer,
     Dimension,
-    DistanceAnswer,
-    IntervalAnswer,
-    OpenAnswer,
-    OrderAnswer,
     PointsAnswer,
     Sample,
     Scale,
-    StepsAnswer,
-    YesNoAnswer,
     sides_of,
 )
 from pelican.report import words
@@ -56,10 +44,10 @@ from pelican.report.history import (
 )
 from pelican.report.pages import keep_page, render_page
 from pelican.report.run import Run
+from pelican.report.texts import Text, answer_words, texts_of
 from pelican.rewards.base import Unscorable
 from pelican.rewards.coordinates import parse_box, parse_points
 from pelican.rewards.parse import extract_answer
-from pelican.stages.stage import resolve_input
 
 # `ledger.html`: every practised sample with its history, to be filtered, exported and corrected.
 #
@@ -73,18 +61,8 @@ PICTURED = 400  # of the first samples, as long as the budget lasts
 PICTURE_BUDGET = 4_000_000  # bytes
 ATTEMPTED = 3000  # of the first samples have completions, as long as the budget lasts
 ATTEMPT_BUDGET = 24_000_000  # characters, before compression
-_TEXT, _COMPLETION, _ANSWER = 600, 1500, 2000  # characters kept of each
-_ANSWERS: TypeAdapter[Answer] = TypeAdapter(Answer)
+_COMPLETION = 1500  # characters kept of each
 _OUTCOMES = {**OUTCOMES, NEVER_WEAK: "never weak"}
-
-
-@dataclass(frozen=True)
-class Text:
-    """What a pool says of a sample: its question, its answer in words and as JSON."""
-
-    question: str
-    answer: str
-    json: str
 
 
 def build_ledger(run: Run) -> bool:
@@ -105,7 +83,7 @@ def render_ledger(run: Run) -> str:
     ordered = [case for case, _, _ in rated]
     add_attempts(run, [case for case in ordered[:ATTEMPTED] if case.outcome != NEVER_WEAK])
     corrections = corrections_of(run)
-    texts = _texts(run, {case.id for case in cases}, corrections)
+    texts = texts_of(run, {case.id for case in cases}, corrections)
     columns = _columns(rated, corrections)
     images = _pictures(run, ordered[:PICTURED], corrections)
     return render_page(
@@ -180,28 +158,6 @@ def _columns(rated: Sequence[tuple[Case, float, str]], corrections: Corrections)
         ],
         "corrected": [int(case.id in corrections.replaced) for case in cases],
     }
-
-
-def _texts(run: Run, ids: set[str], corrections: Corrections) -> dict[str, Text]:
-    """The questions and answers of the pools that can be read from here."""
-    found: dict[str, Text] = {}
-    for where in pool_places(run):
-        try:
-            folder = resolve_input(run.store, where)
-            pool = pool_columns(folder, ("id", "turns", "answer"), corrections)
-        except (UserInputError, DamagedError):
-            continue  # the page is made where the data is not
-        for name, turns, answer in pool.iter_rows():
-            if name in ids and name not in found and turns:
-                try:
-                    right = answer_words(_ANSWERS.validate_json(answer or ""))
-                except ValidationError:
-                    right = ""
-                question = str(turns[-1]["text"])[:_TEXT]
-                found[name] = Text(
-                    question, right[:_TEXT], answer if len(answer) <= _ANSWER else ""
-                )
-    return found
 
 
 def _blocks(cases: Sequence[Case], texts: dict[str, Text]) -> Iterator[list[dict[str, Any]]]:
@@ -472,30 +428,3 @@ def _draw_points(
         x, y = point[0] * image.width / width, point[1] * image.height / height
         draw.ellipse((x - 5, y - 5, x + 5, y + 5), outline=(255, 255, 255), width=4)
         draw.ellipse((x - 4, y - 4, x + 4, y + 4), outline=colour, width=2)
-
-
-def answer_words(answer: Answer) -> str:
-    """The right answer as a short text."""
-    match answer:
-        case PointsAnswer():
-            return "points inside the green region"
-        case BoxAnswer(box=box):
-            return f"box {tuple(round(v, 1) for v in box)}"
-        case CountAnswer(value=value):
-            return str(value)
-        case DistanceAnswer(value=value, unit=unit):
-            return f"{value:g} {unit}"
-        case ChoiceAnswer(options=options, answer=letter):
-            return f"{letter}. {options[ord(letter) - ord('A')]}"
-        case YesNoAnswer(value=value):
-            return "yes" if value else "no"
-        case OrderAnswer(items=items):
-            return " → ".join(items)
-        case IntervalAnswer(start=start, end=end):
-            return f"{start:g} to {end:g} s"
-        case StepsAnswer(steps=steps):
-            return "; ".join(steps)
-        case OpenAnswer(reference=reference):
-            return reference
-        case _:
-            return answer.value

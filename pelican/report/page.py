@@ -31,9 +31,13 @@ from pelican.report.sections import (
     sft_figures,
     trajectory_figures,
 )
+from pelican.report.weaknesses import Found, find_weaknesses, match_new
+from pelican.report.weaknesses_page import build_weaknesses
 from pelican.report.words import interval, signed
 from pelican.retrain.records import VERDICT, Verdict
-from pelican.runs.layout import read_failure
+from pelican.runs.findings import Finding
+from pelican.runs.layout import read_failure, read_recipe
+from pelican.runs.outcome import read_findings
 from pelican.storage.reading import OnDamage, tell
 from pelican.storage.store import ObjectStore
 
@@ -159,15 +163,22 @@ def tiles(run: Run, change: Comparison | None) -> list[dict[str, str]]:
     return [{"mood": ""} | tile for tile in tiles]
 
 
+def _findings(run: Run) -> list[Finding]:
+    """What the run's records say is wrong."""
+    found = [stage.manifest for stage in run.stages if stage.manifest]
+    return read_findings(run.store, found, read_recipe(run.store, run.name, run.note), run.note)
+
+
 # `report.html`: one self-contained page of a run, whether it finished, still runs or failed.
 
 REPORT = "report.html"
+MOST_UNSOLVED = 8  # groups of what is unsolved; the page beside it has more
 
 
 def build_report(
     store: ObjectStore, run: str, against: Sequence[Run] = (), on_damage: OnDamage = tell
 ) -> Path:
-    """Write `runs/<run>/report.html` and `ledger.html` and return the first one's path.
+    """Write `runs/<run>/report.html`, `ledger.html` and `weaknesses.html`; the first one's path.
 
     What is damaged is left out, and the page says so.
 
@@ -179,15 +190,30 @@ def build_report(
     """
     opened = open_run(store, run)
     ledger = build_ledger(opened)
-    html = render(opened, against, ledger=ledger)
+    unsolved = find_weaknesses(opened)
+    build_weaknesses(opened, unsolved)
+    html = render(opened, against, ledger=ledger, unsolved=unsolved)
     key = f"runs/{run}/{REPORT}"
     for error in (error for one in (opened, *against) for error in one.damaged):
         on_damage(error)
     return keep_page(store, key, html)
 
 
-def render(run: Run, against: Sequence[Run] = (), *, ledger: bool = False) -> str:
-    """The page as text. `ledger`: there is a page of the whole ledger beside it."""
+def render(
+    run: Run,
+    against: Sequence[Run] = (),
+    *,
+    ledger: bool = False,
+    unsolved: Found | None = None,
+) -> str:
+    """The page as text.
+
+    Args:
+        run: What is shown.
+        against: Runs that it is compared with.
+        ledger: There is a page of the whole ledger beside it.
+        unsolved: What to record next, if there is a page of that beside it.
+    """
     base, final = run.base, run.final
     change = run.change
     return render_page(
@@ -213,6 +239,10 @@ def render(run: Run, against: Sequence[Run] = (), *, ledger: bool = False) -> st
         forgotten=view_forgotten(run),
         ledger=view_ledger(run),
         ledger_page=ledger,
+        findings=_findings(run),
+        unsolved=unsolved.summary if unsolved else None,
+        most_unsolved=MOST_UNSOLVED,
+        matched=match_new(run),
         outcomes=OUTCOMES,
         meanings=MEANINGS,
         durations=cost_figures(run),

@@ -23,7 +23,6 @@ from pelican.report.run import Evaluation, Run, StageRun, kind_of
 from pelican.report.svg import colour, shade
 from pelican.report.tables import sort_groups
 from pelican.report.words import dimension, family, first_upper, place
-from pelican.runs.outcome import remarks
 
 # Scores of every stage (figure 2 of the paper), and capabilities before and after.
 
@@ -346,12 +345,11 @@ def _flat(run: Run) -> Figure | None:
             line = Series("groups", colour("ink"), steps["step"].to_list(), values)
             panels.append(Panel(f"Loop {stage.loop}", [line]))
     title = "Groups without variance that RL trained on"
-    told = remarks(stage.manifest for stage in run.stages if stage.manifest)
     return make_figure(
         "trained_flat",
         title,
         "Groups a step that filled the batch although their completions do not differ: they give no"
-        f" gradient but of the KL term. {' '.join(f'{first_upper(text)}.' for text in told)}",
+        " gradient but of the KL term.",
         partial(charts.curves, panels, title, "optimiser step"),
         _lines(panels, "groups"),
         [],

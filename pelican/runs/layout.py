@@ -110,6 +110,15 @@ def prefix_of(manifest: Manifest) -> str:
     return stage_prefix(manifest.run, manifest.loop, manifest.stage, manifest.phase)
 
 
+def run_of_path(store: ObjectStore, path: Path) -> str | None:
+    """The run that a file or folder of the store is of, or None: it lies elsewhere."""
+    runs = store.place("runs").resolve()
+    inside = path.resolve()
+    if store.remote or not inside.is_relative_to(runs) or inside == runs:
+        return None
+    return inside.relative_to(runs).parts[0]
+
+
 def read_json(store: ObjectStore, key: str) -> dict[str, Any] | None:
     """The JSON object at `key`, or None. Raises DamagedError if it is none."""
     found = read_record(store, key, Tree)

@@ -11,6 +11,7 @@ from pelican.config.recipe import Recipe
 from pelican.config.stages import STAGES
 from pelican.errors import DamagedError
 from pelican.records import Phase
+from pelican.runs.findings import Finding, evidence_of, findings
 from pelican.runs.layout import (
     Offer,
     evaluations,
@@ -106,12 +107,12 @@ def show(store: ObjectStore, run: str) -> dict[str, Any]:
         **judged(store, found, recipe, errors.append),
         "rl": rl_endings(found, recipe),
         "counts": counts(found),
-        "remarks": remarks(found),
         "durations": durations(found),
         "seconds": round(sum(m.seconds for m in found), 1),
         "policy": last_policy(found, recipe),
         "base": recipe.models.policy if recipe else None,
         "report": report_path(store, run),
+        "findings": [f.model_dump() for f in read_findings(store, found, recipe, errors.append)],
         "failure": failure.model_dump() if failure else None,
         "damaged": list(dict.fromkeys(map(str, errors))),
     }
@@ -134,6 +135,14 @@ def judged(
         entry |= {"stopped": _stopped(entry, recipe), "offered": _is_of(entry, offer.evaluation)}
     sealed = sealed_scores(store, found, on_damage)
     return {"scores": entries, "sealed": sealed, "offer": offer_words(offer)}
+
+
+def read_findings(
+    store: ObjectStore, found: Iterable[Manifest], recipe: Recipe | None, on_damage: OnDamage
+) -> list[Finding]:
+    """What the manifests and evaluations of a run say is wrong."""
+    evidence = evidence_of(list(found), lambda m: read_scores(store, m, on_damage), recipe)
+    return findings(evidence)
 
 
 def _stopped(entry: Mapping[str, Any], recipe: Recipe | None) -> bool:
@@ -278,20 +287,6 @@ def _scores_of(store: ObjectStore, manifest: Manifest, on_damage: OnDamage) -> d
 def counts(found: list[Manifest]) -> list[dict[str, Any]]:
     """The ledger's counts of every filter stage."""
     return [{"loop": m.loop, "phase": m.phase, **m.counts} for m in found if m.stage == "filter"]
-
-
-MANY_FLAT = 0.2  # share of the groups that RL trained on
-
-
-def remarks(found: Iterable[Manifest]) -> list[str]:
-    """What a person should know of the trainings, a sentence each."""
-    return [
-        f"loop {m.loop}: {flat / trained:.0%} of the groups that RL trained on had no variance, so its"
-        " steps were smaller than rl.prompts_per_step says; more prompts, rl.oversample or rl.refill help"
-        for m in found
-        if (trained := m.counts.get("groups_trained", 0))
-        and (flat := m.counts.get("groups_trained_flat", 0)) > MANY_FLAT * trained
-    ]
 
 
 def durations(found: list[Manifest]) -> list[dict[str, Any]]:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from pelican.records import Phase
-from pelican.runs.outcome import flops, labels, remarks
+from pelican.runs.outcome import flops, labels
 from pelican.storage.manifests import Manifest, now
 
 
@@ -78,12 +78,3 @@ def test_an_answer_is_read_once_a_loop() -> None:
     again = made("rollout", 10, samples=9).model_copy(update={"phase": Phase.SFT})
     other = made("rollout", 10, loop=2, samples=4)
     assert labels([ROLLOUT, again, DISTILL, other]) == 9 + 5 + 4
-
-
-@pytest.mark.parametrize(("flat", "told"), [(0, False), (20, False), (21, True), (100, True)])
-def test_many_trained_groups_without_variance_are_told(flat: int, told: bool) -> None:
-    before = made("train-rl", 10)  # of before they were counted
-    stage = made("train-rl", 10, 2, groups_trained=100, groups_trained_flat=flat)
-    found = remarks([before, SKIPPED, SFT, stage])
-    assert len(found) == told
-    assert all(f"loop 2: {flat}% of the groups" in remark for remark in found)
