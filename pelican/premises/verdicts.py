@@ -500,12 +500,12 @@ def _calls(found: Found) -> Verdict:
     """What the recipe would ask the teacher, for each weak question."""
     config = found.recipe.distill
     weak = found.weak.scaled(found.mined)
-    there: Counter[Origin] = Counter(
-        weak=round(weak.value),
-        assoc=round(config.neighbours * weak.value),
-        uniform=found.rows,
-        general=found.rows,
-    )
+    there: dict[Origin, int] = {
+        "weak": round(weak.value),
+        "assoc": round(config.neighbours * weak.value),
+        "uniform": found.rows,
+        "general": found.rows,
+    }
     spare = SPARE if config.max_rows is not None else 1.0
     wanted = {o: math.ceil(spare * n) for o, n in shares(there, config, copies=1).items()}
     if "weak" in wanted:  # all of them are asked about
