@@ -64,6 +64,23 @@ def test_no_two_tasks_of_a_graph_share_a_name(name: str, loops: int, tmp_path: P
     assert len(set(found)) == len(found)
 
 
+def test_the_sealed_set_has_tasks_of_its_own_after_the_loops(tmp_path: Path) -> None:
+    tree = compiled("metaloop", tmp_path / "ir.yaml", "loops=3", "data.dev=samples/dev")
+    found = task_names(tree)
+    assert len(set(found)) == len(found)
+    assert {"eval-base-sealed", "eval-final-sealed", "eval-base", "eval-loop-3-sft"} <= set(found)
+    (dag,) = [
+        component["dag"]
+        for component in tree["components"].values()
+        if "eval-final-sealed" in component.get("dag", {}).get("tasks", {})
+    ]
+    assert "loop-1-of-3" in dag["tasks"]["choose"]["dependentTasks"]
+    assert "loop-1-of-3" in dag["tasks"]["eval-base-sealed"]["dependentTasks"]
+    assert {"choose", "eval-base-sealed"} <= set(
+        dag["tasks"]["eval-final-sealed"]["dependentTasks"]
+    )
+
+
 def test_a_task_is_named_after_its_stage_its_loop_and_its_phase(tmp_path: Path) -> None:
     found = task_names(compiled("retrain", tmp_path / "ir.yaml", "loops=2"))
     assert {"rollout-loop-1-rl", "filter-loop-2-sft", "eval-base", "rollout-base"} <= set(found)

@@ -19,7 +19,7 @@ from pelican.config.overrides import fields
 from pelican.config.presets import PIPELINES, find_recipe, for_pipeline
 from pelican.config.recipe import Recipe
 from pelican.config.resources import Resources
-from pelican.config.stages import STAGES, Stage, Uses
+from pelican.config.stages import STAGES, Stage, Uses, value_of
 from pelican.runs.layout import expected_stages
 from pelican.storage.manifests import read_manifest
 from pipelines import compile_pipeline
@@ -91,10 +91,12 @@ def test_a_stage_has_its_module_and_component(row: Stage) -> None:
 def test_what_a_row_names_is_in_the_recipe(row: Stage) -> None:
     known = fields(find_recipe("tiny"))
     single = (row.processes, row.threads, row.rows, row.memory)
-    named = {*row.data.values(), *row.unless.values(), *filter(None, single)}
+    named = {*row.data.values(), *row.dev.values(), *row.unless.values(), *filter(None, single)}
     assert named <= set(known)
     assert set(row.result) <= {*Recipe.model_fields, *known}
-    assert row.memory and row.unless.keys() <= row.data.keys()
+    assert row.memory
+    assert {*row.unless, *row.where, *row.dev} <= row.data.keys()
+    assert all(isinstance(value_of(find_recipe("tiny"), name), bool) for name in row.where.values())
     assert bool(row.rows) == bool(row.trained) == (row.uses is Uses.TRAINING)
 
 
@@ -104,13 +106,13 @@ def test_every_stage_has_resources_and_a_colour() -> None:
     assert set(re.findall(r"--k-([a-z-]+):", colours)) == set(STAGES)
 
 
-@pytest.mark.parametrize("loops", [1, 2])
+@pytest.mark.parametrize("more", ["loops=1", "loops=2", "loops=2 data.dev=samples/dev"])
 @pytest.mark.parametrize("prompts", ["weak", "uniform"])
 @pytest.mark.parametrize("name", PIPELINES)
 def test_a_run_has_the_stages_of_its_pipelines_graph(
-    name: str, prompts: str, loops: int, tmp_path: Path
+    name: str, prompts: str, more: str, tmp_path: Path
 ) -> None:
-    recipe = for_pipeline(name, find_recipe("tiny", [f"loops={loops} distill.prompts={prompts}"]))
+    recipe = for_pipeline(name, find_recipe("tiny", [f"{more} distill.prompts={prompts}"]))
     compile_pipeline(name, recipe, tmp_path / "ir.yaml")
     (tree,) = yaml.safe_load_all((tmp_path / "ir.yaml").read_text())
     graphs = [tree["root"], *tree["components"].values()]
