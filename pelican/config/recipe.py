@@ -80,6 +80,17 @@ class Data(Section):
         description="pool of general samples for the gates, beside dev; none: they read general",
         exclude_if=lambda dev: dev is None,
     )
+    draws: Literal["pool", "weakness"] = Field(
+        "pool",
+        description="shares of a loop's samples: those of the pool's families, or of the failures that the"
+        " run has measured so far, by family and dimension",
+        exclude_if=lambda draws: draws == "pool",
+    )
+
+    @property
+    def by_weakness(self) -> bool:
+        """Whether a loop's samples depend on what the run measured before."""
+        return self.draws == "weakness"
 
     def horizon(self, loop: int) -> float:
         """Longest clip in seconds that loop `loop` (from 1) trains on."""
@@ -781,6 +792,16 @@ class Recipe(Section):
             )
         if self.rl.generation.where == "server" and self.rollout.engine == "replay":
             raise ValueError("rl.generation.where=server needs rollout.engine=vllm or transformers")
+        if self.data.by_weakness and self.data.samples_per_loop is None:
+            raise ValueError(
+                "data.draws=weakness chooses which samples a loop has, but without data.samples_per_loop a"
+                " loop has all of them; set it"
+            )
+        if self.data.by_weakness and not self.mines:
+            raise ValueError(
+                "data.draws=weakness leaves to later loops what was not rolled out, and with"
+                " distill.prompts=uniform nothing is; set one of them back"
+            )
         if self.distill.questions == 0:
             raise ValueError(
                 f"distill.max_calls = {self.distill.max_calls} is less than distill.tries ="

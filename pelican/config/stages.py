@@ -117,6 +117,8 @@ _ROWS = (
         uses=Uses.GENERATION,
         inputs=("policy",),
         data=_POOL,
+        earlier="filter",
+        earlier_if="data.by_weakness",
         result=("seed", "model", "rollout", "data"),
         # Who rolls out again what has not succeeded scores it.
         result_if={"filter.zeros_again": ("filter.zeros_again", "reward")},

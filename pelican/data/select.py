@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,9 +12,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pelican.config.recipe import Recipe
-from pelican.data.entries import FAMILY, SPLIT, Entries, Entry, rows_of
+from pelican.data.entries import DIMENSION, FAMILY, SPLIT, Entries, Entry, rows_of
 from pelican.data.images import image_bytes, image_digest
 from pelican.data.pool import PoolIndex
 from pelican.data.tables import RowError, shard_paths, shard_rows
@@ -40,7 +41,39 @@ class LoopSamples:
     fresh: int
 
 
-def loop_samples(index: PoolIndex, recipe: Recipe, loop: int, phase: Phase) -> LoopSamples:
+Stratum = tuple[str, str]  # family and dimension
+
+
+@dataclass(frozen=True)
+class Measure:
+    """Failure rates, each between 0 and 1, that the run measured in a loop and phase."""
+
+    loop: int
+    phase: Phase
+    failures: Mapping[Stratum, float]
+
+    @property
+    def moment(self) -> tuple[int, int]:
+        return self.loop, list(Phase).index(self.phase)
+
+
+def failures_before(measures: Sequence[Measure], loop: int, phase: Phase) -> dict[Stratum, float]:
+    """Of each stratum the newest failure rate from before this loop and phase."""
+    now = Measure(loop, phase, {}).moment
+    known: dict[Stratum, float] = {}
+    for measure in sorted(measures, key=lambda measure: measure.moment):
+        if measure.moment < now:
+            known.update(measure.failures)
+    return known
+
+
+def loop_samples(
+    index: PoolIndex,
+    recipe: Recipe,
+    loop: int,
+    phase: Phase,
+    measures: Sequence[Measure] = (),
+) -> LoopSamples:
     """The rows that loop `loop` rolls out in `phase`.
 
     Phase rl: the loop's `samples_per_loop` fresh rows. Phase sft: the same and as many further
@@ -49,11 +82,20 @@ def loop_samples(index: PoolIndex, recipe: Recipe, loop: int, phase: Phase) -> L
     split `train`, only clips within the loop's horizon. Without `samples_per_loop` both phases see
     every such row.
 
+    Args:
+        index: The pool.
+        recipe: Decides how many, and whether `measures` count.
+        loop: From 1; 0 is a diagnosis.
+        phase: `sft` sees what `rl` does, and more.
+        measures: With `data.draws=weakness` all that the run has measured; that of later draws is
+            passed over. The same ones give the same samples.
+
     Raises:
         UserInputError: no row is of split train and within the horizon.
     """
     entries = Entries.of(index.entries)
-    draws = _Draws(entries, recipe, recipe.data.samples_per_loop or len(entries))
+    size = recipe.data.samples_per_loop or len(entries)
+    draws = _Draws(entries, recipe, size, measures if recipe.data.by_weakness else ())
     if not draws.candidates(loop).any():
         raise UserInputError(
             f"pool {index.folder} has no sample of split train within the horizon of"
@@ -66,18 +108,27 @@ def loop_samples(index: PoolIndex, recipe: Recipe, loop: int, phase: Phase) -> L
     return LoopSamples(found, int(taken.fresh.sum()))
 
 
-def teachable(index: PoolIndex, recipe: Recipe, loop: int) -> tuple[list[Entry], int]:
+def teachable(
+    index: PoolIndex, recipe: Recipe, loop: int, rolled_out: Collection[str] = ()
+) -> tuple[list[Entry], int]:
     """The rows within the loop's horizon that may be taught now, and how many may not.
 
     The others are of scenes that a later loop is the first to roll out: taught now, they would come
     to that loop as fresh ones. Without `samples_per_loop` every loop rolls out everything, and all may
-    be taught.
+    be taught. What later loops draw by weakness nobody knows yet: then, but in the last loop, only the
+    scenes of what this loop has `rolled_out` (ids) may be.
     """
     entries = Entries.of(index.entries)
     within = entries.column("span_s") <= recipe.data.horizon(loop)
     may = within.copy()
     size = recipe.data.samples_per_loop
-    if size is not None:
+    if recipe.data.by_weakness:
+        draws = _Draws(entries, recipe, len(entries))
+        if loop < recipe.loops:
+            known = pa.array(rolled_out, pa.string())
+            seen = pc.is_in(pa.array(entries.column("id"), pa.string()), known)
+            may &= draws.mates(seen.to_numpy(zero_copy_only=False))
+    elif size is not None:
         draws = _Draws(entries, recipe, size)
         for k in range(1, recipe.loops + 1):
             taken = draws.take(k, 2)
@@ -95,10 +146,13 @@ class _Taken:
 
 
 class _Draws:
-    """The draws of a run, loop after loop: they depend on the pool and the recipe alone."""
+    """The draws of a run, loop after loop: they depend on the pool, the recipe and the measures alone."""
 
-    def __init__(self, entries: Entries, recipe: Recipe, size: int) -> None:
+    def __init__(
+        self, entries: Entries, recipe: Recipe, size: int, measures: Sequence[Measure] = ()
+    ) -> None:
         self._entries, self._recipe, self._size = entries, recipe, size
+        self._measures = measures
         self._span_s, self._families = entries.column("span_s"), entries.column("family")
         self._train: Flags = entries.column("split") == SPLIT.index(Split.TRAIN)
         # A row that was drawn counts 2, another of its scene 1: it comes after those of new scenes.
@@ -107,6 +161,13 @@ class _Draws:
     @cached_property
     def _order(self) -> Numbers:
         return _shuffled(self._entries.column("id"), f"select:{self._recipe.seed}")
+
+    @cached_property
+    def _strata(self) -> Numbers:
+        """A number for the family and dimension of each row."""
+        families = self._families.astype(np.int64)
+        numbers: Numbers = families * len(DIMENSION) + self._entries.column("dimension")
+        return numbers
 
     @cached_property
     def _scenes(self) -> Numbers:
@@ -132,9 +193,14 @@ class _Draws:
         every = self._size >= candidates.sum()  # then the order does not matter
         eligible = np.flatnonzero(candidates) if every else self._order[candidates[self._order]]
         taken = np.zeros(len(before), bool)
-        for _ in range(draws):
+        for phase in (Phase.RL, Phase.SFT)[:draws]:
             rest = eligible[~taken[eligible]]
-            chosen = _draw(rest, self._families, self._uses, self._size)
+            failures = failures_before(self._measures, loop, phase)
+            if failures:
+                weights = _weights(self._strata[rest], failures)
+                chosen = _draw(rest, self._strata, self._uses, self._size, weights)
+            else:
+                chosen = _draw(rest, self._families, self._uses, self._size)
             taken[chosen] = True
             self._uses[chosen] += 2
             mates = self.mates(chosen)
@@ -161,19 +227,45 @@ def _shuffled(ids: Iterable[str], salt: str) -> Numbers:
     return order
 
 
-def _draw(rows: Numbers, families: Codes, uses: Numbers, size: int) -> Numbers:
-    """`size` of `rows`, those used least first, stratified by family."""
+def _weights(strata: Numbers, failures: Mapping[Stratum, float]) -> dict[int, float]:
+    """The failure rate of each stratum that occurs; one that nobody measured has the mean of all."""
+    mean = sum(failures.values()) / len(failures)
+    found = {}
+    for code in np.unique(strata).tolist():
+        family, dimension = FAMILY[code // len(DIMENSION)], DIMENSION[code % len(DIMENSION)]
+        found[code] = failures.get((family.value, dimension.value), mean)
+    return found
+
+
+def _draw(
+    rows: Numbers,
+    strata: Codes | Numbers,
+    uses: Numbers,
+    size: int,
+    weights: Mapping[int, float] | None = None,
+) -> Numbers:
+    """`size` of `rows`, those used least first, stratified.
+
+    Args:
+        rows: Numbers of rows, in the order in which a stratum gives them.
+        strata: Of each row of the pool: its family, or whatever `weights` are of.
+        uses: Of each row of the pool.
+        size: Of the draw.
+        weights: A row of a stratum counts so much; without it each counts as one.
+    """
     chosen = rows[:0]
     for level in np.unique(uses[rows]):
         same = rows[uses[rows] == level]
         room = size - len(chosen)
         if room < len(same):
-            parts = {
-                FAMILY[code].value: same[families[same] == code]
-                for code in np.unique(families[same])
-            }
-            quota = _quotas({name: len(part) for name, part in parts.items()}, room)
-            same = np.concatenate([part[: quota[name]] for name, part in parts.items()])
+            parts = {code: same[strata[same] == code] for code in np.unique(strata[same]).tolist()}
+            counts = {code: len(part) for code, part in parts.items()}
+            if weights is None:  # of equal remainders the family whose name comes first has the row
+                named = _quotas({FAMILY[code].value: n for code, n in counts.items()}, room)
+                quota = {code: named[FAMILY[code].value] for code in counts}
+            else:
+                quota = weighted_quotas(counts, weights, room)
+            same = np.concatenate([part[: quota[code]] for code, part in parts.items()])
         chosen = np.concatenate([chosen, same])
     return chosen
 
@@ -198,6 +290,31 @@ def _quotas(counts: Mapping[str, int], size: int) -> dict[str, int]:
     for name in by_remainder[: size - sum(quota.values())]:
         quota[name] += 1
     return quota
+
+
+def weighted_quotas(
+    counts: Mapping[int, int], weights: Mapping[int, float], size: int
+) -> dict[int, int]:
+    """How many of each stratum: its share of rows times weight, but no more than there are.
+
+    What a stratum lacks the others share out by the same rule. `size` is at most the sum of `counts`,
+    weights are above 0.
+    """
+    quota = dict.fromkeys(counts, 0.0)
+    rest, room = set(counts), float(size)
+    while rest and room > 1e-9:
+        mass = sum(counts[code] * weights[code] for code in rest)
+        shares = {code: room * counts[code] * weights[code] / mass for code in rest}
+        full = {code for code in rest if shares[code] >= counts[code]}
+        for code in full or rest:
+            quota[code] = counts[code] if full else shares[code]
+        room = room - sum(counts[code] for code in full) if full else 0.0
+        rest -= full
+    whole = {code: int(share + 1e-9) for code, share in quota.items()}
+    by_remainder = sorted(counts, key=lambda code: (whole[code] - quota[code], code))
+    for code in by_remainder[: size - sum(whole.values())]:
+        whole[code] += 1
+    return whole
 
 
 # Splits: no scene and no image may be both trained on and held out.

@@ -15,6 +15,7 @@ import polars as pl
 
 from pelican.config.recipe import FilterConfig
 from pelican.data.frames import whole
+from pelican.data.select import Measure
 from pelican.data.tables import LEDGER, write_frame
 from pelican.errors import UserInputError
 from pelican.records import Phase
@@ -288,6 +289,19 @@ def ledger_table(rates: pl.DataFrame, loop: int, phase: Phase, policy: str) -> p
         pl.lit(phase.value).alias("phase"),
         pl.lit(policy).alias("policy"),
     ).select(LEDGER.names)
+
+
+def measure_of(ledger: pl.DataFrame) -> Measure:
+    """What a filter's ledger says of each family and dimension, for draws by weakness.
+
+    A rate of failures has one success and one failure more than were seen: a stratum of which little
+    is known is neither left out nor trusted.
+    """
+    failed = ((1 - pl.col("success_rate")).sum() + 1) / (pl.len() + 2)
+    rates = ledger.group_by("family", "dimension").agg(failed.round(9).alias("failed"))
+    loop, phase = ledger.select("loop", "phase").row(0)
+    found = {(family, dimension): rate for family, dimension, rate in rates.iter_rows()}
+    return Measure(loop, Phase(phase), found)
 
 
 # Sums of runs: a faster way to the success rates where the rollouts of a sample stand together.

@@ -122,7 +122,8 @@ def _plan(
     related: list[Related] = []
     if weak and not asked.only_replay:
         with _embedder(inputs, config, index) as embedder:
-            pool, result.counts["kept_for_later"] = teachable(index, config, job.loop)
+            seen = _rolled_out(inputs["weak"]) if config.data.by_weakness else set()
+            pool, result.counts["kept_for_later"] = teachable(index, config, job.loop, seen)
             related = associate(weak, pool, embedder, asked.neighbours, salt)
     if not weak:
         more = " and rows of earlier loops" if asked.keep_rows else " alone"
@@ -144,6 +145,12 @@ def _weak_entries(folder: Path, pool: PoolIndex) -> list[Entry]:
             " give distill the pool that was rolled out"
         )
     return weak
+
+
+def _rolled_out(folder: Path) -> set[str]:
+    """The ids of all samples that filter, whose output the folder is, has a success rate of."""
+    table = open_parquet(folder / "ledger.parquet").read(columns=["sample_id"])
+    return set(table.column("sample_id").to_pylist())
 
 
 def _rewards(folder: Path) -> dict[str, float]:

@@ -16,9 +16,11 @@ from pelican.base.parse import parse_json
 from pelican.base.process import in_order
 from pelican.config.recipe import Recipe
 from pelican.data.entries import Entry
+from pelican.data.frames import read_frame
 from pelican.data.pool import PoolIndex, read_index
-from pelican.data.select import LoopSamples, loop_samples
+from pelican.data.select import LoopSamples, Stratum, failures_before, loop_samples
 from pelican.data.tables import Quarantine, QuarantineRow, write_rows, write_table
+from pelican.dppo.difficulty import measure_of
 from pelican.engines import Engine, open_engine
 from pelican.errors import DamagedError, InfrastructureError
 from pelican.monitoring import record
@@ -47,6 +49,7 @@ class Plan:
     index: PoolIndex
     samples: LoopSamples
     shards: Shards
+    failures: Mapping[Stratum, float]  # by which samples were drawn; empty: by the pool's shares
 
 
 def work(inputs: Inputs, config: Recipe, job: StageJob) -> Plan:
@@ -120,6 +123,11 @@ def finish(inputs: Inputs, config: Recipe, job: StageJob, plan: Plan) -> StageRe
     result = StageResult()
     result.counts.update(plan.index.corrected)
     result.counts["fresh"] = plan.samples.fresh
+    if plan.failures:
+        result.notes["failures"] = {
+            f"{family}/{dimension}": rate
+            for (family, dimension), rate in sorted(plan.failures.items())
+        }
     _count_quarantine(result, plan.index.quarantine.rows)
     for number in range(len(plan.shards)):
         facts = _read_facts(job, number)
@@ -166,9 +174,12 @@ def _roll_zeros_again(
 
 def _plan(inputs: Inputs, config: Recipe, job: StageJob) -> Plan:
     index = read_index(inputs["pool"], inputs.corrections())
-    samples = loop_samples(index, config, job.loop, job.phase)
+    ledgers = [read_frame(folder / "ledger.parquet") for folder in inputs.earlier()]
+    measures = [measure_of(ledger) for ledger in ledgers if len(ledger)]
+    samples = loop_samples(index, config, job.loop, job.phase, measures)
     entries, size = samples.entries, config.rollout.shard_size
-    return Plan(index, samples, [entries[i : i + size] for i in range(0, len(entries), size)])
+    shards: Shards = [entries[i : i + size] for i in range(0, len(entries), size)]
+    return Plan(index, samples, shards, failures_before(measures, job.loop, job.phase))
 
 
 def _fair_share(rollouts: Sequence[int], job: StageJob) -> int:

@@ -133,6 +133,8 @@ def test_a_section_that_a_recipe_does_without_can_be_set_field_by_field() -> Non
         ("tiny", "rl.variant.updates=4", ["rl.save_steps = 10", "choose a multiple"]),
         ("tiny", "rl.variant.entropy=0.1", ["rl.variant.perception, which is 0"]),
         ("tiny", "distill.max_calls=1", ["distill.tries = 2", "no sample could be asked"]),
+        ("tiny", "data.draws=weakness data.samples_per_loop=none", ["samples_per_loop", "set it"]),
+        ("tiny+sft_uniform", "data.draws=weakness", ["nothing is", "set one of them back"]),
         ("tiny", "distill.guessable=0.2 distill.tries=1", ["distill.tries is 1", "raise it"]),
         (
             "tiny+replay_only",
@@ -166,12 +168,18 @@ def test_a_recipe_without_a_variant_has_the_digest_that_it_always_had() -> None:
 
 
 @pytest.mark.parametrize(
-    "given", ["max_calls=0", "prompts=weak", "keep_rows=false", "choose=shortest"]
+    "given",
+    [
+        *("distill.max_calls=0", "distill.prompts=weak", "distill.keep_rows=false"),
+        *("distill.choose=shortest", "distill.min_score=none", "distill.guessable=none"),
+        *("filter.chance_p=none", "filter.zeros_again=0", "data.draws=pool"),
+    ],
 )
 def test_what_changes_nothing_is_no_part_of_the_digest(given: str) -> None:
     tiny = find_recipe("tiny")
-    assert find_recipe("tiny", [f"distill.{given}"]).digest() == tiny.digest()
-    assert not {"max_calls", "prompts", "keep_rows"} & tiny.model_dump()["distill"].keys()
+    assert find_recipe("tiny", [given]).digest() == tiny.digest()
+    section, _, name = given.partition("=")[0].partition(".")
+    assert name not in tiny.model_dump()[section]
 
 
 def test_the_two_clippings_differ_in_their_bound_alone() -> None:

@@ -422,3 +422,23 @@ def test_a_loop_is_taught_again_if_what_an_earlier_one_was_taught_has_changed(
     write_weak(tmp_path, [1, 2, 3])
     run_stage(first)
     assert finished_manifest(store, second) is None
+
+
+def test_with_draws_by_weakness_only_what_was_rolled_out_is_taught(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use(monkeypatch, Knows())
+    write_weak(tmp_path, [1, 2])
+    seen = [f"s{n:05d}" for n in range(40)]
+    pq.write_table(pa.table({"sample_id": seen}), tmp_path / "store" / "weak" / "ledger.parquet")
+    job = spec(tmp_path, neighbours=30)
+    data = job.recipe.data.model_copy(update={"draws": "weakness", "samples_per_loop": 20})
+    job = job.model_copy(update={"recipe": job.recipe.model_copy(update={"data": data})})
+    counts = run_stage(job).counts
+    related = {r["sample_id"] for r in rows_of(job, "teacher.parquet") if r["origin"] == "assoc"}
+    assert related and related <= set(seen)
+    assert counts["kept_for_later"] == 80  # of the 120 within the horizon
+    last = loop_of(job, 3)
+    assert run_stage(last).counts["kept_for_later"] == 0
+    related = {r["sample_id"] for r in rows_of(last, "teacher.parquet") if r["origin"] == "assoc"}
+    assert related - set(seen)

@@ -7,7 +7,7 @@ from pathlib import Path
 import polars as pl
 
 from pelican.data.tables import LEDGER, read_rows, write_table
-from pelican.dppo.difficulty import ledger_table
+from pelican.dppo.difficulty import ledger_table, measure_of
 from pelican.records import LedgerRow, Phase
 
 
@@ -42,3 +42,16 @@ def test_rows_are_valid_records(tmp_path: Path) -> None:
     (row,) = read_rows([path], LedgerRow)
     assert (row.sample_id, row.loop, row.phase, row.policy) == ("x", 1, Phase.RL, "abc")
     assert row.outcome == "practice"
+
+
+def test_a_ledger_says_how_often_each_part_fails() -> None:
+    ledger = pl.concat(
+        [
+            rows({"a": 0.25, "b": 0.75, "c": 0.0}, 2, Phase.SFT),
+            rows({"d": 1.0}, 2, Phase.SFT).with_columns(family=pl.lit("planning")),
+        ]
+    )
+    measure = measure_of(ledger)
+    assert (measure.loop, measure.phase) == (2, Phase.SFT)
+    part = "quantitative_numerical"
+    assert measure.failures == {("counting", part): 0.6, ("planning", part): round(1 / 3, 9)}

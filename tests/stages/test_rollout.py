@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pyarrow.parquet as pq
 import pytest
 
@@ -23,7 +25,7 @@ from pelican.config.recipe import (
 from pelican.data.tables import read_rows
 from pelican.engines.base import Engine, rollout_seed
 from pelican.errors import InfrastructureError, UserInputError
-from pelican.records import CountAnswer, Phase, Rollout, Sample
+from pelican.records import EMBODIED_FAMILIES, CountAnswer, Dimension, Phase, Rollout, Sample
 from pelican.stages import rollout
 from pelican.stages.fingerprint import stage_fingerprint
 from pelican.stages.runner import run_stage, stage_arguments
@@ -415,3 +417,40 @@ def test_only_mining_rolls_out_again_and_another_reward_makes_it_anew(
         other = job.model_copy(update={"recipe": job.recipe.model_copy(update={"reward": rewards})})
         same = stage_fingerprint(store, job) == stage_fingerprint(store, other)
         assert same == (more == 0)
+
+
+def test_what_the_run_measured_decides_which_samples_are_drawn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use(monkeypatch, Fake())
+    pool = write_pool(tmp_path / "pool", [sample(i) for i in range(600)])
+    drawn = {}
+    for failing in (None, *EMBODIED_FAMILIES[:2]):
+        job = spec(tmp_path, pool, Phase.SFT, f"r-{failing or 'none'}", samples_per_loop=60)
+        data = job.recipe.data.model_copy(update={"draws": "weakness" if failing else "pool"})
+        update: dict[str, Any] = {"recipe": job.recipe.model_copy(update={"data": data})}
+        if failing:
+            ledger = tmp_path / f"filter-{failing}"
+            ledger.mkdir()
+            rows = [
+                (family.value, dimension.value, 0.0 if family is failing else 1.0, 1, "rl")
+                for family in EMBODIED_FAMILIES
+                for dimension in Dimension
+                for _ in range(20)
+            ]
+            columns = ["family", "dimension", "success_rate", "loop", "phase"]
+            frame = pl.DataFrame(rows, schema=columns, orient="row")
+            frame.write_parquet(ledger / "ledger.parquet")
+            update["inputs"] = {**job.inputs, "earlier-01-rl": str(ledger)}
+        manifest = run_stage(job.model_copy(update=update))
+        assert ("failures" in manifest.notes) == bool(failing)
+        selection = pq.read_table(folder(job) / "selection.parquet").to_pylist()
+        drawn[failing] = Counter(row["family"] for row in selection)
+        assert sum(drawn[failing].values()) == 120
+    plain = drawn.pop(None)
+    assert set(plain.values()) == {20}
+    for failing, families in drawn.items():
+        assert failing is not None
+        first = 10  # of the first draw, before which nothing was measured
+        assert families[failing.value] - first > 40
+        assert all(families[f] >= first for f in families)
