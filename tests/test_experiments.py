@@ -176,17 +176,20 @@ def test_seeds_are_pooled_on_the_questions_that_they_share(
     head, _, *rows = blocks[2].splitlines()
     (cells,) = (dict(zip(head.split(" | "), row.split(" | "), strict=True)) for row in rows)
     assert cells["| variant"] == "| rl_only" and cells["seeds"] == "2"
-    pairs = [
-        tuple(open_run(store, f"made-{name}-s{seed}").final.results for name in ("dppo", "rl-only"))
-        for seed in (0, 1)
-    ]
+    before, after = (
+        [open_run(store, f"made-{name}-s{seed}").final.results for seed in (0, 1)]
+        for name in ("dppo", "rl-only")
+    )
+    pairs = list(zip(before, after, strict=True))
     expected = pool_suite(pairs, "embodied")
     assert expected is not None
     shown = f"{expected.delta:+.1f} ({expected.low:+.1f} to {expected.high:+.1f})"
     assert cells[f"against {FIRST}, pooled (95 %)"] == shown
     assert cells["p"] == f"{expected.p:.3f}"
     assert cells["10 seeds |"] == f"{expected.detectable(10):.1f} |"
-    assert cells["verdict"].startswith(f"{FIRST} is not shown to be ahead")  # of two seeds little is
+    assert cells["verdict"].startswith(
+        f"{FIRST} is not shown to be ahead"
+    )  # of two seeds little is
     assert "in the order of rl_only, sft_uniform, one_loop, sft_only" in blocks[3]
 
 

@@ -145,7 +145,8 @@ def _share_below(freedom: float) -> Floats:
     """The probability that |t| lies below each angle."""
     density = np.cos(_ANGLES).clip(0.0) ** (min(freedom, _MOST) - 1)
     area: Floats = np.concatenate([[0.0], np.cumsum((density[1:] + density[:-1]) / 2)])
-    return area / area[-1]
+    shares: Floats = area / area[-1]
+    return shares
 
 
 def t_quantile(probability: float, freedom: float) -> float:
