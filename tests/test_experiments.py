@@ -12,6 +12,7 @@ from pelican.cli.submit import as_kept, run_all
 from pelican.config import env
 from pelican.config.presets import find_recipe
 from pelican.errors import UserInputError
+from pelican.evaluation.crossed import pool_suite
 from pelican.evaluation.metrics import compare
 from pelican.experiments import (
     ABLATIONS,
@@ -162,6 +163,35 @@ def test_the_table_gives_deviation_and_difference_by_seed(
     assert hints[5] == f"{of_both.embodied.delta:+.1f}"
     assert f"{of_both.embodied.delta:+.1f} (" in detail.splitlines()[-1].split(" | ")[4]
     assert table(store, "other") == [NOTHING]
+
+
+def test_seeds_are_pooled_on_the_questions_that_they_share(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for seed in (0, 1):
+        store = made(tmp_path, monkeypatch, f"made-dppo-s{seed}", seed)
+        made(tmp_path, monkeypatch, f"made-rl-only-s{seed}", seed)
+    made(tmp_path, monkeypatch, "made-hints-s1", 1)  # of one seed nothing is pooled
+    blocks = "\n".join(table(store, "made")).split("\n\n")
+    assert len(blocks) == 5
+    head, _, *rows = blocks[2].splitlines()
+    (cells,) = (dict(zip(head.split(" | "), row.split(" | "), strict=True)) for row in rows)
+    assert cells["| variant"] == "| rl_only" and cells["seeds"] == "2"
+    before, after = (
+        [open_run(store, f"made-{name}-s{seed}").final.results for seed in (0, 1)]
+        for name in ("dppo", "rl-only")
+    )
+    pairs = list(zip(before, after, strict=True))
+    expected = pool_suite(pairs, "embodied")
+    assert expected is not None
+    shown = f"{expected.delta:+.1f} ({expected.low:+.1f} to {expected.high:+.1f})"
+    assert cells[f"against {FIRST}, pooled (95 %)"] == shown
+    assert cells["p"] == f"{expected.p:.3f}"
+    assert cells["10 seeds |"] == f"{expected.detectable(10):.1f} |"
+    assert cells["verdict"].startswith(
+        f"{FIRST} is not shown to be ahead"
+    )  # of two seeds little is
+    assert "in the order of rl_only, sft_uniform, one_loop, sft_only" in blocks[3]
 
 
 def test_runs_of_other_settings_are_not_averaged(

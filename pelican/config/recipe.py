@@ -547,6 +547,12 @@ class RlConfig(Section):
         " count in their group's mean [D]",
         exclude_if=lambda masked: not masked,
     )
+    keep_surplus: bool = Field(
+        False,
+        description="groups with variance that a step has no room for are trained on in the next, at most"
+        " half of its groups, with the ratio to the policy that drew them [D]",
+        exclude_if=lambda kept: not kept,
+    )
 
 
 # The sections `distill` and `sft`: what a teacher answers, and learning it.
@@ -773,6 +779,11 @@ class Recipe(Section):
         if mistake:
             raise ValueError(mistake)
         self._dev_fits()
+        if rl.keep_surplus and (self.parallel.at_scale or not rl.variant.off):
+            raise ValueError(
+                "rl.keep_surplus works neither with rl.variant nor with parallel.strategy, micro_tokens or"
+                " lora_rank; set it to false, or set those aside"
+            )
         if self.model.cache_vision and not self.model.freeze_vision:
             raise ValueError(
                 "model.cache_vision needs model.freeze_vision: a tower in training changes"

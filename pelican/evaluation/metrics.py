@@ -439,6 +439,10 @@ class Summary(Frozen):
     sampled: dict[str, Sampled] = Field(default_factory=dict, exclude_if=lambda found: not found)
 
 
+# Of which groups a suite's score is the mean.
+AVERAGED: Mapping[Suite, str] = {"embodied": "family", "general": "benchmark"}
+
+
 def suite_of(frame: pl.DataFrame, suite: Suite) -> pl.DataFrame:
     """The rows of one suite."""
     return frame.filter(pl.col("suite") == suite)

@@ -15,11 +15,11 @@ import pyarrow as pa
 from pelican.config.recipe import EvalConfig
 from pelican.evaluation.attempts import majority, pass_at
 from pelican.evaluation.metrics import (
+    AVERAGED,
     RESULTS,
     Estimate,
     ResultRow,
     Sampled,
-    Suite,
     estimate,
     suite_of,
 )
@@ -73,8 +73,6 @@ def with_attempts(
 
 # The part of `summary.json`.
 
-_GROUPS: Mapping[Suite, str] = {"embodied": "family", "general": "benchmark"}
-
 
 def summarise_attempts(frame: pl.DataFrame, config: EvalConfig, seed: int) -> dict[str, Sampled]:
     """What the sampled answers of each suite show; empty if there are none. `seed`: of the bootstrap."""
@@ -82,7 +80,7 @@ def summarise_attempts(frame: pl.DataFrame, config: EvalConfig, seed: int) -> di
         return {}
     return {
         suite: _summarise(rows, by, config, seed)
-        for suite, by in _GROUPS.items()
+        for suite, by in AVERAGED.items()
         if len(rows := suite_of(frame, suite))
     }
 

@@ -98,9 +98,10 @@ class RlCurve(TrainerCallback):  # type: ignore[misc]
             self.rows.append(row)
         self._batch = sum(len(ids) for group in record.trained for ids in group.completions)
         prompts = sum(len(group.prompt.ids) for group in record.trained)
-        batches = self._gather((self._batch, prompts))
-        self._batch_of_all = sum(completions for completions, _ in batches)
-        self._prompts_of_all = sum(prompts for _, prompts in batches)
+        batches = self._gather((self._batch, prompts, record.read_again, record.carried))
+        self._batch_of_all, self._prompts_of_all, read_again, carried = map(
+            sum, zip(*batches, strict=True)
+        )
         telemetry.practised(record.drawn, record.hinted, record.trained)
         self.totals["groups_drawn"] += len(groups)
         self.totals["groups_without_variance"] += sum(not g["variance"] for g in groups)
@@ -111,7 +112,9 @@ class RlCurve(TrainerCallback):  # type: ignore[misc]
         self.totals["prompt_tokens"] += sum(g["prompt_tokens"] for g in groups)
         # The reference reads each batch once, and of each group the prompt once.
         read = self._batch_of_all + self._prompts_of_all if self._config.kl > 0 else 0
-        self.totals["reference_tokens"] += read
+        self.totals["reference_tokens"] += read + read_again
+        if self._config.keep_surplus:
+            self.totals["groups_carried"] += carried
         if self._config.variant.hints:
             self._add_hinted(record.hinted)
 

@@ -6,7 +6,7 @@ batches. Read top-down: a batch is made in `next_batch`, its groups come from `d
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from typing import Any
@@ -44,6 +44,12 @@ class Group:
     logps: list[list[float]] | None = None
     hinted: bool = False  # whether the prompt has a hint
     variance_of: VarianceOf = "reward"
+    carried: bool = False  # whether the step before drew it, whose policy `logps` are of
+
+    @property
+    def tokens(self) -> int:
+        """Of the prompt and the completions."""
+        return len(self.prompt.ids) + sum(map(len, self.completions))
 
     @property
     def rewards(self) -> np.ndarray[Any, np.dtype[np.float64]]:
@@ -92,6 +98,13 @@ class StepRecord:
     # Rolled out once more, with a hint. Not in `drawn`, because a success rate with hints does not
     # say how hard a sample is.
     hinted: list[Group] = field(default_factory=list)
+    # Tokens of this rank, prompts once a group, that the policy read again for groups of the step before.
+    read_again: int = 0
+
+    @property
+    def carried(self) -> int:
+        """How many of `trained` the step before drew."""
+        return sum(group.carried for group in self.trained)
 
 
 @dataclass(frozen=True)
@@ -143,6 +156,7 @@ class DeliberateGrpoTrainer(GrpoTrainer):
         self._config = config
         self._scorer = scorer
         self._on_step = on_step
+        self._surplus: list[Rollouts] = []  # of the step before
         self._exchange: Any = None  # the process group for groups; None is the default one
         if self.ref_model is not None and isinstance(engine, TransformersEngine):
             visual = engine.policy.model.visual
@@ -191,12 +205,12 @@ class DeliberateGrpoTrainer(GrpoTrainer):
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
         record = StepRecord(step, [], [])
         mine: dict[int, Group] = {}
-        kept: list[Rollouts] = []
+        kept, self._surplus = self._surplus, []
         flat: list[Rollouts] = []
         # A few more at once are cheaper than another round of decoding.
         more = round((self._config.oversample - 1) * len(samples))
         order = chain(samples, self.replacements(samples, step))
-        first, count = 0, len(samples) + more
+        first, count = 0, len(samples) - len(kept) + more
         for _ in range(1 + self._config.refill):
             indices = dict(enumerate(islice(order, count), first))
             own = {number: index for number, index in indices.items() if number % world == rank}
@@ -211,7 +225,59 @@ class DeliberateGrpoTrainer(GrpoTrainer):
         chosen = (kept + flat)[: len(samples)]
         for one in deal(chosen, rank, world):
             record.trained.append(mine.get(one.number) or self._rebuild(one))
+        if record.carried:
+            record.read_again = sum(group.tokens for group in record.trained)
+        if self._config.keep_surplus:
+            most = len(samples) // 2
+            self._keep_surplus(kept[len(samples) :][:most], mine, record)
         return record
+
+    # What a step has no room for, `rl.keep_surplus`: the policy has moved when it is trained on, so the ratio
+    # of the clipped loss is to the one that drew it.
+
+    def _keep_surplus(
+        self, surplus: Sequence[Rollouts], mine: Mapping[int, Group], record: StepRecord
+    ) -> None:
+        """Keep these groups for the next step. Collective.
+
+        None is kept over a checkpoint, so that a training resumes as it would have gone on.
+
+        Args:
+            surplus: in their order, the same on every rank.
+            mine: the groups that this rank rolled out, by number.
+            record: of the step, whose `read_again` grows.
+        """
+        if (record.step + 1) % self.args.save_steps == 0:
+            return
+        own = {one.number: mine[one.number] for one in surplus if one.number in mine}
+        record.read_again += sum(group.tokens for group in own.values())
+        shares = all_gather_object({n: self._logps_of(group) for n, group in own.items()})
+        logps = {number: rows for share in shares for number, rows in share.items()}
+        self._surplus = [
+            # A number that no group of the next step has.
+            replace(one, number=-1 - place, logps=logps[one.number])
+            for place, one in enumerate(surplus)
+        ]
+
+    @torch.no_grad()
+    def _logps_of(self, group: Group) -> list[list[float]]:
+        """Log-probabilities of a group's tokens by the policy as it is now."""
+        rows = self._completion_logps(self.model, self._inputs([group])).tolist()
+        return [row[: len(ids)] for row, ids in zip(rows, group.completions, strict=True)]
+
+    @torch.no_grad()
+    def _old_logps(self, batch: dict[str, Any], groups: Sequence[Group]) -> Tensor:
+        """[rows, width]: by the policy that drew each completion."""
+        old = self._completion_logps(self.model, batch)
+        rows = [
+            found if group.carried else None
+            for group in groups
+            for found in group.logps or [None] * len(group.completions)
+        ]
+        for row, logps in enumerate(rows):
+            if logps is not None:
+                old[row, : len(logps)] = torch.tensor(logps, device=old.device)
+        return old
 
     def _varies(self, one: Rollouts) -> bool:
         return differ(one.scores, self._config.variance_of)
@@ -340,20 +406,19 @@ class DeliberateGrpoTrainer(GrpoTrainer):
             sample = add_hint(sample) or sample
         prompt = self._engine.encoder.prompt(sample)
         group = Group(sample, prompt, one.completions, one.scores, one.logps, one.hinted)
-        return replace(group, variance_of=self._config.variance_of)
+        of = self._config.variance_of
+        return replace(group, variance_of=of, carried=one.number < 0)
 
     # Tensors of a step, and the log-probabilities that TRL's loss asks for.
 
-    def _tensors(self, groups: list[Group]) -> dict[str, Any]:
-        """What TRL's loss reads (`GrpoTrainer.next_batch`), one row per completion."""
+    def _inputs(self, groups: Sequence[Group]) -> dict[str, Any]:
+        """What the model reads, one row per completion."""
         device = self.accelerator.device
         encoder = self._engine.encoder
         rows = [(group, ids) for group in groups for ids in group.completions]
         prompts = [group.prompt for group, _ in rows]
         prompt_ids, prompt_mask = encoder.pad([prompt.ids for prompt in prompts], "left")
         completion_ids, completion_mask = encoder.pad([ids for _, ids in rows], "right")
-        divisor = self._divisor(groups)
-        advantages = [a for group in groups for a in group.advantages(divisor)]
         # A sampled image token would be taken for an image: only the prompt's are.
         types = torch.cat(
             [encoder.token_types(prompt_ids), torch.zeros_like(completion_ids, dtype=torch.int32)],
@@ -364,17 +429,26 @@ class DeliberateGrpoTrainer(GrpoTrainer):
             "prompt_mask": prompt_mask.to(device),
             "completion_ids": completion_ids.to(device),
             "completion_mask": completion_mask.to(device),
-            "advantages": torch.tensor(advantages, dtype=torch.float32, device=device),
-            "num_items_in_batch": self.accelerator.gather(completion_mask.sum().to(device)).sum(),
             "mm_token_type_ids": types.to(device),
             "num_images": [len(prompt.images) for prompt in prompts],
         }
+        return batch | self._images(prompts)
+
+    def _tensors(self, groups: list[Group]) -> dict[str, Any]:
+        """What TRL's loss reads (`GrpoTrainer.next_batch`), one row per completion."""
+        device, batch = self.accelerator.device, self._inputs(groups)
+        divisor = self._divisor(groups)
+        advantages = [a for group in groups for a in group.advantages(divisor)]
+        batch["advantages"] = torch.tensor(advantages, dtype=torch.float32, device=device)
+        batch["num_items_in_batch"] = self.accelerator.gather(batch["completion_mask"].sum()).sum()
         if self._config.mask_truncated:
             # Of the loss alone: TRL multiplies it with the mask, where a tool's words would be 0.
-            whole = [ids[-1:] == [encoder.eos_token_id] for _, ids in rows]
+            end = self._engine.encoder.eos_token_id
+            whole = [ids[-1:] == [end] for group in groups for ids in group.completions]
             kept = torch.tensor(whole, device=device).int().unsqueeze(1)
-            batch["tool_mask"] = kept.expand(-1, completion_ids.size(1))
-        batch |= self._images(prompts)
+            batch["tool_mask"] = kept.expand(-1, batch["completion_ids"].size(1))
+        if any(group.carried for group in groups):
+            batch["old_per_token_logps"] = self._old_logps(batch, groups)
         if self.ref_model is not None:
             batch["ref_per_token_logps"] = self._reference_logps(batch)
         return batch

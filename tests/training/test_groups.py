@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,10 @@ import pytest
 import torch
 from trl import GRPOTrainer
 
+from pelican.config.presets import find_recipe
 from pelican.config.recipe import VarianceOf
 from pelican.engines.transformers import Encoded, load_model
+from pelican.errors import UserInputError
 from pelican.records import Sample, Score
 from pelican.training.arguments import grpo_arguments
 from pelican.training.curve import RlCurve
@@ -148,3 +151,76 @@ def test_what_was_cut_off_is_left_out_of_the_loss_as_trl_leaves_it_out(
     )
     assert torch.allclose(gradients, others, atol=1e-5)
     assert gradients.abs().max() > 1e-3
+
+
+# What a step has no room for.
+
+
+def varied(sample: Sample, completion: str, index: int, step: int) -> Score:
+    """Every group varies, so that all that is drawn beyond a step's groups is left over."""
+    return score(float(index % 2))
+
+
+def test_left_over_groups_are_trained_on_in_the_next_step(twin: Path, tmp_path: Path) -> None:
+    steps: list[StepRecord] = []
+    rl = {"max_steps": 4, "save_steps": 3, "oversample": 1.5, "kl": 0.01, "keep_surplus": True}
+    trainer = grpo(twin, tmp_path, varied, steps, **rl)
+    curve = RlCurve(trainer._config, lambda value: [value], lambda *_: None)
+    noted = trainer._on_step
+    trainer._on_step = lambda record: (noted(record), curve.add(record))  # type: ignore[func-returns-value]
+    trainer.train()
+    # Six are wanted a step; the third leaves nothing to the one after its checkpoint.
+    assert [step.carried for step in steps] == [0, 2, 2, 0]
+    assert [len(step.drawn) for step in steps] == [6, 4, 4, 6]
+    for before, after in pairwise(steps):
+        fresh = [group.completions for group in after.drawn]
+        carried = [group for group in after.trained if group.carried]
+        assert all(group.completions not in fresh for group in carried)
+        assert all(group.completions in [g.completions for g in before.drawn] for group in carried)
+        assert all(group.logps is not None for group in carried)
+    assert curve.totals["groups_carried"] == 4
+    trained_once = sum(g.tokens for step in steps for g in step.trained)
+    again = sum(step.read_again for step in steps)
+    assert again > 0 and curve.totals["reference_tokens"] == trained_once + again
+
+
+def test_the_ratio_of_a_left_over_group_is_to_the_policy_that_drew_it(
+    twin: Path, tmp_path: Path
+) -> None:
+    rl = {"max_steps": 9, "oversample": 1.5, "keep_surplus": True}
+    trainer = grpo(twin, tmp_path, varied, [], **rl)
+    trainer.draw_groups([0, 1, 2, 3], 0)
+    with torch.no_grad():
+        for weights in trainer.model.parameters():
+            weights.mul_(1.02)  # a step
+    record = trainer.draw_groups([0, 1, 2, 3], 1)
+    batch = trainer._tensors(record.trained)
+    with torch.no_grad():
+        now = trainer._completion_logps(trainer.model, batch)
+    mask, old = batch["completion_mask"].bool(), batch["old_per_token_logps"]
+    carried = [group.carried for group in record.trained for _ in group.completions]
+    assert sum(carried) == 2 * 4
+    for row, moved in enumerate(carried):
+        kept = mask[row]
+        assert torch.allclose(now[row][kept], old[row][kept], atol=1e-5) != moved
+
+
+def test_a_resumed_training_has_the_left_over_groups_of_an_uninterrupted_one(
+    twin: Path, tmp_path: Path
+) -> None:
+    rl = {"max_steps": 6, "save_steps": 3, "oversample": 1.5, "keep_surplus": True}
+    whole = grpo(twin, tmp_path / "whole", letters, [], **rl)
+    whole.train()
+    grpo(twin, tmp_path / "half", letters, [], **{**rl, "max_steps": 3}).train()
+    resumed = grpo(twin, tmp_path / "half", letters, [], **rl)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "half" / "checkpoint-3"))
+    for a, b in zip(whole.model.parameters(), resumed.model.parameters(), strict=True):
+        assert torch.allclose(a, b, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "other", ["model.cache_vision=false parallel.micro_tokens=512", "rl.variant.updates=2"]
+)
+def test_left_over_groups_are_refused_where_they_do_not_work(other: str) -> None:
+    with pytest.raises(UserInputError, match=r"rl\.keep_surplus works neither with"):
+        find_recipe("tiny", [f"rl.keep_surplus=true {other}"])
