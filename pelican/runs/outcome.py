@@ -91,6 +91,7 @@ def show(store: ObjectStore, run: str) -> dict[str, Any]:
     recipe = read_recipe(store, run, errors.append)
     failure = read_failure(store, run, errors.append)
     entries = scores(store, found, errors.append)
+    threshold = recipe.rl.stop.threshold if recipe else None
     return {
         "run": run,
         "state": state(store, run, errors.append),
@@ -106,17 +107,17 @@ def show(store: ObjectStore, run: str) -> dict[str, Any]:
         "seconds": round(sum(m.seconds for m in found), 1),
         "policy": last_policy(found),
         "report": report_path(store, run),
-        "findings": [f.model_dump() for f in read_findings(store, found, recipe, errors.append)],
+        "findings": [f.model_dump() for f in read_findings(store, found, threshold, errors.append)],
         "failure": failure.model_dump() if failure else None,
         "damaged": list(dict.fromkeys(map(str, errors))),
     }
 
 
 def read_findings(
-    store: ObjectStore, found: Iterable[Manifest], recipe: Recipe | None, on_damage: OnDamage
+    store: ObjectStore, found: Iterable[Manifest], threshold: float | None, on_damage: OnDamage
 ) -> list[Finding]:
     """What the manifests and evaluations of a run say is wrong."""
-    evidence = evidence_of(list(found), lambda m: read_scores(store, m, on_damage), recipe)
+    evidence = evidence_of(list(found), lambda m: read_scores(store, m, on_damage), threshold)
     return findings(evidence)
 
 
