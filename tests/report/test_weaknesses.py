@@ -14,19 +14,23 @@ from pelican.cli.weaknesses import print_matched, print_weaknesses
 from pelican.data.pool import read_index
 from pelican.errors import UserInputError
 from pelican.records import ChoiceAnswer, Turn
+from pelican.registry.models import Lineage, register
 from pelican.report.history import NEVER_WEAK, histories
 from pelican.report.page import build_report
 from pelican.report.run import open_run
 from pelican.report.weaknesses import (
     UNSOLVED,
     Found,
+    Matched,
     find_weaknesses,
     match,
     match_new,
     pattern,
 )
 from pelican.report.weaknesses_page import render_weaknesses, write_table
+from pelican.runs.layout import run_of_path
 from pelican.storage.store import FolderStore
+from tests.conftest import write_checkpoint
 from tests.data.factory import sample, write_pool
 from tests.report.made_run import NAME, MadeRun
 
@@ -195,3 +199,58 @@ def test_a_run_that_is_no_retraining_matches_nothing(
     assert match_new(open_run(made.store, NAME)) is None
     print_matched(made.store, NAME)
     assert capsys.readouterr().out == ""
+
+
+@pytest.fixture
+def retrained(tmp_path: Path) -> MadeRun:
+    """A run, a model of its making, and the intake of a retraining of that."""
+    run = MadeRun(tmp_path, loops=1, train=40)
+    run.write()
+    checkpoint = write_checkpoint(tmp_path / "policy")
+    for model, made_by in (("ours", NAME), ("theirs", None)):
+        lineage = Lineage(origin="imported", source="a test", run=made_by)
+        register(run.store, model, checkpoint, lineage, "card")
+    new = "runs/again/retrain/intake/train"
+    rows = [s.model_copy(update={"id": f"new/{s.id}"}) for s in run.train[:20]]
+    write_pool(run.store.local_root(new), rows)
+    return run
+
+
+def ask_of(run: MadeRun, parent: str) -> None:
+    tree = {"name": "tiny", "retrain": {"parent": parent, "data": "new"}}
+    run.store.write("runs/again/recipe.json", json.dumps(tree).encode())
+
+
+def test_a_retraining_says_which_old_weakness_its_new_rows_are_of(
+    retrained: MadeRun, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ask_of(retrained, "ours:1")
+    matched = match_new(open_run(retrained.store, "again"))
+    assert isinstance(matched, Matched)
+    assert matched.rows == 20 and 0 < sum(matched.by_weakness.values()) <= 20
+    print_matched(retrained.store, "again")
+    said = capsys.readouterr().out
+    assert f"of 20 rows ask what run {NAME} left unsolved" in said
+    html = build_report(retrained.store, "again").read_text(encoding="utf-8")
+    assert "New data and old weaknesses" in html
+
+
+@pytest.mark.parametrize(
+    ("parent", "said"),
+    [("theirs:1", "was not made by a run"), ("nobody:1", "can't be matched")],
+)
+def test_a_retraining_of_an_unknown_run_says_so(
+    retrained: MadeRun, capsys: pytest.CaptureFixture[str], parent: str, said: str
+) -> None:
+    ask_of(retrained, parent)
+    print_matched(retrained.store, "again")
+    assert said in capsys.readouterr().out
+
+
+def test_a_checkpoint_of_a_run_names_its_run(tmp_path: Path) -> None:
+    store = FolderStore(tmp_path / "store")
+    place = tmp_path / "store" / "runs" / "mine" / "loop-1" / "train-sft-sft" / "checkpoint"
+    place.mkdir(parents=True)
+    assert run_of_path(store, place) == "mine"
+    assert run_of_path(store, tmp_path / "elsewhere") is None
+    assert run_of_path(store, tmp_path / "store" / "runs") is None
