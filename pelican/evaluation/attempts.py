@@ -10,6 +10,7 @@ from pelican.rewards.parse import normalise
 
 # Kinds of answers that two attempts can give alike; a vote over points or lengths says nothing.
 VOTED = frozenset({"choice", "yes_no", "count", "text", "order", "steps"})
+PAIRS = 6  # all of fewer may differ alike and a sign test would not notice
 _Z = 1.959963984540054  # of a two-sided 95 % interval
 
 
@@ -72,10 +73,12 @@ def paired_interval(
 
     Agresti and Min's interval ("Simple improved confidence intervals for comparing matched
     proportions", Statistics in Medicine 24, 2005), with scenes as the pairs: one imagined scene that
-    gains and one that loses keep it honest where nothing differs.
+    gains and one that loses keep it honest where nothing differs. Of fewer than PAIRS scenes all is
+    possible.
     """
-    if not differences:
-        return 0.0, -1.0, 1.0
+    mean_of_all = sum(differences) / max(1, len(differences))
+    if len(set(scenes)) < PAIRS:
+        return mean_of_all, -1.0, 1.0
     totals: dict[str, float] = {}
     for scene, difference in zip(scenes, differences, strict=True):
         totals[scene] = totals.get(scene, 0.0) + difference
@@ -85,4 +88,4 @@ def paired_interval(
     mean = sum(values) / n
     spread = (sum(value**2 for value in values) + 1.0) / n - mean**2
     half = _Z * math.sqrt(max(0.0, spread) / n)
-    return sum(differences) / len(differences), max(-1.0, mean - half), min(1.0, mean + half)
+    return mean_of_all, max(-1.0, mean - half), min(1.0, mean + half)

@@ -36,7 +36,7 @@ from pelican.report.weaknesses_page import build_weaknesses
 from pelican.report.words import interval, signed
 from pelican.retrain.records import VERDICT, Verdict
 from pelican.runs.findings import Finding
-from pelican.runs.layout import read_failure, read_recipe
+from pelican.runs.layout import read_failure
 from pelican.runs.outcome import read_findings
 from pelican.storage.reading import OnDamage, tell
 from pelican.storage.store import ObjectStore
@@ -166,7 +166,8 @@ def tiles(run: Run, change: Comparison | None) -> list[dict[str, str]]:
 def _findings(run: Run) -> list[Finding]:
     """What the run's records say is wrong."""
     found = [stage.manifest for stage in run.stages if stage.manifest]
-    return read_findings(run.store, found, read_recipe(run.store, run.name, run.note), run.note)
+    threshold = run.recipe.get("rl", {}).get("stop", {}).get("threshold")
+    return read_findings(run.store, found, threshold, run.note)
 
 
 # `report.html`: one self-contained page of a run, whether it finished, still runs or failed.

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from pelican.base.model import Frozen
-from pelican.config.recipe import Recipe
 from pelican.runs.layout import PHASES
 from pelican.runs.records import Scores
 from pelican.storage.manifests import Manifest
@@ -25,12 +24,12 @@ class Finding(Frozen):
 class Evidence:
     """The manifests of a run's finished stages in the order of training, its evaluations' scores.
 
-    `recipe` is None where it can't be read.
+    `threshold`: of stagnation, by the recipe; None where that can't be read.
     """
 
     stages: Sequence[Manifest]
     scores: Sequence[tuple[Manifest, Scores]]
-    recipe: Recipe | None
+    threshold: float | None
 
     def finished(self, stage: str, phase: str | None = None) -> list[Manifest]:
         return [m for m in self.stages if m.stage == stage and phase in (None, m.phase)]
@@ -57,11 +56,11 @@ def findings(evidence: Evidence) -> list[Finding]:
 
 
 def evidence_of(
-    found: Sequence[Manifest], scores: Callable[[Manifest], Scores], recipe: Recipe | None
+    found: Sequence[Manifest], scores: Callable[[Manifest], Scores], threshold: float | None
 ) -> Evidence:
     """The evidence of a run, from its manifests in any order."""
     stages = sorted(found, key=lambda m: (m.loop, PHASES.index(m.phase)))
-    return Evidence(stages, [(m, scores(m)) for m in stages if m.stage == "eval"], recipe)
+    return Evidence(stages, [(m, scores(m)) for m in stages if m.stage == "eval"], threshold)
 
 
 # The rules. Each yields (value, sentence); the sentence ends with the way out.
@@ -76,7 +75,7 @@ def _no_stagnation(run: Evidence, limit: float) -> Iterator[tuple[float, str]]:
     highest = max(m.metrics["stagnation"] for m in phases)
     last = open_ended[-1].metrics
     rise = last.get("success_rate/last", 0.0) - last.get("success_rate/first", 0.0)
-    threshold = f" of {run.recipe.rl.stop.threshold:g}" if run.recipe else ""
+    threshold = f" of {run.threshold:g}" if run.threshold is not None else ""
     way = (
         "success on its prompts still rose: give rl.max_steps more"
         if rise > STILL
@@ -307,14 +306,6 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule("truncated", "share of rollouts cut off", 0.05, "ours", _truncated),
 )
-
-
-def rules_table() -> list[Mapping[str, str]]:
-    """RULES as docs/report.md prints them."""
-    return [
-        {"rule": rule.name, "of": rule.of, "limit": f"{rule.limit:.3g}", "source": rule.source}
-        for rule in RULES
-    ]
 
 
 def _moment(manifest: Manifest) -> str:

@@ -95,6 +95,7 @@ def show(store: ObjectStore, run: str) -> dict[str, Any]:
     submission = read_submission(store, run, errors.append)
     recipe = read_recipe(store, run, errors.append)
     failure = read_failure(store, run, errors.append)
+    threshold = recipe.rl.stop.threshold if recipe else None
     return {
         "run": run,
         "state": state(store, run, errors.append),
@@ -112,7 +113,7 @@ def show(store: ObjectStore, run: str) -> dict[str, Any]:
         "policy": last_policy(found, recipe),
         "base": recipe.models.policy if recipe else None,
         "report": report_path(store, run),
-        "findings": [f.model_dump() for f in read_findings(store, found, recipe, errors.append)],
+        "findings": [f.model_dump() for f in read_findings(store, found, threshold, errors.append)],
         "failure": failure.model_dump() if failure else None,
         "damaged": list(dict.fromkeys(map(str, errors))),
     }
@@ -138,10 +139,10 @@ def judged(
 
 
 def read_findings(
-    store: ObjectStore, found: Iterable[Manifest], recipe: Recipe | None, on_damage: OnDamage
+    store: ObjectStore, found: Iterable[Manifest], threshold: float | None, on_damage: OnDamage
 ) -> list[Finding]:
     """What the manifests and evaluations of a run say is wrong."""
-    evidence = evidence_of(list(found), lambda m: read_scores(store, m, on_damage), recipe)
+    evidence = evidence_of(list(found), lambda m: read_scores(store, m, on_damage), threshold)
     return findings(evidence)
 
 

@@ -269,14 +269,10 @@ class DeliberateGrpoTrainer(GrpoTrainer):
     def _old_logps(self, batch: dict[str, Any], groups: Sequence[Group]) -> Tensor:
         """[rows, width]: by the policy that drew each completion."""
         old = self._completion_logps(self.model, batch)
-        rows = [
-            found if group.carried else None
-            for group in groups
-            for found in group.logps or [None] * len(group.completions)
-        ]
-        for row, logps in enumerate(rows):
-            if logps is not None:
-                old[row, : len(logps)] = torch.tensor(logps, device=old.device)
+        for place, group in enumerate(groups):
+            if group.carried:
+                for row, logps in enumerate(group.logps or (), place * len(group.completions)):
+                    old[row, : len(logps)] = torch.tensor(logps, device=old.device)
         return old
 
     def _varies(self, one: Rollouts) -> bool:
