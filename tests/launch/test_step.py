@@ -173,6 +173,8 @@ def test_the_architecture_names_the_prefixes_that_the_stages_own(world: World) -
         Phase.BASE: ["eval"],
         Phase.RL: [*shared, "train-rl"],
         Phase.SFT: [*shared, "distill", "train-sft"],
+        Phase.START: ["eval"],
+        Phase.END: ["eval"],
     }
     owned = {
         Path(stage_prefix(RUN, 1, stage, phase.value)).name
@@ -180,4 +182,5 @@ def test_the_architecture_names_the_prefixes_that_the_stages_own(world: World) -
         for stage in stages
     }
     assert named == owned
-    assert len(owned) == expected_stages(world.recipe("loops=1"), "metaloop")
+    with_dev = world.recipe("loops=1", "data.dev=samples/dev")
+    assert len(owned) == expected_stages(with_dev, "metaloop")
