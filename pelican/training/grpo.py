@@ -269,14 +269,11 @@ class DeliberateGrpoTrainer(GrpoTrainer):
     def _old_logps(self, batch: dict[str, Any], groups: Sequence[Group]) -> Tensor:
         """[rows, width]: by the policy that drew each completion."""
         old = self._completion_logps(self.model, batch)
-        rows = [
-            found if group.carried else None
-            for group in groups
-            for found in group.logps or [None] * len(group.completions)
-        ]
-        for row, logps in enumerate(rows):
-            if logps is not None:
+        first = 0
+        for group in groups:
+            for row, logps in enumerate(group.logps or (), first):
                 old[row, : len(logps)] = torch.tensor(logps, device=old.device)
+            first += len(group.completions)
         return old
 
     def _varies(self, one: Rollouts) -> bool:
