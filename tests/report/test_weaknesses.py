@@ -217,7 +217,7 @@ def retrained(tmp_path: Path) -> MadeRun:
 
 
 def ask_of(run: MadeRun, parent: str) -> None:
-    tree = {"name": "tiny", "retrain": {"parent": parent, "data": "new"}}
+    tree = {"name": "tiny", "loops": 1, "retrain": {"parent": parent, "data": "new"}}
     run.store.write("runs/again/recipe.json", json.dumps(tree).encode())
 
 
