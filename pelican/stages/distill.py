@@ -63,6 +63,8 @@ def run(inputs: Inputs, config: Recipe, job: StageJob) -> StageResult:
         "replay": read_index(inputs["replay"]),
     }
     planned = _plan(inputs, config, job, indexes, result)
+    if job.rank:
+        result.counts.clear()  # every rank makes the same plan, and counts are summed over them
     requests = planned[: config.distill.questions]
     # Asked in the order of the pools, so that each part reads a few row groups only.
     asked = sorted(requests, key=lambda r: (r.pool, r.entry.shard, r.entry.row))

@@ -326,6 +326,7 @@ def test_a_budget_is_of_all_attempts_and_ranks(
         engine = use(monkeypatch, Knows())
         result = distill.run(*stage_arguments(open_store(shared.store), shared, rank, 2))
         asked += engine.asked
+        assert ("kept_for_later" in result.counts) == (rank == 0)
     assert len(set(asked)) == len(asked) and 3 * len(asked) == 90
     assert result.counts["teacher_calls"] == 90
     assert result.counts["unasked_general"] == expected.counts["unasked_general"]
