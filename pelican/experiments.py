@@ -200,7 +200,7 @@ def table(store: ObjectStore, tag: str) -> list[str]:
 # to SFT on what was mined?
 
 Key = tuple[str, str]  # a variant's label, and the digest of its settings
-CLAIMS = ("rl_only", "sft_uniform", "one_loop", "sft_only")
+CLAIMS = ("rl_only", "sft_uniform", "one_loop", "sft_mined")
 MARGIN = 1.0  # points that a difference must have to be claimed
 _POOLED = ["variant", "seeds", f"against {FIRST}, pooled (95 %)", "p", "general (95 %)", "verdict"]
 _POOLED += ["told from 0 in 4 of 5 experiments: now", "5 seeds", "10 seeds"]

@@ -191,7 +191,7 @@ def test_seeds_are_pooled_on_the_questions_that_they_share(
     assert cells["verdict"].startswith(
         f"{FIRST} is not shown to be ahead"
     )  # of two seeds little is
-    assert "in the order of rl_only, sft_uniform, one_loop, sft_only" in blocks[3]
+    assert "in the order of rl_only, sft_uniform, one_loop, sft_mined" in blocks[3]
 
 
 def test_runs_of_other_settings_are_not_averaged(

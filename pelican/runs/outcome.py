@@ -327,7 +327,7 @@ def summary_metrics(tree: dict[str, Any]) -> dict[str, float]:
 def sampled_rows(tree: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     """What was sampled beside the greedy answers, as a head and rows of text; no row if nothing was."""
     rows = [
-        {"policy": _name(entry), "suite": suite}
+        {"policy": name_policy(entry["loop"], entry["phase"]), "suite": suite}
         | {name: f"{value:g}" if name in _HOW else f"{value:.1f}" for name, value in found.items()}
         for entry in tree["scores"]
         for suite, found in entry.get("sampled", {}).items()
@@ -337,11 +337,6 @@ def sampled_rows(tree: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
 
 
 _HOW = ("attempts", "temperature")
-
-
-def _name(entry: Mapping[str, Any]) -> str:
-    phase = {"base": "base", "rl": "RL", "sft": "SFT"}[entry["phase"]]
-    return phase if entry["loop"] == 0 else f"loop {entry['loop']}, after {phase}"
 
 
 def score_rows(tree: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
