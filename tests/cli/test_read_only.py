@@ -53,7 +53,7 @@ def test_a_folder_that_one_may_only_read_is_shown(
         ended = run(command, read_only, monkeypatch, capfd)
         assert ended.status in (0, None) and "Traceback" not in ended.err, ended
     pages = {path.name for path in (tmp_path / "cache/pages").rglob("*.html")}
-    assert {"report.html", "ledger.html"} < pages and len(pages) == 3
+    assert {"report.html", "ledger.html", "weaknesses.html"} < pages and len(pages) == 4
     assert content(read_only / "store") == before
 
 
