@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from pelican.base.model import Frozen
-from pelican.runs.layout import PHASES
+from pelican.records import Phase
+from pelican.runs.layout import place_of
 from pelican.runs.records import Scores
 from pelican.storage.manifests import Manifest
 
@@ -58,8 +59,13 @@ def findings(evidence: Evidence) -> list[Finding]:
 def evidence_of(
     found: Sequence[Manifest], scores: Callable[[Manifest], Scores], threshold: float | None
 ) -> Evidence:
-    """The evidence of a run, from its manifests in any order."""
-    stages = sorted(found, key=lambda m: (m.loop, PHASES.index(m.phase)))
+    """The evidence of a run, from its manifests in any order.
+
+    The looks at the sealed set are left out: they ask other questions than the evaluations in training,
+    so that a score or a length of theirs is no step of the same way.
+    """
+    read = (m for m in found if not Phase(m.phase).sealed)
+    stages = sorted(read, key=lambda m: place_of(m.loop, m.phase))
     return Evidence(stages, [(m, scores(m)) for m in stages if m.stage == "eval"], threshold)
 
 
@@ -67,8 +73,12 @@ def evidence_of(
 
 
 def _no_stagnation(run: Evidence, limit: float) -> Iterator[tuple[float, str]]:
-    """A phase whose success still rises is only short; one that stands still and never stagnates is odd."""
-    phases = [m for m in run.finished("train-rl") if "stagnation" in m.metrics]
+    """A phase whose success still rises is only short; one that stands still and never stagnates is odd.
+
+    Where a probe decides, stagnation is measured and ends nothing.
+    """
+    ended_by_it = (m for m in run.finished("train-rl") if "probe_completions" not in m.counts)
+    phases = [m for m in ended_by_it if "stagnation" in m.metrics]
     open_ended = [m for m in phases if m.notes.get("stopped") == "max_steps"]
     if not phases or len(open_ended) / len(phases) < limit:
         return

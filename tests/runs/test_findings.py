@@ -77,6 +77,24 @@ def test_stagnation_that_never_comes() -> None:
     assert "mis-specified" not in rising.sentence and "rl.max_steps" in rising.sentence
 
 
+def test_a_phase_that_a_probe_ends_needs_no_stagnation() -> None:
+    probed = rl(1, 0.4, 0.4, 0.5)
+    assert rules(probed) == {"stagnation"}
+    counts = probed.counts | {"probe_completions": 160}
+    assert rules(probed.model_copy(update={"counts": counts})) == set()
+
+
+def test_the_looks_at_the_sealed_set_are_no_steps_of_the_training() -> None:
+    """They come last and ask other questions, whose thoughts may be longer and whose losses larger."""
+    lost = {"base": Compared(embodied=None, **compared(general=(-9.0, -12.0, -6.0)))}
+    lengths = {(0, "base"): 41.0, (1, "sft"): 30.0, (0, "start"): 300.0, (0, "end"): 290.0}
+    stages = [
+        made("eval", loop, Phase(phase), metrics={"mean_think_chars": length})
+        for (loop, phase), length in lengths.items()
+    ]
+    assert said(*stages, scores={(0, "end"): Scores(comparisons=lost)}) == []
+
+
 @pytest.mark.parametrize(
     ("changes", "told", "grows"),
     [
