@@ -63,7 +63,8 @@ class Found:
 
     `row.against_first` is paired with the run of `dppo` of the same seed. `thinking` is mean characters of an
     embodied answer's reasoning, of the base and at the end. `after_rl` is the embodied score after
-    the last RL phase. `refused`: the gate refused the last loop, so that the end is an earlier policy.
+    the last RL phase; None where gates read a pool of their own, for the end is measured on another.
+    `refused`: the gate refused the last loop, so that the end is an earlier policy.
     """
 
     label: str
@@ -137,7 +138,7 @@ def _found(asked: Submission, label: str, seed: int, runs: Mapping[str, Run], fi
 
 
 def _after_rl(run: Run) -> float | None:
-    found = [e.summary.embodied for e in run.evaluations if e.phase == "rl"]
+    found = [e.summary.embodied for e in run.evaluations if e.phase == "rl" and not run.has_dev]
     return found[-1].score if found and found[-1] else None
 
 

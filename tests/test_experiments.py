@@ -165,6 +165,15 @@ def test_the_table_gives_deviation_and_difference_by_seed(
     assert table(store, "other") == [NOTHING]
 
 
+def test_scores_of_the_pool_that_gates_read_stand_beside_none_of_the_sealed_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for seed, sets in enumerate(("", "data.dev=samples/dev")):
+        store = made(tmp_path, monkeypatch, f"made-dppo-s{seed}", seed, sets)
+    without, dev = (line.split(" | ") for line in table(store, "made")[2:4])
+    assert without[2] != "-" and dev[2] == "-"
+
+
 def test_seeds_are_pooled_on_the_questions_that_they_share(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
