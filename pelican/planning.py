@@ -490,15 +490,21 @@ def make_plan(recipe: Recipe, gpu_name: str, nodes: int, per_node: int, load: Lo
     )
 
 
+def rollouts_of_a_sample(recipe: Recipe) -> int:
+    """In one loop: for the buffer, and, where weak samples are mined, for that."""
+    config, mines = recipe.rollout, recipe.sft.enabled and recipe.mines
+    return config.samples * recipe.rl.enabled + config.weak_samples * mines
+
+
 def _rollout(shape: Shape, recipe: Recipe, gpu: Gpu, load: Load) -> StagePlan:
     """Rollouts for the buffer and for weak mining, and the evaluations, by the same engines."""
     config = recipe.rollout
-    tries = config.samples * recipe.rl.enabled + config.weak_samples * recipe.sft.enabled
+    tries = rollouts_of_a_sample(recipe)
     engines = config.workers
     loop = engine_seconds(shape, recipe, gpu, load, engines, load.samples, tries)
     sealed = 2 if recipe.data.dev is not None else 0
     evaluations = 1 + recipe.loops * (recipe.rl.enabled + recipe.sft.enabled) + sealed
-    once = engine_seconds(shape, recipe, gpu, load, engines, _EVALUATED, 1)
+    once = engine_seconds(shape, recipe, gpu, load, engines, _EVALUATED, 1 + recipe.eval.samples)
     weights = 2.0 * shape.total
     return StagePlan(
         stage="rollout, eval",
@@ -574,8 +580,7 @@ def _storage(shape: Shape, recipe: Recipe, load: Load) -> dict[str, float]:
     trained = shape.text if recipe.model.freeze_vision else shape.total
     if recipe.parallel.lora_rank is not None:
         trained = shape.adapters(recipe.parallel.lora_rank)
-    config = recipe.rollout
-    tries = config.samples * recipe.rl.enabled + config.weak_samples * recipe.sft.enabled
+    tries = rollouts_of_a_sample(recipe)
     return {
         "checkpoints, one a phase": float(recipe.loops * phases * width * shape.total),
         # While the next is written, the last is kept.

@@ -116,6 +116,18 @@ def plan_of_train_rl(recipe: str, *overrides: str) -> float:
     return next(stage.hours for stage in stages if stage.stage == "train-rl")
 
 
+def plan_of_rollouts(*overrides: str) -> float:
+    """Hours of rollouts and evaluations."""
+    return make_plan(find_recipe("pelican_7b", overrides), "h100", 1, 8, LOAD).stages[0].hours
+
+
+def test_what_is_rolled_out_is_what_the_recipe_asks_for() -> None:
+    plain = plan_of_rollouts()
+    assert plan_of_rollouts("distill.prompts=uniform") < plain  # nothing is mined
+    assert plan_of_rollouts("eval.samples=16") > 1.3 * plain
+    assert plan_of_rollouts("distill.prompts=uniform", "rl.enabled=false") < 0.5 * plain
+
+
 @pytest.mark.parametrize(
     ("recipe", "overrides", "generation", "training"),
     [
