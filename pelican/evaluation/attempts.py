@@ -1,4 +1,4 @@
-"""What several answers to one question say: p@k, the majority's answer, and whether it was luck."""
+"""What several answers to one question say: p@k and the majority's answer."""
 
 from __future__ import annotations
 
@@ -40,14 +40,6 @@ def majority(answers: Sequence[str], values: Sequence[float]) -> float:
     most = max(votes.values())
     won = [value for key, value in zip(keys, values, strict=True) if votes[key] == most]
     return sum(won) / len(won)
-
-
-def chance_of_luck(successes: int, attempts: int, chance: float) -> float:
-    """The probability that blind guessing succeeds at least as often: the binomial's upper tail."""
-    return sum(
-        math.comb(attempts, n) * chance**n * (1.0 - chance) ** (attempts - n)
-        for n in range(successes, attempts + 1)
-    )
 
 
 # Intervals of 95 %. Questions about one scene succeed and fail together, so that scenes are counted.

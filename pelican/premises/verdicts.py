@@ -17,10 +17,10 @@ from pydantic import Field
 
 from pelican.base.model import Frozen
 from pelican.config.recipe import Recipe
+from pelican.dppo.difficulty import at_least
 from pelican.dppo.distillation import SPARE, Origin, shares
 from pelican.evaluation.attempts import (
     VOTED,
-    chance_of_luck,
     majority,
     paired_interval,
     pass_at,
@@ -162,7 +162,7 @@ def weak_of(tries: int, one: Asked) -> float:
 
 def is_skill(one: Asked) -> bool:
     """Whether it succeeds more often than guessing would."""
-    return chance_of_luck(one.successes, len(one.drawn), one.chance) < LUCK
+    return at_least(one.successes, len(one.drawn), one.chance) < LUCK
 
 
 def never_solved(one: Asked) -> bool:

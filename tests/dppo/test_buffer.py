@@ -206,6 +206,16 @@ def test_guesses_go_to_the_teacher_and_never_into_the_buffer() -> None:
     assert (counts["intractable"], counts["dropped_intractable"]) == (5, 4)
 
 
+@pytest.mark.parametrize(
+    ("successes", "rollouts", "chance", "expected"),
+    [(0, 8, 0.25, 1.0), (1, 8, 0.0, 0.0), (8, 8, 1.0, 1.0), (1, 4, 0.25, 1 - 0.75**4)],
+)
+def test_luck_is_the_upper_tail(
+    successes: int, rollouts: int, chance: float, expected: float
+) -> None:
+    assert at_least(successes, rollouts, chance) == pytest.approx(expected)
+
+
 @given(st.integers(1, 12), st.floats(0, 1))
 def test_the_tail_of_the_binomial_is_a_probability_that_falls(n: int, chance: float) -> None:
     tails = [at_least(i, n, chance) for i in range(n + 1)]

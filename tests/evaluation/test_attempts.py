@@ -8,7 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pelican.evaluation.attempts import (
-    chance_of_luck,
     majority,
     paired_interval,
     pass_at,
@@ -49,22 +48,6 @@ def test_the_commonest_answer_counts(
     answers: list[str], values: list[float], earned: float
 ) -> None:
     assert majority(answers, values) == earned
-
-
-@pytest.mark.parametrize(
-    ("successes", "attempts", "chance", "expected"),
-    [
-        (0, 8, 0.25, 1.0),
-        (1, 8, 0.0, 0.0),
-        (8, 8, 1.0, 1.0),
-        (1, 4, 0.25, 1 - 0.75**4),
-        (2, 2, 0.5, 0.25),
-    ],
-)
-def test_luck_is_the_upper_tail(
-    successes: int, attempts: int, chance: float, expected: float
-) -> None:
-    assert chance_of_luck(successes, attempts, chance) == pytest.approx(expected)
 
 
 @given(st.integers(0, 300), st.integers(0, 300))
