@@ -17,7 +17,6 @@ from pelican.report.run import (
     Run,
     cost_of,
     kind_of,
-    label_policy,
     label_runs,
     open_run,
 )
@@ -33,11 +32,11 @@ from pelican.report.sections import (
 )
 from pelican.report.weaknesses import Found, find_weaknesses, match_new
 from pelican.report.weaknesses_page import build_weaknesses
-from pelican.report.words import interval, signed
+from pelican.report.words import first_upper, interval, signed
 from pelican.retrain.records import VERDICT, Verdict
 from pelican.runs.findings import Finding
 from pelican.runs.layout import read_failure
-from pelican.runs.outcome import read_findings
+from pelican.runs.outcome import offer_words, read_findings
 from pelican.storage.reading import OnDamage, tell
 from pelican.storage.store import ObjectStore
 
@@ -71,13 +70,8 @@ def state_of(run: Run) -> dict[str, str]:
 
 def _refused(run: Run) -> str:
     """What the gate refused, and what the run offers in its place; empty if nothing was refused."""
-    offered, refused = run.offer
-    if refused is None:
-        return ""
-    instead = f"the policy of {label_policy(offered.loop, offered.phase)}" if offered else "nothing"
-    if offered and offered.loop == 0:
-        instead = "its base"
-    return f"The gate of {label_policy(refused.loop, refused.phase)} said no; the run offers {instead}."
+    words = offer_words(run.offer)
+    return f"{first_upper(words)}." if words else ""
 
 
 def _is_last(run: Run, evaluation: Evaluation) -> bool:

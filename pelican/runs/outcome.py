@@ -194,9 +194,9 @@ def offer_words(offer: Offer) -> str:
     if offer.refused is None:
         return ""
     kept = offer.evaluation
-    instead = name_policy(kept.loop, kept.phase) if kept is not None and kept.loop else "its base"
+    instead = f"that of {name_policy(kept.loop, kept.phase)}" if kept and kept.loop else "its base"
     refused = name_policy(offer.refused.loop, offer.refused.phase)
-    return f"the gate refused the policy of {refused}; the run offers that of {instead}"
+    return f"the gate refused the policy of {refused}; the run offers {instead}"
 
 
 def _is_of(entry: Mapping[str, Any], evaluation: Manifest | None) -> bool:

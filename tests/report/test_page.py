@@ -237,7 +237,8 @@ def test_a_run_that_the_gate_stopped_says_so_and_shows_the_policy_before(tmp_pat
     run = open_run(made.store, NAME)
     html = render(run)
     assert 'class="state stopped"' in html
-    assert "The gate of loop 2 SFT said no; the run offers the policy of loop 1 SFT." in html
+    said = "The gate refused the policy of loop 2, after SFT; the run offers that of loop 1, after SFT."
+    assert said in html
     assert run.final.label == "loop 1 SFT" and "Base to loop 1 SFT" in html
     assert run.change.embodied == run.compare_evaluations(run.base, run.final).embodied
 
@@ -249,7 +250,7 @@ def test_a_run_whose_first_loop_was_refused_offers_its_base(tmp_path):
     refuse(made.store, 1)
     run = open_run(made.store, NAME)
     html = render(run)
-    assert "The gate of loop 1 SFT said no; the run offers its base." in html
+    assert "The gate refused the policy of loop 1, after SFT; the run offers its base." in html
     assert "No policy passed its gate." in html
     assert run.change is None and run.final.label == "base"
 
@@ -260,7 +261,7 @@ def test_the_last_loops_refusal_is_told_though_no_loop_would_follow(tmp_path):
     refuse(made.store, 2)
     html = render(open_run(made.store, NAME))
     assert 'class="state finished"' in html
-    assert "the run offers the policy of loop 1 SFT." in html
+    assert "the run offers that of loop 1, after SFT." in html
 
 
 def test_a_retraining_without_a_weakness_has_ended(tmp_path):
