@@ -87,7 +87,7 @@ def take_in(
 ) -> Intake:
     """Write `<prefix>/train` and `<prefix>/held` from a data version, and say what became of it.
 
-    `old`: pools of earlier data, by side (`train`, `held`), with which no scene may be shared.
+    `old`: pools of earlier data, by side (`train`, `held`, `dev`), with which no scene may be shared.
     """
     files = [_fetch(store, open_store(version.source), o, prefix) for o in version.objects]
     faults = [FileFault(key=f.object.key, reason=f.fault) for f in files if f.index is None]
@@ -218,7 +218,7 @@ def _check_leaks(store: ObjectStore, prefix: str, old: dict[str, list[Path]]) ->
     """No scene or image of the new data is on the other side of the old, nor on both of its own."""
     new = {side: store.local(f"{prefix}/{side}") for side in _SIDES}
     pairs = [(new["train"], new["held"])]
-    pairs += [(new["train"], folder) for folder in old["held"]]
+    pairs += [(new["train"], folder) for folder in (*old["held"], *old["dev"])]
     pairs += [(folder, new["held"]) for folder in old["train"]]
     for train, held in pairs:
         small = sum(_size(folder) for folder in (train, held)) <= DECODED_BYTES

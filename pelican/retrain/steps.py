@@ -191,12 +191,16 @@ def _training_pools(store: ObjectStore, recipe: Recipe, parent: ModelVersion) ->
 
 
 def _old_pools(store: ObjectStore, recipe: Recipe, parent: ModelVersion) -> dict[str, list[Path]]:
-    """The recipe's pools and those of the data that the parent has learned from, by side."""
+    """The recipe's pools and those of the data that the parent has learned from, by side.
+
+    `dev`: the questions of a probe that ends RL.
+    """
     data = recipe.data
     train = [*_training_pools(store, recipe, parent), _pool(data.replay)]
     held = [_pool(where) for where in (data.evaluation, data.general)]
     held += [_kept(store, parent, use.held) for use in parent.lineage.data if use.held]
-    return {"train": train, "held": held}
+    dev = [_pool(data.dev)] if recipe.rl.stop.probes and data.dev else []
+    return {"train": train, "held": held, "dev": dev}
 
 
 def _once(

@@ -15,17 +15,20 @@ from pelican.data.pool import read_index
 from pelican.data.tables import read_samples, write_table
 from pelican.errors import UserInputError
 from pelican.records import Sample, Split
+from pelican.registry.models import Lineage, register
 from pelican.retrain.data import Sources, compose, diagnose, replay, take_in
 from pelican.retrain.records import Intake, find_version
+from pelican.retrain.steps import _old_pools
 from pelican.storage.store import FolderStore
 from tests.conftest import World
 from tests.data.factory import raw_row, sample, write_pool, write_raw
 
 PREFIX = "runs/r/retrain/intake"
+_NO_POOLS: dict[str, list[Path]] = {"train": [], "held": [], "dev": []}
 
 
 def take(world: World, folder: Path, *overrides: str, **old: list[Path]) -> Intake:
-    sides = {"train": [], "held": [], **old}
+    sides = {**_NO_POOLS, **old}
     version = find_version(world.store, str(folder))
     return take_in(world.store, version, world.recipe(*overrides), PREFIX, sides)
 
@@ -89,12 +92,12 @@ def test_an_object_that_changed_since_is_not_taken(world: World, tmp_path: Path)
     folder = write_pool(tmp_path / "new", [sample(n) for n in range(10)], per_shard=5)
     version = find_version(world.store, str(folder))
     write_pool(folder, [sample(n + 50) for n in range(5)])
-    facts = take_in(world.store, version, world.recipe(), PREFIX, {"train": [], "held": []})
+    facts = take_in(world.store, version, world.recipe(), PREFIX, _NO_POOLS)
     assert [(f.key, "changed" in f.reason) for f in facts.faults] == [("part-000.parquet", True)]
     assert facts.samples + facts.held_samples == 5
 
 
-@pytest.mark.parametrize("where", ["train", "held"])
+@pytest.mark.parametrize("where", ["train", "held", "dev"])
 def test_a_scene_may_not_be_on_both_sides(world: World, tmp_path: Path, where: str) -> None:
     rows = [sample(n, split=Split.TEST if n == 0 else Split.TRAIN) for n in range(6)]
     other = Split.TRAIN if where == "train" else Split.TEST
@@ -102,6 +105,16 @@ def test_a_scene_may_not_be_on_both_sides(world: World, tmp_path: Path, where: s
     old = write_pool(tmp_path / "old", [sample(number, id="o", split=other)])
     with pytest.raises(UserInputError, match=f"scene-{number}"):
         take(world, write_pool(tmp_path / "new", rows), **{where: [old]})
+
+
+def test_new_data_may_not_hold_the_questions_of_a_probe(world: World, tmp_path: Path) -> None:
+    lineage = Lineage(origin="imported", source="elsewhere")
+    parent = register(world.store, "m", world.root / "policy", lineage)
+    dev = write_pool(tmp_path / "dev", [sample(400, split=Split.DEV)])
+    asked = f"data.dev={dev}"
+    assert _old_pools(world.store, world.recipe(asked), parent)["dev"] == []
+    probing = world.recipe(asked, "rl.stop.of=probe")
+    assert _old_pools(world.store, probing, parent)["dev"] == [dev]
 
 
 def ledger(rates: dict[str, float]) -> pl.DataFrame:
