@@ -309,7 +309,14 @@ def _counts(ledgers: Mapping[StageRun, pl.DataFrame]) -> Figure | None:
 
 # What went on in the RL and SFT phases, and where the time went.
 
-_ORIGINS = {"weak": "weak", "assoc": "related", "general": "general replay"}
+# What a row of the mixture is, in words, and its colour; weak and random ones are in no run together.
+_ORIGINS: Mapping[str, tuple[str, str]] = {
+    "weak": ("weak", "o-weak"),
+    "uniform": ("drawn at random", "o-weak"),
+    "earlier": ("of earlier loops", "muted"),
+    "assoc": ("related", "o-assoc"),
+    "general": ("general replay", "o-general"),
+}
 _CURVES = (
     (
         "reward",
@@ -402,15 +409,19 @@ def _lines(panels: Sequence[Panel], value: str) -> Table:
 
 def sft_figures(run: Run) -> list[Figure]:
     """What SFT trained on, and its loss."""
-    rows = []
-    for stage, frame in run.tables("distill", "mixture.parquet", ["origin"]).items():
-        counts = Counter(str(origin) for origin in frame["origin"].to_list())
-        known = [*_ORIGINS, *sorted(set(counts) - set(_ORIGINS))]
-        parts = [
-            (_ORIGINS.get(o, o), colour(f"o-{o}" if o in _ORIGINS else "muted"), float(counts[o]))
-            for o in known
-        ]
-        rows.append((f"loop {stage.loop}", parts))
+    counts = {
+        f"loop {stage.loop}": Counter(frame["origin"].to_list())
+        for stage, frame in run.tables("distill", "mixture.parquet", ["origin"]).items()
+    }
+    there = {
+        origin: (words, colour(name))
+        for origin, (words, name) in _ORIGINS.items()
+        if any(count[origin] for count in counts.values())
+    }
+    rows = [
+        (loop, [(*shown, float(count[origin])) for origin, shown in there.items()])
+        for loop, count in counts.items()
+    ]
     panels = []
     for stage, frame in run.tables("train-sft", "curve.parquet", ["step", "loss"]).items():
         clean = frame.drop_nulls("loss").sort("step")
@@ -422,10 +433,11 @@ def sft_figures(run: Run) -> list[Figure]:
                 "mixture",
                 "What SFT trained on",
                 "Rows by origin: weak samples that the teacher solved, related samples, general"
-                " replay against forgetting.",
+                " replay against forgetting; as the recipe says, samples drawn at random in place of the"
+                " first two, and weak ones of earlier loops.",
                 partial(charts.stacks, rows, "Rows of the SFT mixture by origin", "rows"),
                 _parts("origin", "rows", rows),
-                [Legend(words, colour(f"o-{o}")) for o, words in _ORIGINS.items()],
+                [Legend(words, style) for words, style in there.values()],
             ),
             make_figure(
                 "sft-loss",

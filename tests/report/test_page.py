@@ -8,12 +8,14 @@ import re
 from html.parser import HTMLParser
 from xml.etree import ElementTree
 
+import polars as pl
 import pytest
 from PIL import Image
 
 from pelican.monitoring.progress import duration
 from pelican.report.page import build_report, render, verdict
 from pelican.report.run import open_run
+from pelican.report.sections import sft_figures
 from pelican.report.tables import acceptance
 from pelican.report.words import signed
 from pelican.retrain.records import Verdict, write_verdict
@@ -168,6 +170,19 @@ def test_the_teachers_acceptance_is_that_of_the_weak_samples(whole):
         for row in families:
             of = weak.filter(family=row["family"])
             assert row["loops"].get(stage.loop, [0, 0]) == [of["accepted"].sum(), len(of)]
+
+
+def test_a_mixture_is_shown_by_every_origin_that_it_has(tmp_path):
+    made = MadeRun(tmp_path, loops=1, train=12)
+    made.write()
+    table = io.BytesIO()
+    origins = ["general"] + 2 * ["earlier"] + 3 * ["uniform"]
+    pl.DataFrame({"origin": origins}).write_parquet(table)
+    commit_again(made.store, f"runs/{NAME}/loop-1/distill-sft/mixture.parquet", table.getvalue())
+    figure = next(f for f in sft_figures(open_run(made.store, NAME)) if f.id == "mixture")
+    words = ["drawn at random", "of earlier loops", "general replay"]
+    assert [entry.words for entry in figure.legend] == words
+    assert [row[2] for row in figure.table.rows] == [3.0, 2.0, 1.0]
 
 
 def test_the_page_stays_small(whole):
