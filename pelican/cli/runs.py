@@ -15,7 +15,7 @@ from pelican.config.overrides import parse_overrides
 from pelican.errors import DamagedError
 from pelican.monitoring.progress import duration, where
 from pelican.runs.layout import list_runs, manifests, read_recipe, require_run, state
-from pelican.runs.outcome import first_and_last, judged, show
+from pelican.runs.outcome import closing_words, first_and_last, judged, show
 from pelican.runs.restore import find_records
 from pelican.storage import open_store
 from pelican.storage.verify import find_damage
@@ -81,9 +81,8 @@ def print_run(run: str, as_json: bool, uri: str | None) -> None:
         if not entry.get("go_on", True):
             how = "stopped" if entry["stopped"] else "would have stopped"
             print(f"{how} after {where(entry)}: {'; '.join(entry['reasons'])}")
-    for sentence in (tree["offer"], *tree["rl"]):
-        if sentence:
-            print(sentence)
+    for sentence in closing_words(tree):
+        print(sentence)
     _print_ledger(tree["counts"])
     _print_durations(tree["durations"])
     for finding in tree["findings"]:
@@ -98,11 +97,18 @@ def print_run(run: str, as_json: bool, uri: str | None) -> None:
         from pelican.cli.weaknesses import print_matched
 
         print_matched(store, run)
-    base = f"the base, {env.resolve(tree['base'])}" if tree["offer"] and tree["base"] else "-"
-    print(f"policy  {policy or base}")
+    print(f"policy  {policy or _base(tree)}")
     print(f"report  {tree['report'] or 'not written'}")
     print(f"next    {_next(tree)}")
     tell_damage(tree["damaged"])
+
+
+def _base(tree: Mapping[str, Any]) -> str:
+    """The policy of a run whose gate refused every loop: a checkpoint, or a retraining's parent."""
+    if not tree["offer"] or not tree["base"]:
+        return "-"
+    of = tree["base"] if tree["pipeline"] == "retrain" else env.resolve(tree["base"])
+    return f"the base, {of}"
 
 
 def verify_run(run: str, uri: str | None) -> None:

@@ -61,7 +61,7 @@ from pelican.runs.layout import (
     run_prefix,
     state,
 )
-from pelican.runs.outcome import show
+from pelican.runs.outcome import closing_words, show
 from pelican.runs.preflight import check_machine, check_places, check_same_recipe
 from pelican.runs.records import Failure, Summary
 from pelican.storage import open_store
@@ -406,9 +406,8 @@ def print_result(store: ObjectStore, run: str, took_s: float) -> None:
     tree = show(store, run)
     if tree["scores"]:
         score_table(tree)
-    for sentence in (tree["offer"], *tree["rl"]):
-        if sentence:
-            print(sentence)
+    for sentence in closing_words(tree):
+        print(sentence)
     print(f"run     {run} ({duration(took_s)})")
     print(f"report  {tree['report'] or 'not written'}", flush=True)
 

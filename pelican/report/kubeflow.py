@@ -31,6 +31,7 @@ from pelican.runs.layout import (
     stage_prefix,
 )
 from pelican.runs.outcome import (
+    closing_words,
     first_and_last,
     read_scores,
     report_path,
@@ -324,8 +325,7 @@ def verdict(tree: Mapping[str, Any]) -> str:
         lines += [f"| {' | '.join(row)} |" for row in score_rows(dict(tree))]
         reasons = tree["scores"][-1].get("reasons", [])
         lines += ["", *(f"- {reason}" for reason in reasons), ""]
-        notes = [tree.get("offer", ""), *tree.get("rl", ())]
-        lines += [f"{first_upper(note)}.\n" for note in notes if note]
+        lines += [f"{first_upper(words)}.\n" for words in closing_words(tree)]
     lines += [f"Recipe `{tree.get('recipe')}`, digest `{tree.get('recipe_digest')}`."]
     if tree.get("overrides"):
         lines += ["", f"Overrides: `{json.dumps(tree['overrides'])}`"]

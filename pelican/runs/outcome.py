@@ -111,7 +111,7 @@ def show(store: ObjectStore, run: str) -> dict[str, Any]:
         "durations": durations(found),
         "seconds": round(sum(m.seconds for m in found), 1),
         "policy": last_policy(found, recipe),
-        "base": recipe.models.policy if recipe else None,
+        "base": (recipe.retrain.parent or recipe.models.policy) if recipe else None,
         "report": report_path(store, run),
         "findings": [f.model_dump() for f in read_findings(store, found, threshold, errors.append)],
         "failure": failure.model_dump() if failure else None,
@@ -197,6 +197,11 @@ def offer_words(offer: Offer) -> str:
     instead = f"that of {name_policy(kept.loop, kept.phase)}" if kept and kept.loop else "its base"
     refused = name_policy(offer.refused.loop, offer.refused.phase)
     return f"the gate refused the policy of {refused}; the run offers {instead}"
+
+
+def closing_words(tree: Mapping[str, Any]) -> list[str]:
+    """What a run offers in place of what its gate refused, if anything, and why its RL phases ended."""
+    return [words for words in (tree.get("offer", ""), *tree.get("rl", ())) if words]
 
 
 def _is_of(entry: Mapping[str, Any], evaluation: Manifest | None) -> bool:

@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 
 from pelican.cli.runs import print_comparison, print_report, print_run
+from pelican.config.presets import find_recipe
 from pelican.errors import DamagedError
 from pelican.report.kubeflow import finish
 from pelican.runs import layout
 from pelican.runs.layout import require_recipe
-from pelican.storage.manifests import Manifest, commit_manifest, read_manifest
+from pelican.storage.manifests import Manifest, commit_manifest, now, read_manifest
 from pelican.storage.store import FolderStore
 from tests.report.made_run import NAME, MadeRun
 
@@ -24,8 +25,6 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> FolderStore:
     made = MadeRun(tmp_path_factory.mktemp("made"), loops=2, train=24, held_out=12)
     store = made.write()
     tree = json.loads(store.read(f"runs/{NAME}/recipe.json"))
-    from pelican.config.presets import find_recipe
-
     data = tree["data"]["train"]
     recipe = find_recipe("tiny", [f"loops=2 data.train={data}"])
     store.write(f"runs/{NAME}/recipe.json", recipe.model_dump_json().encode())
@@ -150,6 +149,50 @@ def test_only_a_gate_that_is_obeyed_stopped_the_run(
     assert f"{said} after loop {loop} {phase.upper()}: thinking: gone" in lines
 
 
+@pytest.mark.parametrize(
+    ("pipeline", "overrides", "base"),
+    [
+        ("metaloop", "models.policy=/models/mine", "/models/mine"),
+        ("retrain", "retrain.parent=tiny:3 retrain.data=new@1", "tiny:3"),
+    ],
+)
+def test_the_base_is_named_where_no_loop_passed(
+    store: FolderStore,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    pipeline: str,
+    overrides: str,
+    base: str,
+) -> None:
+    copy = FolderStore(tmp_path / "store")
+    shutil.copytree(store.root, copy.root, ignore=shutil.ignore_patterns("loop-2"))
+    recipe = find_recipe("tiny", [overrides])
+    layout.keep_recipe(copy, NAME, recipe)
+    asked = layout.Submission(
+        run=NAME,
+        pipeline=pipeline,
+        address="tiny",
+        overrides=[],
+        recipe=recipe.digest(),
+        submitted=now(),
+    )
+    copy.write(f"runs/{NAME}/run.json", asked.model_dump_json().encode())
+    (refused,) = said_no(
+        [
+            m
+            for m in layout.manifests(copy, NAME)
+            if (m.stage, m.loop, m.phase) == ("eval", 1, "sft")
+        ],
+        1,
+        "sft",
+    )
+    commit_manifest(copy, layout.prefix_of(refused), refused)
+    print_run(NAME, False, copy.uri)
+    lines = capsys.readouterr().out.splitlines()
+    assert "the gate refused the policy of loop 1, after SFT; the run offers its base" in lines
+    assert f"policy  the base, {base}" in lines
+
+
 def test_report_writes_the_page_again_and_prints_its_path(
     store: FolderStore, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -181,8 +224,6 @@ def test_a_run_that_lacks_its_last_loop_is_not_complete(tmp_path: Path) -> None:
     made = MadeRun(tmp_path, loops=2, train=12, held_out=12)
     store = made.write(until="loop-2/train-sft-sft")
     recipe = json.loads(store.read(f"runs/{NAME}/recipe.json"))
-    from pelican.config.presets import find_recipe
-
     full = find_recipe("tiny", [f"loops=2 data.train={recipe['data']['train']}"])
     store.write(f"runs/{NAME}/recipe.json", full.model_dump_json().encode())
     assert finish(store, NAME, "metaloop", succeeded=True)["complete"] == 0.0
