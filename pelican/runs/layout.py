@@ -324,19 +324,20 @@ def offer_of(found: Iterable[Manifest], last_phase: str) -> Offer:
     """The newest policy that a gate let pass: of the last loop that did, once a loop was refused.
 
     A loop's gate speaks of the whole loop, so the policy between the phases of a refused one is not
-    offered. Where no loop passed it is the base.
+    offered. Where no loop passed it is the base. What lies behind a refused loop is of an attempt before
+    `--redo`, for this one ended there.
 
     Args:
         found: the run's manifests.
         last_phase: the phase that ends a loop.
     """
     done = evaluations(found)
-    ends = [m for m in done if m.phase == last_phase]
-    if ends and not passed(ends[-1]):
-        kept = [m for m in done if passed(m) and m.phase in (last_phase, Phase.BASE)]
-        return Offer(kept[-1] if kept else None, ends[-1])
+    refused = next((m for m in done if m.phase == last_phase and not passed(m)), None)
     kept = [m for m in done if passed(m)]
-    return Offer(kept[-1] if kept else None, None)
+    if refused is not None:
+        ends = (last_phase, Phase.BASE)
+        kept = [m for m in kept if m.phase in ends and m.loop < refused.loop]
+    return Offer(kept[-1] if kept else None, refused)
 
 
 def last_phase_of(found: Iterable[Manifest], recipe: Recipe | None) -> str:

@@ -235,7 +235,8 @@ def _stillness(manifest: Manifest, recipe: Recipe | None, verb: str) -> str:
         return f"held-out success moved by {slope:+.1f} ± {error:.1f} points in 100 steps"
     if stop and stop.probes:
         return (
-            f"fewer than {stop.probe.windows} probes were made, one every {stop.probe.steps} steps"
+            f"fewer than {stop.probe.windows} probes were made, one every {stop.probe.steps} steps;"
+            " a smaller rl.stop.probe.steps makes more"
         )
     if "stagnation" not in metrics:
         return "no window of success rates was full"

@@ -89,6 +89,7 @@ def said_no(found: list[Manifest], loop: int, phase: str) -> list[Manifest]:
         (None, (2, "sft"), "loop-2/train-sft-sft"),
         ((2, "sft"), (2, "sft"), "loop-1/train-sft-sft"),  # not the half of a refused loop
         ((1, "sft"), (1, "sft"), None),  # nothing passed: the base
+        ((1, "sft"), (2, "sft"), None),  # loop 2 is of before the run was made again
         ((2, "rl"), (2, "sft"), "loop-2/train-sft-sft"),  # SFT restored it
         ((2, "rl"), (2, "rl"), "loop-1/train-sft-sft"),
         (None, (2, "rl"), "loop-2/train-rl-rl"),  # so far

@@ -62,7 +62,8 @@ def phase(loop: int = 2, steps: int = 17, **given: Any) -> Manifest:
         (
             PROBE,
             {"notes": {"stopped": "max_steps"}, "metrics": {"stagnation": 0.5}},
-            "RL of loop 2 ran all its 17 steps: fewer than 4 probes were made, one every 25 steps",
+            "RL of loop 2 ran all its 17 steps: fewer than 4 probes were made, one every 25 steps;"
+            " a smaller rl.stop.probe.steps makes more",
         ),
         (
             "",
