@@ -75,7 +75,7 @@ def make_spec(
         stage: Its name.
         run: Its name.
         loop: Counts from 1; 0 is the base.
-        phase: `base`, `rl` or `sft`.
+        phase: A value of `Phase`.
         inputs: Name to prefix of the stage that wrote it, or a checkpoint; an empty one is left out.
 
     Raises:
