@@ -341,7 +341,10 @@ class _Place:
         if self.split != other.split:
             return True
         sides = {_side(p.pool) for p in (self, other)}
-        return len(sides) == 2 and self.folder != other.folder
+        # Of one folder under two names only the rows of split train are trained on, but all are read
+        # by what chooses or measures.
+        kept_apart = self.folder == other.folder and "train" in sides and self.split != Split.TRAIN
+        return len(sides) == 2 and not kept_apart
 
     def __str__(self) -> str:
         return f"split {self.split} ({self.pool} pool)"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -84,6 +85,28 @@ def test_a_scene_that_chooses_may_not_measure(tmp_path: Path) -> None:
         write_pool(tmp_path / name, [sample(1, split=Split.TEST)])
     with pytest.raises(UserInputError, match=r"\(dev pool\) and in split test \(evaluation pool\)"):
         check_splits({name: tmp_path / name for name in ("dev", "evaluation")})
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "split", "leaks"),
+    [
+        ("train", "evaluation", Split.TRAIN, True),
+        ("replay", "general", Split.TRAIN, True),
+        ("train", "dev", Split.TRAIN, True),
+        ("dev", "evaluation", Split.DEV, True),
+        ("dev_general", "general", Split.TEST, True),
+        ("train", "evaluation", Split.TEST, False),  # only its rows of split train are trained on
+        ("train", "dev", Split.DEV, False),
+        ("train", "replay", Split.TRAIN, False),
+        ("evaluation", "general", Split.TEST, False),
+    ],
+)
+def test_a_folder_of_two_names_leaks_what_both_read(
+    tmp_path: Path, one: str, other: str, split: Split, leaks: bool
+) -> None:
+    folder = write_pool(tmp_path / "pool", [sample(i, split=split) for i in range(3)])
+    with pytest.raises(UserInputError, match=f"{other} pool") if leaks else nullcontext():
+        check_splits({one: folder, other: folder})
 
 
 def test_an_evaluation_alone_reads_what_is_sealed() -> None:
