@@ -49,6 +49,10 @@ def print_premises(
 
     if output is not None:
         check_output(output, "--output")
+        if output.suffix != ".json":
+            raise UserInputError(
+                f"--output {output} is written as JSON; give a name that ends in .json"
+            )
     recipe = find_recipe(address, overrides)
     if recipe.rollout.sampling.temperature == 0:
         raise UserInputError(

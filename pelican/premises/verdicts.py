@@ -430,11 +430,13 @@ def _sequence(found: Found) -> Verdict:
         _finds(found.evidence.pool.get(kind, 0) * drawn, found.mining_tries, rows)
         for kind, rows in kinds.items()
     ]
+    # Kinds of the pool that no question here is of may be weak and rare, or not.
+    unmet = sum(kind not in by_kind and not kind[3] for kind in found.evidence.pool)
     tail = Measure(
         name="weak kinds that loop 1 misses",
         value=_mean(float(one.value < FEW) for one in finds),
-        low=_mean(float(one.high < FEW) for one in finds),
-        high=_mean(float(one.low < FEW) for one in finds),
+        low=_mean([*(float(one.high < FEW) for one in finds), *[0.0] * unmet]),
+        high=_mean([*(float(one.low < FEW) for one in finds), *[1.0] * unmet]),
         n=len(finds),
     )
     everything = sum(found.evidence.pool.values())
@@ -449,6 +451,7 @@ def _sequence(found: Found) -> Verdict:
             f"{len(kinds)} kinds of questions hold some that are never solved. Loop 1 looks at"
             f" {found.mined:,} of {found.rows:,} rows; of {hidden} of those kinds it would find fewer"
             f" than {FEW:.0f} weak questions: {tail}, needed are {100 * HIDDEN:.0f} %."
+            f"{f' {unmet} kinds of the pool were not met here: ask more.' if unmet else ''}"
             f" {100 * later:.0f} % of the pool are clips that only later loops see"
         ),
         measures=[tail],

@@ -28,6 +28,7 @@ from pelican.errors import UserInputError
 from pelican.monitoring import record
 from pelican.monitoring.exporter import pushed
 from pelican.monitoring.progress import emit
+from pelican.records import Split
 from pelican.runs.failure import record_failure
 from pelican.runs.layout import (
     CANCELLED,
@@ -265,7 +266,15 @@ def check_data(
         found = check()
     else:
         fixes = [file_digest(path)] if path else []
-        found = _once(store, ["pool", digest, max_pixels, horizon_s, *fixes], check, {"samples"})
+        fields = {"samples", "splits"}
+        found = _once(store, ["pool", digest, max_pixels, horizon_s, *fixes], check, fields)
+    from pelican.data.select import TRAINING_POOLS
+
+    if name in TRAINING_POOLS and not found["splits"].get(Split.TRAIN):
+        raise UserInputError(
+            f"data.{name}: none of the {found['samples']:,} samples of {folder} is of split train, so"
+            " there is nothing to train on; give another pool"
+        )
     return {**found, "folder": str(folder), "version": version_name(folder)}
 
 

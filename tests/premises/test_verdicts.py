@@ -146,6 +146,9 @@ def test_a_rare_weak_kind_is_work_for_a_later_loop() -> None:
     few, many = {kind[False]: 10_000, text: 8}, {kind[False]: 10_000, text: 4_000}
     assert verdict(found(HARD + rare, pool=few), "P4").verdict == "holds"
     assert verdict(found(HARD + rare, pool=many), "P4").verdict == "does not hold"
+    unmet = {("planning", "decision_planning", f"kind {i}", False): 10 for i in range(9)}
+    for pool in (few, many):  # what no question is of may be what loop 1 misses
+        assert verdict(found(HARD + rare, pool=pool | unmet), "P4").verdict == "can't be told"
     long = ("counting", "quantitative_numerical", "count", True)
     assert verdict(found(HARD, pool={kind[False]: 600, long: 400}), "P4").verdict == "holds"
 
