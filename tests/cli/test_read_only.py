@@ -91,7 +91,7 @@ def test_a_bucket_that_one_may_only_read_is_shown(
     for command in COMMANDS:
         ended = run(f"{command} --store {store.uri}", tmp_path, monkeypatch, capfd)
         assert ended.status in (0, None) and "Traceback" not in ended.err, ended
-    assert len(list((tmp_path / "cache/pages").rglob("*.html"))) == 3
+    assert len(list((tmp_path / "cache/pages").rglob("*.html"))) == 4
     assert set(store.keys()) == keys
     ended = run(f"gc --days 0 --store {store.uri}", tmp_path, monkeypatch, capfd)
     assert ended.status == 2 and "AccessDenied" in ended.err and len(ended.err.splitlines()) == 1

@@ -168,14 +168,14 @@ def test_claims_are_asked_in_order_until_one_is_not_shown() -> None:
         ("one_loop", "d"): one(-5, 1),
         ("rl_only", "d"): one(-5, 1),
         ("hints", "d"): one(-9, 1),
-        ("sft_only", "d"): one(-9, 1),
+        ("sft_mined", "d"): one(-9, 1),
         ("sft_uniform", "d"): one(0.2, 0.5),
     }
     assert decide(found) == {
         ("rl_only", "d"): f"{FIRST} is ahead",
         ("sft_uniform", "d"): f"{FIRST} is not shown to be ahead, and not behind by 1 or more",
         ("one_loop", "d"): "not asked, after sft_uniform",
-        ("sft_only", "d"): "not asked, after sft_uniform",
+        ("sft_mined", "d"): "not asked, after sft_uniform",
     }
 
 
