@@ -57,7 +57,10 @@ def test_a_sound_world_passes_and_the_recipe_is_kept(world: World) -> None:
         ("rm {0}/general/*", "data.general"),
         ("truncate -s 100 {0}/train/*.parquet", "data.train"),
         ("cp {0}/train/* {0}/evaluation/x.parquet", "keep each"),
-        ("rm {0}/train/*; cp {0}/evaluation/* {0}/train/", "data.train: none of the .* is of split"),
+        (
+            "rm {0}/train/*; cp {0}/evaluation/* {0}/train/",
+            "data.train: none of the .* is of split",
+        ),
     ],
 )
 def test_bad_input_ends_in_one_sentence(world: World, spoil: str, words: str) -> None:
