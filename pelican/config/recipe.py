@@ -596,7 +596,6 @@ class DistillConfig(Section):
         " asked again",
         exclude_if=lambda keep: not keep,
     )
-
     choose: Literal["shortest", "random"] = Field(
         "shortest",
         description="of a sample's accepted tries with the best score the one to learn; the shortest"

@@ -82,6 +82,11 @@ class Stage:
         """Its name where a dash may not be, such as `resources.train_rl`."""
         return self.name.replace("-", "_")
 
+    def is_of(self, part: Part, recipe: Any) -> bool:
+        """Whether the part of a run has this stage: without mining nothing measures what is weak."""
+        measures = "diagnosis" in self.parts  # of which a diagnosis is made
+        return part in self.parts and (recipe.mines or part != "sft" or not measures)
+
     def results(self, recipe: Any) -> tuple[str, ...]:
         """What of this recipe determines the result: `result`, and what `result_if` adds."""
         more = [names for name, names in self.result_if.items() if value_of(recipe, name)]

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from statistics import fmean, variance
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from pelican.config.recipe import RlConfig, StopConfig
 
@@ -23,7 +24,31 @@ class Stagnation:
     mean: float
 
 
-class StagnationTracker:
+class StopRule(ABC):
+    """When an RL phase of `min_steps` to `max_steps` optimiser steps ends."""
+
+    def __init__(self, config: StopConfig, *, min_steps: int, max_steps: int) -> None:
+        self.config = config
+        self.min_steps = min_steps
+        self.max_steps = max_steps
+
+    @classmethod
+    def of(cls, config: RlConfig) -> Self:
+        """The rule of an RL phase."""
+        return cls(config.stop, min_steps=config.min_steps, max_steps=config.max_steps)
+
+    def stop_reason(self, step: int) -> StopReason | None:
+        """Why RL ends after `step` optimiser steps, or None if it goes on."""
+        if step >= self.max_steps:
+            return "max_steps"
+        return self.found() if step >= self.min_steps else None
+
+    @abstractmethod
+    def found(self) -> StopReason | None:
+        """The reason for which RL may end by what was seen so far, or None."""
+
+
+class StagnationTracker(StopRule):
     """TS_i = ½·X_i + ½·(1 - min(1, |ΔSR_i|/δ)); RL stops at mean TS >= threshold.
 
     SR_i is an exponential moving average over evaluation windows (weight `ema` on the newest) and
@@ -37,17 +62,10 @@ class StagnationTracker:
     """
 
     def __init__(self, config: StopConfig, *, min_steps: int, max_steps: int) -> None:
-        self.config = config
-        self.min_steps = min_steps
-        self.max_steps = max_steps
+        super().__init__(config, min_steps=min_steps, max_steps=max_steps)
         self._rates: dict[str, float] = {}
         self._changes: dict[str, float | None] = {}
         self._extremes: dict[str, dict[str, float]] = {}  # task -> sample -> its |2·SR - 1|
-
-    @classmethod
-    def of(cls, config: RlConfig) -> StagnationTracker:
-        """The tracker of an RL phase."""
-        return cls(config.stop, min_steps=config.min_steps, max_steps=config.max_steps)
 
     def update(
         self, window: Mapping[str, float], samples: Mapping[str, Mapping[str, float]] | None = None
@@ -83,14 +101,10 @@ class StagnationTracker:
         tasks = {task: self._stagnation(task) for task in sorted(self._rates)}
         return Stagnation(tasks, sum(tasks.values()) / len(tasks) if tasks else 0.0)
 
-    def stop_reason(self, step: int) -> StopReason | None:
-        """Why RL ends after `step` optimiser steps, or None if it goes on."""
-        if step >= self.max_steps:
-            return "max_steps"
-        if step < self.min_steps or not self._rates:
-            return None
+    def found(self) -> StopReason | None:
         # A hair of tolerance, so that a mean of exactly the threshold stops.
-        return "stagnation" if self.value().mean >= self.config.threshold - 1e-12 else None
+        stands_still = self.value().mean >= self.config.threshold - 1e-12
+        return "stagnation" if self._rates and stands_still else None
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint keeps, as JSON."""
@@ -133,7 +147,7 @@ class Trend:
         return self.slope > self.error
 
 
-class ProbeTracker:
+class ProbeTracker(StopRule):
     """RL stops when the slope of held-out success over the last `windows` probes is within its error.
 
     The slope is the mean over tasks of the mean over their questions of each question's least squares
@@ -142,15 +156,8 @@ class ProbeTracker:
     """
 
     def __init__(self, config: StopConfig, *, min_steps: int, max_steps: int) -> None:
-        self.config = config
-        self.min_steps = min_steps
-        self.max_steps = max_steps
+        super().__init__(config, min_steps=min_steps, max_steps=max_steps)
         self._probes: list[tuple[int, Rates]] = []
-
-    @classmethod
-    def of(cls, config: RlConfig) -> ProbeTracker:
-        """The tracker of an RL phase."""
-        return cls(config.stop, min_steps=config.min_steps, max_steps=config.max_steps)
 
     def is_due(self, step: int) -> bool:
         """Whether a probe is wanted after `step` optimiser steps, and was not made yet."""
@@ -178,12 +185,9 @@ class ProbeTracker:
             errors.append(variance(slopes) / len(slopes) if len(slopes) > 1 else 0.0)
         return Trend(fmean(means), math.sqrt(sum(errors)) / len(means))
 
-    def stop_reason(self, step: int) -> StopReason | None:
-        """Why RL ends after `step` optimiser steps, or None if it goes on."""
-        if step >= self.max_steps:
-            return "max_steps"
+    def found(self) -> StopReason | None:
         trend = self.trend()
-        return "probe" if step >= self.min_steps and trend and not trend.rises else None
+        return "probe" if trend and not trend.rises else None
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint keeps, as JSON."""

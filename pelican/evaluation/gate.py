@@ -20,7 +20,7 @@ from pydantic import Field
 from pelican.base.model import Frozen
 from pelican.config.recipe import EvalConfig
 from pelican.data.frames import read_frame
-from pelican.evaluation.metrics import Comparison, Difference, compare, read_results
+from pelican.evaluation.metrics import Comparison, Difference, compare
 
 MAX_FORMAT_DROP = 5.0  # points of the format rate
 MIN_THINK_SHARE = 0.25  # of the mean thinking length before
@@ -137,27 +137,35 @@ ACCEPTED = "accepted.parquet"
 POLICY = "policy"
 
 
-def read_accepted(base: Path | None, previous: Path | None, loop: int) -> dict[str, pl.DataFrame]:
+def accepted_before(
+    earlier: Mapping[str, pl.DataFrame], previous: Path | None, loop: int
+) -> dict[str, pl.DataFrame]:
     """Results of the policies that were accepted before `loop`, by name, the base first.
 
     Args:
-        base: the base's evaluation.
-        previous: that of the end of the loop before; of the base in loop 1.
+        earlier: results of the evaluations that this one is given: `base`, and `previous`, of the end of
+            the loop before, which in loop 1 is the base's.
+        previous: the folder of that one.
         loop: counts from 1.
     """
     found: dict[str, pl.DataFrame] = {}
-    if base is not None:
-        found[BASE] = read_results(base)
+    if "base" in earlier:
+        found[BASE] = earlier["base"]
     if previous is not None and loop > 1:
         if (previous / ACCEPTED).exists():
             parts = read_frame(previous / ACCEPTED).partition_by(POLICY, as_dict=True)
             found |= {str(name): rows.drop(POLICY) for (name,), rows in parts.items()}
-        found[f"loop {loop - 1}"] = read_results(previous)
+        found[end_of(loop - 1)] = earlier["previous"]
     return found
 
 
+def end_of(loop: int) -> str:
+    """What the policy is called that a loop ended with."""
+    return f"loop {loop}"
+
+
 def write_accepted(path: Path, accepted: Mapping[str, pl.DataFrame]) -> None:
-    """What `read_accepted` of the next loop reads; without the base, which each evaluation is given."""
+    """What `accepted_before` of the next loop reads; without the base, which each evaluation is given."""
     texts = [pl.lit("").alias(name) for name in ("completion", "answer", "reason")]
     rows = [
         frame.with_columns(pl.lit(name).alias(POLICY), *texts)
@@ -168,10 +176,15 @@ def write_accepted(path: Path, accepted: Mapping[str, pl.DataFrame]) -> None:
 
 
 def compare_accepted(
-    accepted: Mapping[str, pl.DataFrame], after: pl.DataFrame, *, resamples: int, seed: int
+    accepted: Mapping[str, pl.DataFrame],
+    after: pl.DataFrame,
+    known: Mapping[str, Comparison | None],
+    *,
+    resamples: int,
+    seed: int,
 ) -> dict[str, Comparison]:
-    """A policy's results `after` against each accepted one's."""
+    """A policy's results `after` against each accepted one's; those that are `known` stand."""
     return {
-        name: compare(before, after, to=name, resamples=resamples, seed=seed)
+        name: known.get(name) or compare(before, after, to=name, resamples=resamples, seed=seed)
         for name, before in accepted.items()
     }

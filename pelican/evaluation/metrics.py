@@ -461,11 +461,11 @@ def summarise(
     def scores(rows: pl.DataFrame, by: str | None) -> tuple[Estimate | None, dict[str, Estimate]]:
         return estimate(rows, by, resamples=resamples, seed=seed) if len(rows) else (None, {})
 
-    score, families = scores(embodied, "family")
+    score, families = scores(embodied, AVERAGED["embodied"])
     with_suite = frame.with_columns(benchmark=pl.concat_str("suite", "benchmark", separator="/"))
     return Summary(
         embodied=score,
-        general=scores(general, "benchmark")[0],
+        general=scores(general, AVERAGED["general"])[0],
         families=families,
         dimensions=scores(embodied, "dimension")[1],
         benchmarks=scores(with_suite, "benchmark")[1],
@@ -498,13 +498,13 @@ def compare(
     ) -> tuple[Difference | None, dict[str, Difference]]:
         return difference(rows, by, resamples=resamples, seed=seed) if len(rows) else (None, {})
 
-    total, families = differences(embodied, "family")
+    total, families = differences(embodied, AVERAGED["embodied"])
     old, new = suite_of(before, "embodied"), suite_of(after, "embodied")
     thought = mean_of(old, "think_chars")
     return Comparison(
         to=to,
         embodied=total,
-        general=differences(general, "benchmark")[0],
+        general=differences(general, AVERAGED["general"])[0],
         families=families,
         dimensions=differences(embodied, "dimension")[1],
         embodied_flips=flips(old, new),

@@ -122,9 +122,9 @@ def choose(index: PoolIndex, recipe: Recipe, size: int) -> Chosen:
     )
 
 
-def is_later(entry: Entry, recipe: Recipe) -> bool:
+def is_later(row: Entry | Sample, recipe: Recipe) -> bool:
     """Whether loop 1 does not see the row, whose clip is too long for it."""
-    return entry.span_s > recipe.data.horizon(1)
+    return row.span_s > recipe.data.horizon(1)
 
 
 def kind_of(entry: Entry, recipe: Recipe) -> Kind:
@@ -223,7 +223,7 @@ class Probe:
                     kind=sample.answer.kind,
                     scene=sample.scene,
                     chance=chance_of(sample),
-                    later=sample.span_s > self.recipe.data.horizon(1),
+                    later=is_later(sample, self.recipe),
                     extra=extra,
                     greedy=self._attempt(sample, one),
                     drawn=[self._attempt(sample, rollout) for rollout in group],

@@ -11,7 +11,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Literal, TypeVar
 
 from pydantic import Field
 
@@ -31,6 +31,7 @@ from pelican.premises.probe import Asked, Kind, Taught
 Answer = Literal["holds", "does not hold", "can't be told"]
 Pays = Literal["would pay", "would not pay", "can't be told"]
 Value = Callable[[Asked], float]
+One = TypeVar("One", Asked, Taught)
 
 # What each premise needs; docs/premises.md says where each number is from.
 
@@ -178,7 +179,7 @@ def _vote(one: Asked) -> float:
     return majority([a.answer for a in one.drawn], [float(a.success) for a in one.drawn])
 
 
-def share(name: str, asked: Sequence[Asked], value: Value) -> Measure:
+def share(name: str, asked: Sequence[One], value: Callable[[One], float]) -> Measure:
     """The mean of a value in 0 … 1."""
     mean = _mean(float(value(one)) for one in asked)
     low, high = share_interval(mean, len({one.scene for one in asked}))
@@ -289,9 +290,7 @@ class Found:
         taught = self.evidence.taught
         if not taught:
             return None
-        mean = _mean(_mean(float(a.success) for a in one.tries) for one in taught)
-        low, high = share_interval(mean, len({one.scene for one in taught}))
-        return Measure(name="teacher, a try", value=mean, low=low, high=high, n=len(taught))
+        return share("teacher, a try", taught, lambda one: _mean(a.success for a in one.tries))
 
     @cached_property
     def rows(self) -> int:

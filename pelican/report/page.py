@@ -12,14 +12,7 @@ from pelican.report.compare import phase_totals
 from pelican.report.history import MEANINGS, OUTCOMES
 from pelican.report.ledger import build_ledger, view_forgotten, view_ledger
 from pelican.report.pages import keep_page, render_page
-from pelican.report.run import (
-    Evaluation,
-    Run,
-    cost_of,
-    kind_of,
-    label_runs,
-    open_run,
-)
+from pelican.report.run import Evaluation, Run, cost_of, kind_of, label_runs, open_run
 from pelican.report.sections import (
     capability_figures,
     contrast_figures,

@@ -255,13 +255,8 @@ def expected_stages(recipe: Recipe, pipeline: str) -> int:
     if pipeline != "evaluate":
         times["rl"] = recipe.loops * (recipe.rl.enabled and pipeline != "sft_only")
         times["sft"] = recipe.loops * (recipe.sft.enabled and pipeline != "rl_only")
-    return sum(
-        times.get(part, 0)
-        for row in STAGES.values()
-        for part in row.parts
-        # Those that measure difficulty are what a diagnosis is made of.
-        if recipe.mines or part != "sft" or "diagnosis" not in row.parts
-    )
+    rows = STAGES.values()
+    return sum(times[part] for row in rows for part in times if row.is_of(part, recipe))
 
 
 def earlier_inputs(recipe: Recipe, run: str, stage: str, loop: int, phase: str) -> dict[str, str]:
@@ -286,14 +281,17 @@ def earlier_inputs(recipe: Recipe, run: str, stage: str, loop: int, phase: str) 
 
 def _has(recipe: Recipe, stage: str, loop: int, phase: str) -> bool:
     """Whether a run of the metaloop, or a retraining, has this stage there."""
-    parts = STAGES[stage].parts
-    if phase == "base":
-        return loop == 0 and "diagnosis" in parts and recipe.retrain.data is not None
-    if loop == 0 or phase not in parts:
-        return False
-    if phase == "rl":
-        return recipe.rl.enabled
-    return recipe.sft.enabled and (recipe.mines or "diagnosis" not in parts)
+    row = STAGES[stage]
+    match phase:
+        case "base":
+            retrains = recipe.retrain.data is not None
+            return loop == 0 and retrains and row.is_of("diagnosis", recipe)
+        case "rl":
+            return loop > 0 and recipe.rl.enabled and row.is_of("rl", recipe)
+        case "sft":
+            return loop > 0 and recipe.sft.enabled and row.is_of("sft", recipe)
+        case _:
+            return False
 
 
 def place_of(loop: int, phase: str) -> tuple[int, int]:

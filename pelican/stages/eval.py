@@ -19,9 +19,11 @@ from pelican.engines import Engine, open_engine
 from pelican.errors import UserInputError
 from pelican.evaluation.gate import (
     ACCEPTED,
+    BASE,
+    accepted_before,
     compare_accepted,
     decide,
-    read_accepted,
+    end_of,
     write_accepted,
 )
 from pelican.evaluation.metrics import (
@@ -140,16 +142,16 @@ def _conclude(
             raise UserInputError(
                 f"no image of the {suite} suite can be read; check the data section"
             )
-    earlier: dict[str, tuple[str, pl.DataFrame]] = {
-        name: (inputs.place(name), read_results(inputs[name]))
-        for name in ("base", "previous")
-        if name in inputs
-    }
-    summary = summarise(frame, earlier, resamples=config.eval.bootstrap, seed=config.seed)
+    earlier = {name: read_results(inputs[name]) for name in ("base", "previous") if name in inputs}
+    places = {name: (inputs.place(name), before) for name, before in earlier.items()}
+    draws = {"resamples": config.eval.bootstrap, "seed": config.seed}
+    summary = summarise(frame, places, **draws)
     sampled = summarise_attempts(frame, config.eval, config.seed)
     summary = summary.model_copy(update={"sampled": sampled})
-    accepted = read_accepted(inputs.get("base"), inputs.get("previous"), job.loop)
-    against = compare_accepted(accepted, frame, resamples=config.eval.bootstrap, seed=config.seed)
+    accepted = accepted_before(earlier, inputs.get("previous"), job.loop)
+    compared = summary.comparisons
+    known = {BASE: compared.get("base"), end_of(job.loop - 1): compared.get("previous")}
+    against = compare_accepted(accepted, frame, known, **draws)
     gate = decide(against, config.eval)
     if len(accepted) > 1 and config.obeys_gate_after(job.phase):  # for the next loop's gate
         write_accepted(job.output(ACCEPTED), accepted)

@@ -19,7 +19,7 @@ from pelican.data.pool import load_pool, read_index
 from pelican.data.tables import Quarantine
 from pelican.engines.base import rollout_seed
 from pelican.errors import UserInputError
-from pelican.records import OpenAnswer, Sample, Score
+from pelican.records import Sample, Score
 from pelican.rewards import Judge, score
 from pelican.stages.job import StageJob
 from pelican.stages.stage import Inputs, StageResult, whole_recipe
@@ -76,7 +76,7 @@ def _lazy(
 
     index = read_index(inputs["pool"], inputs.corrections())
     entries = index.with_ids(ids)
-    kept = [e for e in entries if judge is not None or e.answer_kind != "open"]
+    kept = [entry for entry in entries if _is_scored(entry.answer_kind, judge)]
     rl = config.rl
     seed = seed_of(config, job.loop)
     # The places of the schedule that this rank rolls out.
@@ -89,11 +89,13 @@ def _lazy(
 
 
 def practicable(samples: Sequence[Sample], judge: Judge | None) -> list[Sample]:
-    """The samples that RL can practise: with a judge all, else those without an open answer.
+    """The samples that RL can practise: with a judge all, else those without an open answer."""
+    return [sample for sample in samples if _is_scored(sample.answer.kind, judge)]
 
-    Without a judge no free text is right, so its reward would be the format's alone.
-    """
-    return [s for s in samples if judge is not None or not isinstance(s.answer, OpenAnswer)]
+
+def _is_scored(answer_kind: str, judge: Judge | None) -> bool:
+    """Without a judge no free text is right, so its reward would be the format's alone."""
+    return judge is not None or answer_kind != "open"
 
 
 def training_scorer(config: RewardConfig, seed: int, judge: Judge | None) -> Scorer:
@@ -211,8 +213,8 @@ def _held_out(inputs: Inputs, config: Recipe, job: StageJob, judge: Judge | None
     from pelican.training.probe import draw_probe
 
     index, quarantine = read_index(inputs["probe"]), Quarantine()
-    judged = [e for e in index.entries if judge is not None or e.answer_kind != "open"]
-    drawn = draw_probe(judged, config.rl.stop.probe.prompts, config.seed)
+    scored = [entry for entry in index.entries if _is_scored(entry.answer_kind, judge)]
+    drawn = draw_probe(scored, config.rl.stop.probe.prompts, config.seed)
     samples = list(index.load(drawn, max_pixels=config.data.max_pixels, quarantine=quarantine))
     job.log_left_out(quarantine)
     if not samples:

@@ -78,9 +78,15 @@ class RlCurve(TrainerCallback):  # type: ignore[misc]
             for group in record.drawn
         ]
         flat = [g.sample.family.value for g in record.trained if not g.has_variance]
-        shares = self._gather((mine, flat, len(record.trained)))
+        self._batch = sum(len(ids) for group in record.trained for ids in group.completions)
+        prompts = sum(len(group.prompt.ids) for group in record.trained)
+        counts = (self._batch, prompts, len(record.trained), record.read_again, record.carried)
+        shares = self._gather((mine, flat, counts))
         groups = [group for share, _, _ in shares for group in share]
         trained_flat = Counter(family for _, share, _ in shares for family in share)
+        self._batch_of_all, self._prompts_of_all, trained, read_again, carried = map(
+            sum, zip(*(counts for _, _, counts in shares), strict=True)
+        )
         by_family: dict[str, list[dict[str, Any]]] = defaultdict(list)
         for group in groups:
             by_family[group["family"]].append(group)
@@ -96,16 +102,10 @@ class RlCurve(TrainerCallback):  # type: ignore[misc]
             row["tokens"] = sum(m["tokens"] for m in members)
             row["trained_flat"] = trained_flat[family]
             self.rows.append(row)
-        self._batch = sum(len(ids) for group in record.trained for ids in group.completions)
-        prompts = sum(len(group.prompt.ids) for group in record.trained)
-        batches = self._gather((self._batch, prompts, record.read_again, record.carried))
-        self._batch_of_all, self._prompts_of_all, read_again, carried = map(
-            sum, zip(*batches, strict=True)
-        )
         telemetry.practised(record.drawn, record.hinted, record.trained)
         self.totals["groups_drawn"] += len(groups)
         self.totals["groups_without_variance"] += sum(not g["variance"] for g in groups)
-        self.totals["groups_trained"] += sum(count for _, _, count in shares)
+        self.totals["groups_trained"] += trained
         self.totals["groups_trained_flat"] += trained_flat.total()
         self.totals["completions"] += sum(g["completions"] for g in groups)
         self.totals["tokens_generated"] += sum(g["tokens"] for g in groups)

@@ -337,8 +337,8 @@ class DeliberateGrpoTrainer(GrpoTrainer):
         for place, (number, sample) in enumerate(samples.items()):
             ids = completions[place]
             scores = [self._scorer(sample, decode(row), i, step) for i, row in enumerate(ids)]
-            group = Group(sample, prompts[place], ids, scores, logps[place], hinted)
-            groups[number] = replace(group, variance_of=self._config.variance_of)
+            of = self._config.variance_of
+            groups[number] = Group(sample, prompts[place], ids, scores, logps[place], hinted, of)
         return groups
 
     def answer(self, samples: Sequence[Sample], rollouts: int, scorer: Scorer) -> list[Group]:
@@ -401,9 +401,16 @@ class DeliberateGrpoTrainer(GrpoTrainer):
         if one.hinted:
             sample = add_hint(sample) or sample
         prompt = self._engine.encoder.prompt(sample)
-        group = Group(sample, prompt, one.completions, one.scores, one.logps, one.hinted)
-        of = self._config.variance_of
-        return replace(group, variance_of=of, carried=one.number < 0)
+        return Group(
+            sample,
+            prompt,
+            one.completions,
+            one.scores,
+            one.logps,
+            one.hinted,
+            self._config.variance_of,
+            carried=one.number < 0,
+        )
 
     # Tensors of a step, and the log-probabilities that TRL's loss asks for.
 
