@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -96,7 +97,7 @@ def _no_stagnation(run: Evidence, limit: float) -> Iterator[tuple[float, str]]:
     yield (
         highest,
         f"Stagnation never came: {_of(len(open_ended), len(phases), 'RL phase')} ran to rl.max_steps"
-        f" at a stagnation of {highest:.2f}{threshold} or less, and in the last of them {way}.",
+        f" at a stagnation of {hundredths(highest)}{threshold} or less, and in the last of them {way}.",
     )
 
 
@@ -316,6 +317,11 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule("truncated", "share of rollouts cut off", 0.05, "ours", _truncated),
 )
+
+
+def hundredths(value: float) -> str:
+    """Cut and not rounded, so that what was not reached does not look so."""
+    return f"{math.floor(100 * value + 1e-9) / 100:.2f}"
 
 
 def _moment(manifest: Manifest) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal
@@ -11,7 +10,7 @@ from pelican.config.recipe import Recipe
 from pelican.config.stages import STAGES
 from pelican.errors import DamagedError
 from pelican.records import Phase
-from pelican.runs.findings import Finding, evidence_of, findings
+from pelican.runs.findings import Finding, evidence_of, findings, hundredths
 from pelican.runs.layout import (
     Offer,
     evaluations,
@@ -240,10 +239,9 @@ def _stillness(manifest: Manifest, recipe: Recipe | None, verb: str) -> str:
         )
     if "stagnation" not in metrics:
         return "no window of success rates was full"
-    # Cut and not rounded, so that what was not reached does not look so.
-    value = math.floor(100 * metrics["stagnation"] + 1e-9) / 100
     by = " by sample" if stop and stop.of == "samples" else ""
-    return f"stagnation{by} {verb} {value:.2f}" + (f" of {stop.threshold:g}" if stop else "")
+    of = f" of {stop.threshold:g}" if stop else ""
+    return f"stagnation{by} {verb} {hundredths(metrics['stagnation'])}{of}"
 
 
 _SHOWN = {"score", "low", "high", "n", "chance"}  # of an estimate
